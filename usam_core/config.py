@@ -1,0 +1,244 @@
+"""What `project.yaml` may say: every key, its type, its range, its default and the reason.
+
+Values that the papers give carry their section; values that we chose carry the decision record
+that holds the measurement. Reading and writing the file itself is `usam_core.project`'s job.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+MaskChoice = Literal["single", "best_iou", "largest", "most_confident"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of `project.yaml`: immutable, and strict about keys and types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ClassSpec(Section):
+    """One class the user wants found."""
+
+    name: Annotated[str, Field(min_length=1, pattern=r"^[^/\\\x00-\x1f]+$")]
+    """The name, as it appears in outputs. Also the folder name of its training pictures."""
+    prompts: list[str] = []
+    """Prompts for synthetic pictures; empty means "a photo of a {name}" (U-SAM, section 3.4)."""
+    queries: list[str] = []
+    """Search queries for web pictures; empty means the name itself."""
+    synonyms: list[str] = []
+    """Other words for the same class: folders with these names count as this class too."""
+    colour: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] | None = None
+    """Colour in overlays, as "#rrggbb"; empty takes the VOC palette's next colour."""
+    parent: str | None = None
+    """Name of the coarser class that this one belongs to; used with `level: parents`."""
+
+
+class ImagesConfig(Section):
+    """The images to be labelled."""
+
+    path: Path
+    """Folder with the images; relative paths count from the project file."""
+    recursive: bool = True
+    """Look into sub-folders too."""
+    extensions: list[str] = [".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"]
+    """Which files count as images, by their ending, in any case."""
+    max_megapixels: Annotated[float, Field(gt=0, le=4000)] = 100.0
+    """A larger image is quarantined before it is decoded."""
+    window: Literal["percentile", "full"] | tuple[float, float] = "percentile"
+    """How 16-bit, 32-bit and float images become 8 bit: the image's own 0.5 to 99.5 percentiles,
+    the data type's full range, or a fixed [low, high]. What was used stands in the index."""
+
+
+class RenderConfig(Section):
+    """Drawn training pictures (the demo's source)."""
+
+    per_class: Annotated[int, Field(ge=1, le=10_000)] = 16
+    """Pictures to draw for each class."""
+    size: Annotated[int, Field(ge=64, le=2048)] = 256
+    """Side of a picture, pixels."""
+
+
+class TrainingConfig(Section):
+    """Where single-object pictures of each class come from."""
+
+    source: Literal["folder", "render"] = "folder"
+    """`folder`: a sub-folder per class; `render`: pictures drawn of simple shapes."""
+    path: Path | None = None
+    """For `folder`: the folder that holds the class folders."""
+    render: RenderConfig = RenderConfig()
+    """Settings of `source: render`."""
+    min_per_class: Annotated[int, Field(ge=1)] = 3
+    """A class with fewer usable pictures stops the run."""
+
+
+class SamConfig(Section):
+    """Which SAM, and how its automatic mode asks."""
+
+    model: Literal["nano", "vit_b", "vit_l", "vit_h"] = "nano"
+    """`nano` is bundled and made for machines without a GPU; the others are the official ones."""
+    checkpoint: Path | None = None
+    """A local checkpoint file; empty means the bundled or the downloaded official one."""
+    points_per_side: Annotated[int, Field(ge=1, le=64)] = 10
+    """Grid of prompts: 10 x 10 = 100 points (U-SAM, section 4.2)."""
+    points_per_batch: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Prompts decoded at a time; empty picks by device. Does not change the result."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where SAM runs. Does not change what is stored beyond rounding."""
+
+
+class HeadConfig(Section):
+    """The learned head (U-SAM, sections 3.5 and 4.2; GranSAM, supplement 2)."""
+
+    features: Annotated[list[str], Field(min_length=1)] = ["encoder"]
+    """Feature blocks of the store that the head sees; `[tokens]` is the papers' mode."""
+    mask_choice: Literal["single", "best_iou", "largest"] = "best_iou"
+    """Which mask of a prompt gives the region features of its instance in the bag."""
+    top_k_share: Annotated[float, Field(ge=1)] = 10.0
+    """The papers' `a`: a class score is the mean of the ceil(d / a) largest logits."""
+    entropy_threshold: Fraction = 0.5
+    """Masks above this entropy are bad; a fraction of log C, the largest possible."""
+    distil: bool = True
+    """Train the uncertainty-distilled student; off leaves the MIL teacher alone."""
+    lambda_mil: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the MIL loss (section 4.2)."""
+    lambda_uncertainty: Annotated[float, Field(ge=0)] = 0.15
+    """Weight of the uncertainty loss (section 4.2)."""
+    hidden: tuple[int, int, int] = (512, 256, 128)
+    """Widths of the three hidden layers."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Dropout on the third hidden layer (GranSAM, supplement 2)."""
+    standardise: bool = True
+    """Bring each input column to mean 0 and deviation 1 over the training masks."""
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 60
+    """Passes over the training pictures, for the teacher and again for the student."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Pictures a step (section 4.2)."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.001
+    """Adam's step (section 4.2)."""
+    cache_mb: Annotated[int, Field(ge=0)] = 1024
+    """Memory for training bags; what does not fit is read from the store each epoch."""
+
+
+class InferenceConfig(Section):
+    """From scored masks to one label a pixel (U-SAM, section 3.6)."""
+
+    threshold: Fraction = 0.5
+    """Keep masks whose class confidence is at least this."""
+    class_thresholds: dict[str, Fraction] = {}
+    """The same for single classes, by name."""
+    mask_choice: MaskChoice = "most_confident"
+    """Which of a prompt's masks is its candidate."""
+    min_predicted_iou: float = 0.0
+    """Drop masks that SAM itself believes bad."""
+    min_stability: Fraction = 0.0
+    """Drop masks whose border hangs on the threshold."""
+    min_area: Fraction = 0.0005
+    """Drop masks smaller than this share of the image."""
+    max_area: Fraction = 0.95
+    """Drop masks larger than this share of the image."""
+    nms_iou: Fraction = 0.7
+    """Of two masks that overlap more than this (mask IoU), the better scored stays."""
+    nms_containment: Fraction = 0.9
+    """Of two masks of one class of which one lies in the other by this share, the better stays."""
+    score: Literal["confidence", "confidence_x_iou"] = "confidence"
+    """What orders masks in NMS, in painting, and in the COCO file."""
+    paint: Literal["score", "smallest", "vote"] = "score"
+    """Who gets a pixel that several kept masks claim: the best score, the smallest mask, or the
+    class with the largest sum of scores."""
+
+
+class OutputsConfig(Section):
+    """Where results go and which forms they take."""
+
+    path: Path = Path("out")
+    """Folder of this project's results."""
+    store: Path | None = None
+    """Folder of the embedding store; empty means `store` in `path`. Projects may share one."""
+    overlays: Annotated[int, Field(ge=0)] = 50
+    """How many images get a coloured overlay picture."""
+
+
+class EvaluationConfig(Section):
+    """Truth to measure against, if there is any."""
+
+    format: Literal["voc", "coco"]
+    """`voc`: palette PNGs, one an image; `coco`: one instances JSON."""
+    path: Path
+    """Folder of the PNGs, or the JSON file."""
+    classes: list[str] | None = None
+    """Names of the palette's indices 1, 2, ...; empty means the project's classes in order."""
+
+
+class ProjectConfig(Section):
+    """The whole of `project.yaml`."""
+
+    name: Annotated[str, Field(min_length=1)] = "project"
+    """Shown in the Prefect UI and in reports."""
+    classes: Annotated[list[ClassSpec], Field(min_length=1)]
+    """The names to be found."""
+    level: Literal["classes", "parents"] = "classes"
+    """Label with the classes themselves, or with their parents. Changing it needs a new head
+    only: nothing is embedded again."""
+    images: ImagesConfig
+    training: TrainingConfig = TrainingConfig()
+    sam: SamConfig = SamConfig()
+    head: HeadConfig = HeadConfig()
+    inference: InferenceConfig = InferenceConfig()
+    outputs: OutputsConfig = OutputsConfig()
+    evaluation: EvaluationConfig | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Everything random follows from this number."""
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names_may_stand_alone(cls, value: object) -> object:
+        if not isinstance(value, list):
+            return value
+        return [{"name": item} if isinstance(item, str) else item for item in value]
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> "ProjectConfig":
+        seen: dict[str, str] = {}
+        for spec in self.classes:
+            for word in (spec.name, *spec.synonyms):
+                owner = seen.setdefault(word.casefold(), spec.name)
+                if owner != spec.name or (word != spec.name and word == owner):
+                    raise ValueError(
+                        f"classes: {word!r} names both {owner!r} and {spec.name!r}; "
+                        "expected each name and synonym once"
+                    )
+        names = [spec.name.casefold() for spec in self.classes]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"classes: {name!r} is listed twice; expected each name once")
+        unknown = set(self.inference.class_thresholds) - set(self.label_names)
+        if unknown:
+            raise ValueError(
+                f"inference.class_thresholds: {sorted(unknown)} are no classes; "
+                f"expected some of {self.label_names}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _parents_are_complete(self) -> "ProjectConfig":
+        orphans = [spec.name for spec in self.classes if not spec.parent]
+        if self.level == "parents" and orphans:
+            raise ValueError(
+                f"classes: level is 'parents' but {orphans} have no parent; "
+                "expected a parent for every class, or level: classes"
+            )
+        return self
+
+    @property
+    def label_of(self) -> dict[str, str]:
+        """Map each class name to the name it is labelled with at the chosen level."""
+        parents = self.level == "parents"
+        return {c.name: (c.parent or c.name) if parents else c.name for c in self.classes}
+
+    @property
+    def label_names(self) -> list[str]:
+        """The head's classes at the chosen level, in the order of their first mention."""
+        return list(dict.fromkeys(self.label_of.values()))

@@ -1,0 +1,44 @@
+"""The tree of errors, and which exit code each becomes.
+
+    UsamError                  1  something failed that the user did not cause
+    ├── UserError              2  the user can fix it: a value, a file, a missing step
+    │   ├── ConfigError           project.yaml says something that cannot be meant
+    │   ├── InputError            a file or folder that the user named is not usable
+    │   └── MissingStepError      an earlier step has to run first
+    ├── StoreError             1  what we wrote before is damaged or of another kind
+    └── TransientError         1  the world failed (network, hub); trying again may help
+
+Every message names the file, the value that came, what was expected, and the fix.
+"""
+
+
+class UsamError(Exception):
+    """Base of every error that usam raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(UsamError):
+    """Something the user can put right."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """`project.yaml` holds an unknown key, a wrong type, or a value that cannot be meant."""
+
+
+class InputError(UserError):
+    """A file or a folder that the user named is missing, empty or unreadable."""
+
+
+class MissingStepError(UserError):
+    """A step was asked for before the step that it reads from."""
+
+
+class StoreError(UsamError):
+    """A store, a head or a record on disk is damaged or was written by something else."""
+
+
+class TransientError(UsamError):
+    """The world failed in a way that may heal: Prefect retries only these."""
