@@ -1,0 +1,118 @@
+"""The five steps, and the one seam through which the command line and the tasks run them.
+
+    collect  ->  embed  ->  fit  ->  annotate  ->  evaluate
+
+Each step lives in a module of its own with `REVISION`, `inputs(project)` and `run(project, key,
+progress)`. A step's key is the digest of its revision and its inputs; a step whose record has
+the same key and whose outputs are undamaged is not run again.
+"""
+
+from typing import Any
+
+from usam_core.digest import value_digest
+from usam_core.errors import UserError
+from usam_core.progress import SILENT, Progress
+from usam_core.project import Project
+from usam_core.stages import annotate, collect, embed, evaluate, fit
+from usam_core.stages.embed import EmbedPlan
+from usam_core.stages.folders import step_folder
+from usam_core.stages.record import StepResult, intact_record, write_record
+
+__all__ = [
+    "REVISION",
+    "STEPS",
+    "EmbedPlan",
+    "StepResult",
+    "embed_group",
+    "finish_embed",
+    "intact",
+    "plan_embed",
+    "run_step",
+    "step_folder",
+    "step_key",
+]
+
+_MODULES: dict[str, Any] = {
+    "collect": collect,
+    "embed": embed,
+    "fit": fit,
+    "annotate": annotate,
+    "evaluate": evaluate,
+}
+
+STEPS = tuple(_MODULES)
+"""Names of the steps in their order."""
+
+REVISION = {step: module.REVISION for step, module in _MODULES.items()}
+"""Raised by hand when a step's code gives other results for the same inputs."""
+
+
+def step_key(step: str, project: Project) -> str:
+    """Return the digest of everything a step depends on.
+
+    Raises:
+        MissingStepError: an earlier step has to run first.
+    """
+    module = _module(step)
+    return value_digest(
+        {"step": step, "revision": module.REVISION, "inputs": module.inputs(project)}
+    )
+
+
+def intact(step: str, project: Project, key: str | None = None) -> StepResult | None:
+    """Return the step's recorded result if it still holds and its outputs are undamaged."""
+    key = key or step_key(step, project)
+    if step == "embed":
+        return embed.intact(project, key)
+    return intact_record(step_folder(project, step), key)
+
+
+def run_step(
+    step: str, project: Project, *, refresh: bool = False, progress: Progress = SILENT
+) -> StepResult:
+    """Run one step unless its outputs still hold.
+
+    Args:
+        step: one of `STEPS`.
+        project: the project.
+        refresh: run it even if nothing has changed. Embedding is never repeated for images that
+            the store has: to do so, delete the store.
+        progress: told how the work goes on.
+
+    Raises:
+        UserError: the step cannot run; the message says why and what to do.
+    """
+    key = step_key(step, project)
+    found = None if refresh else intact(step, project, key)
+    if found is not None:
+        return found
+    if step == "embed":
+        groups = plan_embed(project, progress).groups
+        done = [embed_group(project, group, progress) for group in groups]
+        return finish_embed(project, sum(sum(counts.values()) for counts in done))
+    result = _module(step).run(project, key, progress)
+    write_record(step_folder(project, step), result)
+    return result
+
+
+def plan_embed(project: Project, progress: Progress = SILENT) -> EmbedPlan:
+    """Say which images still need embedding, in groups that become one shard each."""
+    return embed.plan(project, progress)
+
+
+def embed_group(
+    project: Project, group: list[str], progress: Progress = SILENT
+) -> dict[str, int]:
+    """Embed one group of `plan_embed` and commit it; counts by `embedded`, `quarantined`."""
+    return embed.embed_group(project, group, progress)
+
+
+def finish_embed(project: Project, embedded: int = 0) -> StepResult:
+    """Check that all groups are done and write the step's record."""
+    return embed.finish(project, step_key("embed", project), embedded)
+
+
+def _module(step: str) -> Any:
+    if step not in _MODULES:
+        raise UserError(f"{step!r} is no step; expected one of {list(STEPS)}")
+    return _MODULES[step]

@@ -1,0 +1,101 @@
+"""The demo's world: drawn scenes with exact truth, and two projects that share one store.
+
+The images to be labelled are drawn with another seed and another camera (blur, noise, uneven
+light) than the training pictures, so that the demo measures something.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from PIL import Image
+
+from usam_core.atomic import whole_file
+from usam_core.palette import voc_palette
+from usam_core.rng import generator
+from usam_core.sources.scenes import FIELD_LOOK, scene
+
+DEMO_CLASSES = {
+    "disc": "round things",
+    "ring": "round things",
+    "crescent": "round things",
+    "rod": "long things",
+    "arrow": "long things",
+    "wave": "long things",
+    "star": "cornered things",
+    "cross": "cornered things",
+    "triangle": "cornered things",
+}
+"""Names drawn in the demo, and the coarser class of each."""
+
+_SCENE_SEED = 1000
+_SIZE_HW = (288, 384)
+
+_HEADER = """\
+# A usam project made by `usam demo`. Run it with: usam run {name}
+# Coarser classes from the same embeddings:        usam run {name} --level parents
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """The files of a demo.
+
+    Attributes:
+        default: project file with the default features.
+        papers: project file of the papers' mode; shares the store of `default`.
+    """
+
+    default: Path
+    papers: Path
+
+
+def prepare_demo(folder: Path, scenes: int = 40, pictures: int = 16, seed: int = 0) -> Demo:
+    """Draw the scenes and write the two project files; what exists already is left alone.
+
+    Args:
+        folder: where everything goes.
+        scenes: images to be labelled.
+        pictures: training pictures of each class, drawn later by the collect step.
+        seed: the project's seed; scenes and training pictures never share random numbers.
+    """
+    for number in range(scenes):
+        _draw_scene(folder, number, seed)
+    default, papers = folder / "project.yaml", folder / "papers.yaml"
+    _write_project(default, {"path": "out"}, ["encoder"], pictures, seed)
+    _write_project(papers, {"path": "out/papers", "store": "out/store"}, ["tokens"], pictures, seed)
+    return Demo(default, papers)
+
+
+def _draw_scene(folder: Path, number: int, seed: int) -> None:
+    image = folder / "images" / f"scene_{number:03d}.png"
+    truth = folder / "truth" / f"scene_{number:03d}.png"
+    if image.exists() and truth.exists():
+        return
+    classes = list(DEMO_CLASSES)
+    drawn = scene(generator(seed + _SCENE_SEED, "demo", number), classes, _SIZE_HW, FIELD_LOOK)
+    label_picture = Image.fromarray(drawn.label_map(classes), mode="P")
+    label_picture.putpalette(voc_palette().tobytes())
+    for path, picture in ((truth, label_picture), (image, Image.fromarray(drawn.image))):
+        with whole_file(path) as temporary:
+            picture.save(temporary, format="PNG")
+
+
+def _write_project(
+    path: Path, outputs: dict[str, str], features: list[str], pictures: int, seed: int
+) -> None:
+    if path.exists():
+        return
+    project = {
+        "name": f"demo-{path.stem}",
+        "classes": [{"name": name, "parent": parent} for name, parent in DEMO_CLASSES.items()],
+        "images": {"path": "images"},
+        "training": {"source": "render", "render": {"per_class": pictures}},
+        "head": {"features": features},
+        "outputs": outputs,
+        "evaluation": {"format": "voc", "path": "truth", "classes": list(DEMO_CLASSES)},
+        "seed": seed,
+    }
+    with whole_file(path) as temporary:
+        text = yaml.safe_dump(project, sort_keys=False, allow_unicode=True)
+        temporary.write_text(_HEADER.format(name=path.name) + text, encoding="utf-8")

@@ -1,0 +1,134 @@
+"""Turns a decoded Pillow image into the 8-bit RGB that a person would see.
+
+Alpha is composited over white, greyscale is repeated over the channels, deep greyscale goes
+through a window, the EXIF orientation is applied. ICC profiles are not: CMYK becomes RGB by
+(255 - c) (255 - k) / 255.
+"""
+
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+Window = Literal["percentile", "full"] | tuple[float, float]
+
+PERCENTILES = (0.5, 99.5)
+"""Between these the default window of deep images lies."""
+
+_ORIENTATION_TAG = 0x0112
+_WHITE = 255
+_DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+_PLAIN = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
+_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+_FULL_RANGE = {"I": (-(2.0**31), 2.0**31 - 1), "F": (0.0, 1.0)}
+
+
+def to_rgb(image: Image.Image, window: Window) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """Return uint8 (h, w, 3), upright, and the window that was used (None: none was needed).
+
+    Args:
+        image: a loaded image (`Image.load` has run: some formats say only then how they lie).
+        window: how deep greyscale becomes 8 bit, as in `ImagesConfig.window`.
+
+    Raises:
+        ValueError: the colour mode cannot be shown, or no pixel holds a finite number.
+    """
+    used = None
+    if image.mode in _DEEP:
+        values = np.asarray(image)
+        used = _limits(values, window, _full_range(image))
+        grey = apply_window(values, *used)
+        clear = image.info.get("transparency")
+        if isinstance(clear, int):
+            grey[values == clear] = _WHITE
+        rgb = np.repeat(grey[..., None], 3, axis=2)
+    elif image.mode in _WITH_ALPHA or (image.mode in _PLAIN and image.has_transparency_data):
+        rgb = over_white(np.asarray(image.convert("RGBA")))
+    elif image.mode in _PLAIN:
+        rgb = np.array(image.convert("RGB"))
+    else:
+        raise ValueError(
+            f"colour mode {image.mode!r} cannot be shown as RGB; expected greyscale, palette, RGB "
+            "or CMYK, with or without alpha. Convert the file"
+        )
+    return np.ascontiguousarray(upright(rgb, orientation(image))), used
+
+
+def over_white(rgba: np.ndarray) -> np.ndarray:
+    """Composite uint8 (h, w, 4) over white: round((a v + (255 - a) 255) / 255), halves up.
+
+    >>> over_white(np.array([[[255, 0, 10, 0], [0, 0, 0, 51], [1, 2, 3, 255]]], np.uint8))
+    array([[[255, 255, 255],
+            [204, 204, 204],
+            [  1,   2,   3]]], dtype=uint8)
+    """
+    alpha = rgba[..., 3:].astype(np.uint32)
+    total = rgba[..., :3] * alpha + _WHITE * (255 - alpha)
+    return ((2 * total + 255) // 510).astype(np.uint8)
+
+
+def apply_window(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Map `low` to 0 and `high` to 255, clip outside, round halves up; NaN becomes 0.
+
+    A window of no width shows everything black: there is nothing to tell apart.
+
+    >>> apply_window(np.array([99, 100, 150, 200, 300]), 100, 200)
+    array([  0,   0, 128, 255, 255], dtype=uint8)
+    """
+    if high <= low:
+        return np.zeros(values.shape, np.uint8)
+    if values.dtype == np.uint16:
+        # A table of all possible values costs a tenth of the arithmetic on every pixel.
+        return apply_window(np.arange(2**16, dtype=np.int64), low, high)[values]
+    scaled = np.clip(values, low, high).astype(np.float64)
+    scaled -= low
+    scaled *= 255
+    scaled /= high - low
+    scaled += 0.5
+    return np.nan_to_num(scaled, copy=False, nan=0.0).astype(np.uint8)
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 where there is none or it makes no sense."""
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # Pillow raises anything on damaged EXIF; the pixels are still good
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def upright(rgb: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn and flip (h, w, 3) as EXIF orientation 1 to 8 says (TIFF 6.0, tag 274).
+
+    >>> upright(np.array([[1, 2, 3]]), 6).tolist()
+    [[1], [2], [3]]
+    >>> upright(np.array([[1, 2, 3]]), 8).tolist()
+    [[3], [2], [1]]
+    """
+    if orientation >= 5:
+        rgb = rgb.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        rgb = rgb[::-1]
+    if orientation in (2, 3, 6, 7):
+        rgb = rgb[:, ::-1]
+    return rgb
+
+
+def _limits(values: np.ndarray, window: Window, full: tuple[float, float]) -> tuple[float, float]:
+    if window == "full":
+        return full
+    if window != "percentile":
+        low, high = window
+        return float(low), float(high)
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values.ravel()
+    if not finite.size:
+        raise ValueError("no pixel holds a finite number; expected some. Export the file again")
+    low, high = np.percentile(finite, PERCENTILES)
+    return float(low), float(high)
+
+
+def _full_range(image: Image.Image) -> tuple[float, float]:
+    # Pillow gives portable greymaps of more than 8 bit as mode I, but scaled to 16 bit.
+    if image.mode == "I" and image.format in ("PPM", "PNG"):
+        return 0.0, 65535.0
+    return _FULL_RANGE.get(image.mode, (0.0, 65535.0))

@@ -1,0 +1,22 @@
+"""Choose the source of training pictures that a project names."""
+
+from pathlib import Path
+
+from usam_core.errors import ConfigError
+from usam_core.project import Project
+from usam_core.sources.base import PictureSource
+from usam_core.sources.folder import FolderSource
+from usam_core.sources.render import RenderSource
+
+
+def choose_source(project: Project, folder: Path) -> PictureSource:
+    """Return the project's source; `folder` is where a source may keep what it makes."""
+    training = project.config.training
+    if training.source == "render":
+        return RenderSource(folder / "pictures", training.render, project.config.seed)
+    if project.training_path is None:
+        raise ConfigError(
+            f"{project.file}: training.path is missing; expected the folder that holds one "
+            "folder of pictures per class"
+        )
+    return FolderSource(project.training_path, project.config.images, folder / "listings")

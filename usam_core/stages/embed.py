@@ -1,0 +1,181 @@
+"""Step 2, embed: SAM's automatic mode once on every new image, saved shard by shard."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from usam_core.errors import MissingStepError, UserError
+from usam_core.images import BadImage, read_image
+from usam_core.progress import SILENT, Progress
+from usam_core.project import Project
+from usam_core.sam.load import encoder_spec, open_embedder
+from usam_core.stages.folders import step_folder
+from usam_core.stages.images import labelled_images, wanted_files
+from usam_core.stages.record import StepResult, read_record, write_record
+from usam_core.store.store import EmbeddingStore, ShardRecord
+from usam_core.types import ImageFile
+
+REVISION = 1
+SHARD_SIZE = 64
+"""Images a shard: the unit of work and of commit; a kill loses at most these."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedPlan:
+    """What is still to be embedded.
+
+    Attributes:
+        groups: digests of the missing images; each group becomes one shard.
+        total: images wanted, training pictures included.
+        stored: of these, how many the store already knows.
+    """
+
+    groups: list[list[str]]
+    total: int
+    stored: int
+
+
+def spec(project: Project) -> dict[str, Any]:
+    """Return what identifies the embeddings: the encoder and how images are read for it."""
+    images = project.config.images
+    return {
+        **encoder_spec(project.config.sam, project.checkpoint),
+        "window": images.window if isinstance(images.window, str) else list(images.window),
+        "max_megapixels": images.max_megapixels,
+    }
+
+
+def open_store(project: Project, *, create: bool = False) -> EmbeddingStore:
+    """Open the project's store of embeddings.
+
+    Raises:
+        MissingStepError: it is not there and `create` is off.
+    """
+    if create:
+        return EmbeddingStore.create_or_open(project.store_root, spec(project))
+    try:
+        return EmbeddingStore.find(project.store_root, spec(project))
+    except FileNotFoundError:
+        raise MissingStepError(
+            f"{project.store_root}: no embeddings of this SAM yet; run `usam embed {project.file}` "
+            "first"
+        ) from None
+
+
+def inputs(project: Project) -> dict[str, Any]:
+    """Return what the embeddings depend on: the encoder and the contents of all images."""
+    return {"spec": spec(project), "images": sorted(wanted_files(project))}
+
+
+def plan(project: Project, progress: Progress = SILENT) -> EmbedPlan:
+    """Compare the images with the store and say what is missing."""
+    store = open_store(project, create=True)
+    wanted = wanted_files(project, progress)
+    groups = store.plan(wanted, SHARD_SIZE)
+    missing = sum(len(group) for group in groups)
+    return EmbedPlan(groups, total=len(wanted), stored=len(wanted) - missing)
+
+
+def embed_group(
+    project: Project, group: list[str], progress: Progress = SILENT
+) -> dict[str, int]:
+    """Embed one group of images and commit it as one shard.
+
+    An image that cannot be read is quarantined with its reason; the others go on. Images that
+    another run committed meanwhile are not done again.
+
+    Returns:
+        Counts by the keys `embedded` and `quarantined`.
+    """
+    store = open_store(project, create=True)
+    store.index(refresh=True)
+    group = [sha256 for part in store.plan(group, len(group) or 1) for sha256 in part]
+    if not group:
+        return {"embedded": 0, "quarantined": 0}
+    paths = wanted_files(project)
+    embedder = open_embedder(project.config.sam, project.checkpoint)
+    records: list[ShardRecord] = []
+    with progress.bar("Embedding", len(group)) as bar:
+        for start in range(0, len(group), embedder.batch_size):
+            batch = group[start : start + embedder.batch_size]
+            records += _embed_batch(project, embedder, [ImageFile(paths[s], s) for s in batch])
+            bar.advance(len(batch))
+    store.write_shard(records)
+    embedded = sum(record.embedded for record in records)
+    return {"embedded": embedded, "quarantined": len(records) - embedded}
+
+
+def finish(project: Project, key: str, embedded: int) -> StepResult:
+    """Check that every image is in the store, and write the step's record.
+
+    Args:
+        project: the project.
+        key: the step's key.
+        embedded: how many images this run embedded, for the summary.
+    """
+    store = open_store(project)
+    index = store.index(refresh=True)
+    wanted = wanted_files(project)
+    rows = index[index["sha256"].isin(wanted)]
+    listing = labelled_images(project)
+    unread = listing[listing["status"] != "ok"][["path", "code", "reason"]]
+    stored_bad = rows[rows["status"] != "ok"][["sha256", "code", "reason"]]
+    quarantine = unread.to_dict("records") + [
+        {"path": wanted[row.sha256], "code": row.code, "reason": row.reason}
+        for row in stored_bad.itertuples()
+    ]
+    for bad in quarantine:
+        _log.warning("quarantined %s: %s", bad["path"], bad["reason"])
+    result = StepResult(
+        step="embed",
+        key=key,
+        reused=False,
+        path=str(store.path),
+        summary={
+            "images": len(wanted),
+            "embedded": embedded,
+            "reused": len(wanted) - embedded,
+            "quarantined": quarantine,
+        },
+    )
+    write_record(step_folder(project, "embed"), result)
+    return result
+
+
+def intact(project: Project, key: str) -> StepResult | None:
+    """Return the record if its key holds and the store still has every image."""
+    record = read_record(step_folder(project, "embed"))
+    if record is None or record.key != key:
+        return None
+    try:
+        known = set(open_store(project).index(refresh=True)["sha256"])
+    except UserError:
+        return None
+    if not known.issuperset(wanted_files(project)):
+        return None
+    summary = {**record.summary, "embedded": 0, "reused": record.summary["images"]}
+    return StepResult("embed", key, True, record.path, summary, record.outputs)
+
+
+def _embed_batch(project: Project, embedder: Any, files: list[ImageFile]) -> list[ShardRecord]:
+    images = project.config.images
+    records: list[ShardRecord] = []
+    good, decoded = [], []
+    for file in files:
+        try:
+            picture = read_image(
+                file.path, max_megapixels=images.max_megapixels, window=images.window
+            )
+        except BadImage as error:
+            records.append(ShardRecord(file, error.quarantined))
+            continue
+        good.append(file)
+        decoded.append(picture)
+    masks = embedder.embed([picture.rgb for picture in decoded]) if decoded else []
+    records += [
+        ShardRecord(file, mask_set, picture.mode, picture.window)
+        for file, picture, mask_set in zip(good, decoded, masks, strict=True)
+    ]
+    return records

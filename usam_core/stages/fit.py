@@ -1,0 +1,109 @@
+"""Step 3, fit: a head from the stored embeddings of the training pictures to the class names."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from usam_core.bags import BagSource
+from usam_core.digest import value_digest
+from usam_core.errors import InputError
+from usam_core.headfile import save_head
+from usam_core.progress import Progress
+from usam_core.project import Project
+from usam_core.stages import embed
+from usam_core.stages.collect import read_manifest
+from usam_core.stages.folders import step_folder
+from usam_core.stages.record import StepResult, digests
+from usam_core.store.store import EmbeddingStore
+from usam_core.train import train
+
+REVISION = 1
+
+
+def inputs(project: Project) -> dict[str, Any]:
+    """Return what the head depends on: pictures, names, encoder, settings and seed."""
+    manifest = read_manifest(project)
+    settings = project.config.head.model_dump(mode="json", exclude={"cache_mb"})
+    return {
+        "pictures": sorted(zip(manifest["class"], manifest["sha256"], strict=True)),
+        "labels": project.config.label_of,
+        "encoder": embed.spec(project),
+        "head": settings,
+        "seed": project.config.seed,
+    }
+
+
+def run(project: Project, key: str, progress: Progress) -> StepResult:
+    """Train teacher and student, and save the one that is used for inference.
+
+    Raises:
+        InputError: a class has no picture that could be embedded.
+        MissingStepError: `collect` or `embed` has not run.
+    """
+    config = project.config
+    store = embed.open_store(project)
+    labelled = _bags_of(project, store)
+    classes = config.label_names
+    labels = np.stack([labelled[c] for c in classes], axis=1).astype(np.float32)
+    bags = BagSource(
+        store,
+        list(labelled.index),
+        labels,
+        config.head.features,
+        config.head.mask_choice,
+        config.head.cache_mb,
+    )
+    trained = train(bags, config.head, classes, config.seed, progress)
+    folder = step_folder(project, "fit")
+    card = {
+        "classes": classes,
+        "label_of": config.label_of,
+        "colours": {spec.name: spec.colour for spec in config.classes if spec.colour},
+        "settings": config.head.model_dump(mode="json"),
+        "seed": config.seed,
+        "store": store.fingerprint,
+        "encoder": store.spec,
+        "training_pictures": {c: int(labelled[c].sum()) for c in classes},
+        "training_digest": value_digest(sorted(labelled.index)),
+        "history": trained.history,
+    }
+    heads = {"teacher": trained.teacher, "student": trained.student}
+    files: list[Path] = []
+    for name, head in heads.items():
+        if head is not None:
+            files += save_head(folder / f"{name}.safetensors", head, {**card, "role": name})
+    used = "student" if trained.student is not None else "teacher"
+    last = trained.history[-1] if trained.history else {}
+    return StepResult(
+        step="fit",
+        key=key,
+        reused=False,
+        path=str(folder / f"{used}.safetensors"),
+        summary={
+            "classes": classes,
+            "pictures": len(labelled),
+            "features": config.head.features,
+            "used": used,
+            "last_epoch": last,
+        },
+        outputs=digests(folder, files),
+    )
+
+
+def _bags_of(project: Project, store: EmbeddingStore) -> pd.DataFrame:
+    """Return a table of booleans: one row a picture by digest, one column a label."""
+    manifest = read_manifest(project)
+    index = store.index(refresh=True)
+    usable = set(index.loc[index["status"] == "ok", "sha256"])
+    manifest = manifest[manifest["sha256"].isin(usable)]
+    labels = manifest["class"].map(project.config.label_of)
+    table = pd.crosstab(manifest["sha256"], labels) > 0
+    empty = [name for name in project.config.label_names if name not in table]
+    if empty:
+        raise InputError(
+            f"no embedded training picture for {empty}; run `usam embed {project.file}`, and look "
+            "at its quarantine if it has run"
+        )
+    return table

@@ -1,0 +1,18 @@
+"""Where each step of a project keeps its outputs."""
+
+from pathlib import Path
+
+from usam_core.project import Project
+
+_SHARED_BY_LEVELS = ("collect", "embed")
+
+
+def step_folder(project: Project, step: str) -> Path:
+    """Return a step's folder below the project's outputs.
+
+    Steps that depend on the class level lie apart for each, so that going from classes to
+    parents and back repeats nothing.
+    """
+    if step in _SHARED_BY_LEVELS or project.config.level == "classes":
+        return project.out / step
+    return project.out / project.config.level / step

@@ -1,0 +1,72 @@
+"""What a step leaves behind so that the next run can tell whether it still holds."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from usam_core.atomic import write_json
+from usam_core.digest import file_digest
+
+RECORD = "record.json"
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """The outcome of one step; small, JSON-like, and what the Prefect tasks return.
+
+    Attributes:
+        step: name of the step.
+        key: digest of everything the step depended on.
+        reused: an earlier run's outputs still held, nothing was done.
+        path: the step's folder, or the main file in it.
+        summary: numbers for people and for the next steps.
+        outputs: files in the step's folder with their SHA-256.
+    """
+
+    step: str
+    key: str
+    reused: bool
+    path: str
+    summary: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-like mapping that `from_json` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "StepResult":
+        """Return the result that `to_json` wrote."""
+        return cls(**value)
+
+
+def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    """Return the SHA-256 of each file under its path relative to `folder`."""
+    return {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
+
+
+def write_record(folder: Path, result: StepResult) -> None:
+    """Write the record last of all: without it, the step has not happened."""
+    write_json(folder / RECORD, result.to_json())
+
+
+def read_record(folder: Path) -> StepResult | None:
+    """Return the record of a finished step, or None when there is none that can be read."""
+    try:
+        return StepResult.from_json(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def intact_record(folder: Path, key: str) -> StepResult | None:
+    """Return the record, marked as reused, if its key holds and its outputs are undamaged."""
+    record = read_record(folder)
+    if record is None or record.key != key:
+        return None
+    try:
+        found = digests(folder, (folder / name for name in record.outputs))
+    except OSError:
+        return None
+    return replace(record, reused=True) if found == record.outputs else None
