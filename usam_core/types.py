@@ -123,9 +123,7 @@ class Instances:
             )
         for name in ("classes", "scores", "entropy", "predicted_iou", "prompts"):
             if getattr(self, name).shape != (p,):
-                raise ValueError(
-                    f"{name}: expected shape ({p},), got {getattr(self, name).shape}"
-                )
+                raise ValueError(f"{name}: expected shape ({p},), got {getattr(self, name).shape}")
 
     def __len__(self) -> int:
         """Return p, the number of kept masks."""

@@ -100,9 +100,7 @@ def plan_embed(project: Project, progress: Progress = SILENT) -> EmbedPlan:
     return embed.plan(project, progress)
 
 
-def embed_group(
-    project: Project, group: list[str], progress: Progress = SILENT
-) -> dict[str, int]:
+def embed_group(project: Project, group: list[str], progress: Progress = SILENT) -> dict[str, int]:
     """Embed one group of `plan_embed` and commit it; counts by `embedded`, `quarantined`."""
     return embed.embed_group(project, group, progress)
 

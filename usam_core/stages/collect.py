@@ -35,9 +35,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     folder = step_folder(project, "collect")
     source = choose_source(project, folder)
     pictures = [
-        picture
-        for spec in project.config.classes
-        for picture in source.collect(spec, progress)
+        picture for spec in project.config.classes for picture in source.collect(spec, progress)
     ]
     table = to_frame(pictures)
     counts = {

@@ -78,9 +78,7 @@ def plan(project: Project, progress: Progress = SILENT) -> EmbedPlan:
     return EmbedPlan(groups, total=len(wanted), stored=len(wanted) - missing)
 
 
-def embed_group(
-    project: Project, group: list[str], progress: Progress = SILENT
-) -> dict[str, int]:
+def embed_group(project: Project, group: list[str], progress: Progress = SILENT) -> dict[str, int]:
     """Embed one group of images and commit it as one shard.
 
     An image that cannot be read is quarantined with its reason; the others go on. Images that

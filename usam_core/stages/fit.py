@@ -55,7 +55,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         config.head.mask_choice,
         config.head.cache_mb,
     )
-    trained = train(bags, config.head, classes, config.seed, progress)
+    trained = train(bags, config.head, config.seed, progress)
     folder = step_folder(project, "fit")
     card = {
         "classes": classes,

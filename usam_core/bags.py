@@ -1,0 +1,159 @@
+"""Bags for multiple-instance learning, streamed from the embedding store in bounded memory."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from usam_core.errors import InputError
+from usam_core.types import TOKENS_BLOCK
+
+MULTIMASKS = slice(1, 4)
+"""The masks of a prompt among which the best or the largest is chosen; 0 is the single mask."""
+
+
+class Rows(Protocol):
+    """The part of the embedding store that bags need."""
+
+    def read_rows(
+        self, shas: Sequence[str], columns: Sequence[str]
+    ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        """Yield each image's columns, in any order."""
+        ...
+
+    def block_names(self) -> list[str]:
+        """Return the names of the region feature blocks."""
+        ...
+
+
+def block_column(block: str) -> str:
+    """Return the store's column of a feature block."""
+    return TOKENS_BLOCK if block == TOKENS_BLOCK else f"features/{block}"
+
+
+def choose_masks(columns: dict[str, np.ndarray], choice: str) -> np.ndarray:
+    """Return which mask of each prompt stands for it, int64 (d,).
+
+    Args:
+        columns: `predicted_iou` (d, m), and `packed_masks` (d, m, u, b) for `largest`.
+        choice: `single` (mask 0), or among masks 1 to 3 `best_iou` or `largest`; ties go to the
+            lowest.
+    """
+    if choice == "single":
+        return np.zeros(len(columns["predicted_iou"]), np.int64)
+    if choice == "best_iou":
+        return columns["predicted_iou"][:, MULTIMASKS].argmax(axis=1) + 1
+    packed = columns["packed_masks"][:, MULTIMASKS]
+    return np.bitwise_count(packed).sum(axis=(2, 3), dtype=np.int64).argmax(axis=1) + 1
+
+
+def assemble(
+    columns: dict[str, np.ndarray], features: Sequence[str], chosen: np.ndarray
+) -> np.ndarray:
+    """Return the feature rows of one mask a prompt, float16 (d, f), blocks side by side."""
+    prompts = np.arange(len(chosen))
+    parts = [
+        columns[TOKENS_BLOCK]
+        if block == TOKENS_BLOCK
+        else columns[block_column(block)][prompts, chosen]
+        for block in features
+    ]
+    return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+
+class BagSource:
+    """The bags of the training pictures: features (d, f) and a multi-hot label each.
+
+    As many bags as `cache_mb` allows are kept as float16; the others are read from the store
+    whenever a batch asks for them.
+
+    Args:
+        store: where the embeddings are.
+        shas: digests of the pictures.
+        labels: float32 (n, c), multi-hot, in the order of `shas`.
+        features: names of the feature blocks, `tokens` among them or not.
+        mask_choice: which mask of a prompt gives its region features; see `choose_masks`.
+        cache_mb: memory for bags, megabytes.
+
+    Raises:
+        InputError: a feature block is not in the store, or there is no picture.
+    """
+
+    def __init__(
+        self,
+        store: Rows,
+        shas: Sequence[str],
+        labels: np.ndarray,
+        features: Sequence[str],
+        mask_choice: str = "best_iou",
+        cache_mb: int = 1024,
+    ) -> None:
+        known = [TOKENS_BLOCK, *store.block_names()]
+        unknown = [block for block in features if block not in known]
+        if unknown:
+            raise InputError(f"head.features: {unknown} not in the store; expected some of {known}")
+        if not len(shas):
+            raise InputError("no training picture to learn from; run the collect step first")
+        self._store = store
+        self._shas = list(shas)
+        self._place = {sha256: number for number, sha256 in enumerate(self._shas)}
+        self.labels = np.asarray(labels, np.float32)
+        self._features = list(features)
+        self._choice = mask_choice
+        self._columns = ["predicted_iou", *map(block_column, features)]
+        if mask_choice == "largest":
+            self._columns.append("packed_masks")
+        first = next(self._read(self._shas[:1]))[1]
+        self.prompts, self.width = first.shape
+        room = int(cache_mb * 1e6) // first.nbytes
+        self._cached = self._fill(self._shas[:room])
+
+    def __len__(self) -> int:
+        """Return n, the number of bags."""
+        return len(self._shas)
+
+    def batches(
+        self, rng: np.random.Generator, batch_size: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (features float32 (n', d, f), labels float32 (n', c)) of a shuffled epoch."""
+        order = rng.permutation(len(self))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            yield self._bags(rows), self.labels[rows]
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of each column over all masks, float32 (f,)."""
+        total, square, count = np.zeros(self.width), np.zeros(self.width), 0
+        for start in range(0, len(self), 32):
+            rows = self._bags(np.arange(start, min(start + 32, len(self))))
+            rows = rows.reshape(-1, self.width).astype(np.float64)
+            total += rows.sum(0)
+            square += np.square(rows).sum(0)
+            count += len(rows)
+        mean = total / count
+        deviation = np.sqrt(np.maximum(square / count - mean**2, 0))
+        # A constant column says nothing: leave it at 0 instead of dividing by 0.
+        deviation[deviation < 1e-6] = 1
+        return mean.astype(np.float32), deviation.astype(np.float32)
+
+    def _bags(self, rows: np.ndarray) -> np.ndarray:
+        bags = np.empty((len(rows), self.prompts, self.width), np.float32)
+        cached = rows < len(self._cached)
+        bags[cached] = self._cached[rows[cached]]
+        missing = np.flatnonzero(~cached)
+        if len(missing):
+            place = {self._shas[rows[i]]: i for i in missing}
+            for sha256, bag in self._read(list(place)):
+                bags[place[sha256]] = bag
+        return bags
+
+    def _fill(self, shas: list[str]) -> np.ndarray:
+        bags = np.empty((len(shas), self.prompts, self.width), np.float16)
+        for sha256, bag in self._read(shas):
+            bags[self._place[sha256]] = bag
+        return bags
+
+    def _read(self, shas: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+        for sha256, columns in self._store.read_rows(shas, self._columns):
+            chosen = choose_masks(columns, self._choice)
+            yield sha256, assemble(columns, self._features, chosen)

@@ -1,0 +1,57 @@
+"""A trained head on disk: safetensors, and beside it a card that says what it is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from usam_core.atomic import whole_file, write_json
+from usam_core.digest import file_digest
+from usam_core.errors import StoreError
+from usam_core.head import Head
+
+
+def card_path(path: Path) -> Path:
+    """Return where the card of a head file lies."""
+    return path.with_suffix(".card.json")
+
+
+def save_head(path: Path, head: Head, card: dict[str, Any]) -> list[Path]:
+    """Write weights and card; return both files.
+
+    Args:
+        path: the `.safetensors` file.
+        head: the head.
+        card: JSON-like; holds at least `classes` and `settings` (of `HeadConfig`). The digest of
+            the weights and the input width are added.
+    """
+    with whole_file(path) as temporary:
+        save_file({k: v.contiguous() for k, v in head.state_dict().items()}, temporary)
+    full = {**card, "features_width": len(head.mean), "weights_sha256": file_digest(path)}
+    write_json(card_path(path), full)
+    return [path, card_path(path)]
+
+
+def load_head(path: Path) -> tuple[Head, dict[str, Any]]:
+    """Read a head in evaluation mode, and its card.
+
+    Raises:
+        StoreError: weights or card are missing, damaged, or do not belong together.
+    """
+    try:
+        card = json.loads(card_path(path).read_text(encoding="utf-8"))
+        digest = file_digest(path)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot read the head or its card: {error}; fit again") from error
+    if card.get("weights_sha256") != digest:
+        raise StoreError(
+            f"{path}: expected weights with SHA-256 {card.get('weights_sha256')} as in its card, "
+            f"got {digest}; fit again"
+        )
+    settings = card["settings"]
+    head = Head(
+        card["features_width"], len(card["classes"]), settings["hidden"], settings["dropout"]
+    )
+    head.load_state_dict(load_file(path))
+    return head.eval(), card

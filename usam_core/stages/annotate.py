@@ -1,0 +1,242 @@
+"""Step 4, annotate: label every image from its stored masks; COCO, palette PNGs, overlays."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from usam_core.atomic import write_json
+from usam_core.candidates import label_image
+from usam_core.digest import file_digest, value_digest
+from usam_core.errors import MissingStepError
+from usam_core.head import Head
+from usam_core.headfile import load_head
+from usam_core.images import read_image
+from usam_core.lineage import run_lineage
+from usam_core.outputs.coco_json import annotation_records, assemble
+from usam_core.outputs.overlay import save_overlay
+from usam_core.outputs.voc_png import save_label_png
+from usam_core.paint import paint
+from usam_core.palette import class_colours
+from usam_core.progress import Progress
+from usam_core.project import Project
+from usam_core.stages import embed
+from usam_core.stages.folders import step_folder
+from usam_core.stages.images import labelled_images
+from usam_core.stages.record import StepResult, digests, intact_record, read_record
+from usam_core.store.store import EmbeddingStore
+
+REVISION = 1
+
+COCO = "coco.json"
+RUN = "run.json"
+MASKS = "masks"
+OVERLAYS = "overlays"
+PARTS = "parts"
+
+
+def inputs(project: Project) -> dict[str, Any]:
+    """Return what the labels depend on: the head, the settings, and the images by content."""
+    listing = labelled_images(project)
+    return {
+        **_labelling(project),
+        "overlays": project.config.outputs.overlays,
+        "images": sorted(zip(listing["path"], listing["sha256"].fillna(""), strict=True)),
+    }
+
+
+def run(project: Project, key: str, progress: Progress) -> StepResult:
+    """Label the images shard by shard; parts of an earlier run that still hold are kept.
+
+    Raises:
+        MissingStepError: `embed` or `fit` has not run.
+    """
+    folder = step_folder(project, "annotate")
+    store = embed.open_store(project)
+    head, card = load_head(_head_path(project))
+    images = _images(project, store)
+    labelling = value_digest(_labelling(project))
+    names = _png_names(images["path"])
+    done, fresh = [], 0
+    with progress.bar("Labelling", len(images)) as bar:
+        for shard, group in images.groupby("shard", sort=True):
+            rows = sorted(zip(group["path"], group["sha256"], strict=True))
+            part = folder / PARTS / f"{value_digest([labelling, shard, rows])[:24]}.json"
+            if not _part_holds(folder, part):
+                entries = [
+                    _label(project, head, card, store, folder / MASKS / names[path], path, sha256)
+                    for path, sha256 in rows
+                ]
+                write_json(part, entries)
+                fresh += len(rows)
+            done.append(part)
+            bar.advance(len(rows))
+    _sweep(folder, done, set(names.values()))
+    counts = assemble(folder / COCO, _read(done), card["classes"])
+    _overlays(project, folder, images, names, card["classes"], progress)
+    lineage = run_lineage(
+        project,
+        key=key,
+        revisions={"annotate": REVISION, "embed": embed.REVISION},
+        head=card,
+        images=dict(zip(images["path"], images["sha256"], strict=True)),
+    )
+    write_json(folder / RUN, lineage)
+    return StepResult(
+        step="annotate",
+        key=key,
+        reused=False,
+        path=str(folder / COCO),
+        summary={
+            "images": len(images),
+            "labelled": fresh,
+            "reused": len(images) - fresh,
+            "instances": sum(counts.values()),
+            "per_class": counts,
+        },
+        outputs=digests(folder, [folder / COCO, folder / RUN, *done]),
+    )
+
+
+def intact(project: Project, key: str) -> StepResult | None:
+    """Return the record if its key holds and every file it speaks of is there, label PNGs too."""
+    folder = step_folder(project, "annotate")
+    record = intact_record(folder, key)
+    if record is None:
+        return None
+    parts = [folder / name for name in record.outputs if name.startswith(f"{PARTS}/")]
+    if not all(_part_holds(folder, part) for part in parts):
+        return None
+    return replace(
+        record, summary={**record.summary, "labelled": 0, "reused": record.summary["images"]}
+    )
+
+
+def entries(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield what was labelled, by image: names, sizes, label PNG, annotations.
+
+    Args:
+        folder: folder of a finished annotate step.
+    """
+    yield from sorted(_read(sorted((folder / PARTS).glob("*.json"))), key=lambda e: e["file_name"])
+
+
+def _labelling(project: Project) -> dict[str, Any]:
+    """Return what decides the labels of a single image."""
+    return {
+        "revision": REVISION,
+        "head": file_digest(_head_path(project)),
+        "inference": project.config.inference.model_dump(mode="json"),
+        "encoder": embed.spec(project),
+    }
+
+
+def _head_path(project: Project) -> Path:
+    record = read_record(step_folder(project, "fit"))
+    if record is None or not Path(record.path).exists():
+        raise MissingStepError(
+            f"{step_folder(project, 'fit')}: no head yet; run `usam fit {project.file}` first"
+        )
+    return Path(record.path)
+
+
+def _images(project: Project, store: EmbeddingStore) -> pd.DataFrame:
+    """Return path, digest and shard of every image that can be labelled."""
+    listing = labelled_images(project)
+    listing = listing.loc[listing["status"] == "ok", ["path", "sha256"]]
+    index = store.index(refresh=True)
+    merged = listing.merge(index[["sha256", "shard", "status"]], on="sha256", how="left")
+    missing = merged["shard"].isna()
+    if missing.any():
+        raise MissingStepError(
+            f"{int(missing.sum())} images are not embedded yet, such as "
+            f"{merged.loc[missing, 'path'].iloc[0]}; run `usam embed {project.file}` first"
+        )
+    return merged[merged["status"] == "ok"].sort_values("path", ignore_index=True)
+
+
+def _png_names(paths: pd.Series) -> dict[str, str]:
+    """Name the label PNG of each image: its own name with .png, or both endings on a clash."""
+    stems = {path: str(Path(path).with_suffix(".png")) for path in paths}
+    count = Counter(stems.values())
+    return {path: stem if count[stem] == 1 else f"{path}.png" for path, stem in stems.items()}
+
+
+def _label(
+    project: Project,
+    head: Head,
+    card: dict[str, Any],
+    store: EmbeddingStore,
+    png: Path,
+    path: str,
+    sha256: str,
+) -> dict[str, Any]:
+    mask_set = store.read(sha256)
+    inference = project.config.inference
+    instances = label_image(
+        head, mask_set, card["settings"]["features"], inference, card["classes"]
+    )
+    label_map = paint(instances, inference.paint, len(card["classes"]))
+    save_label_png(png, label_map)
+    h, w = mask_set.size_hw
+    return {
+        "file_name": path,
+        "sha256": sha256,
+        "height": h,
+        "width": w,
+        "png": png.relative_to(step_folder(project, "annotate")).as_posix(),
+        "png_bytes": png.stat().st_size,
+        "annotations": annotation_records(instances),
+    }
+
+
+def _part_holds(folder: Path, part: Path) -> bool:
+    try:
+        entries = json.loads(part.read_text(encoding="utf-8"))
+        return all((folder / e["png"]).stat().st_size == e["png_bytes"] for e in entries)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _read(parts: list[Path]) -> Iterator[dict[str, Any]]:
+    for part in parts:
+        yield from json.loads(part.read_text(encoding="utf-8"))
+
+
+def _sweep(folder: Path, parts: list[Path], pngs: set[str]) -> None:
+    """Remove parts and label PNGs of images that are no longer in the project."""
+    kept = set(parts)
+    for old in (folder / PARTS).glob("*.json"):
+        if old not in kept:
+            old.unlink()
+    for old in (folder / MASKS).rglob("*.png"):
+        if old.relative_to(folder / MASKS).as_posix() not in pngs:
+            old.unlink()
+
+
+def _overlays(
+    project: Project,
+    folder: Path,
+    images: pd.DataFrame,
+    names: dict[str, str],
+    classes: list[str],
+    progress: Progress,
+) -> None:
+    """Draw overlays of the first images; cheap to look at, never an input of anything."""
+    config = project.config
+    colours = class_colours(classes, {spec.name: spec.colour for spec in config.classes})
+    first = list(images["path"])[: config.outputs.overlays]
+    with progress.bar("Overlays", len(first)) as bar:
+        for path in first:
+            picture = read_image(
+                project.images_path / path,
+                max_megapixels=config.images.max_megapixels,
+                window=config.images.window,
+            )
+            target = folder / OVERLAYS / Path(names[path]).with_suffix(".jpg")
+            save_overlay(target, picture.rgb, folder / MASKS / names[path], classes, colours)
+            bar.advance()

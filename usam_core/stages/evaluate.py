@@ -1,0 +1,134 @@
+"""Step 5, evaluate: compare the labels with truth; tables, JSON, and a contact sheet."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from usam_core.digest import value_digest
+from usam_core.errors import ConfigError, InputError, MissingStepError
+from usam_core.images import read_image
+from usam_core.metrics.instance import average_precision
+from usam_core.metrics.presence import FalsePositives
+from usam_core.metrics.report import write_report
+from usam_core.metrics.semantic import Confusion
+from usam_core.outputs.contact_sheet import save_contact_sheet
+from usam_core.palette import class_colours
+from usam_core.progress import Progress
+from usam_core.project import Project
+from usam_core.stages import annotate
+from usam_core.stages.folders import step_folder
+from usam_core.stages.record import StepResult, digests, read_record
+from usam_core.truth.choose import open_truth
+
+REVISION = 1
+
+COMMON_IMAGES = 10
+"""A class counts as common when at least this many evaluated images hold it."""
+SHEET_IMAGES = 12
+
+
+def inputs(project: Project) -> dict[str, Any]:
+    """Return what the metrics depend on: the labels and the truth."""
+    record = _annotated(project)
+    truth = open_truth(project)
+    return {
+        "labels": value_digest(record.outputs),
+        "truth": truth.digest(),
+        "label_of": project.config.label_of,
+    }
+
+
+def run(project: Project, key: str, progress: Progress) -> StepResult:
+    """Score every labelled image that has truth, and write the tables and the sheet.
+
+    Raises:
+        ConfigError: the project names no truth.
+        InputError: no labelled image has truth.
+        MissingStepError: `annotate` has not run.
+    """
+    labels = step_folder(project, "annotate")
+    _annotated(project)
+    truth = open_truth(project)
+    names = project.config.label_names
+    confusion = Confusion(names)
+    presence = FalsePositives(names)
+    entries = list(annotate.entries(labels))
+    scored = []
+    with progress.bar("Scoring", len(entries)) as bar:
+        for entry in entries:
+            expected = truth.label_map(entry["file_name"])
+            bar.advance()
+            if expected is None:
+                continue
+            found = np.asarray(Image.open(labels / entry["png"]))
+            if found.shape != expected.shape:
+                raise InputError(
+                    f"truth of {entry['file_name']}: expected {found.shape} rows and columns as "
+                    f"in the image, got {expected.shape}"
+                )
+            confusion.add(expected, found)
+            presence.add(expected, found)
+            scored.append(entry)
+    if not scored:
+        raise InputError(
+            f"{project.truth_path}: no truth for any of {len(entries)} labelled images; expected "
+            "files or file names with the images' names"
+        )
+    folder = step_folder(project, "evaluate")
+    semantic = confusion.scores(COMMON_IMAGES)
+    instance = average_precision(truth, labels / annotate.COCO, scored, names)
+    absent = presence.scores()
+    files = write_report(folder, names, semantic, instance, absent)
+    sheet = folder / "contact_sheet.png"
+    _sheet(project, sheet, labels, scored[:SHEET_IMAGES], truth)
+    return StepResult(
+        step="evaluate",
+        key=key,
+        reused=False,
+        path=str(folder / "metrics.json"),
+        summary={
+            "images": len(scored),
+            "without_truth": len(entries) - len(scored),
+            "miou": semantic.miou,
+            "miou_common": semantic.miou_common,
+            "map50": instance.map50 if instance else None,
+            "false_positive_rate": absent.rate,
+            "per_class_iou": semantic.per_class,
+            "truth_notes": truth.notes,
+        },
+        outputs=digests(folder, [*files, sheet]),
+    )
+
+
+def _annotated(project: Project) -> StepResult:
+    if project.config.evaluation is None:
+        raise ConfigError(
+            f"{project.file}: no `evaluation` section; expected `evaluation: {{format: voc or "
+            "coco, path: ...}} to measure against truth"
+        )
+    record = read_record(step_folder(project, "annotate"))
+    if record is None:
+        raise MissingStepError(
+            f"{step_folder(project, 'annotate')}: no labels yet; run `usam annotate "
+            f"{project.file}` first"
+        )
+    return record
+
+
+def _sheet(
+    project: Project, target: Path, labels: Path, entries: list[dict[str, Any]], truth: Any
+) -> None:
+    config = project.config
+    colours = class_colours(config.label_names, {s.name: s.colour for s in config.classes})
+    rows = []
+    for entry in entries:
+        picture = read_image(
+            project.images_path / entry["file_name"],
+            max_megapixels=config.images.max_megapixels,
+            window=config.images.window,
+        )
+        found = np.asarray(Image.open(labels / entry["png"]))
+        rows.append((entry["file_name"], picture.rgb, truth.label_map(entry["file_name"]), found))
+    save_contact_sheet(target, rows, config.label_names, colours)

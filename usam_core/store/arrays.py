@@ -1,0 +1,173 @@
+"""One array folder: a Zarr v3 array in a single sharded file, sealed against silent damage.
+
+Zarr reads a missing file as zeros, and believes whatever the metadata say. So each array folder
+holds `seal.json` with the digest of every file in it, metadata are compared with their seal when
+the array is opened, a missing file raises, and the values themselves carry a crc32c an image.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import LocalStore
+
+from usam_core.atomic import write_json
+from usam_core.digest import file_digest
+
+SEAL_FILE = "seal.json"
+_METADATA_FILE = "zarr.json"
+_ZSTD_LEVEL = 3  # measured: masks 0.4 s for 64 images of 100 prompts; 0 and 1 are not faster
+
+
+class Damaged(Exception):
+    """A file of a shard is missing or not as it was written; the message says which and how."""
+
+
+def write_array(folder: Path, values: np.ndarray) -> None:
+    """Write `values` (n, ...) as a new array into `folder`, one chunk an image, then its seal.
+
+    Not atomic: `folder` must lie in a folder that is renamed when everything is in it.
+    """
+    array = zarr.create_array(
+        LocalStore(folder),
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=(1, *values.shape[1:]),
+        shards=values.shape,
+        compressors=[ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()],
+        fill_value=0,
+        # A chunk that is not there could not be told from one of zeros.
+        config={"write_empty_chunks": True},
+    )
+    array[...] = values
+    seal(folder)
+
+
+def seal(folder: Path) -> None:
+    """Write the size and digest of every file of an array folder."""
+    files = {
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": file_digest(path),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    write_json(folder / SEAL_FILE, {"files": files})
+
+
+@dataclass(frozen=True, slots=True)
+class SealedArray:
+    """An open array of one shard.
+
+    Attributes:
+        array: as zarr gives it.
+        file: the one file that holds its values.
+    """
+
+    array: zarr.Array[Any]
+    file: Path
+
+    @property
+    def row_bytes(self) -> int:
+        """Return the size of one image's values in memory."""
+        return math.prod(self.array.shape[1:]) * self.array.dtype.itemsize
+
+    def values(self, start: int, stop: int) -> np.ndarray:
+        """Return the values of images `start` to `stop`; the bytes of others are not read.
+
+        Raises:
+            Damaged: the file is missing, cut short, or its checksum is wrong.
+        """
+        # Looked at before and after, because zarr gives zeros for a file that is not there, and
+        # another process may drop the shard at any moment.
+        before = self._inode()
+        try:
+            values = np.asarray(self.array[start:stop])
+        except Exception as error:  # decoders raise anything on damaged bytes
+            raise Damaged(f"{self.file}: rows {start} to {stop - 1}: {error}") from error
+        if self._inode() != before:
+            raise Damaged(f"{self.file}: replaced while it was read")
+        return values
+
+    def _inode(self) -> int:
+        try:
+            return self.file.stat().st_ino
+        except OSError as error:
+            raise Damaged(f"{self.file}: {error.strerror or error}") from error
+
+
+def open_array(folder: Path, rows: int) -> SealedArray:
+    """Open the array of a folder for reading, its metadata checked against the seal.
+
+    Args:
+        folder: the array's folder.
+        rows: how many images the shard's index says it has.
+
+    Raises:
+        Damaged: files are missing, or the metadata are not as they were written.
+    """
+    files = _read_seal(folder)
+    _check_metadata(folder, files)
+    try:
+        array = zarr.open_array(LocalStore(folder, read_only=True), mode="r")
+    except Exception as error:  # zarr raises anything on metadata that it does not like
+        raise Damaged(f"{folder}: zarr cannot open it: {error}") from error
+    if array.shape[0] != rows:
+        raise Damaged(f"{folder}: {array.shape[0]} rows, the index has {rows}")
+    (data,) = (name for name in files if name != _METADATA_FILE)
+    return SealedArray(array, folder / data)
+
+
+def check_array(folder: Path, *, deep: bool) -> None:
+    """Compare every file of an array folder with its seal.
+
+    Args:
+        folder: the array's folder.
+        deep: read all bytes; off compares sizes and metadata only.
+
+    Raises:
+        Damaged: a file is missing, of another size, or (`deep`) of other bytes.
+    """
+    files = _read_seal(folder)
+    _check_metadata(folder, files)
+    for name, sealed in files.items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+            same = not deep or file_digest(path) == sealed["sha256"]
+        except OSError as error:
+            raise Damaged(f"{path}: {error.strerror or error}") from error
+        if size != sealed["bytes"]:
+            raise Damaged(f"{path}: {size} bytes, {sealed['bytes']} were written")
+        if not same:
+            raise Damaged(f"{path}: the bytes are not the ones that were written")
+
+
+def _read_seal(folder: Path) -> dict[str, dict[str, Any]]:
+    path = folder / SEAL_FILE
+    try:
+        files = json.loads(path.read_bytes())["files"]
+        for sealed in files.values():
+            _ = sealed["bytes"], sealed["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{path}: missing or not a seal: {error!r}") from error
+    # A seal whose own list was cut would vouch for nothing.
+    if _METADATA_FILE not in files or len(files) != 2:
+        raise Damaged(f"{path}: names {sorted(files)}, expected the metadata and one data file")
+    return files
+
+
+def _check_metadata(folder: Path, files: dict[str, dict[str, Any]]) -> None:
+    path = folder / _METADATA_FILE
+    try:
+        digest = file_digest(path)
+    except OSError as error:
+        raise Damaged(f"{path}: {error.strerror or error}") from error
+    if digest != files[_METADATA_FILE]["sha256"]:
+        raise Damaged(f"{path}: the bytes are not the ones that were written")

@@ -1,0 +1,221 @@
+"""One shard: what a group of images becomes on disk, and how it is checked.
+
+A shard is written once and never changed, but for feature blocks that are added beside the rest.
+"""
+
+import hashlib
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from usam_core.digest import file_digest, value_digest
+from usam_core.errors import StoreError
+from usam_core.store.arrays import Damaged, check_array, write_array
+from usam_core.store.layout import (
+    COLUMNS,
+    FEATURES,
+    FORMAT,
+    INDEX_FILE,
+    check_block_name,
+    column_of,
+    read_group,
+    write_group,
+)
+from usam_core.types import ImageFile, MaskSet, Quarantined
+
+OK = "ok"
+QUARANTINED = "quarantined"
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("sha256", pa.string()),
+        ("source", pa.string()),
+        ("height", pa.int64()),
+        ("width", pa.int64()),
+        ("status", pa.string()),
+        ("code", pa.string()),
+        ("reason", pa.string()),
+        ("row", pa.int64()),
+        ("mode", pa.string()),
+        ("window_low", pa.float64()),
+        ("window_high", pa.float64()),
+    ]
+)
+"""Columns of a shard's index. `source` is where the image lay when it was embedded; `height` and
+`width` are 0 and `row` is -1 for a quarantined image; `code` and `reason` are empty for a good
+one; the window is NaN where none was needed."""
+
+_ID_DIGITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """One image of a shard to be written.
+
+    Attributes:
+        image: the file, by content.
+        result: what SAM made of it, or why it could not be used.
+        mode: how the file held its pixels (`DecodedImage.mode`).
+        window: what became 0 and 255, for deep images (`DecodedImage.window`).
+    """
+
+    image: ImageFile
+    result: MaskSet | Quarantined
+    mode: str = ""
+    window: tuple[float, float] | None = None
+
+    @property
+    def embedded(self) -> bool:
+        """Return whether there are masks, not a quarantine."""
+        return isinstance(self.result, MaskSet)
+
+
+def shard_id(fingerprint: str, records: Sequence[ShardRecord]) -> str:
+    """Return the shard's content address: of the encoder, the images in order, their outcomes."""
+    outcomes = [
+        [record.image.sha256, "" if record.embedded else record.result.code] for record in records
+    ]
+    return value_digest([fingerprint, outcomes])[:_ID_DIGITS]
+
+
+def fill_shard(folder: Path, fingerprint: str, records: Sequence[ShardRecord]) -> None:
+    """Write a whole shard into an empty folder.
+
+    Besides the records, one column of all images is in memory at a time.
+
+    Raises:
+        ValueError: no records, an image twice, or results whose columns do not fit together.
+    """
+    sets = [record.result for record in records if isinstance(record.result, MaskSet)]
+    blocks = _check(records, sets)
+    pq.write_table(_index_table(records), folder / INDEX_FILE)
+    if sets:
+        for name in COLUMNS:
+            write_array(folder / name, np.stack([getattr(one, name) for one in sets]))
+        for name in blocks:
+            block = np.stack([one.features[name] for one in sets])
+            write_array(folder / column_of(name), block)
+    (folder / FEATURES).mkdir(exist_ok=True)
+    write_group(folder / FEATURES)
+    attributes = {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "columns": list(COLUMNS) if sets else [],
+        "blocks": blocks,
+        "index_sha256": file_digest(folder / INDEX_FILE),
+    }
+    write_group(folder, attributes)
+
+
+def read_index(folder: Path, fingerprint: str) -> pa.Table:
+    """Return a shard's index (`INDEX_SCHEMA`).
+
+    Raises:
+        Damaged: it is missing, not as it was written, or of another encoder.
+    """
+    return _read_index(folder, _attributes(folder, fingerprint))
+
+
+def check_shard(folder: Path, fingerprint: str, *, deep: bool) -> None:
+    """Check that a shard is as it was written.
+
+    Args:
+        folder: the shard's folder.
+        fingerprint: the store's.
+        deep: read all bytes; off compares sizes, metadata and the index only.
+
+    Raises:
+        Damaged: it is not, and in which file.
+    """
+    attributes = _attributes(folder, fingerprint)
+    _read_index(folder, attributes)
+    blocks = {*blocks_of(folder), *attributes["blocks"]}
+    for name in (*attributes["columns"], *(column_of(name) for name in sorted(blocks))):
+        check_array(folder / name, deep=deep)
+
+
+def blocks_of(folder: Path) -> list[str]:
+    """Return the names of a shard's feature blocks, sorted; those being written are left out."""
+    try:
+        found = [path.name for path in (folder / FEATURES).iterdir() if path.is_dir()]
+    except OSError:
+        return []
+    return sorted(name for name in found if not name.startswith("."))
+
+
+def _attributes(folder: Path, fingerprint: str) -> dict[str, Any]:
+    try:
+        attributes = read_group(folder)
+    except StoreError as error:
+        raise Damaged(str(error)) from error
+    if attributes["fingerprint"] != fingerprint:
+        raise Damaged(f"{folder}: made by another encoder, {attributes['fingerprint']}")
+    return attributes
+
+
+def _read_index(folder: Path, attributes: dict[str, Any]) -> pa.Table:
+    path = folder / INDEX_FILE
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Damaged(f"{path}: {error.strerror or error}") from error
+    if hashlib.sha256(content).hexdigest() != attributes["index_sha256"]:
+        raise Damaged(f"{path}: the bytes are not the ones that were written")
+    return pq.read_table(io.BytesIO(content))
+
+
+def _index_table(records: Sequence[ShardRecord]) -> pa.Table:
+    rows = []
+    embedded = 0
+    for record in records:
+        good = isinstance(record.result, MaskSet)
+        height, width = record.result.size_hw if good else (0, 0)
+        low, high = record.window or (math.nan, math.nan)
+        rows.append(
+            {
+                "sha256": record.image.sha256,
+                "source": _text(record.image.path),
+                "height": height,
+                "width": width,
+                "status": OK if good else QUARANTINED,
+                "code": "" if good else record.result.code,
+                "reason": "" if good else _text(record.result.reason),
+                "row": embedded if good else -1,
+                "mode": record.mode,
+                "window_low": low,
+                "window_high": high,
+            }
+        )
+        embedded += good
+    return pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
+
+
+def _text(text: str) -> str:
+    # Paths may hold bytes that are no Unicode; a table may not.
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _check(records: Sequence[ShardRecord], sets: Sequence[MaskSet]) -> list[str]:
+    """Return the names of the feature blocks that all the results have."""
+    shas = [record.image.sha256 for record in records]
+    if not shas or len(set(shas)) < len(shas):
+        raise ValueError(f"records: expected at least one, each image once, got {shas}")
+    shapes = [
+        {name: getattr(one, name).shape for name in COLUMNS}
+        | {check_block_name(name): block.shape for name, block in one.features.items()}
+        for one in sets
+    ]
+    for record, shape in zip((r for r in records if r.embedded), shapes, strict=True):
+        if shape != shapes[0]:
+            raise ValueError(
+                f"{record.image.path}: columns of shapes {shape}; the shard's first image has "
+                f"{shapes[0]}, and all images of a shard need the same"
+            )
+    return sorted(sets[0].features) if sets else []

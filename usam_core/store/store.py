@@ -1,0 +1,295 @@
+"""The embedding store: what one encoder says of every image, by the image's content.
+
+One shard is the unit of work and of commit. Any number of processes may read and write at the
+same time; killed at any moment, a writer loses the shard in flight and leaves none half-written.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from usam_core.errors import StoreError
+from usam_core.images import PATH_CODES
+from usam_core.progress import SILENT, Progress
+from usam_core.store.arrays import Damaged, check_array, write_array
+from usam_core.store.commit import commit, remove_folder, sweep
+from usam_core.store.index import Place, StoreIndex
+from usam_core.store.layout import (
+    COLUMNS,
+    FEATURES,
+    FORMAT,
+    GROUP_FILE,
+    SHARDS,
+    check_block_name,
+    column_of,
+    fingerprint,
+    folder_name,
+    read_group,
+    write_group,
+)
+from usam_core.store.reader import ShardReader
+from usam_core.store.shard import OK, ShardRecord, blocks_of, check_shard, fill_shard, shard_id
+from usam_core.types import TOKENS_BLOCK, MaskSet
+
+__all__ = ["DamagedShard", "EmbeddingStore", "ShardRecord", "column_of", "fingerprint"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedShard:
+    """A shard that is not as it was written; `reason` names the file."""
+
+    shard: str
+    reason: str
+
+
+class EmbeddingStore:
+    """The store of one encoder.
+
+    Make one with `create_or_open`, `find` or `open`. An object may be used by one thread at a
+    time; objects and processes do not disturb each other.
+
+    Attributes:
+        path: the store's folder.
+        spec: the encoder, as it was given when the store was made.
+        fingerprint: digest of `spec`.
+    """
+
+    def __init__(self, path: Path, spec: dict[str, Any]) -> None:
+        self.path = path
+        self.spec = spec
+        self.fingerprint = fingerprint(spec)
+        self._shards = path / SHARDS
+        self._index = StoreIndex(path, self.fingerprint)
+        self._reader = ShardReader(self._shards)
+
+    @classmethod
+    def create_or_open(cls, root: Path, spec: dict[str, Any]) -> "EmbeddingStore":
+        """Return the store of an encoder below `root`, made if it is not there.
+
+        What killed writers left behind is removed.
+
+        Args:
+            root: folder of stores; one of any number of encoders.
+            spec: JSON-like value that says everything the embeddings depend on.
+        """
+        path = Path(root) / folder_name(spec)
+        (path / SHARDS).mkdir(parents=True, exist_ok=True)
+        try:
+            read_group(path)
+        except StoreError as error:
+            # The folder's name is the digest of the spec, so that nothing is lost by writing it.
+            if (path / GROUP_FILE).exists():
+                _log.warning("writing the store's metadata again: %s", error)
+            own = {"format": FORMAT, "fingerprint": fingerprint(spec), "spec": spec}
+            write_group(path / SHARDS)
+            write_group(path, own)
+        sweep(path)
+        return cls.open(path)
+
+    @classmethod
+    def find(cls, root: Path, spec: dict[str, Any]) -> "EmbeddingStore":
+        """Return the store of an encoder below `root`; nothing is made.
+
+        Raises:
+            FileNotFoundError: there is none.
+            StoreError: it is damaged or of another kind.
+        """
+        return cls.open(Path(root) / folder_name(spec))
+
+    @classmethod
+    def open(cls, path: Path) -> "EmbeddingStore":
+        """Return the store in a folder.
+
+        Raises:
+            FileNotFoundError: there is none.
+            StoreError: it is damaged or of another kind.
+        """
+        path = Path(path)
+        if not (path / SHARDS).is_dir():
+            raise FileNotFoundError(f"{path}: no embedding store; expected a folder {SHARDS!r}")
+        attributes = read_group(path)
+        store = cls(path, attributes["spec"])
+        if folder_name(store.spec) != path.name:
+            raise StoreError(
+                f"{path}: the store says it is {folder_name(store.spec)!r}; expected the folder to "
+                "have that name. Rename it back"
+            )
+        return store
+
+    def index(self, refresh: bool = False) -> pd.DataFrame:
+        """Return one row an image: `shard.INDEX_SCHEMA`, plus `shard`.
+
+        Shards whose index is damaged are left out, with a warning: their images count as not
+        stored, and embedding them again puts the damage right.
+
+        Args:
+            refresh: look for what others wrote; only new shards are read.
+        """
+        if refresh:
+            self._refresh()
+        return self._index.frame().copy()
+
+    def plan(self, shas: Iterable[str], shard_size: int = 64) -> list[list[str]]:
+        """Return what of `shas` is not stored yet, each once and in order, cut into shards.
+
+        Quarantined images count as stored, but for the codes that speak of a path and not of the
+        content (`usam_core.images.PATH_CODES`).
+        """
+        if shard_size < 1:
+            raise ValueError(f"shard_size: expected at least 1, got {shard_size}")
+        self._refresh()
+        frame = self._index.frame()
+        known = set(frame.loc[~frame["code"].isin(PATH_CODES), "sha256"])
+        missing = [sha256 for sha256 in dict.fromkeys(shas) if sha256 not in known]
+        return [missing[start : start + shard_size] for start in range(0, len(missing), shard_size)]
+
+    def write_shard(self, records: Sequence[ShardRecord]) -> str:
+        """Write one shard, whole or not at all, and return its id.
+
+        A shard of the same images with the same outcomes that is there already stays, unless it
+        is damaged.
+
+        Raises:
+            ValueError: no records, an image twice, or results whose columns do not fit together.
+            StoreError: the disk is full or does not let us write.
+        """
+        shard = shard_id(self.fingerprint, records)
+        folder = self._shards / shard
+        commit(
+            folder,
+            lambda target: fill_shard(target, self.fingerprint, records),
+            lambda: check_shard(folder, self.fingerprint, deep=True),
+        )
+        self._refresh()
+        return shard
+
+    def add_feature(self, shard: str, name: str, values: np.ndarray) -> None:
+        """Add a feature block to a shard, whole or not at all; one that is there already stays.
+
+        Args:
+            shard: the shard's id.
+            name: the block's name.
+            values: float16 (n, d, m, f), n in the order of the index's `row`.
+
+        Raises:
+            ValueError: the name, dtype or shape does not fit.
+            StoreError: there is no such shard, or it cannot be written.
+        """
+        self._refresh()
+        expected = self._reader.array(shard, "predicted_iou", self._index.rows(shard)).array.shape
+        if values.dtype != np.float16 or values.ndim != 4 or values.shape[:3] != expected:
+            raise ValueError(
+                f"feature block {name!r}: expected float16 {(*expected, 'f')}, "
+                f"got {values.dtype} {values.shape}"
+            )
+        folder = self._shards / shard / FEATURES / check_block_name(name)
+        commit(
+            folder,
+            lambda target: write_array(target, values),
+            lambda: check_array(folder, deep=True),
+        )
+
+    def read(self, sha256: str) -> MaskSet:
+        """Return everything stored about one image.
+
+        Raises:
+            StoreError: it is not stored, was quarantined, or its shard is damaged.
+        """
+        place = self._find(sha256)
+        blocks = blocks_of(self._shards / place.shard)
+        columns = [*COLUMNS, *map(column_of, blocks)]
+        ((_, values),) = self._reader.rows(place.shard, {place.row: sha256}, columns, place.rows)
+        return MaskSet(
+            **{name: values[name] for name in COLUMNS},
+            size_hw=(place.height, place.width),
+            features={name: values[column_of(name)] for name in blocks},
+        )
+
+    def read_rows(
+        self, shas: Iterable[str], columns: Sequence[str]
+    ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        """Yield each image once with the wanted columns, shard by shard, a few in memory at a time.
+
+        The order is that of the shards, by each one's first image in `shas`; within a shard, that
+        of its rows. Only the wanted images' bytes are read.
+
+        Args:
+            shas: images, all of them embedded.
+            columns: of `layout.COLUMNS` and `column_of(block)`.
+
+        Raises:
+            StoreError: at the call, an image is not stored or was quarantined; later, a shard is
+                damaged or does not have a column.
+        """
+        shards: dict[str, dict[int, str]] = {}
+        rows: dict[str, int] = {}
+        for sha256 in shas:
+            place = self._find(sha256)
+            shards.setdefault(place.shard, {})[place.row] = sha256
+            rows[place.shard] = place.rows
+        return chain.from_iterable(
+            self._reader.rows(shard, wanted, columns, rows[shard])
+            for shard, wanted in shards.items()
+        )
+
+    def block_names(self) -> list[str]:
+        """Return the feature blocks that every embedded image has, `tokens` first."""
+        frame = self._index.frame()
+        shards = frame.loc[frame["status"] == OK, "shard"].unique()
+        if not len(shards):
+            return []
+        common = set.intersection(*(set(blocks_of(self._shards / shard)) for shard in shards))
+        return [TOKENS_BLOCK, *sorted(common)]
+
+    def verify(self, *, deep: bool = True, progress: Progress = SILENT) -> list[DamagedShard]:
+        """Return the shards that are not as they were written.
+
+        Args:
+            deep: read all bytes; off compares sizes, metadata and indexes only.
+            progress: told of each shard.
+        """
+        self._refresh()
+        shards = sorted({*self._index.names(), *self._index.damaged})
+        damaged = []
+        with progress.bar("Checking the store", len(shards)) as bar:
+            for shard in shards:
+                try:
+                    check_shard(self._shards / shard, self.fingerprint, deep=deep)
+                except Damaged as error:
+                    damaged.append(DamagedShard(shard, str(error)))
+                bar.advance()
+        return damaged
+
+    def drop_shard(self, shard: str) -> None:
+        """Remove a shard, so that `plan` gives its images again; one that is gone is no error."""
+        if not shard.isalnum():
+            raise ValueError(f"shard {shard!r}: expected an id as `index` gives it")
+        remove_folder(self._shards / shard)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        if self._index.refresh():
+            self._reader.forget()
+
+    def _find(self, sha256: str) -> Place:
+        place = self._index.place(sha256)
+        if place is None or place.row < 0:
+            self._refresh()
+            place = self._index.place(sha256)
+        if place is None:
+            raise StoreError(
+                f"{self.path}: image {sha256} is not in the store; run `usam embed` first"
+            )
+        if place.row < 0:
+            raise StoreError(
+                f"{self.path}: image {sha256} was quarantined and has no embedding; leave it out"
+            )
+        return place

@@ -1,0 +1,108 @@
+"""Train the head: the MIL teacher, then the uncertainty-distilled student (U-SAM, section 3.5)."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from usam_core.bags import BagSource
+from usam_core.config import HeadConfig
+from usam_core.distill import bad_masks, uncertainty_loss
+from usam_core.head import Head
+from usam_core.mil import image_scores, mil_loss
+from usam_core.progress import SILENT, Progress
+from usam_core.rng import derive_seed, generator
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedHeads:
+    """What training gives.
+
+    Attributes:
+        teacher: the MIL teacher, in evaluation mode.
+        student: the distilled student, or None when `distil` is off.
+        history: one mapping an epoch: `role`, `epoch`, `loss`, its parts, `accuracy` (share of
+            training pictures whose best-scored class is one of their labels), `bad_share`.
+    """
+
+    teacher: Head
+    student: Head | None
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train(
+    bags: BagSource, config: HeadConfig, seed: int, progress: Progress = SILENT
+) -> TrainedHeads:
+    """Train teacher and student; the same seed and bags give the same weights.
+
+    Args:
+        bags: the training pictures.
+        config: settings; the papers' values are its defaults where they give them.
+        seed: the project's seed. The global generator is left as it was.
+        progress: told each epoch.
+    """
+    history: list[dict[str, Any]] = []
+    moments = bags.moments() if config.standardise else None
+    epochs = config.epochs * (2 if config.distil else 1)
+    # Dropout and initial weights draw from the global generator: fork it, seed the fork.
+    with torch.random.fork_rng(devices=[]), progress.bar("Training the head", epochs) as bar:
+        teacher = _train_one("teacher", None, bags, config, seed, moments, history, bar)
+        student = None
+        if config.distil:
+            student = _train_one("student", teacher, bags, config, seed, moments, history, bar)
+    return TrainedHeads(teacher, student, history)
+
+
+def _train_one(
+    role: str,
+    teacher: Head | None,
+    bags: BagSource,
+    config: HeadConfig,
+    seed: int,
+    moments: tuple[np.ndarray, np.ndarray] | None,
+    history: list[dict[str, Any]],
+    bar: Any,
+) -> Head:
+    torch.manual_seed(derive_seed(seed, "head", role))
+    head = Head(bags.width, bags.labels.shape[1], config.hidden, config.dropout)
+    if moments is not None:
+        head.mean.copy_(torch.from_numpy(moments[0]))
+        head.deviation.copy_(torch.from_numpy(moments[1]))
+    optimiser = torch.optim.Adam(head.parameters(), lr=config.learning_rate)
+    order = generator(seed, "batches", role)
+    for epoch in range(config.epochs):
+        head.train()
+        sums = {"mil": 0.0, "uncertainty": 0.0, "accuracy": 0.0, "bad_share": 0.0}
+        for features, labels in bags.batches(order, config.batch_size):
+            parts = _step(
+                head, teacher, torch.from_numpy(features), torch.from_numpy(labels), config
+            )
+            loss = config.lambda_mil * parts["mil"]
+            loss = loss + config.lambda_uncertainty * parts["uncertainty"]
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            for name in sums:
+                sums[name] += float(parts[name].detach()) * len(labels) / len(bags)
+        history.append({"role": role, "epoch": epoch + 1, **sums})
+        bar.advance()
+    return head.eval()
+
+
+def _step(
+    head: Head, teacher: Head | None, features: Tensor, labels: Tensor, config: HeadConfig
+) -> dict[str, Tensor]:
+    logits = head(features)
+    zero = torch.zeros(())
+    parts = {"mil": mil_loss(logits, labels, config.top_k_share), "uncertainty": zero}
+    if teacher is not None:
+        with torch.no_grad():
+            bad = bad_masks(teacher(features), labels, config.entropy_threshold)
+        parts["uncertainty"] = uncertainty_loss(logits, bad)
+        parts["bad_share"] = bad.float().mean()
+    with torch.no_grad():
+        best = image_scores(logits, config.top_k_share).argmax(dim=1, keepdim=True)
+        parts["accuracy"] = (labels.gather(1, best) > 0).float().mean()
+    return {"bad_share": zero, **parts}
