@@ -90,9 +90,7 @@ def test_an_orientation_that_makes_no_sense_is_ignored(tmp_path, value):
 
 
 def test_damaged_exif_does_not_cost_the_image(tmp_path):
-    path = save(
-        tmp_path, Image.fromarray(RGB), "x.png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xffrubbish"
-    )
+    path = save(tmp_path, Image.fromarray(RGB), "x.png", exif=b"Exif\0\0rubbish!")
     np.testing.assert_array_equal(read_image(path).rgb, RGB)
 
 

@@ -19,7 +19,7 @@ from usam_core.images import read_image
 from usam_core.lineage import run_lineage
 from usam_core.outputs.coco_json import annotation_records, assemble
 from usam_core.outputs.overlay import save_overlay
-from usam_core.outputs.voc_png import save_label_png
+from usam_core.outputs.voc_png import read_label_png, save_label_png
 from usam_core.paint import paint
 from usam_core.palette import class_colours
 from usam_core.progress import Progress
@@ -238,5 +238,6 @@ def _overlays(
                 window=config.images.window,
             )
             target = folder / OVERLAYS / Path(names[path]).with_suffix(".jpg")
-            save_overlay(target, picture.rgb, folder / MASKS / names[path], classes, colours)
+            labels = read_label_png(folder / MASKS / names[path])
+            save_overlay(target, picture.rgb, labels, classes, colours)
             bar.advance()

@@ -3,9 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from usam_core.digest import value_digest
 from usam_core.errors import ConfigError, InputError, MissingStepError
 from usam_core.images import read_image
@@ -14,6 +11,7 @@ from usam_core.metrics.presence import FalsePositives
 from usam_core.metrics.report import write_report
 from usam_core.metrics.semantic import Confusion
 from usam_core.outputs.contact_sheet import save_contact_sheet
+from usam_core.outputs.voc_png import read_label_png
 from usam_core.palette import class_colours
 from usam_core.progress import Progress
 from usam_core.project import Project
@@ -62,7 +60,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             bar.advance()
             if expected is None:
                 continue
-            found = np.asarray(Image.open(labels / entry["png"]))
+            found = read_label_png(labels / entry["png"])
             if found.shape != expected.shape:
                 raise InputError(
                     f"truth of {entry['file_name']}: expected {found.shape} rows and columns as "
@@ -78,9 +76,9 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         )
     folder = step_folder(project, "evaluate")
     semantic = confusion.scores(COMMON_IMAGES)
-    instance = average_precision(truth, labels / annotate.COCO, scored, names)
+    instance = average_precision(truth, scored, names)
     absent = presence.scores()
-    files = write_report(folder, names, semantic, instance, absent)
+    files = write_report(folder, semantic, instance, absent)
     sheet = folder / "contact_sheet.png"
     _sheet(project, sheet, labels, scored[:SHEET_IMAGES], truth)
     return StepResult(
@@ -129,6 +127,6 @@ def _sheet(
             max_megapixels=config.images.max_megapixels,
             window=config.images.window,
         )
-        found = np.asarray(Image.open(labels / entry["png"]))
+        found = read_label_png(labels / entry["png"])
         rows.append((entry["file_name"], picture.rgb, truth.label_map(entry["file_name"]), found))
     save_contact_sheet(target, rows, config.label_names, colours)

@@ -1,0 +1,168 @@
+"""From a head and one image's masks to the kept instances (U-SAM, section 3.6)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from usam_core.config import InferenceConfig
+from usam_core.distill import entropy
+from usam_core.masks import areas, upscale, valid_hw
+from usam_core.nms import suppress
+from usam_core.types import MASKS_PER_PROMPT, TOKENS_BLOCK, Instances, MaskSet
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Masks with the head's word on them; columns of one length.
+
+    Attributes:
+        packed: uint8 (p, u, b).
+        classes: int64 (p,), the most probable class.
+        confidence: float32 (p,), its probability.
+        entropy: float32 (p,), nats.
+        predicted_iou: float32 (p,).
+        stability: float32 (p,).
+        prompts: int64 (p,), the point of the grid.
+    """
+
+    packed: np.ndarray
+    classes: np.ndarray
+    confidence: np.ndarray
+    entropy: np.ndarray
+    predicted_iou: np.ndarray
+    stability: np.ndarray
+    prompts: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray) -> "Candidates":
+        """Return the chosen rows of every column."""
+        return Candidates(*(getattr(self, name)[rows] for name in self.__slots__))
+
+
+@torch.inference_mode()
+def class_logits(head: nn.Module, mask_set: MaskSet, features: Sequence[str]) -> np.ndarray:
+    """Return the head's logits for every mask of every prompt, float32 (d, m, c).
+
+    Blocks of one vector a prompt (`tokens`) are the same for its masks.
+    """
+    d = len(mask_set)
+    blocks = []
+    for name in features:
+        if name == TOKENS_BLOCK:
+            tokens = mask_set.tokens[:, None]
+            blocks.append(np.broadcast_to(tokens, (d, MASKS_PER_PROMPT, tokens.shape[-1])))
+        else:
+            blocks.append(mask_set.features[name])
+    if list(features) == [TOKENS_BLOCK]:
+        # All masks of a prompt have the same logits: work once.
+        logits = head(torch.from_numpy(mask_set.tokens.astype(np.float32)))
+        return logits[:, None].expand(d, MASKS_PER_PROMPT, -1).numpy()
+    rows = np.concatenate(blocks, axis=-1) if len(blocks) > 1 else blocks[0]
+    return head(torch.from_numpy(rows.astype(np.float32))).numpy()
+
+
+def choose(confidence: np.ndarray, mask_set: MaskSet, choice: str) -> np.ndarray:
+    """Return each prompt's mask, int64 (d,).
+
+    Args:
+        confidence: float32 (d, m), the best class's probability for every mask.
+        mask_set: the masks.
+        choice: `single` takes mask 0; the others choose among masks 1 to 3: `best_iou` the best
+            predicted IoU, `largest` the largest area, `most_confident` the highest confidence,
+            predicted IoU deciding ties (so that it equals `best_iou` for tokens alone).
+    """
+    if choice == "single":
+        return np.zeros(len(mask_set), np.int64)
+    keys = {
+        "best_iou": mask_set.predicted_iou,
+        "largest": areas(mask_set.packed_masks).astype(np.float32),
+        "most_confident": confidence,
+    }
+    key = keys[choice][:, 1:]
+    tied = key >= key.max(axis=1, keepdims=True) - 1e-6
+    return np.where(tied, mask_set.predicted_iou[:, 1:], -np.inf).argmax(axis=1) + 1
+
+
+def candidates(
+    head: nn.Module, mask_set: MaskSet, features: Sequence[str], config: InferenceConfig
+) -> Candidates:
+    """Return one candidate a prompt, before any threshold."""
+    logits = torch.from_numpy(class_logits(head, mask_set, features))
+    probability = logits.softmax(-1).numpy()
+    doubt = entropy(logits).numpy()
+    chosen = choose(probability.max(-1), mask_set, config.mask_choice)
+    prompts = np.arange(len(mask_set))
+    probability = probability[prompts, chosen]
+    return Candidates(
+        packed=mask_set.packed_masks[prompts, chosen],
+        classes=probability.argmax(-1).astype(np.int64),
+        confidence=probability.max(-1).astype(np.float32),
+        entropy=doubt[prompts, chosen].astype(np.float32),
+        predicted_iou=mask_set.predicted_iou[prompts, chosen],
+        stability=mask_set.stability[prompts, chosen],
+        prompts=prompts,
+    )
+
+
+def passes(
+    found: Candidates,
+    size_hw: tuple[int, int],
+    config: InferenceConfig,
+    class_names: Sequence[str],
+) -> np.ndarray:
+    """Return which candidates pass the thresholds of confidence, quality and area, bool (p,).
+
+    Args:
+        found: the candidates.
+        size_hw: rows and columns of the image.
+        config: the thresholds; areas are shares of the image.
+        class_names: the head's classes, for the thresholds of single classes.
+    """
+    limits = np.array(
+        [config.class_thresholds.get(name, config.threshold) for name in class_names], np.float32
+    )
+    rows, columns = valid_hw(size_hw, found.packed.shape[-2])
+    share = areas(found.packed) / (rows * columns)
+    return (
+        (found.confidence >= limits[found.classes])
+        & (found.predicted_iou >= config.min_predicted_iou)
+        & (found.stability >= config.min_stability)
+        & (share >= config.min_area)
+        & (share <= config.max_area)
+        & (share > 0)
+    )
+
+
+def label_image(
+    head: nn.Module,
+    mask_set: MaskSet,
+    features: Sequence[str],
+    config: InferenceConfig,
+    class_names: Sequence[str],
+) -> Instances:
+    """Label one image: score, threshold, suppress, and bring the kept masks to full size.
+
+    Args:
+        head: maps float32 (..., f) to logits (..., c).
+        mask_set: what the store has of the image.
+        features: the head's feature blocks.
+        config: the inference settings.
+        class_names: the head's classes.
+    """
+    found = candidates(head, mask_set, features, config)
+    kept = found[passes(found, mask_set.size_hw, config, class_names)]
+    scores = kept.confidence
+    if config.score == "confidence_x_iou":
+        scores = scores * np.clip(kept.predicted_iou, 0, 1)
+    stay = suppress(kept.packed, scores, kept.classes, config.nms_iou, config.nms_containment)
+    kept, scores = kept[stay], scores[stay]
+    return Instances(
+        masks=upscale(kept.packed, mask_set.size_hw),
+        classes=kept.classes,
+        scores=scores.astype(np.float32),
+        entropy=kept.entropy,
+        predicted_iou=kept.predicted_iou,
+        prompts=kept.prompts,
+    )

@@ -1,0 +1,84 @@
+"""COCO JSON: instances with run-length masks and scores, written without holding them all."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from usam_core.atomic import whole_file
+from usam_core.types import Instances
+
+
+def encode(mask: np.ndarray) -> dict[str, Any]:
+    """Return a mask, bool (h, w), as COCO's compressed RLE with a text `counts`."""
+    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def decode(rle: dict[str, Any]) -> np.ndarray:
+    """Return bool (h, w) of what `encode` returned."""
+    return coco_mask.decode(rle).astype(bool)
+
+
+def annotation_records(instances: Instances) -> list[dict[str, Any]]:
+    """Return COCO annotations of one image, without ids, which `assemble` gives.
+
+    `category_id` is 1 + the class index. Beside COCO's fields stand the result format's `score`
+    and our `entropy` (nats), `predicted_iou` and `prompt` (the point of the grid).
+    """
+    records = []
+    for number in range(len(instances)):
+        rle = encode(instances.masks[number])
+        records.append(
+            {
+                "category_id": int(instances.classes[number]) + 1,
+                "segmentation": rle,
+                "area": int(coco_mask.area(rle)),
+                "bbox": [float(value) for value in coco_mask.toBbox(rle)],
+                "iscrowd": 0,
+                "score": round(float(instances.scores[number]), 6),
+                "entropy": round(float(instances.entropy[number]), 6),
+                "predicted_iou": round(float(instances.predicted_iou[number]), 6),
+                "prompt": int(instances.prompts[number]),
+            }
+        )
+    return records
+
+
+def assemble(
+    path: Path, entries: Iterable[dict[str, Any]], classes: Sequence[str]
+) -> dict[str, int]:
+    """Write one COCO JSON of labelled images, one image in memory at a time.
+
+    Images and annotations are numbered from 1 in the order of `entries`.
+
+    Args:
+        path: the file to write.
+        entries: mappings with `file_name`, `height`, `width`, `sha256`, and `annotations` as
+            `annotation_records` returns them.
+        classes: the class names; category i + 1 is class i.
+
+    Returns:
+        The number of instances of each class.
+    """
+    counts = dict.fromkeys(classes, 0)
+    images: list[str] = []
+    number = 0
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        categories = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
+        file.write('{"info": {"description": "usam"},\n"categories": ')
+        file.write(json.dumps(categories, ensure_ascii=False))
+        file.write(',\n"annotations": [')
+        for image_id, entry in enumerate(entries, start=1):
+            image = {key: entry[key] for key in ("file_name", "height", "width", "sha256")}
+            images.append(json.dumps({"id": image_id, **image}, ensure_ascii=False))
+            for record in entry["annotations"]:
+                number += 1
+                counts[classes[record["category_id"] - 1]] += 1
+                full = {"id": number, "image_id": image_id, **record}
+                file.write(("," if number > 1 else "") + "\n" + json.dumps(full))
+        file.write('],\n"images": [\n' + ",\n".join(images) + "]}\n")
+    return counts

@@ -1,0 +1,69 @@
+"""Overlays: the image with its labels in colour, and a legend of the classes it shows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from usam_core.atomic import whole_file
+
+_OPACITY = 0.5
+_LINE = 18
+
+
+def overlay(rgb: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Return the image with labels blended over it and their borders drawn, uint8 (h, w, 3).
+
+    Args:
+        rgb: uint8 (h, w, 3).
+        labels: integers (h, w), 0 is left as it is; 255 (void) beyond the colours is too.
+        colours: uint8 (c + 1, 3).
+    """
+    known = (labels > 0) & (labels < len(colours))
+    colour = colours[np.where(known, labels, 0)].astype(np.float32)
+    blended = np.where(known[..., None], rgb * (1 - _OPACITY) + colour * _OPACITY, rgb)
+    border = known & (ndimage.grey_erosion(labels, size=3) != ndimage.grey_dilation(labels, size=3))
+    blended[border] = colour[border]
+    return blended.astype(np.uint8)
+
+
+def with_legend(
+    picture: np.ndarray, labels: np.ndarray, classes: Sequence[str], colours: np.ndarray
+) -> Image.Image:
+    """Return the picture with a strip below it that names the classes present."""
+    present = [int(v) for v in np.unique(labels) if 0 < v <= len(classes)]
+    image = Image.fromarray(picture)
+    font = ImageFont.load_default(size=12)
+    lines, line, at = [[]], 0, 4
+    for value in present:
+        width = int(font.getlength(classes[value - 1])) + _LINE + 10
+        if at + width > image.width and lines[line]:
+            lines.append([])
+            line, at = line + 1, 4
+        lines[line].append((at, value))
+        at += width
+    strip = Image.new("RGB", (image.width, image.height + _LINE * len(lines)), "white")
+    strip.paste(image)
+    draw = ImageDraw.Draw(strip)
+    for number, items in enumerate(lines):
+        top = image.height + number * _LINE
+        for left, value in items:
+            fill = tuple(int(channel) for channel in colours[value])
+            draw.rectangle((left, top + 4, left + 10, top + 14), fill=fill, outline="black")
+            draw.text((left + 14, top + 1), classes[value - 1], fill="black", font=font)
+    return strip
+
+
+def save_overlay(
+    path: Path,
+    rgb: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    colours: np.ndarray,
+) -> None:
+    """Write an overlay with its legend as JPEG."""
+    picture = with_legend(overlay(rgb, labels, colours), labels, classes, colours)
+    with whole_file(path) as temporary:
+        picture.save(temporary, format="JPEG", quality=88)

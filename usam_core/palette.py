@@ -1,0 +1,37 @@
+"""Colours of classes: the PASCAL VOC palette, and the user's own."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+
+def voc_palette(colours: int = 256) -> np.ndarray:
+    """Return the VOC palette, uint8 (colours, 3).
+
+    The bits of an index are dealt in turn to red, green and blue, highest bit of the colour first.
+
+    >>> voc_palette()[:3].tolist()
+    [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+    """
+    index = np.arange(colours)
+    palette = np.zeros((colours, 3), np.uint8)
+    for place in range(8):
+        for channel in range(3):
+            bit = (index >> (3 * place + channel)) & 1
+            palette[:, channel] |= (bit << (7 - place)).astype(np.uint8)
+    return palette
+
+
+def class_colours(classes: Sequence[str], chosen: Mapping[str, str | None]) -> np.ndarray:
+    """Return the colour of background and of each class, uint8 (c + 1, 3).
+
+    Args:
+        classes: names in the order of the labels 1, 2, ...
+        chosen: the user's colour by class name as "#rrggbb"; the others take the VOC palette's.
+    """
+    colours = voc_palette(len(classes) + 1)
+    for number, name in enumerate(classes, start=1):
+        text = chosen.get(name)
+        if text:
+            colours[number] = np.frombuffer(bytes.fromhex(text[1:]), np.uint8)
+    return colours
