@@ -149,7 +149,8 @@ def test_a_path_that_is_no_unicode_is_stored_readably(store):
 
 def test_the_index_that_is_given_out_is_the_callers(store):
     store.write_shard([good(0)])
-    store.index().loc[0, "row"] = 99
+    given = store.index()
+    given.loc[0, "row"] = 99
     assert store.index()["row"].tolist() == [0]
 
 

@@ -68,10 +68,12 @@ class SealedArray:
     Attributes:
         array: as zarr gives it.
         file: the one file that holds its values.
+        file_bytes: its size, as sealed.
     """
 
     array: zarr.Array[Any]
     file: Path
+    file_bytes: int
 
     @property
     def row_bytes(self) -> int:
@@ -84,8 +86,8 @@ class SealedArray:
         Raises:
             Damaged: the file is missing, cut short, or its checksum is wrong.
         """
-        # Looked at before and after, because zarr gives zeros for a file that is not there, and
-        # another process may drop the shard at any moment.
+        # Looked at before and after, because zarr gives zeros for a file that is not there or
+        # empty, and another process may drop the shard at any moment.
         before = self._inode()
         try:
             values = np.asarray(self.array[start:stop])
@@ -97,9 +99,12 @@ class SealedArray:
 
     def _inode(self) -> int:
         try:
-            return self.file.stat().st_ino
+            found = self.file.stat()
         except OSError as error:
             raise Damaged(f"{self.file}: {error.strerror or error}") from error
+        if found.st_size != self.file_bytes:
+            raise Damaged(f"{self.file}: {found.st_size} bytes, {self.file_bytes} were written")
+        return found.st_ino
 
 
 def open_array(folder: Path, rows: int) -> SealedArray:
@@ -121,7 +126,7 @@ def open_array(folder: Path, rows: int) -> SealedArray:
     if array.shape[0] != rows:
         raise Damaged(f"{folder}: {array.shape[0]} rows, the index has {rows}")
     (data,) = (name for name in files if name != _METADATA_FILE)
-    return SealedArray(array, folder / data)
+    return SealedArray(array, folder / data, files[data]["bytes"])
 
 
 def check_array(folder: Path, *, deep: bool) -> None:

@@ -73,8 +73,10 @@ class StoreIndex:
         An image that lies in several shards counts once: where it is embedded rather than
         quarantined, then in the first shard by name. The table is shared: do not change it.
         """
-        if self._frame is None:
+        if self._tables is None:
             self.refresh()
+        if self._frame is None:
+            self._frame = _to_frame(self._tables)
         return self._frame
 
     def place(self, sha256: str) -> Place | None:
@@ -101,8 +103,12 @@ class StoreIndex:
         first = self._tables is None
         known = self._read_cache() if first else self._tables
         stamps = self._stamps()
-        fresh = [name for name, stamp in stamps.items() if known.get(name, (None,))[0] != stamp]
-        tables = {name: known[name] for name in stamps if name not in set(fresh)}
+        tables = {
+            name: known[name]
+            for name, stamp in stamps.items()
+            if name in known and known[name][0] == stamp
+        }
+        fresh = [name for name in stamps if name not in tables]
         damaged = {}
         for name in fresh:
             try:
@@ -115,10 +121,9 @@ class StoreIndex:
                 tables[name] = (stamps[name], table)
         changed = first or tables.keys() != known.keys() or len(fresh) > len(damaged)
         self.damaged = damaged
-        self._tables = tables
+        self._tables = {name: tables[name] for name in stamps if name in tables}
         if changed:
-            self._frame = _to_frame(tables)
-            self._places = None
+            self._frame = self._places = None
         if len(fresh) - len(damaged) >= _CACHE_WHEN_READ:
             self._write_cache()
         return changed

@@ -72,10 +72,11 @@ def check_block_name(name: str) -> str:
     return name
 
 
-def write_group(folder: Path, attributes: dict[str, Any] | None = None) -> None:
+def write_group(folder: Path, **attributes: Any) -> None:
     """Write the metadata of a Zarr v3 group, whole or not at all, our attributes with a digest."""
-    own = {_OWN: attributes, _OWN_DIGEST: value_digest(attributes)} if attributes else {}
-    write_json(folder / GROUP_FILE, {"zarr_format": 3, "node_type": "group", "attributes": own})
+    own = {"format": FORMAT, **attributes}
+    stored = {_OWN: own, _OWN_DIGEST: value_digest(own)}
+    write_json(folder / GROUP_FILE, {"zarr_format": 3, "node_type": "group", "attributes": stored})
 
 
 def read_group(folder: Path) -> dict[str, Any]:
@@ -86,8 +87,11 @@ def read_group(folder: Path) -> dict[str, Any]:
     """
     file = folder / GROUP_FILE
     try:
-        stored = json.loads(file.read_bytes())["attributes"]
+        group = json.loads(file.read_bytes())
+        stored = group["attributes"]
         attributes = stored[_OWN]
+        if (group["zarr_format"], group["node_type"]) != (3, "group"):
+            raise ValueError("not a Zarr v3 group")
         if value_digest(attributes) != stored[_OWN_DIGEST]:
             raise ValueError("the attributes are not the ones that were written")
         if attributes["format"] != FORMAT:

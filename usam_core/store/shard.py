@@ -21,7 +21,6 @@ from usam_core.store.arrays import Damaged, check_array, write_array
 from usam_core.store.layout import (
     COLUMNS,
     FEATURES,
-    FORMAT,
     INDEX_FILE,
     check_block_name,
     column_of,
@@ -104,14 +103,13 @@ def fill_shard(folder: Path, fingerprint: str, records: Sequence[ShardRecord]) -
             write_array(folder / column_of(name), block)
     (folder / FEATURES).mkdir(exist_ok=True)
     write_group(folder / FEATURES)
-    attributes = {
-        "format": FORMAT,
-        "fingerprint": fingerprint,
-        "columns": list(COLUMNS) if sets else [],
-        "blocks": blocks,
-        "index_sha256": file_digest(folder / INDEX_FILE),
-    }
-    write_group(folder, attributes)
+    write_group(
+        folder,
+        fingerprint=fingerprint,
+        columns=list(COLUMNS) if sets else [],
+        blocks=blocks,
+        index_sha256=file_digest(folder / INDEX_FILE),
+    )
 
 
 def read_index(folder: Path, fingerprint: str) -> pa.Table:
@@ -136,6 +134,7 @@ def check_shard(folder: Path, fingerprint: str, *, deep: bool) -> None:
     """
     attributes = _attributes(folder, fingerprint)
     _read_index(folder, attributes)
+    _group(folder / FEATURES)
     blocks = {*blocks_of(folder), *attributes["blocks"]}
     for name in (*attributes["columns"], *(column_of(name) for name in sorted(blocks))):
         check_array(folder / name, deep=deep)
@@ -151,13 +150,17 @@ def blocks_of(folder: Path) -> list[str]:
 
 
 def _attributes(folder: Path, fingerprint: str) -> dict[str, Any]:
-    try:
-        attributes = read_group(folder)
-    except StoreError as error:
-        raise Damaged(str(error)) from error
+    attributes = _group(folder)
     if attributes["fingerprint"] != fingerprint:
         raise Damaged(f"{folder}: made by another encoder, {attributes['fingerprint']}")
     return attributes
+
+
+def _group(folder: Path) -> dict[str, Any]:
+    try:
+        return read_group(folder)
+    except StoreError as error:
+        raise Damaged(str(error)) from error
 
 
 def _read_index(folder: Path, attributes: dict[str, Any]) -> pa.Table:

@@ -23,7 +23,6 @@ from usam_core.store.index import Place, StoreIndex
 from usam_core.store.layout import (
     COLUMNS,
     FEATURES,
-    FORMAT,
     GROUP_FILE,
     SHARDS,
     check_block_name,
@@ -88,9 +87,8 @@ class EmbeddingStore:
             # The folder's name is the digest of the spec, so that nothing is lost by writing it.
             if (path / GROUP_FILE).exists():
                 _log.warning("writing the store's metadata again: %s", error)
-            own = {"format": FORMAT, "fingerprint": fingerprint(spec), "spec": spec}
             write_group(path / SHARDS)
-            write_group(path, own)
+            write_group(path, fingerprint=fingerprint(spec), spec=spec)
         sweep(path)
         return cls.open(path)
 

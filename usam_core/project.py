@@ -1,0 +1,249 @@
+"""Read `project.yaml`: every mistake at once, each with its line, key, value and what is expected."""
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from usam_core.config import ProjectConfig
+from usam_core.errors import ConfigError
+
+Location = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A validated project and the file it was read from; paths count from that file's folder.
+
+    Attributes:
+        config: what the file says.
+        file: absolute path of the file.
+    """
+
+    config: ProjectConfig
+    file: Path
+
+    @property
+    def root(self) -> Path:
+        """Return the folder of the project file."""
+        return self.file.parent
+
+    @property
+    def images_path(self) -> Path:
+        """Return the folder of the images to be labelled."""
+        return self.root / self.config.images.path
+
+    @property
+    def training_path(self) -> Path | None:
+        """Return the folder of class folders, or None if the source needs none."""
+        path = self.config.training.path
+        return None if path is None else self.root / path
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Return the local checkpoint, or None for the bundled or official one."""
+        path = self.config.sam.checkpoint
+        return None if path is None else self.root / path
+
+    @property
+    def truth_path(self) -> Path | None:
+        """Return the truth's folder or file, or None if there is none."""
+        evaluation = self.config.evaluation
+        return None if evaluation is None else self.root / evaluation.path
+
+    @property
+    def out(self) -> Path:
+        """Return the folder of the results."""
+        return self.root / self.config.outputs.path
+
+    @property
+    def store_root(self) -> Path:
+        """Return the folder of the embedding stores."""
+        store = self.config.outputs.store
+        return self.out / "store" if store is None else self.root / store
+
+
+def load_project(path: str | Path, **changes: Any) -> Project:
+    """Read and check a project file, before any work.
+
+    Args:
+        path: the YAML file.
+        changes: top-level settings that replace the file's, such as `level="parents"`.
+
+    Raises:
+        ConfigError: all mistakes of the file, one a line.
+    """
+    file = Path(path).absolute()
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path}: cannot read the project file ({error}); expected YAML as `usam init` writes it"
+        ) from error
+    lines, duplicates = _scan(file.name, text)
+    values = yaml.safe_load(text)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping with `classes` and `images`, got {values!r}")
+    if duplicates:
+        raise ConfigError("\n".join(duplicates))
+    values.update(changes)
+    try:
+        config = ProjectConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(file.name, error, lines))) from None
+    project = Project(config, file)
+    missing = list(_missing_paths(project, lines))
+    if missing:
+        raise ConfigError("\n".join(missing))
+    return project
+
+
+def _scan(name: str, text: str) -> tuple[dict[Location, int], list[str]]:
+    """Return the line of every key and list item, and complaints about keys given twice."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f"{name}:{mark.line + 1}" if mark else name
+        problem = getattr(error, "problem", None) or error
+        raise ConfigError(f"{at}: not valid YAML: {problem}") from None
+    lines: dict[Location, int] = {}
+    duplicates: list[str] = []
+
+    def walk(node: yaml.Node | None, at: Location) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                place = (*at, key.value)
+                line = key.start_mark.line + 1
+                if place in lines:
+                    duplicates.append(
+                        f"{name}:{line}: {_dotted(place)}: given twice (first on line "
+                        f"{lines[place]}); expected once"
+                    )
+                lines[place] = line
+                walk(value, place)
+        elif isinstance(node, yaml.SequenceNode):
+            for number, value in enumerate(node.value):
+                lines[(*at, number)] = value.start_mark.line + 1
+                walk(value, (*at, number))
+
+    walk(root, ())
+    return lines, duplicates
+
+
+def _explain(name: str, error: ValidationError, lines: dict[Location, int]) -> Iterator[str]:
+    """Yield one line a mistake; a union's many complaints about one key become one."""
+    seen: dict[Location, list[dict[str, Any]]] = {}
+    for problem in error.errors():
+        place = _known_place(problem["loc"], lines, problem["type"])
+        seen.setdefault(place, []).append(problem)
+    for place, problems in seen.items():
+        first = problems[0]
+        at = f"{name}:{_line(place, lines)}"
+        if first["type"] == "extra_forbidden":
+            yield f"{at}: {_dotted(place)}: unknown key{_suggestion(place)}"
+        elif first["type"] == "missing":
+            yield f"{at}: {_dotted(place)}: missing; expected {_expected(place)}"
+        elif first["type"] == "value_error":
+            yield f"{at}: {first['ctx']['error']}"
+        else:
+            wishes = dict.fromkeys(_wish(problem) for problem in problems)
+            yield f"{at}: {_dotted(place)}: got {first['input']!r}; {' or '.join(wishes)}"
+
+
+def _known_place(loc: Location, lines: dict[Location, int], kind: str) -> Location:
+    """Drop what pydantic adds to a place for the branches of a union."""
+    if kind in ("missing", "extra_forbidden") or loc in lines:
+        return loc
+    while loc and loc not in lines:
+        loc = loc[:-1]
+    return loc
+
+
+def _line(place: Location, lines: dict[Location, int]) -> int:
+    while place and place not in lines:
+        place = place[:-1]
+    return lines.get(place, 1)
+
+
+def _dotted(place: Location) -> str:
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text or "the file"
+
+
+def _wish(problem: dict[str, Any]) -> str:
+    message = problem["msg"]
+    for start, words in (("Input should be ", "expected "), ("Value error, ", "")):
+        if message.startswith(start):
+            return words + message.removeprefix(start)
+    return "expected: " + message
+
+
+def _section(place: Location) -> type[BaseModel] | None:
+    """Return the model whose keys stand at a place."""
+    model: Any = ProjectConfig
+    for part in place:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part) if model else None
+        model = next((m for m in _models(field.annotation)), None) if field else None
+    return model
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _models(inner)
+
+
+def _suggestion(place: Location) -> str:
+    model = _section(place[:-1])
+    if model is None:
+        return ""
+    known = list(model.model_fields)
+    close = difflib.get_close_matches(str(place[-1]), known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"; expected one of {', '.join(known)}{hint}"
+
+
+def _expected(place: Location) -> str:
+    model = _section(place[:-1])
+    field = model.model_fields.get(str(place[-1])) if model else None
+    return (field.description if field and field.description else "a value").split(". ")[0]
+
+
+def _missing_paths(project: Project, lines: dict[Location, int]) -> Iterator[str]:
+    config = project.config
+    wanted: list[tuple[Location, Path | None, Path | None, str]] = [
+        (("images", "path"), config.images.path, project.images_path, "folder"),
+        (("sam", "checkpoint"), config.sam.checkpoint, project.checkpoint, "file"),
+    ]
+    if config.training.source == "folder":
+        path = config.training.path
+        if path is None:
+            yield (
+                f"{project.file.name}:{_line(('training',), lines)}: training.path: missing; "
+                "expected the folder with one folder of pictures per class, or training.source: "
+                "render"
+            )
+        wanted.append((("training", "path"), path, project.training_path, "folder"))
+    if config.evaluation is not None:
+        kind = "folder" if config.evaluation.format == "voc" else "file"
+        wanted.append((("evaluation", "path"), config.evaluation.path, project.truth_path, kind))
+    for place, given, path, kind in wanted:
+        if path is None:
+            continue
+        there = path.is_dir() if kind == "folder" else path.is_file()
+        if not there:
+            yield (
+                f"{project.file.name}:{_line(place, lines)}: {_dotted(place)}: got {str(given)!r}; "
+                f"expected a {kind} that exists ({path} does not; relative paths count from the "
+                "project file)"
+            )
