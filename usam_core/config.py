@@ -7,10 +7,20 @@ that holds the measurement. Reading and writing the file itself is `usam_core.pr
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+
+def _number(value: object) -> object:
+    # Pydantic would take true for 1 and "3" for 3; whoever wrote that meant something else.
+    if isinstance(value, bool | str):
+        raise ValueError(f"expected a number, not {type(value).__name__}")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_number)]
+Float = Annotated[float, BeforeValidator(_number)]
 MaskChoice = Literal["single", "best_iou", "largest", "most_confident"]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[Float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -45,9 +55,9 @@ class ImagesConfig(Section):
     """Look into sub-folders too."""
     extensions: list[str] = [".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"]
     """Which files count as images, by their ending, in any case."""
-    max_megapixels: Annotated[float, Field(gt=0, le=4000)] = 100.0
+    max_megapixels: Annotated[Float, Field(gt=0, le=4000)] = 100.0
     """A larger image is quarantined before it is decoded."""
-    window: Literal["percentile", "full"] | tuple[float, float] = "percentile"
+    window: Literal["percentile", "full"] | tuple[Float, Float] = "percentile"
     """How 16-bit, 32-bit and float images become 8 bit: the image's own 0.5 to 99.5 percentiles,
     the data type's full range, or a fixed [low, high]. What was used stands in the index."""
 
@@ -55,9 +65,9 @@ class ImagesConfig(Section):
 class RenderConfig(Section):
     """Drawn training pictures (the demo's source)."""
 
-    per_class: Annotated[int, Field(ge=1, le=10_000)] = 16
+    per_class: Annotated[Int, Field(ge=1, le=10_000)] = 16
     """Pictures to draw for each class."""
-    size: Annotated[int, Field(ge=64, le=2048)] = 256
+    size: Annotated[Int, Field(ge=64, le=2048)] = 256
     """Side of a picture, pixels."""
 
 
@@ -70,7 +80,7 @@ class TrainingConfig(Section):
     """For `folder`: the folder that holds the class folders."""
     render: RenderConfig = RenderConfig()
     """Settings of `source: render`."""
-    min_per_class: Annotated[int, Field(ge=1)] = 3
+    min_per_class: Annotated[Int, Field(ge=1)] = 3
     """A class with fewer usable pictures stops the run."""
 
 
@@ -81,9 +91,9 @@ class SamConfig(Section):
     """`nano` is bundled and made for machines without a GPU; the others are the official ones."""
     checkpoint: Path | None = None
     """A local checkpoint file; empty means the bundled or the downloaded official one."""
-    points_per_side: Annotated[int, Field(ge=1, le=64)] = 10
+    points_per_side: Annotated[Int, Field(ge=1, le=64)] = 10
     """Grid of prompts: 10 x 10 = 100 points (U-SAM, section 4.2)."""
-    points_per_batch: Annotated[int, Field(ge=1, le=4096)] | None = None
+    points_per_batch: Annotated[Int, Field(ge=1, le=4096)] | None = None
     """Prompts decoded at a time; empty picks by device. Does not change the result."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where SAM runs. Does not change what is stored beyond rounding."""
@@ -96,29 +106,29 @@ class HeadConfig(Section):
     """Feature blocks of the store that the head sees; `[tokens]` is the papers' mode."""
     mask_choice: Literal["single", "best_iou", "largest"] = "best_iou"
     """Which mask of a prompt gives the region features of its instance in the bag."""
-    top_k_share: Annotated[float, Field(ge=1)] = 10.0
+    top_k_share: Annotated[Float, Field(ge=1)] = 10.0
     """The papers' `a`: a class score is the mean of the ceil(d / a) largest logits."""
     entropy_threshold: Fraction = 0.5
     """Masks above this entropy are bad; a fraction of log C, the largest possible."""
     distil: bool = True
     """Train the uncertainty-distilled student; off leaves the MIL teacher alone."""
-    lambda_mil: Annotated[float, Field(ge=0)] = 1.0
+    lambda_mil: Annotated[Float, Field(ge=0)] = 1.0
     """Weight of the MIL loss (section 4.2)."""
-    lambda_uncertainty: Annotated[float, Field(ge=0)] = 0.15
+    lambda_uncertainty: Annotated[Float, Field(ge=0)] = 0.15
     """Weight of the uncertainty loss (section 4.2)."""
-    hidden: tuple[int, int, int] = (512, 256, 128)
+    hidden: tuple[Int, Int, Int] = (512, 256, 128)
     """Widths of the three hidden layers."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.9
     """Dropout on the third hidden layer (GranSAM, supplement 2)."""
     standardise: bool = True
     """Bring each input column to mean 0 and deviation 1 over the training masks."""
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = 60
+    epochs: Annotated[Int, Field(ge=1, le=100_000)] = 60
     """Passes over the training pictures, for the teacher and again for the student."""
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    batch_size: Annotated[Int, Field(ge=1)] = 64
     """Pictures a step (section 4.2)."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.001
+    learning_rate: Annotated[Float, Field(gt=0)] = 0.001
     """Adam's step (section 4.2)."""
-    cache_mb: Annotated[int, Field(ge=0)] = 1024
+    cache_mb: Annotated[Int, Field(ge=0)] = 1024
     """Memory for training bags; what does not fit is read from the store each epoch."""
 
 
@@ -131,7 +141,7 @@ class InferenceConfig(Section):
     """The same for single classes, by name."""
     mask_choice: MaskChoice = "most_confident"
     """Which of a prompt's masks is its candidate."""
-    min_predicted_iou: float = 0.0
+    min_predicted_iou: Float = 0.0
     """Drop masks that SAM itself believes bad."""
     min_stability: Fraction = 0.0
     """Drop masks whose border hangs on the threshold."""
@@ -157,7 +167,7 @@ class OutputsConfig(Section):
     """Folder of this project's results."""
     store: Path | None = None
     """Folder of the embedding store; empty means `store` in `path`. Projects may share one."""
-    overlays: Annotated[int, Field(ge=0)] = 50
+    overlays: Annotated[Int, Field(ge=0)] = 50
     """How many images get a coloured overlay picture."""
 
 
@@ -189,7 +199,7 @@ class ProjectConfig(Section):
     inference: InferenceConfig = InferenceConfig()
     outputs: OutputsConfig = OutputsConfig()
     evaluation: EvaluationConfig | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[Int, Field(ge=0, lt=2**31)] = 0
     """Everything random follows from this number."""
 
     @field_validator("classes", mode="before")

@@ -1,4 +1,4 @@
-"""Read `project.yaml`: every mistake at once, each with its line, key, value and what is expected."""
+"""Read `project.yaml`, reporting all mistakes at once: line, key, what came, what is expected."""
 
 import difflib
 from collections.abc import Iterator
@@ -82,7 +82,7 @@ def load_project(path: str | Path, **changes: Any) -> Project:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{path}: cannot read the project file ({error}); expected YAML as `usam init` writes it"
+            f"{path}: cannot read the project file ({error}); expected YAML, as `usam init` writes"
         ) from error
     lines, duplicates = _scan(file.name, text)
     values = yaml.safe_load(text)
@@ -148,8 +148,8 @@ def _explain(name: str, error: ValidationError, lines: dict[Location, int]) -> I
             yield f"{at}: {_dotted(place)}: unknown key{_suggestion(place)}"
         elif first["type"] == "missing":
             yield f"{at}: {_dotted(place)}: missing; expected {_expected(place)}"
-        elif first["type"] == "value_error":
-            yield f"{at}: {first['ctx']['error']}"
+        elif first["type"] == "value_error" and not place:
+            yield f"{name}: {first['ctx']['error']}"
         else:
             wishes = dict.fromkeys(_wish(problem) for problem in problems)
             yield f"{at}: {_dotted(place)}: got {first['input']!r}; {' or '.join(wishes)}"

@@ -1,0 +1,5 @@
+"""`python -m flows` is `usam`."""
+
+from flows.cli import main
+
+main()

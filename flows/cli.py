@@ -1,0 +1,135 @@
+"""Entry point of the `usam` command: the core's commands, plus `run` and `demo` as flows."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from usam_core.cli import terminal
+from usam_core.cli.app import Json, Level, ProjectFile, Refresh, Verbose, app, set_logging
+from usam_core.errors import UsamError
+
+
+@app.command(
+    epilog="Examples: `usam run project.yaml`, `usam run project.yaml --level parents`, "
+    "`usam run project.yaml --from fit --refresh`"
+)
+def run(
+    project: ProjectFile,
+    level: Level = None,
+    start: Annotated[
+        str, typer.Option("--from", help="First step; those before it are left untouched.")
+    ] = "collect",
+    refresh: Refresh = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Do everything that is not up to date, as a Prefect flow; no server has to be started."""
+    results, seconds = _run_flow(project, level, start, refresh, verbose)
+    if json:
+        terminal.print_json({"seconds": round(seconds, 1), "steps": results})
+    else:
+        _print_run(str(project), results, seconds)
+
+
+@app.command(epilog="Example: `usam demo --out demo`")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the demo.")] = Path("demo"),
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Draw scenes of nine named shapes, label them, and measure the masks against the truth."""
+    from usam_core.demo import prepare_demo
+
+    files = prepare_demo(out)
+    runs = {
+        "default": _run_flow(files.default, None, "collect", False, verbose),
+        "papers' mode": _run_flow(files.papers, None, "collect", False, verbose),
+    }
+    scores = {name: results[-1]["summary"] for name, (results, _) in runs.items()}
+    if json:
+        documents = {
+            name: {"seconds": round(seconds, 1), "steps": results}
+            for name, (results, seconds) in runs.items()
+        }
+        terminal.print_json(documents)
+        return
+    for name, (results, seconds) in runs.items():
+        _print_run(name, results, seconds)
+    columns = ["mode", "mIoU", "false positives", "seconds"]
+    rows = [
+        [name, scores[name]["miou"], scores[name]["false_positive_rate"], round(runs[name][1], 1)]
+        for name in runs
+    ]
+    terminal.print_table("masks against truth", columns, rows)
+    terminal.screen.print(
+        f"look at {out / 'out' / 'evaluate' / 'contact_sheet.png'}\n"
+        f"then:   usam run {files.default} --level parents",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def main() -> None:
+    """Run the command line; 2 is the exit code of a user's mistake, 1 of every other failure."""
+    _prefect_settings()
+    try:
+        app(standalone_mode=False)
+    except UsamError as error:
+        terminal.print_error(error)
+        sys.exit(error.exit_code)
+    except typer.Exit as leaving:
+        sys.exit(leaving.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        # Typer's own usage errors know their exit code (2) and how to show themselves.
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
+            sys.exit(error.exit_code)
+        raise
+
+
+def _prefect_settings() -> None:
+    """Choose quiet defaults before Prefect is imported; the user's own settings win."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    if "--verbose" not in sys.argv:
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+        os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "usam_core")
+
+
+def _run_flow(
+    project: Path, level: str | None, start: str, refresh: bool, verbose: bool
+) -> tuple[list[dict[str, Any]], float]:
+    set_logging(verbose)
+    from usam_core.project import load_project
+    from usam_core.stages import STEPS
+
+    if start not in STEPS:
+        raise typer.BadParameter(f"{start!r} is no step; expected one of {', '.join(STEPS)}")
+    # A mistake in the file is told before Prefect's seconds of starting up.
+    load_project(project, **({"level": level} if level else {}))
+    from flows.annotate import annotate_dataset
+
+    began = time.monotonic()
+    results = annotate_dataset(str(project.absolute()), level, start, refresh)
+    return results, time.monotonic() - began
+
+
+def _print_run(title: str, results: list[dict[str, Any]], seconds: float) -> None:
+    from usam_core.cli.summary import sentence
+
+    rows = [[r["step"], sentence(r["step"], r["summary"], r["reused"])] for r in results]
+    terminal.print_table(f"{title}: {seconds:.1f} s", ["step", "outcome"], rows)
+    for result in results:
+        if result["step"] in ("annotate", "evaluate"):
+            terminal.screen.print(f"  {result['path']}", soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

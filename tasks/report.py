@@ -1,0 +1,64 @@
+"""What a person finds on the run page: a table a step, and a summary with pictures."""
+
+import base64
+import io
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from usam_core.cli.summary import sentence
+from usam_core.stages import StepResult
+
+_WIDEST = 900
+_JPEG_QUALITY = 70
+
+
+def report_metrics(result: StepResult) -> None:
+    """Show the per-class table of an evaluate step."""
+    table = pd.read_csv(Path(result.path).with_name("per_class.csv"))
+    create_table_artifact(
+        table.round(4).astype(object).where(table.notna(), None).to_dict("records"),
+        key="metrics-per-class",
+        description=sentence("evaluate", result.summary, result.reused),
+    )
+
+
+def report_quarantine(result: StepResult) -> None:
+    """Show the images that could not be used, if there are any."""
+    bad = result.summary["quarantined"]
+    if bad:
+        create_table_artifact(bad, key="quarantine", description=f"{len(bad)} images left out")
+
+
+def report_run(name: str, results: list[StepResult]) -> None:
+    """Show what every step did, and the contact sheet or an overlay."""
+    lines = [f"# {name}", "", "| step | outcome | key |", "| --- | --- | --- |"]
+    for result in results:
+        text = sentence(result.step, result.summary, result.reused)
+        lines.append(f"| {result.step} | {text} | `{result.key[:12]}` |")
+    picture = _picture(results)
+    if picture is not None:
+        lines += ["", f"![image, truth and labels of the first images]({_data_uri(picture)})"]
+    lines += ["", *(f"* {result.step}: `{result.path}`" for result in results)]
+    create_markdown_artifact("\n".join(lines), key="annotation-run", description=name)
+
+
+def _picture(results: list[StepResult]) -> Path | None:
+    by_step = {result.step: Path(result.path).parent for result in results}
+    if "evaluate" in by_step:
+        return by_step["evaluate"] / "contact_sheet.png"
+    folder = by_step.get("annotate", Path())
+    overlays = sorted((folder / "overlays").rglob("*.jpg"))
+    return overlays[0] if overlays else None
+
+
+def _data_uri(path: Path) -> str:
+    """Return a picture as a data URI, small enough for the run page."""
+    with Image.open(path) as picture:
+        small = picture.convert("RGB")
+    small.thumbnail((_WIDEST, 4 * _WIDEST))
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=_JPEG_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

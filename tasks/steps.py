@@ -1,0 +1,82 @@
+"""The steps as Prefect tasks: each one call to `usam_core.stages`, cached by content."""
+
+from typing import Any
+
+from prefect import task
+
+from tasks.policy import BY_CONTENT, RETRIES
+from tasks.progress import RunProgress
+from usam_core import stages
+from usam_core.project import Project, load_project
+from usam_core.stages import StepResult
+
+MOST_EMBED_TASKS = 200
+"""An embed step becomes at most so many task runs, however many images there are."""
+
+
+def open_project(project_file: str, level: str | None) -> Project:
+    """Read a project; `level` replaces the file's when it is given."""
+    return load_project(project_file, **({"level": level} if level else {}))
+
+
+@task(
+    name="step",
+    task_run_name="{step}",
+    cache_policy=BY_CONTENT,
+    persist_result=True,
+    **RETRIES,
+)
+def run_step(
+    step: str, key: str, project_file: str, level: str | None, refresh: bool
+) -> dict[str, Any]:
+    """See `usam_core.stages.run_step`; `key` is there for the cache."""
+    del key
+    project = open_project(project_file, level)
+    return stages.run_step(step, project, refresh=refresh, progress=RunProgress()).to_json()
+
+
+@task(name="embed-shards", task_run_name="embed shards {first} of {total}", **RETRIES)
+def embed_shards(
+    project_file: str, groups: list[list[str]], first: str, total: int
+) -> list[dict[str, int]]:
+    """Embed some groups of images, one shard each; the store itself is the cache."""
+    del first, total
+    project = open_project(project_file, None)
+    return [stages.embed_group(project, group, RunProgress()) for group in groups]
+
+
+@task(name="plan-embed", **RETRIES)
+def plan_embed(project_file: str) -> list[list[str]]:
+    """Return the groups of images that the store does not have."""
+    return stages.plan_embed(open_project(project_file, None), RunProgress()).groups
+
+
+def cached_step(
+    step: str, project_file: str, level: str | None, refresh: bool = False
+) -> StepResult:
+    """Run a step's task, from the cache only while its outputs are undamaged.
+
+    Prefect's record does not know whether the files it speaks of are still there; the core does.
+    """
+    project = open_project(project_file, level)
+    key = stages.step_key(step, project)
+    found = None if refresh else stages.intact(step, project, key)
+    run = run_step.with_options(refresh_cache=found is None)
+    result = StepResult.from_json(run(step, key, project_file, level, refresh))
+    return found or result
+
+
+def embed_all(project_file: str, level: str | None) -> StepResult:
+    """Embed what is missing, in at most `MOST_EMBED_TASKS` tasks, then record the step."""
+    groups = plan_embed(project_file)
+    size = -(-len(groups) // MOST_EMBED_TASKS) or 1
+    counts: list[dict[str, int]] = []
+    for start in range(0, len(groups), size):
+        some = groups[start : start + size]
+        span = f"{start + 1} to {start + len(some)}"
+        counts += embed_shards(project_file, some, span, len(groups))
+    result = cached_step("embed", project_file, level)
+    embedded = sum(count["embedded"] for count in counts)
+    done = embedded + sum(count["quarantined"] for count in counts)
+    summary = {**result.summary, "embedded": embedded, "reused": result.summary["images"] - done}
+    return StepResult("embed", result.key, not done, result.path, summary, result.outputs)

@@ -1,0 +1,151 @@
+"""The `usam` command's steps that need no Prefect; `flows.cli` adds `run` and `demo`."""
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from usam_core.cli import terminal
+from usam_core.cli.summary import sentence
+
+app = typer.Typer(
+    name="usam",
+    help="Masks from class names: SAM's automatic mode, a small learned head, Prefect.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+ProjectFile = Annotated[Path, typer.Argument(help="The project file, project.yaml.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
+Refresh = Annotated[bool, typer.Option("--refresh", help="Do it again even if nothing changed.")]
+Level = Annotated[str | None, typer.Option(help="Label with `classes` or with their `parents`.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log.")]
+
+
+@app.command(epilog="Example: `usam init plates --classes nucleus,debris --images /data/plates`")
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder of the new project.")],
+    classes: Annotated[str, typer.Option(help="Class names, with commas between them.")],
+    images: Annotated[Path, typer.Option(help="Folder of the images to be labelled.")],
+    training: Annotated[
+        Path | None, typer.Option(help="Folder with one folder of pictures per class.")
+    ] = None,
+    sam: Annotated[str, typer.Option(help="nano, vit_b, vit_l or vit_h.")] = "nano",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite project.yaml.")] = False,
+) -> None:
+    """Write a commented project.yaml, and the JSON schema that editors check it with."""
+    from usam_core.project_template import write_template
+
+    names = [name.strip() for name in classes.split(",") if name.strip()]
+    written = write_template(folder, names, images, training=training, sam=sam, force=force)
+    terminal.screen.print(f"wrote {written}; next: usam run {written}", soft_wrap=True)
+
+
+@app.command(epilog="Example: `usam collect project.yaml`")
+def collect(
+    project: ProjectFile, refresh: Refresh = False, json: Json = False, verbose: Verbose = False
+) -> None:
+    """Get single-object pictures of every class, and list where they came from."""
+    _step("collect", project, None, refresh, json, verbose)
+
+
+@app.command(epilog="Example: `usam embed project.yaml`")
+def embed(
+    project: ProjectFile, refresh: Refresh = False, json: Json = False, verbose: Verbose = False
+) -> None:
+    """Run SAM once over every image that the store does not have yet."""
+    _step("embed", project, None, refresh, json, verbose)
+
+
+@app.command(epilog="Example: `usam fit project.yaml --level parents`")
+def fit(
+    project: ProjectFile,
+    level: Level = None,
+    refresh: Refresh = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Learn the head from the training pictures' embeddings; embeds nothing."""
+    _step("fit", project, level, refresh, json, verbose)
+
+
+@app.command(epilog="Example: `usam annotate project.yaml`")
+def annotate(
+    project: ProjectFile,
+    level: Level = None,
+    refresh: Refresh = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Label every image: COCO JSON, palette PNGs, overlays, run.json."""
+    _step("annotate", project, level, refresh, json, verbose)
+
+
+@app.command(epilog="Example: `usam evaluate project.yaml --json`")
+def evaluate(
+    project: ProjectFile,
+    level: Level = None,
+    refresh: Refresh = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure the labels against truth: mIoU, mAP50, false positives, a contact sheet."""
+    result = _step("evaluate", project, level, refresh, json, verbose)
+    if not json:
+        print_classes(result)
+
+
+@app.command(epilog="Example: `usam doctor project.yaml --json`")
+def doctor(
+    project: Annotated[Path | None, typer.Argument(help="A project file to look at too.")] = None,
+    json: Json = False,
+) -> None:
+    """Say what this machine has, and what would be downloaded."""
+    from usam_core.doctor import examine
+    from usam_core.project import load_project
+
+    checks = examine(load_project(project) if project else None)
+    if json:
+        terminal.print_json([check.to_json() for check in checks])
+    else:
+        rows = [[check.name, check.value, check.verdict, check.advice] for check in checks]
+        terminal.print_table("usam doctor", ["what", "found", "verdict", "advice"], rows)
+    if any(check.verdict == "bad" for check in checks):
+        raise typer.Exit(1)
+
+
+def print_classes(result: Any) -> None:
+    """Print the per-class table of an evaluate result."""
+    import pandas as pd
+
+    table = pd.read_csv(Path(result.path).with_name("per_class.csv"))
+    shown = table.astype(object).where(table.notna(), None)
+    terminal.print_table("per class", list(table.columns), shown.values.tolist())
+
+
+def set_logging(verbose: bool) -> None:
+    """Show warnings, or everything of ours."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger("usam_core").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+def _step(
+    step: str, file: Path, level: str | None, refresh: bool, as_json: bool, verbose: bool
+) -> Any:
+    set_logging(verbose)
+    from usam_core.project import load_project
+    from usam_core.stages import run_step
+
+    project = load_project(file, **({"level": level} if level else {}))
+    progress = terminal.progress_for_terminal()
+    result = run_step(step, project, refresh=refresh, progress=progress)
+    if as_json:
+        terminal.print_json(result.to_json())
+    else:
+        line = f"{step}: {sentence(step, result.summary, result.reused)}"
+        terminal.screen.print(line, soft_wrap=True, highlight=False)
+        terminal.screen.print(f"  {result.path}", soft_wrap=True, highlight=False)
+    return result

@@ -1,0 +1,57 @@
+"""The sentences that sum up a step's result, for the terminal and for the run page."""
+
+from typing import Any
+
+
+def sentence(step: str, summary: dict[str, Any], reused: bool) -> str:
+    """Return one line that says what a step did or reused.
+
+    Args:
+        step: name of the step.
+        summary: its result's summary.
+        reused: nothing was done.
+    """
+    text = _SENTENCES[step](summary)
+    return f"unchanged: {text}" if reused else text
+
+
+def _collect(s: dict[str, Any]) -> str:
+    return f"{s['pictures']} training pictures of {len(s['per_class'])} classes ({s['source']})"
+
+
+def _embed(s: dict[str, Any]) -> str:
+    return (
+        f"{s['embedded']} images embedded, {s['reused']} reused from the store, "
+        f"{len(s['quarantined'])} quarantined"
+    )
+
+
+def _fit(s: dict[str, Any]) -> str:
+    features = " + ".join(s["features"])
+    return f"{s['used']} for {len(s['classes'])} classes from {s['pictures']} pictures ({features})"
+
+
+def _annotate(s: dict[str, Any]) -> str:
+    return (
+        f"{s['instances']} instances in {s['images']} images; {s['labelled']} images labelled, "
+        f"{s['reused']} reused"
+    )
+
+
+def _evaluate(s: dict[str, Any]) -> str:
+    parts = [f"mIoU {s['miou']:.3f} on {s['images']} images"]
+    if s["map50"] is not None:
+        parts.append(f"mAP50 {s['map50']:.3f}")
+    parts.append(f"false positives on absent classes {s['false_positive_rate']:.3f}")
+    if s["without_truth"]:
+        parts.append(f"{s['without_truth']} images without truth left out")
+    return ", ".join(parts)
+
+
+_SENTENCES = {
+    "collect": _collect,
+    "embed": _embed,
+    "fit": _fit,
+    "annotate": _annotate,
+    "evaluate": _evaluate,
+}
