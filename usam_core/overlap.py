@@ -11,7 +11,7 @@ def intersections(packed: np.ndarray) -> np.ndarray:
     Args:
         packed: uint8 (p, u, b).
     """
-    flat = packed.reshape(len(packed), -1)
+    flat = packed.reshape(len(packed), packed.shape[1] * packed.shape[2])
     shared = np.empty((len(flat), len(flat)), np.int64)
     for number, mask in enumerate(flat):
         shared[number] = np.bitwise_count(flat & mask).sum(axis=1, dtype=np.int64)

@@ -127,6 +127,16 @@ def test_out_of_memory_is_a_verdict_on_the_image(tmp_path, monkeypatch):
     assert code_of(read_image, path) == "too_large"
 
 
+@pytest.mark.parametrize("error", [struct.error, SyntaxError, ValueError, IndexError, zlib.error])
+def test_whatever_a_decoder_raises_is_a_verdict(tmp_path, monkeypatch, error):
+    def fail(*_: object) -> None:
+        raise error("broken")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    path = png_header(tmp_path / "x.png", 9, 9)
+    assert code_of(read_image, path) == "truncated"
+
+
 @pytest.mark.parametrize("look", [read_image, check_image])
 @pytest.mark.parametrize(
     ("name", "code"),

@@ -241,6 +241,7 @@ def test_an_image_of_no_numbers_at_all_is_quarantined(tmp_path):
     assert caught.value.quarantined.code == "no_values"
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_constant_deep_image_is_black(tmp_path):
     path = save(tmp_path, Image.fromarray(np.full((2, 2), 700, np.uint16)), "x.png")
     assert not read_image(path).rgb.any()
@@ -281,9 +282,10 @@ def test_upright_undoes_itself():
         np.testing.assert_array_equal(upright(upright(RGB, first), second), RGB)
 
 
-def test_what_comes_is_contiguous_and_of_its_own(tmp_path):
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_what_comes_is_contiguous_and_of_its_own(tmp_path, orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = orientation
     found = read_image(save(tmp_path, Image.fromarray(RGB), "x.png", exif=exif)).rgb
     assert found.flags.c_contiguous
     assert found.flags.writeable

@@ -3,7 +3,8 @@
     collect  ->  embed  ->  fit  ->  annotate  ->  evaluate
 
 Each step lives in a module of its own with `REVISION`, `inputs(project)` and `run(project, key,
-progress)`. A step's key is the digest of its revision and its inputs; a step whose record has
+progress)`, and with `intact(project, key)` where more than the recorded files has to be looked
+at. A step's key is the digest of its revision and its inputs; a step whose record has
 the same key and whose outputs are undamaged is not run again.
 """
 
@@ -62,8 +63,9 @@ def step_key(step: str, project: Project) -> str:
 def intact(step: str, project: Project, key: str | None = None) -> StepResult | None:
     """Return the step's recorded result if it still holds and its outputs are undamaged."""
     key = key or step_key(step, project)
-    if step == "embed":
-        return embed.intact(project, key)
+    check = getattr(_module(step), "intact", None)
+    if check is not None:
+        return check(project, key)
     return intact_record(step_folder(project, step), key)
 
 

@@ -1,0 +1,224 @@
+"""From low-resolution masks to painted labels: packing, overlap, NMS, thresholds, rules."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from torch import nn
+
+from usam_core.candidates import candidates, choose, label_image
+from usam_core.config import InferenceConfig
+from usam_core.masks import areas, pack, unpack, upscale, valid_hw
+from usam_core.nms import suppress
+from usam_core.overlap import iou_and_containment
+from usam_core.paint import paint
+from usam_core.types import Instances, MaskSet
+
+masks_16 = arrays.arrays(bool, st.tuples(st.integers(0, 6), st.just(16), st.just(16)))
+
+
+def box(top, left, height, width, side=16):
+    mask = np.zeros((side, side), bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+@given(masks_16)
+def test_unpacking_gives_back_what_was_packed(masks):
+    assert np.array_equal(unpack(pack(masks)), masks)
+    assert np.array_equal(areas(pack(masks)), masks.sum((1, 2)))
+
+
+@given(masks_16)
+def test_overlap_counts_as_whole_masks_do(masks):
+    iou, inside = iou_and_containment(pack(masks))
+    for i, a in enumerate(masks):
+        for j, b in enumerate(masks):
+            shared, union = (a & b).sum(), (a | b).sum()
+            assert iou[i, j] == pytest.approx(shared / max(union, 1))
+            assert inside[i, j] == pytest.approx(shared / max(min(a.sum(), b.sum()), 1))
+
+
+@settings(max_examples=50)
+@given(masks_16, st.integers(0, 2**32 - 1))
+def test_nms_keeps_no_conflict_and_drops_nothing_without_one(masks, seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.random(len(masks)).astype(np.float32)
+    classes = rng.integers(0, 2, len(masks))
+    packed = pack(masks)
+    kept = suppress(packed, scores, classes, 0.5, 0.8)
+    assert list(scores[kept]) == sorted(scores[kept], reverse=True)
+    iou, inside = iou_and_containment(packed)
+    conflict = (iou > 0.5) | ((inside > 0.8) & (classes[:, None] == classes[None]))
+    for number in range(len(masks)):
+        better = [k for k in kept if k != number and scores[k] >= scores[number]]
+        assert (number in kept) == (not any(conflict[k, number] for k in better))
+    # Suppressing what was kept changes nothing.
+    again = suppress(packed[kept], scores[kept], classes[kept], 0.5, 0.8)
+    assert again.tolist() == list(range(len(kept)))
+
+
+@pytest.mark.parametrize(
+    ("classes", "kept"),
+    [
+        # The part lies in the whole: of one class it goes, of another it stays.
+        ([0, 0], [0]),
+        ([0, 1], [0, 1]),
+    ],
+)
+def test_containment_counts_within_a_class(classes, kept):
+    packed = pack(np.stack([box(0, 0, 10, 10), box(0, 0, 4, 4)]))
+    scores = np.array([0.9, 0.8], np.float32)
+    assert suppress(packed, scores, np.array(classes), 0.7, 0.9).tolist() == kept
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "frame", "expected"),
+    [((375, 500), 256, (192, 256)), ((500, 375), 80, (80, 60)), ((1, 1000), 80, (1, 80))],
+)
+def test_the_longer_side_fills_the_frame(size_hw, frame, expected):
+    assert valid_hw(size_hw, frame) == expected
+
+
+def test_scaling_up_takes_the_images_part_and_keeps_straight_borders():
+    mask = np.zeros((1, 16, 16), bool)
+    mask[0, :4, :8] = True  # left half of the upper half of an image of 8 x 16 cells
+    mask[0, 8:] = True  # padding must not come through
+    full = upscale(pack(mask), (40, 80))
+    assert full.shape == (1, 40, 80)
+    expected = np.zeros((40, 80), bool)
+    expected[:20, :40] = True
+    # Straight borders are exact; the corner is rounded by a few pixels.
+    assert np.array_equal(full[0, :15], expected[:15])
+    assert np.array_equal(full[0, :, :35], expected[:, :35])
+    assert (full[0] != expected).sum() <= 4
+    assert upscale(pack(mask[:0]), (5, 7)).shape == (0, 5, 7)
+
+
+def mask_set(masks, features, iou):
+    d = len(masks)
+    return MaskSet(
+        tokens=np.zeros((d, 1024), np.float16),
+        packed_masks=pack(np.asarray(masks)),
+        predicted_iou=np.asarray(iou, np.float32),
+        stability=np.ones((d, 4), np.float32),
+        points_xy=np.zeros((d, 2), np.float32),
+        size_hw=(16, 16),
+        features={"encoder": np.asarray(features, np.float16)},
+    )
+
+
+class Doubling(nn.Module):
+    """Takes the two features of a mask for its two logits."""
+
+    def forward(self, rows):
+        return rows.float()[..., :2]
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [("single", [0]), ("best_iou", [1]), ("largest", [3]), ("most_confident", [2])],
+)
+def test_each_choice_takes_its_mask(choice, expected):
+    masks = [[box(0, 0, 16, 16), box(0, 0, 2, 2), box(0, 0, 3, 3), box(0, 0, 9, 9)]]
+    some = mask_set(masks, np.zeros((1, 4, 2)), [[0.99, 0.9, 0.1, 0.2]])
+    confidence = np.array([[0.99, 0.5, 0.9, 0.6]], np.float32)
+    assert choose(confidence, some, choice).tolist() == expected
+
+
+def test_equal_confidence_leaves_the_choice_to_the_predicted_iou():
+    some = mask_set(np.zeros((1, 4, 16, 16), bool), np.zeros((1, 4, 2)), [[0.9, 0.1, 0.7, 0.3]])
+    assert choose(np.full((1, 4), 0.5, np.float32), some, "most_confident").tolist() == [2]
+
+
+def labelled(config, classes=("a", "b")):
+    whole, part = box(0, 0, 8, 8), box(8, 8, 8, 8)
+    masks = np.stack([np.stack([whole] * 4), np.stack([part] * 4), np.stack([whole] * 4)])
+    # Logits: prompt 0 sure of a, prompt 1 leaning to b, prompt 2 less sure of a than prompt 0.
+    features = np.array([[[4, 0]] * 4, [[0, 1]] * 4, [[2, 0]] * 4])
+    some = mask_set(masks, features, np.full((3, 4), 0.8))
+    return label_image(Doubling(), some, ["encoder"], config, list(classes))
+
+
+def test_thresholds_and_nms_leave_the_best_mask_of_each_thing():
+    found = labelled(InferenceConfig(threshold=0.5, min_area=0))
+    assert found.prompts.tolist() == [0, 1]
+    assert found.classes.tolist() == [0, 1]
+    assert found.scores.tolist() == pytest.approx([0.982, 0.731], abs=1e-3)
+    assert found.masks[0].sum() == 64
+    assert labelled(InferenceConfig(threshold=0.9)).prompts.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "prompts"),
+    [
+        ({"class_thresholds": {"b": 0.99}}, [0]),
+        ({"min_predicted_iou": 0.9}, []),
+        ({"max_area": 0.2}, []),
+        ({"min_area": 0.3}, []),
+        ({"nms_iou": 1.0, "nms_containment": 1.0}, [0, 2, 1]),
+    ],
+)
+def test_each_setting_does_its_part(setting, prompts):
+    config = InferenceConfig(**{"threshold": 0.5, "min_area": 0, **setting})
+    assert labelled(config).prompts.tolist() == prompts
+
+
+def test_score_may_count_the_predicted_iou():
+    found = labelled(InferenceConfig(min_area=0, score="confidence_x_iou"))
+    assert found.scores[0] == pytest.approx(0.982 * 0.8, abs=1e-3)
+
+
+def test_candidates_carry_the_entropy_of_their_own_mask():
+    masks = np.zeros((1, 4, 16, 16), bool)
+    some = mask_set(masks, [[[0, 0], [0, 0], [9, 0], [0, 0]]], np.full((1, 4), 0.5))
+    found = candidates(Doubling(), some, ["encoder"], InferenceConfig())
+    assert found.confidence[0] > 0.99
+    assert found.entropy[0] < 0.01
+    assert found.classes.tolist() == [0]
+
+
+def instances(masks, classes, scores):
+    p = len(masks)
+    return Instances(
+        masks=np.asarray(masks, bool).reshape(p, 16, 16),
+        classes=np.asarray(classes, np.int64),
+        scores=np.asarray(scores, np.float32),
+        entropy=np.zeros(p, np.float32),
+        predicted_iou=np.zeros(p, np.float32),
+        prompts=np.arange(p),
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "shared"),
+    [
+        ("score", 1),  # the large mask has the best score
+        ("smallest", 2),  # the small one is smallest
+        ("vote", 3),  # two masks of class 2 together outweigh it
+    ],
+)
+def test_who_gets_a_pixel_that_several_claim(rule, shared):
+    large, middle, small = box(0, 0, 12, 12), box(0, 0, 8, 8), box(0, 0, 4, 4)
+    found = instances([large, small, middle, middle], [0, 1, 2, 2], [0.9, 0.3, 0.5, 0.5])
+    labels = paint(found, rule, 3)
+    assert labels[0, 0] == shared
+    assert labels[10, 10] == 1
+    assert labels[15, 15] == 0
+    assert labels.dtype == np.uint8
+
+
+def test_nothing_kept_is_all_background_and_many_classes_need_sixteen_bits():
+    assert not paint(instances([], [], []), "vote", 3).any()
+    assert paint(instances([], [], []), "score", 300).dtype == np.uint16
+
+
+def test_tokens_alone_give_every_mask_of_a_prompt_the_same_logits():
+    some = mask_set(np.zeros((2, 4, 16, 16), bool), np.zeros((2, 4, 2)), np.ones((2, 4)))
+    head = nn.Linear(1024, 2)
+    with torch.no_grad():
+        head.bias.copy_(torch.tensor([1.0, 0.0]))
+    found = candidates(head, some, ["tokens"], InferenceConfig())
+    assert found.classes.tolist() == [0, 0]

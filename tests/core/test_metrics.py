@@ -1,0 +1,186 @@
+"""Metrics against a case worked by hand, against `pycocotools`, and against permutations."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from pycocotools import mask as coco_mask
+
+from usam_core.metrics.instance import average_precision
+from usam_core.metrics.presence import FalsePositives
+from usam_core.metrics.report import class_table, write_report
+from usam_core.metrics.semantic import Confusion
+
+CLASSES = ["a", "b", "c"]
+
+
+def test_three_classes_by_hand():
+    """Truth and labels of 2 x 5 pixels; 255 is void.
+
+    truth   0 0 1 1 255     labels  0 1 1 1 1
+            0 2 2 2 2               0 2 2 1 0
+
+    background: truth 3, labels 3, both 2: IoU 2 / 4
+    a: truth 2, labels 4 (the void one does not count), both 2: IoU 2 / 4
+    b: truth 4, labels 2, both 2: IoU 2 / 4;   c: in neither, left out
+    """
+    truth = np.array([[0, 0, 1, 1, 255], [0, 2, 2, 2, 2]], np.uint8)
+    labels = np.array([[0, 1, 1, 1, 1], [0, 2, 2, 1, 0]], np.uint8)
+    confusion = Confusion(CLASSES)
+    confusion.add(truth, labels)
+    scores = confusion.scores(common_images=1)
+    assert scores.per_class == {"background": 0.5, "a": 0.5, "b": 0.5, "c": None}
+    assert scores.miou == pytest.approx(0.5)
+    assert scores.pixel_accuracy == pytest.approx(6 / 9)
+    assert scores.images == {"background": 1, "a": 1, "b": 1, "c": 0}
+    assert scores.common == ["background", "a", "b"]
+
+
+def test_a_class_that_is_painted_but_never_true_counts_as_zero():
+    confusion = Confusion(CLASSES)
+    confusion.add(np.zeros((2, 2), np.uint8), np.array([[0, 0], [0, 3]], np.uint8))
+    scores = confusion.scores()
+    assert scores.per_class["c"] == 0
+    assert scores.miou == pytest.approx((0.75 + 0) / 2)
+    # No image holds c: it is not common, whatever was painted.
+    assert scores.miou_common == pytest.approx(0.75)
+
+
+@given(
+    arrays.arrays(np.uint8, (6, 8), elements=st.sampled_from([0, 1, 2, 3, 255])),
+    arrays.arrays(np.uint8, (6, 8), elements=st.integers(0, 3)),
+    st.permutations([1, 2, 3]),
+)
+def test_renaming_the_classes_changes_no_mean(truth, labels, order):
+    table = np.arange(256, dtype=np.uint8)
+    table[1:4] = order
+    plain, renamed = Confusion(CLASSES), Confusion(CLASSES)
+    plain.add(truth, labels)
+    renamed.add(table[truth], table[labels])
+    assert plain.scores().miou == pytest.approx(renamed.scores().miou)
+    assert plain.scores().pixel_accuracy == pytest.approx(renamed.scores().pixel_accuracy)
+
+
+@pytest.mark.parametrize(
+    ("truth", "labels", "message"),
+    [
+        (np.zeros((2, 2)), np.zeros((2, 3)), "differ in shape"),
+        (np.full((1, 1), 9), np.zeros((1, 1)), "expected below 4"),
+        (np.zeros((1, 1)), np.full((1, 1), 4), "expected below 4"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(truth, labels, message):
+    with pytest.raises(ValueError, match=message):
+        Confusion(CLASSES).add(truth.astype(np.uint8), labels.astype(np.uint8))
+
+
+def test_false_positives_by_hand():
+    counter = FalsePositives(["a", "b"])
+    # b is absent and painted on 1 of 4 known pixels; a is there.
+    counter.add(np.array([[1, 1, 0, 0, 255]]), np.array([[1, 2, 0, 0, 2]]))
+    # Both are absent, none is painted outside the void.
+    counter.add(np.array([[0, 0, 255]]), np.array([[0, 0, 1]]))
+    scores = counter.scores()
+    assert scores.per_class == {"a": 0.0, "b": 0.5}
+    assert scores.area == {"a": 0.0, "b": pytest.approx(0.125)}
+    assert scores.rate == pytest.approx(1 / 3)
+
+
+def rle(*box, side=20):
+    mask = np.zeros((side, side), np.uint8, order="F")
+    top, left, height, width = box
+    mask[top : top + height, left : left + width] = 1
+    found = coco_mask.encode(mask)
+    return {"size": found["size"], "counts": found["counts"].decode()}, int(mask.sum()), box
+
+
+def truth_record(category, *box, crowd=0):
+    segmentation, area, (top, left, height, width) = rle(*box)
+    return {
+        "category_id": category,
+        "segmentation": segmentation,
+        "area": area,
+        "bbox": [left, top, width, height],
+        "iscrowd": crowd,
+    }
+
+
+def found_record(category, score, *box):
+    return {**truth_record(category, *box), "score": score}
+
+
+class Known:
+    """Truth from a mapping of file names to records."""
+
+    notes = ()
+
+    def __init__(self, records):
+        self.records = records
+
+    def instances(self, file_name):
+        return self.records.get(file_name)
+
+
+def entry(name, *annotations):
+    return {"file_name": name, "height": 20, "width": 20, "annotations": list(annotations)}
+
+
+def test_average_precision_by_hand():
+    """Class a has 2 objects. In order of score its detections are right, wrong, right.
+
+    Precision after each is 1, 1/2, 2/3 at recall 1/2, 1/2, 1. COCO takes at each of 101 recalls
+    the best precision from there on: 1 for recalls 0 to 0.5 (51 of them), 2/3 for the other 50.
+    Class b has 1 object that is found with an IoU of 0.4: AP 0. Class c is not in the truth.
+    """
+    truth = Known(
+        {
+            "1.png": [truth_record(1, 0, 0, 10, 10), truth_record(1, 12, 12, 6, 6)],
+            "2.png": [truth_record(2, 0, 0, 10, 10)],
+        }
+    )
+    entries = [
+        entry(
+            "1.png",
+            found_record(1, 0.9, 0, 0, 10, 10),
+            found_record(1, 0.8, 0, 12, 5, 5),
+            found_record(1, 0.7, 12, 12, 6, 5),
+        ),
+        entry("2.png", found_record(2, 0.9, 0, 0, 10, 4), found_record(3, 0.9, 0, 0, 5, 5)),
+    ]
+    scores = average_precision(truth, entries, CLASSES)
+    expected = (51 + 50 * 2 / 3) / 101
+    assert scores.per_class["a"] == pytest.approx(expected)
+    assert scores.per_class["b"] == 0
+    assert scores.per_class["c"] is None
+    assert scores.map50 == pytest.approx(expected / 2)
+
+
+def test_a_crowd_is_neither_missed_nor_a_mistake():
+    truth = Known({"1.png": [truth_record(1, 0, 0, 5, 5), truth_record(1, 10, 10, 9, 9, crowd=1)]})
+    entries = [entry("1.png", found_record(1, 0.9, 10, 10, 4, 4), found_record(1, 0.8, 0, 0, 5, 5))]
+    assert average_precision(truth, entries, CLASSES).map50 == pytest.approx(1)
+
+
+def test_nothing_found_is_zero_and_no_instances_is_none():
+    truth = Known({"1.png": [truth_record(1, 0, 0, 5, 5)], "2.png": []})
+    assert average_precision(truth, [entry("1.png")], CLASSES).map50 == 0
+    assert average_precision(truth, [entry("2.png")], CLASSES).map50 is None
+    assert average_precision(truth, [entry("3.png")], CLASSES) is None
+
+
+def test_the_report_holds_the_same_numbers(tmp_path):
+    confusion, absent = Confusion(CLASSES), FalsePositives(CLASSES)
+    truth, labels = np.array([[0, 1, 1]], np.uint8), np.array([[0, 1, 2]], np.uint8)
+    confusion.add(truth, labels)
+    absent.add(truth, labels)
+    files = write_report(tmp_path, confusion.scores(), None, absent.scores())
+    metrics = json.loads(files[0].read_text())
+    assert metrics["semantic"]["miou"] == pytest.approx((1 + 0.5 + 0) / 3)
+    assert metrics["instance"] is None
+    table = class_table(confusion.scores(), None, absent.scores())
+    assert list(table["class"]) == ["background", *CLASSES]
+    assert table["false_positive_rate"].tolist()[2:] == [1.0, 0.0]
+    assert files[1].read_text().splitlines()[0].startswith("class,images,iou,ap50")
