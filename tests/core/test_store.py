@@ -94,6 +94,14 @@ def test_zeros_infinities_and_nan_come_back_as_they_were(store):
     assert store.verify() == []
 
 
+def test_a_column_of_nothing_but_zeros_is_not_taken_for_a_missing_one(store):
+    one = mask_set(0)
+    one.packed_masks[:] = 0
+    store.write_shard([ShardRecord(ImageFile("x", sha(0)), one)])
+    assert store.verify() == []
+    assert_same(store.read(sha(0)), one)
+
+
 def test_plain_zarr_reads_it(store):
     records = [good(0), bad(1), good(2)]
     shard = store.write_shard(records)

@@ -120,6 +120,23 @@ def test_a_damaged_data_file_raises_and_names_the_fix(store, shard, column, how)
         assert len(store.verify(deep=False)) == 1
 
 
+@pytest.mark.parametrize("column", ["tokens", BLOCK])
+def test_metadata_that_zarr_would_believe(store, shard, column):
+    file = shard / column / "zarr.json"
+    file.write_text(file.read_text().replace('"float16"', '"uint16"'))
+    with pytest.raises(StoreError, match="the bytes are not the ones that were written"):
+        list(store.read_rows([sha(0)], [column]))
+    assert len(store.verify(deep=False)) == 1
+
+
+@pytest.mark.parametrize("folder", [".", "features"])
+@pytest.mark.parametrize(("old", "new"), [('"group"', '"groop"'), ('format": 3', 'format": 2')])
+def test_a_group_that_zarr_would_not_open(store, shard, folder, old, new):
+    file = shard / folder / "zarr.json"
+    file.write_text(file.read_text().replace(old, new))
+    assert [bad.shard for bad in store.verify(deep=False)] == [shard.name]
+
+
 @pytest.mark.parametrize("name", ["tokens", "features/encoder", "features", "tokens/c"])
 def test_a_missing_folder_is_found(store, shard, name):
     shutil.rmtree(shard / name)

@@ -10,7 +10,6 @@ from usam_core.errors import InputError, TransientError
 from usam_core.progress import SILENT, Progress
 from usam_core.sam.registry import Checkpoint
 
-_CHUNK = 1 << 20
 _TIMEOUT = httpx.Timeout(30.0, read=60.0)
 
 
@@ -61,7 +60,9 @@ def _fetch(checkpoint: Checkpoint, part: Path, progress: Progress) -> None:
     if have > checkpoint.bytes:
         part.unlink()
         have = 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
     try:
         with httpx.stream(
             "GET", checkpoint.url, headers=headers, timeout=_TIMEOUT, follow_redirects=True
@@ -75,7 +76,7 @@ def _fetch(checkpoint: Checkpoint, part: Path, progress: Progress) -> None:
                 progress.bar(label, checkpoint.bytes) as bar,
             ):
                 bar.advance(have if resumed else 0)
-                for chunk in response.iter_bytes(_CHUNK):
+                for chunk in response.iter_raw():
                     file.write(chunk)
                     bar.advance(len(chunk))
     except httpx.TransportError as error:

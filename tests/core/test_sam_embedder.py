@@ -1,0 +1,164 @@
+"""The nano SAM and the embedder: batches change nothing, padding counts for nothing."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from usam_core.config import SamConfig
+from usam_core.errors import InputError, StoreError
+from usam_core.masks import unpack
+from usam_core.rng import generator
+from usam_core.sam.embedder import SamEmbedder
+from usam_core.sam.load import choose_device, encoder_spec, load_sam, open_embedder
+from usam_core.sam.nano import NANO_WEIGHTS, build_nano_sam, trained_part, untrained_nano_sam
+from usam_core.sam.pooling import pool_in_masks
+from usam_core.sources.scenes import TRAINING_LOOK, scene
+from usam_core.sources.shapes import SHAPES
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return build_nano_sam()
+
+
+def drawn(number, size_hw=(96, 128)):
+    return scene(generator(77, number), list(SHAPES), size_hw, TRAINING_LOOK, most=3)
+
+
+def test_the_result_does_not_depend_on_batches(nano):
+    images = [drawn(i).image for i in range(3)]
+    one = [
+        SamEmbedder(nano, "nano", "0", points_per_side=4, points_per_batch=16).embed([image])[0]
+        for image in images
+    ]
+    all_at_once = SamEmbedder(nano, "nano", "0", 4, points_per_batch=3).embed(images)
+    for a, b in zip(one, all_at_once, strict=True):
+        # float16 keeps 3 digits; batched convolutions sum in another order.
+        np.testing.assert_allclose(a.tokens, b.tokens, rtol=0, atol=0.02)
+        np.testing.assert_allclose(a.predicted_iou, b.predicted_iou, rtol=0, atol=1e-4)
+        differing = np.bitwise_count(a.packed_masks ^ b.packed_masks).sum()
+        assert differing <= 1e-3 * a.packed_masks.size * 8
+
+
+def test_the_grid_finds_drawn_objects(nano):
+    embedder = SamEmbedder(nano, "nano", "0", points_per_side=10)
+    best = []
+    for number in range(6):
+        some = drawn(number, (160, 160))
+        (found,) = embedder.embed([some.image])
+        masks = unpack(found.packed_masks)[:, 1:]
+        for value in range(1, len(some.names) + 1):
+            truth = np.asarray(
+                Image.fromarray((some.instances == value).astype(np.uint8)).resize((80, 80)), bool
+            )
+            shared = (masks & truth).sum((2, 3))
+            best.append((shared / (masks | truth).sum((2, 3))).max())
+    assert np.mean(best) > 0.65
+
+
+def test_no_mask_reaches_into_the_padding(nano):
+    (found,) = SamEmbedder(nano, "nano", "0", 3).embed([drawn(0, (60, 120)).image])
+    masks = unpack(found.packed_masks)
+    assert masks.shape[-2:] == (80, 80)
+    assert not masks[..., 40:, :].any()
+
+
+def test_out_of_memory_halves_the_prompts_and_goes_on(nano, monkeypatch):
+    from usam_core.sam import embedder as module
+
+    sizes = []
+
+    def failing(sam, embedding, points):
+        sizes.append(len(points))
+        if len(points) > 4:
+            raise torch.OutOfMemoryError("out of memory")
+        return real(sam, embedding, points)
+
+    real = module.decode
+    image = drawn(1).image
+    (expected,) = SamEmbedder(nano, "nano", "0", 4, points_per_batch=16).embed([image])
+    monkeypatch.setattr(module, "decode", failing)
+    (found,) = SamEmbedder(nano, "nano", "0", 4, points_per_batch=16).embed([image])
+    assert sizes == [16, 8, 4, 4, 8, 4, 4]
+    np.testing.assert_allclose(found.predicted_iou, expected.predicted_iou, atol=1e-4)
+
+
+def test_pooling_is_the_mean_inside_a_mask():
+    dense = torch.arange(8.0).reshape(2, 2, 2)
+    masks = torch.zeros(1, 4, 4, 4, dtype=torch.bool)
+    masks[0, 0] = True  # everything
+    masks[0, 1, :2, :2] = True  # one cell
+    masks[0, 2, :2, :] = True
+    masks[0, 2, 0, 2] = False  # a cell and three quarters of its neighbour
+    pooled = pool_in_masks(dense, masks, torch.tensor([[0.75, 0.75]]))
+    assert pooled[0, 0].tolist() == [1.5, 5.5]
+    assert pooled[0, 1].tolist() == [0.0, 4.0]
+    assert pooled[0, 2].tolist() == pytest.approx([0.75 / 1.75, 4 + 0.75 / 1.75])
+    # An empty mask takes the feature under its point: the last cell.
+    assert pooled[0, 3].tolist() == [3.0, 7.0]
+
+
+def test_the_fingerprint_follows_model_grid_and_weights(tmp_path):
+    base = encoder_spec(SamConfig(), None)
+    assert encoder_spec(SamConfig(device="cpu", points_per_batch=3), None) == base
+    assert encoder_spec(SamConfig(points_per_side=9), None) != base
+    assert encoder_spec(SamConfig(model="vit_b"), None) != base
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(NANO_WEIGHTS.read_bytes() + b" ")
+    assert encoder_spec(SamConfig(), other) != base
+
+
+def test_an_embedder_is_loaded_once_a_process():
+    assert open_embedder(SamConfig()) is open_embedder(SamConfig())
+
+
+def test_shipped_weights_are_small_and_are_what_we_trained():
+    assert NANO_WEIGHTS.stat().st_size <= 16e6
+    assert all(
+        not name.startswith("image_encoder.backbone") for name in trained_part(untrained_nano_sam())
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "config", "error", "message"),
+    [
+        (b"no checkpoint", SamConfig(model="vit_b"), InputError, "cannot read it as a SAM"),
+        (b"no checkpoint", SamConfig(), StoreError, "nano SAM"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content, config, error, message):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(error, match=message) as caught:
+        load_sam(config, path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_checkpoint_of_another_size_is_recognised(tmp_path):
+    path = tmp_path / "sam.pth"
+    torch.save({"image_encoder.pos_embed": torch.zeros(1, 64, 64, 1024)}, path)
+    with pytest.raises(InputError, match="expected a checkpoint of vit_b, got vit_l"):
+        load_sam(SamConfig(model="vit_b"), path)
+
+
+class Evil:
+    """Unpickling this would run code."""
+
+    def __reduce__(self):
+        return (print, ("unpickled",))
+
+
+def test_a_pickle_that_runs_code_is_not_run(tmp_path, capsys):
+    path = tmp_path / "evil.pth"
+    torch.save({"x": Evil()}, path)
+    with pytest.raises(InputError):
+        load_sam(SamConfig(model="vit_b"), path)
+    assert "unpickled" not in capsys.readouterr().out
+
+
+def test_a_device_that_is_not_there_is_refused():
+    assert choose_device("auto") in {"cpu", "cuda", "mps"}
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match=r"'cuda' is not on this machine.*'cpu'"):
+            choose_device("cuda")
