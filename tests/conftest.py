@@ -4,6 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
+from PIL import Image
+
+from usam_core.outputs.voc_png import save_label_png
+from usam_core.project import load_project
+from usam_core.rng import generator
+from usam_core.sources.scenes import TRAINING_LOOK, scene
+from usam_core.stages import STEPS, run_step
 
 # Before anything imports Prefect: no telemetry, no colour codes, no user settings in tests.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -18,3 +26,43 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the research data, absent here: {SHARED.name} beside the repository")
     return SHARED
+
+
+@pytest.fixture
+def tiny_project(tmp_path) -> Path:
+    """Return the project file of three drawn classes and four scenes: seconds from end to end."""
+    return write_tiny_project(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished_project(tmp_path_factory) -> Path:
+    """Return a tiny project that has run to its end; tests may read it, not change it."""
+    file = write_tiny_project(tmp_path_factory.mktemp("finished"))
+    project = load_project(file)
+    for step in STEPS:
+        run_step(step, project)
+    return file
+
+
+def write_tiny_project(folder: Path) -> Path:
+    classes = {"disc": "round", "ring": "round", "rod": "long"}
+    for number in range(4):
+        drawn = scene(generator(9, number), list(classes), (96, 128), TRAINING_LOOK, most=3)
+        for name in ("images", "truth"):
+            (folder / name).mkdir(exist_ok=True)
+        Image.fromarray(drawn.image).save(folder / "images" / f"s{number}.png")
+        save_label_png(folder / "truth" / f"s{number}.png", drawn.label_map(list(classes)))
+    project = {
+        "name": "tiny",
+        "classes": [{"name": name, "parent": parent} for name, parent in classes.items()],
+        "images": {"path": "images"},
+        "training": {"source": "render", "render": {"per_class": 3, "size": 96}},
+        "sam": {"points_per_side": 4},
+        "head": {"epochs": 5, "hidden": [32, 16, 8], "dropout": 0.2},
+        "inference": {"threshold": 0.3},
+        "outputs": {"shard_size": 4, "overlays": 2},
+        "evaluation": {"format": "voc", "path": "truth"},
+    }
+    file = folder / "project.yaml"
+    file.write_text(yaml.safe_dump(project))
+    return file

@@ -167,6 +167,8 @@ class OutputsConfig(Section):
     """Folder of this project's results."""
     store: Path | None = None
     """Folder of the embedding store; empty means `store` in `path`. Projects may share one."""
+    shard_size: Annotated[Int, Field(ge=1, le=4096)] = 64
+    """Images a shard of the store: the unit of work; a kill loses at most these."""
     overlays: Annotated[Int, Field(ge=0)] = 50
     """How many images get a coloured overlay picture."""
 

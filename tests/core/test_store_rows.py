@@ -188,8 +188,15 @@ def test_the_cache_is_never_believed_over_the_shards(tmp_path, damage, index_rea
         content[len(content) // 2] ^= 1
         cache.write_bytes(content)
     else:
-        # Behind the cache's back one shard goes and one image gets another verdict.
-        store.drop_shard(shards[0])
+        # Behind the cache's back one shard goes, one image gets another verdict, one moves.
+        for shard in shards[:3]:
+            store.drop_shard(shard)
         store.write_shard([good(0)])
-        expected = store.index()
+        moved = ShardRecord(ImageFile("/moved.png", sha(1)), bad(1).result)
+        assert store.write_shard([moved]) == shards[1]
+        expected = EmbeddingStore.open(store.path).index()
+        rows = expected.set_index("sha256")
+        assert rows.loc[sha(0), "status"] == "ok"
+        assert rows.loc[sha(1), "source"] == "/moved.png"
+        assert sha(2) not in rows.index
     assert EmbeddingStore.open(store.path).index().equals(expected)

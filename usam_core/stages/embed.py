@@ -16,9 +16,6 @@ from usam_core.store.store import EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile
 
 REVISION = 1
-SHARD_SIZE = 64
-"""Images a shard: the unit of work and of commit; a kill loses at most these."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -73,7 +70,7 @@ def plan(project: Project, progress: Progress = SILENT) -> EmbedPlan:
     """Compare the images with the store and say what is missing."""
     store = open_store(project, create=True)
     wanted = wanted_files(project, progress)
-    groups = store.plan(wanted, SHARD_SIZE)
+    groups = store.plan(wanted, project.config.outputs.shard_size)
     missing = sum(len(group) for group in groups)
     return EmbedPlan(groups, total=len(wanted), stored=len(wanted) - missing)
 
