@@ -179,6 +179,8 @@ def _dotted(place: Location) -> str:
 
 def _wish(problem: dict[str, Any]) -> str:
     message = problem["msg"]
+    if problem["type"] == "string_pattern_mismatch":
+        return f"expected text of the form {problem['ctx']['pattern']}"
     for start, words in (("Input should be ", "expected "), ("Value error, ", "")):
         if message.startswith(start):
             return words + message.removeprefix(start)

@@ -194,10 +194,12 @@ def test_an_image_in_two_shards_counts_once(store):
         assert_same(store.read(sha(number)), mask_set(number))
 
 
-def test_the_same_shard_again_changes_nothing(store):
+def test_the_same_shard_again_writes_nothing(store, monkeypatch):
     first = store.write_shard([good(0), bad(1)])
     before = {path: path.stat().st_mtime_ns for path in store.path.rglob("*") if path.is_file()}
-    assert store.write_shard([good(0), bad(1)]) == first
+    with monkeypatch.context() as patch:
+        patch.setattr("usam_core.store.store.fill_shard", lambda *_: pytest.fail("written"))
+        assert store.write_shard([good(0), bad(1)]) == first
     assert before == {
         path: path.stat().st_mtime_ns for path in store.path.rglob("*") if path.is_file()
     }

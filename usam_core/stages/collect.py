@@ -1,5 +1,6 @@
 """Step 1, collect: single-object pictures of each class, and a manifest of where they came from."""
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -38,6 +39,8 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         picture for spec in project.config.classes for picture in source.collect(spec, progress)
     ]
     table = to_frame(pictures)
+    # Pictures below the project's folder move with it.
+    table["path"] = [_relative(Path(path), project.root) for path in table["path"]]
     counts = {
         spec.name: int((table["class"] == spec.name).sum()) for spec in project.config.classes
     }
@@ -55,7 +58,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
 
 
 def read_manifest(project: Project) -> pd.DataFrame:
-    """Return the training pictures that `collect` found.
+    """Return the training pictures that `collect` found, their paths absolute.
 
     Raises:
         MissingStepError: `collect` has not run.
@@ -65,7 +68,13 @@ def read_manifest(project: Project) -> pd.DataFrame:
         raise MissingStepError(
             f"{folder}: no training pictures yet; run `usam collect {project.file}` first"
         )
-    return pd.read_parquet(manifest_path(folder))
+    table = pd.read_parquet(manifest_path(folder))
+    table["path"] = [str(project.root / path) for path in table["path"]]
+    return table
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def _check_counts(project: Project, counts: dict[str, int]) -> None:

@@ -53,11 +53,16 @@ def write_record(folder: Path, result: StepResult) -> None:
 
 
 def read_record(folder: Path) -> StepResult | None:
-    """Return the record of a finished step, or None when there is none that can be read."""
+    """Return the record of a finished step, or None when there is none that can be read.
+
+    A project that was moved or copied finds its files where they are now.
+    """
     try:
-        return StepResult.from_json(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+        record = StepResult.from_json(json.loads((folder / RECORD).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+    here = folder / Path(record.path).name
+    return replace(record, path=str(here)) if here.name in record.outputs else record
 
 
 def intact_record(folder: Path, key: str) -> StepResult | None:

@@ -1,0 +1,127 @@
+"""The flow on a real Prefect server: cached by content, healed, retried where the world fails."""
+
+import shutil
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.states import StateType
+
+from flows.annotate import annotate_dataset
+from flows.steps import fit
+from tasks import steps as task_steps
+from usam_core.errors import MissingStepError, TransientError
+from usam_core.project import load_project
+from usam_core.stages import step_folder
+
+
+def run(file, **parameters):
+    """Run the flow; return its results by step, and its last task runs' states by name."""
+    state = annotate_dataset(str(file), return_state=True, **parameters)
+    results = state.result()
+    with get_client(sync_client=True) as client:
+        (last,) = client.read_flow_runs(sort="START_TIME_DESC", limit=1)
+        tasks = client.read_task_runs(limit=200)
+        mine = {t.name: t.state.name for t in tasks if t.flow_run_id == last.id}
+        wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[last.id]))
+        artifacts = {a.key: a.data for a in client.read_artifacts(artifact_filter=wanted)}
+    return {r["step"]: r for r in results}, mine, artifacts
+
+
+@pytest.fixture(scope="module")
+def project_file(finished_project, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("flow") / "project"
+    shutil.copytree(finished_project.parent, folder)
+    shutil.rmtree(folder / "out")
+    return folder / "project.yaml"
+
+
+def test_the_whole_job_and_what_is_on_its_page(project_file):
+    results, tasks, artifacts = run(project_file)
+    assert list(results) == ["collect", "embed", "fit", "annotate", "evaluate"]
+    assert results["embed"]["summary"]["embedded"] == 13
+    assert not any(result["reused"] for result in results.values())
+    assert {"collect", "fit", "annotate", "evaluate"} <= set(tasks)
+    assert [name for name in tasks if name.startswith("embed shards")]
+    assert set(tasks.values()) == {"Completed"}
+    assert "data:image/jpeg;base64," in artifacts["annotation-run"]
+    assert len(artifacts["annotation-run"]) < 300_000
+    assert "background" in artifacts["metrics-per-class"]
+
+
+def test_the_same_again_is_cached_and_says_so(project_file):
+    results, tasks, _ = run(project_file)
+    assert all(result["reused"] for result in results.values())
+    cached = {name: state for name, state in tasks.items() if name != "plan-embed"}
+    assert {"Cached"} == {state for name, state in cached.items() if not name.startswith("plan")}
+
+
+def test_a_deleted_output_is_made_again_although_the_cache_knows_the_step(project_file):
+    labels = step_folder(load_project(project_file), "annotate")
+    victim = labels / "masks" / "s2.png"
+    before = victim.read_bytes()
+    victim.unlink()
+    results, tasks, _ = run(project_file)
+    assert victim.read_bytes() == before
+    assert tasks["annotate"] == "Completed"
+    assert tasks["fit"] == "Cached"
+    assert results["annotate"]["summary"]["images"] == 4
+
+
+def test_starting_later_leaves_earlier_steps_alone(project_file):
+    results, tasks, _ = run(project_file, start="annotate", refresh=True)
+    assert set(results) == {"annotate", "evaluate"}
+    assert "collect" not in tasks
+    assert tasks["annotate"] == "Completed"
+
+
+def test_coarser_classes_embed_nothing(project_file):
+    results, tasks, _ = run(project_file, level="parents")
+    assert not [name for name in tasks if name.startswith("embed shards")]
+    assert results["fit"]["summary"]["classes"] == ["round", "long"]
+
+
+def test_a_step_alone_runs_as_its_own_flow(project_file):
+    assert fit(str(project_file))["reused"]
+
+
+def test_a_wrong_parameter_is_refused_before_the_run_starts(project_file):
+    with pytest.raises(Exception, match=r"level"):
+        annotate_dataset(str(project_file), level="sideways")
+
+
+@pytest.fixture
+def quick_retries(monkeypatch):
+    quick = task_steps.run_step.with_options(retry_delay_seconds=0.1)
+    monkeypatch.setattr(task_steps, "run_step", quick)
+
+
+def failing(monkeypatch, error, times):
+    calls = []
+    real = task_steps.stages.run_step
+
+    def run_step(step, project, **options):
+        calls.append(step)
+        if len(calls) <= times:
+            raise error
+        return real(step, project, **options)
+
+    monkeypatch.setattr(task_steps.stages, "run_step", run_step)
+    return calls
+
+
+def test_where_the_world_fails_a_step_is_tried_again(project_file, monkeypatch, quick_retries):
+    calls = failing(monkeypatch, TransientError("the hub is away"), times=2)
+    assert not fit(str(project_file), refresh=True)["reused"]
+    assert calls == ["fit"] * 3
+
+
+def test_a_mistake_is_not_tried_again_and_keeps_its_sentence(
+    project_file, monkeypatch, quick_retries
+):
+    calls = failing(monkeypatch, MissingStepError("run `usam embed` first"), times=9)
+    state = fit(str(project_file), refresh=True, return_state=True)
+    assert state.type == StateType.FAILED
+    with pytest.raises(MissingStepError, match="run `usam embed` first"):
+        state.result()
+    assert calls == ["fit"]
