@@ -11,6 +11,7 @@ from usam_core.config import InferenceConfig
 from usam_core.distill import entropy
 from usam_core.masks import areas, upscale, valid_hw
 from usam_core.nms import suppress
+from usam_core.paint import paint, paint_votes
 from usam_core.types import MASKS_PER_PROMPT, TOKENS_BLOCK, Instances, MaskSet
 
 
@@ -141,8 +142,8 @@ def label_image(
     features: Sequence[str],
     config: InferenceConfig,
     class_names: Sequence[str],
-) -> Instances:
-    """Label one image: score, threshold, suppress, and bring the kept masks to full size.
+) -> tuple[Instances, np.ndarray]:
+    """Label one image: score, threshold, suppress, and paint.
 
     Args:
         head: maps float32 (..., f) to logits (..., c).
@@ -150,6 +151,10 @@ def label_image(
         features: the head's feature blocks.
         config: the inference settings.
         class_names: the head's classes.
+
+    Returns:
+        The instances, best first, and the label map, uint8 or uint16 (h, w); see
+        `usam_core.paint` for who gets a pixel.
     """
     found = candidates(head, mask_set, features, config)
     kept = found[passes(found, mask_set.size_hw, config, class_names)]
@@ -157,12 +162,24 @@ def label_image(
     if config.score == "confidence_x_iou":
         scores = scores * np.clip(kept.predicted_iou, 0, 1)
     stay = suppress(kept.packed, scores, kept.classes, config.nms_iou, config.nms_containment)
-    kept, scores = kept[stay], scores[stay]
-    return Instances(
-        masks=upscale(kept.packed, mask_set.size_hw),
-        classes=kept.classes,
-        scores=scores.astype(np.float32),
-        entropy=kept.entropy,
-        predicted_iou=kept.predicted_iou,
-        prompts=kept.prompts,
+    best = kept[stay]
+    instances = Instances(
+        masks=upscale(best.packed, mask_set.size_hw),
+        classes=best.classes,
+        scores=scores[stay].astype(np.float32),
+        entropy=best.entropy,
+        predicted_iou=best.predicted_iou,
+        prompts=best.prompts,
     )
+    if config.paint == "vote":
+        labels = paint_votes(
+            kept.packed,
+            kept.classes,
+            scores,
+            mask_set.size_hw,
+            len(class_names),
+            config.threshold / 2,
+        )
+    else:
+        labels = paint(instances, config.paint, len(class_names))
+    return instances, labels

@@ -122,7 +122,7 @@ class HeadConfig(Section):
     """Dropout on the third hidden layer (GranSAM, supplement 2)."""
     standardise: bool = True
     """Bring each input column to mean 0 and deviation 1 over the training masks."""
-    epochs: Annotated[Int, Field(ge=1, le=100_000)] = 60
+    epochs: Annotated[Int, Field(ge=1, le=100_000)] = 20
     """Passes over the training pictures, for the teacher and again for the student."""
     batch_size: Annotated[Int, Field(ge=1)] = 64
     """Pictures a step (section 4.2)."""
@@ -139,7 +139,7 @@ class InferenceConfig(Section):
     """Keep masks whose class confidence is at least this."""
     class_thresholds: dict[str, Fraction] = {}
     """The same for single classes, by name."""
-    mask_choice: MaskChoice = "most_confident"
+    mask_choice: MaskChoice = "best_iou"
     """Which of a prompt's masks is its candidate."""
     min_predicted_iou: Float = 0.0
     """Drop masks that SAM itself believes bad."""
@@ -153,11 +153,11 @@ class InferenceConfig(Section):
     """Of two masks that overlap more than this (mask IoU), the better scored stays."""
     nms_containment: Fraction = 0.9
     """Of two masks of one class of which one lies in the other by this share, the better stays."""
-    score: Literal["confidence", "confidence_x_iou"] = "confidence"
+    score: Literal["confidence", "confidence_x_iou"] = "confidence_x_iou"
     """What orders masks in NMS, in painting, and in the COCO file."""
-    paint: Literal["score", "smallest", "vote"] = "score"
-    """Who gets a pixel that several kept masks claim: the best score, the smallest mask, or the
-    class with the largest sum of scores."""
+    paint: Literal["score", "smallest", "vote"] = "vote"
+    """Who gets a pixel that several masks claim: the best score, the smallest mask, or the class
+    with the largest sum of scores over all masks that pass the thresholds, before NMS."""
 
 
 class OutputsConfig(Section):

@@ -1,7 +1,10 @@
 """Kept masks to one label a pixel."""
 
 import numpy as np
+import torch
+from torch.nn import functional
 
+from usam_core.masks import unpack, valid_hw
 from usam_core.types import Instances
 
 
@@ -11,26 +14,60 @@ def paint(instances: Instances, rule: str, classes: int) -> np.ndarray:
     0 is background, 1 + i is class i. A pixel that several masks claim goes, by `rule`:
 
     * `score`: to the mask with the best score;
-    * `smallest`: to the smallest mask (a wheel stays visible on its car);
-    * `vote`: to the class with the largest sum of scores; ties to the lowest class.
+    * `smallest`: to the smallest mask (a wheel stays visible on its car).
 
     Args:
         instances: the kept masks; scores order them.
-        rule: `score`, `smallest` or `vote`.
+        rule: `score` or `smallest`.
         classes: c, the number of classes.
     """
-    size_hw = instances.masks.shape[1:]
-    dtype = np.uint8 if classes < 256 else np.uint16
-    if rule == "vote":
-        votes = np.zeros((classes + 1, *size_hw), np.float32)
-        for mask, label, score in zip(
-            instances.masks, instances.classes, instances.scores, strict=True
-        ):
-            votes[label + 1][mask] += score
-        return votes.argmax(axis=0).astype(dtype)
     ranks = instances.scores if rule == "score" else -instances.masks.sum(axis=(1, 2))
-    labels = np.zeros(size_hw, dtype)
-    # The stable sort of the reversed rank lets the first of equals be painted last.
+    labels = np.zeros(instances.masks.shape[1:], label_dtype(classes))
+    # Worst first, so that the best is painted last; of equals the first is painted last.
     for number in np.argsort(-ranks, kind="stable")[::-1]:
         labels[instances.masks[number]] = instances.classes[number] + 1
     return labels
+
+
+def paint_votes(
+    packed: np.ndarray,
+    classes_of: np.ndarray,
+    scores: np.ndarray,
+    size_hw: tuple[int, int],
+    classes: int,
+    least: float,
+) -> np.ndarray:
+    """Return the label map in which masks vote, uint8 (h, w), or uint16 from 256 labels on.
+
+    Every mask that passed the thresholds, before suppression, gives its score to its class at
+    its low-resolution pixels. The sums are scaled up bilinearly; a pixel goes to the class with
+    the largest sum (ties to the lowest class), or to background where no sum exceeds `least`.
+
+    Args:
+        packed: uint8 (p, u, b).
+        classes_of: int64 (p,).
+        scores: float32 (p,).
+        size_hw: rows and columns of the image.
+        classes: c, the number of classes.
+        least: half of a mask's smallest score, so that a lone mask is cut at its border.
+    """
+    labels = np.zeros(size_hw, label_dtype(classes))
+    if not len(packed):
+        return labels
+    rows, columns = valid_hw(size_hw, packed.shape[-2])
+    masks = unpack(packed)[:, :rows, :columns].reshape(len(packed), -1).astype(np.float32)
+    present = np.unique(classes_of)
+    share = (classes_of == present[:, None]) * scores
+    votes = (share.astype(np.float32) @ masks).reshape(1, len(present), rows, columns)
+    full = functional.interpolate(
+        torch.from_numpy(votes), size=size_hw, mode="bilinear", align_corners=False
+    )[0]
+    most, winner = full.max(dim=0)
+    won = most.numpy() > least
+    labels[won] = present[winner.numpy()[won]] + 1
+    return labels
+
+
+def label_dtype(classes: int) -> type[np.uint8] | type[np.uint16]:
+    """Return the smallest type that holds the labels 0 to c."""
+    return np.uint8 if classes < 256 else np.uint16

@@ -13,7 +13,7 @@ from usam_core.config import InferenceConfig
 from usam_core.masks import areas, pack, unpack, upscale, valid_hw
 from usam_core.nms import suppress
 from usam_core.overlap import iou_and_containment
-from usam_core.paint import paint
+from usam_core.paint import paint, paint_votes
 from usam_core.types import Instances, MaskSet
 
 masks_16 = arrays.arrays(bool, st.tuples(st.integers(0, 6), st.just(16), st.just(16)))
@@ -133,13 +133,14 @@ def test_equal_confidence_leaves_the_choice_to_the_predicted_iou():
     assert choose(np.full((1, 4), 0.5, np.float32), some, "most_confident").tolist() == [2]
 
 
-def labelled(config, classes=("a", "b")):
+def labelled(config, classes=("a", "b"), score="confidence"):
     whole, part = box(0, 0, 8, 8), box(8, 8, 8, 8)
     masks = np.stack([np.stack([whole] * 4), np.stack([part] * 4), np.stack([whole] * 4)])
     # Logits: prompt 0 sure of a, prompt 1 leaning to b, prompt 2 less sure of a than prompt 0.
     features = np.array([[[4, 0]] * 4, [[0, 1]] * 4, [[2, 0]] * 4])
     some = mask_set(masks, features, np.full((3, 4), 0.8))
-    return label_image(Doubling(), some, ["encoder"], config, list(classes))
+    plain = config.model_copy(update={"score": score})
+    return label_image(Doubling(), some, ["encoder"], plain, list(classes))[0]
 
 
 def test_thresholds_and_nms_leave_the_best_mask_of_each_thing():
@@ -167,14 +168,15 @@ def test_each_setting_does_its_part(setting, prompts):
 
 
 def test_score_may_count_the_predicted_iou():
-    found = labelled(InferenceConfig(min_area=0, score="confidence_x_iou"))
+    found = labelled(InferenceConfig(min_area=0), score="confidence_x_iou")
     assert found.scores[0] == pytest.approx(0.982 * 0.8, abs=1e-3)
 
 
 def test_candidates_carry_the_entropy_of_their_own_mask():
     masks = np.zeros((1, 4, 16, 16), bool)
     some = mask_set(masks, [[[0, 0], [0, 0], [9, 0], [0, 0]]], np.full((1, 4), 0.5))
-    found = candidates(Doubling(), some, ["encoder"], InferenceConfig())
+    config = InferenceConfig(mask_choice="most_confident")
+    found = candidates(Doubling(), some, ["encoder"], config)
     assert found.confidence[0] > 0.99
     assert found.entropy[0] < 0.01
     assert found.classes.tolist() == [0]
@@ -197,7 +199,6 @@ def instances(masks, classes, scores):
     [
         ("score", 1),  # the large mask has the best score
         ("smallest", 2),  # the small one is smallest
-        ("vote", 3),  # two masks of class 2 together outweigh it
     ],
 )
 def test_who_gets_a_pixel_that_several_claim(rule, shared):
@@ -210,8 +211,37 @@ def test_who_gets_a_pixel_that_several_claim(rule, shared):
     assert labels.dtype == np.uint8
 
 
+def test_votes_add_up_before_suppression_and_a_lone_mask_keeps_its_border():
+    masks = np.stack([box(0, 0, 8, 8), box(0, 0, 4, 16), box(0, 0, 4, 16)])
+    labels = paint_votes(
+        pack(masks), np.array([0, 2, 2]), np.array([0.8, 0.5, 0.5]), (16, 16), 3, 0.25
+    )
+    assert labels[0, 0] == 3  # 0.5 + 0.5 for class 2 against 0.8
+    assert labels[6, 2] == 1
+    assert labels[6, 12] == 0
+    alone = paint_votes(pack(masks[:1]), np.array([1]), np.array([0.5]), (32, 32), 3, 0.25)
+    assert alone[:14, :14].all()
+    assert not alone[18:].any()
+    assert (alone > 0).sum() == pytest.approx(256, abs=4)
+
+
+def test_an_image_is_painted_by_the_rule_that_the_settings_name():
+    whole = np.stack([np.stack([box(0, 0, 8, 8)] * 4)] * 3)
+    some = mask_set(whole, np.array([[[4, 0]] * 4, [[0, 3]] * 4, [[0, 3]] * 4]), np.ones((3, 4)))
+    painted = {
+        rule: label_image(
+            Doubling(), some, ["encoder"], InferenceConfig(paint=rule, threshold=0.5), ["a", "b"]
+        )[1][0, 0]
+        for rule in ("score", "vote")
+    }
+    assert painted == {"score": 1, "vote": 2}
+
+
 def test_nothing_kept_is_all_background_and_many_classes_need_sixteen_bits():
-    assert not paint(instances([], [], []), "vote", 3).any()
+    assert not paint(instances([], [], []), "score", 3).any()
+    assert not paint_votes(
+        pack(np.zeros((0, 16, 16), bool)), *2 * [np.zeros(0)], (5, 7), 3, 0
+    ).any()
     assert paint(instances([], [], []), "score", 300).dtype == np.uint16
 
 

@@ -218,6 +218,18 @@ def test_what_another_writes_is_seen_on_refresh(store, tmp_path):
     assert_same(store.read(sha(7)), mask_set(7))  # reading looks again by itself
 
 
+def test_a_shard_dropped_and_written_again_by_another_is_read_anew(store, tmp_path):
+    shard = store.write_shard([good(0)])
+    store.read(sha(0))
+    other = EmbeddingStore.create_or_open(tmp_path, SPEC)
+    other.drop_shard(shard)
+    again = mask_set(5)
+    again.tokens[:] = 0
+    assert other.write_shard([ShardRecord(ImageFile("x", sha(0)), again)]) == shard
+    store.index(refresh=True)
+    assert_same(store.read(sha(0)), again)
+
+
 def test_each_encoder_has_its_own_folder(tmp_path):
     one = EmbeddingStore.create_or_open(tmp_path, SPEC)
     other = EmbeddingStore.create_or_open(tmp_path, {**SPEC, "points_per_side": 3})
@@ -234,6 +246,14 @@ def test_find_and_open_make_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match="no embedding store"):
         EmbeddingStore.open(Path(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_was_killed_while_it_was_made(tmp_path):
+    path = EmbeddingStore.create_or_open(tmp_path, SPEC).path
+    (path / "zarr.json").unlink()
+    with pytest.raises(FileNotFoundError, match="no embedding store"):
+        EmbeddingStore.find(tmp_path, SPEC)
+    assert EmbeddingStore.create_or_open(tmp_path, SPEC).spec == SPEC
 
 
 @pytest.mark.parametrize(

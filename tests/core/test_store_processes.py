@@ -14,6 +14,7 @@ import pytest
 from usam_core.atomic import TEMPORARY_PREFIX
 from usam_core.errors import StoreError
 from usam_core.store.commit import STALE_SECONDS, sweep
+from usam_core.store.shard import check_shard
 from usam_core.store.store import EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile, Quarantined
 
@@ -26,6 +27,7 @@ NURSERY = """
 import os, sys, time
 from pathlib import Path
 import numpy as np
+from usam_core.store.shard import check_shard
 from usam_core.store.store import EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile, MaskSet
 
@@ -143,6 +145,21 @@ def test_kill_at_any_moment_loses_only_the_shard_in_flight(tmp_path, nursery):
     assert_whole(store)
     assert len(store.index()) == IMAGES
     assert store.plan([f"{number:064x}" for number in range(IMAGES)]) == []
+
+
+def test_a_shard_appears_by_one_renaming_of_what_is_whole_already(tmp_path, monkeypatch):
+    store = EmbeddingStore.create_or_open(tmp_path, SPEC)
+    record = ShardRecord(ImageFile("/x.png", f"{1:064x}"), Quarantined("empty", "why"))
+    rename, seen = os.rename, []
+
+    def watching(source: Path, target: Path) -> None:
+        check_shard(Path(source), store.fingerprint, deep=True)
+        seen.append((Path(target).name, Path(target).exists()))
+        rename(source, target)
+
+    monkeypatch.setattr("usam_core.atomic.os.rename", watching)
+    shard = store.write_shard([record])
+    assert seen == [(shard, False)]
 
 
 def test_writers_of_the_same_shards_at_the_same_time(tmp_path, nursery):

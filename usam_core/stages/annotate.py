@@ -20,7 +20,6 @@ from usam_core.lineage import run_lineage
 from usam_core.outputs.coco_json import annotation_records, assemble
 from usam_core.outputs.overlay import save_overlay
 from usam_core.outputs.voc_png import read_label_png, save_label_png
-from usam_core.paint import paint
 from usam_core.palette import class_colours
 from usam_core.progress import Progress
 from usam_core.project import Project
@@ -176,12 +175,14 @@ def _label(
     sha256: str,
 ) -> dict[str, Any]:
     mask_set = store.read(sha256)
-    inference = project.config.inference
-    instances = label_image(
-        head, mask_set, card["settings"]["features"], inference, card["classes"]
+    instances, labels = label_image(
+        head,
+        mask_set,
+        card["settings"]["features"],
+        project.config.inference,
+        card["classes"],
     )
-    label_map = paint(instances, inference.paint, len(card["classes"]))
-    save_label_png(png, label_map)
+    save_label_png(png, labels)
     h, w = mask_set.size_hw
     return {
         "file_name": path,

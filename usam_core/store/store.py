@@ -111,8 +111,11 @@ class EmbeddingStore:
             StoreError: it is damaged or of another kind.
         """
         path = Path(path)
-        if not (path / SHARDS).is_dir():
-            raise FileNotFoundError(f"{path}: no embedding store; expected a folder {SHARDS!r}")
+        # Without its metadata it was killed while it was made, and holds nothing yet.
+        if not ((path / SHARDS).is_dir() and (path / GROUP_FILE).exists()):
+            raise FileNotFoundError(
+                f"{path}: no embedding store; expected {GROUP_FILE!r} and a folder {SHARDS!r}"
+            )
         attributes = read_group(path)
         store = cls(path, attributes["spec"])
         if folder_name(store.spec) != path.name:
