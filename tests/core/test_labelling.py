@@ -60,6 +60,13 @@ def test_nms_keeps_no_conflict_and_drops_nothing_without_one(masks, seed):
     assert again.tolist() == list(range(len(kept)))
 
 
+def test_a_suppressed_mask_suppresses_nothing():
+    # Each overlaps the next by two thirds of a mask, the first and the last by one third.
+    packed = pack(np.stack([box(0, left, 6, 6) for left in (0, 2, 4)]))
+    kept = suppress(packed, np.array([0.9, 0.8, 0.7], np.float32), np.zeros(3, int), 0.4, 1.0)
+    assert kept.tolist() == [0, 2]
+
+
 @pytest.mark.parametrize(
     ("classes", "kept"),
     [
@@ -76,7 +83,12 @@ def test_containment_counts_within_a_class(classes, kept):
 
 @pytest.mark.parametrize(
     ("size_hw", "frame", "expected"),
-    [((375, 500), 256, (192, 256)), ((500, 375), 80, (80, 60)), ((1, 1000), 80, (1, 80))],
+    [
+        ((375, 500), 256, (192, 256)),
+        ((376, 500), 256, (193, 256)),
+        ((500, 375), 80, (80, 60)),
+        ((1, 1000), 80, (1, 80)),
+    ],
 )
 def test_the_longer_side_fills_the_frame(size_hw, frame, expected):
     assert valid_hw(size_hw, frame) == expected

@@ -40,7 +40,6 @@ def spec(project: Project) -> dict[str, Any]:
     return {
         **encoder_spec(project.config.sam, project.checkpoint),
         "window": images.window if isinstance(images.window, str) else list(images.window),
-        "max_megapixels": images.max_megapixels,
     }
 
 
@@ -145,10 +144,11 @@ def intact(project: Project, key: str) -> StepResult | None:
     if record is None or record.key != key:
         return None
     try:
-        known = set(open_store(project).index(refresh=True)["sha256"])
+        store = open_store(project)
     except UserError:
         return None
-    if not known.issuperset(wanted_files(project)):
+    store.index(refresh=True)
+    if store.plan(wanted_files(project)):
         return None
     summary = {**record.summary, "embedded": 0, "reused": record.summary["images"]}
     return StepResult("embed", key, True, record.path, summary, record.outputs)
@@ -161,7 +161,10 @@ def _embed_batch(project: Project, embedder: Any, files: list[ImageFile]) -> lis
     for file in files:
         try:
             picture = read_image(
-                file.path, max_megapixels=images.max_megapixels, window=images.window
+                file.path,
+                max_megapixels=images.max_megapixels,
+                window=images.window,
+                sha256=file.sha256,
             )
         except BadImage as error:
             records.append(ShardRecord(file, error.quarantined))
