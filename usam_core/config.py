@@ -122,8 +122,9 @@ class HeadConfig(Section):
     """Dropout on the third hidden layer (GranSAM, supplement 2)."""
     standardise: bool = True
     """Bring each input column to mean 0 and deviation 1 over the training masks."""
-    epochs: Annotated[Int, Field(ge=1, le=100_000)] = 20
-    """Passes over the training pictures, for the teacher and again for the student."""
+    steps: Annotated[Int, Field(ge=1, le=1_000_000)] = 150
+    """Optimiser steps for the teacher and again for the student, rounded up to whole passes over
+    the pictures: few pictures are seen more often, and the time does not grow with their number."""
     batch_size: Annotated[Int, Field(ge=1)] = 64
     """Pictures a step (section 4.2)."""
     learning_rate: Annotated[Float, Field(gt=0)] = 0.001

@@ -1,5 +1,6 @@
 """Train the head: the MIL teacher, then the uncertainty-distilled student (U-SAM, section 3.5)."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +46,7 @@ def train(
     """
     history: list[dict[str, Any]] = []
     moments = bags.moments() if config.standardise else None
-    epochs = config.epochs * (2 if config.distil else 1)
+    epochs = passes(len(bags), config) * (2 if config.distil else 1)
     # Dropout and initial weights draw from the global generator: fork it, seed the fork.
     with torch.random.fork_rng(devices=[]), progress.bar("Training the head", epochs) as bar:
         teacher = _train_one("teacher", None, bags, config, seed, moments, history, bar)
@@ -53,6 +54,15 @@ def train(
         if config.distil:
             student = _train_one("student", teacher, bags, config, seed, moments, history, bar)
     return TrainedHeads(teacher, student, history)
+
+
+def passes(pictures: int, config: HeadConfig) -> int:
+    """Return how many passes over the pictures make up the configured steps.
+
+    >>> passes(130, HeadConfig(steps=10, batch_size=64))
+    4
+    """
+    return math.ceil(config.steps / math.ceil(pictures / config.batch_size))
 
 
 def _train_one(
@@ -72,7 +82,7 @@ def _train_one(
         head.deviation.copy_(torch.from_numpy(moments[1]))
     optimiser = torch.optim.Adam(head.parameters(), lr=config.learning_rate)
     order = generator(seed, "batches", role)
-    for epoch in range(config.epochs):
+    for epoch in range(passes(len(bags), config)):
         head.train()
         sums = {"mil": 0.0, "uncertainty": 0.0, "accuracy": 0.0, "bad_share": 0.0}
         for features, labels in bags.batches(order, config.batch_size):

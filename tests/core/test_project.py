@@ -44,11 +44,11 @@ def test_a_good_file_is_read_and_its_paths_count_from_it(project_file):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (GOOD + "head:\n  epoch: 3\n", "project.yaml:7: head.epoch: unknown key; .*'epochs'"),
+        (GOOD + "head:\n  step: 3\n", "project.yaml:7: head.step: unknown key; .*'steps'"),
         (GOOD + "hed: {}\n", "project.yaml:6: hed: unknown key; .*did you mean 'head'"),
-        (GOOD + "head:\n  epochs: 3x\n", "project.yaml:7: head.epochs: got '3x'; expected a numb"),
-        (GOOD + "head:\n  epochs: true\n", "project.yaml:7: head.epochs: got True; expected a nu"),
-        (GOOD + "head: {epochs: 0}\n", "head.epochs: got 0; expected greater than or equal to 1"),
+        (GOOD + "head:\n  steps: 3x\n", "project.yaml:7: head.steps: got '3x'; expected a numb"),
+        (GOOD + "head:\n  steps: true\n", "project.yaml:7: head.steps: got True; expected a nu"),
+        (GOOD + "head: {steps: 0}\n", "head.steps: got 0; expected greater than or equal to 1"),
         (GOOD + "level: both\n", "6: level: got 'both'; expected 'classes' or 'parents'"),
         (GOOD + "seed: 1\nseed: 2\n", r"7: seed: given twice \(first on line 6\)"),
         (GOOD.replace("[dog, cat]", "[dog, Dog]"), "'Dog' names both 'dog' and 'Dog'"),
@@ -77,7 +77,7 @@ def test_a_mistake_names_line_key_value_and_expectation(project_file, text, mess
 
 
 def test_all_mistakes_are_told_at_once(project_file):
-    found = complaint(project_file, GOOD + "seed: x\nhead: {epochs: 0, lr: 1}\n")
+    found = complaint(project_file, GOOD + "seed: x\nhead: {steps: 0, lr: 1}\n")
     assert len(found.splitlines()) == 3
 
 
@@ -106,13 +106,13 @@ def test_every_commented_line_of_the_template_can_be_switched_on(tmp_path):
     (tmp_path / "photos").mkdir()
     file = write_template(tmp_path, ["dog"], tmp_path / "photos", training=tmp_path / "photos")
     text = file.read_text()
-    for part, model in (("head", "epochs"), ("inference", "threshold"), ("outputs", "overlays")):
+    for part, model in (("head", "steps"), ("inference", "threshold"), ("outputs", "overlays")):
         assert f"# {part}:" in text
         text = text.replace(f"# {part}:", f"{part}:")
         text = text.replace(f"\n  # {model}: ", f"\n  {model}: ")
     assert (
-        yaml.safe_load(text)["head"]["epochs"]
-        == ProjectConfig.model_validate(yaml.safe_load(text)).head.epochs
+        yaml.safe_load(text)["head"]["steps"]
+        == ProjectConfig.model_validate(yaml.safe_load(text)).head.steps
     )
 
 

@@ -129,7 +129,7 @@ def test_a_lost_shard_is_embedded_again(finished_project, tmp_path):
     ("section", "change", "steps"),
     [
         ("inference", {"threshold": 0.31}, ["annotate", "evaluate"]),
-        ("head", {"epochs": 6}, ["fit", "annotate", "evaluate"]),
+        ("head", {"steps": 6}, ["fit", "annotate", "evaluate"]),
         ("head", {"cache_mb": 1}, []),
         ("sam", {"device": "cpu", "points_per_batch": 3}, []),
     ],

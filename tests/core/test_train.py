@@ -56,7 +56,7 @@ def source(rows, labels, **settings):
     return BagSource(rows, sorted(rows.columns), labels, **settings)
 
 
-CONFIG = HeadConfig(epochs=25, batch_size=16, top_k_share=4, dropout=0.3, hidden=(32, 16, 8))
+CONFIG = HeadConfig(steps=150, batch_size=16, top_k_share=4, dropout=0.3, hidden=(32, 16, 8))
 
 
 def test_bag_labels_teach_which_masks_hold_the_object():
@@ -71,7 +71,7 @@ def test_bag_labels_teach_which_masks_hold_the_object():
 
 def test_the_student_is_less_sure_of_the_background_than_its_teacher():
     rows, labels, _ = toy()
-    longer = CONFIG.model_copy(update={"epochs": 80, "dropout": 0.0})
+    longer = CONFIG.model_copy(update={"steps": 480, "dropout": 0.0})
     heads = train(source(rows, labels), longer, seed=0)
     bags, _ = next(source(rows, labels).batches(np.random.default_rng(0), 90))
     background = torch.from_numpy(bags[:, 3:])
@@ -82,7 +82,7 @@ def test_the_student_is_less_sure_of_the_background_than_its_teacher():
 
 def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before():
     rows, labels, _ = toy(30)
-    config = CONFIG.model_copy(update={"epochs": 2})
+    config = CONFIG.model_copy(update={"steps": 4})
     first = train(source(rows, labels), config, seed=5).student.state_dict()
     torch.rand(7)
     state = torch.random.get_rng_state()
@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before():
 
 def test_without_distillation_there_is_no_student():
     rows, labels, _ = toy(30)
-    heads = train(source(rows, labels), CONFIG.model_copy(update={"epochs": 1, "distil": False}), 0)
+    heads = train(source(rows, labels), CONFIG.model_copy(update={"steps": 2, "distil": False}), 0)
     assert heads.student is None
     assert {line["role"] for line in heads.history} == {"teacher"}
 

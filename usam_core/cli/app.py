@@ -127,9 +127,13 @@ def print_classes(result: Any) -> None:
 
 
 def set_logging(verbose: bool) -> None:
-    """Show warnings, or everything of ours."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    logging.getLogger("usam_core").setLevel(logging.INFO if verbose else logging.WARNING)
+    """Show our own warnings, or everything of ours; what libraries log stays with them."""
+    ours = logging.getLogger("usam_core")
+    ours.setLevel(logging.INFO if verbose else logging.WARNING)
+    if not ours.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        ours.addHandler(handler)
 
 
 def _step(

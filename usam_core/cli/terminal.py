@@ -68,7 +68,8 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     """Print a table; None shows as a dash, fractions with three digits."""
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
+        text = any(isinstance(row[number], str) for row in rows)
+        table.add_column(column, justify="left" if text else "right")
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
     screen.print(table)
