@@ -41,7 +41,7 @@ def demo(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Draw scenes of nine named shapes, label them, and measure the masks against the truth."""
+    """Draw scenes of eight named shapes, label them, and measure the masks against the truth."""
     from usam_core.demo import prepare_demo
 
     files = prepare_demo(out)

@@ -106,7 +106,7 @@ class HeadConfig(Section):
     """Feature blocks of the store that the head sees; `[tokens]` is the papers' mode."""
     mask_choice: Literal["single", "best_iou", "largest"] = "best_iou"
     """Which mask of a prompt gives the region features of its instance in the bag."""
-    top_k_share: Annotated[Float, Field(ge=1)] = 10.0
+    top_k_share: Annotated[Float, Field(ge=1)] = 20.0
     """The papers' `a`: a class score is the mean of the ceil(d / a) largest logits."""
     entropy_threshold: Fraction = 0.5
     """Masks above this entropy are bad; a fraction of log C, the largest possible."""
@@ -136,7 +136,7 @@ class HeadConfig(Section):
 class InferenceConfig(Section):
     """From scored masks to one label a pixel (U-SAM, section 3.6)."""
 
-    threshold: Fraction = 0.5
+    threshold: Fraction = 0.8
     """Keep masks whose class confidence is at least this."""
     class_thresholds: dict[str, Fraction] = {}
     """The same for single classes, by name."""

@@ -20,7 +20,6 @@ DEMO_CLASSES = {
     "ring": "round things",
     "crescent": "round things",
     "rod": "long things",
-    "arrow": "long things",
     "wave": "long things",
     "star": "cornered things",
     "cross": "cornered things",
@@ -50,7 +49,7 @@ class Demo:
     papers: Path
 
 
-def prepare_demo(folder: Path, scenes: int = 40, pictures: int = 16, seed: int = 0) -> Demo:
+def prepare_demo(folder: Path, scenes: int = 40, pictures: int = 20, seed: int = 0) -> Demo:
     """Draw the scenes and write the two project files; what exists already is left alone.
 
     Args:

@@ -180,7 +180,7 @@ def test_each_setting_does_its_part(setting, prompts):
 
 
 def test_score_may_count_the_predicted_iou():
-    found = labelled(InferenceConfig(min_area=0), score="confidence_x_iou")
+    found = labelled(InferenceConfig(threshold=0.5, min_area=0), score="confidence_x_iou")
     assert found.scores[0] == pytest.approx(0.982 * 0.8, abs=1e-3)
 
 

@@ -63,7 +63,7 @@ def coverage(shape: shapes.Shape, size_hw: tuple[int, int]) -> np.ndarray:
 
 def single_object(rng: np.random.Generator, name: str, size: int, look: Look) -> Scene:
     """Draw one object of a name on a textured background, `size` pixels square."""
-    radius = size * rng.uniform(0.25, 0.42)
+    radius = size * rng.uniform(0.16, 0.42)
     centre = tuple(rng.uniform(size * 0.4, size * 0.6, 2))
     return _draw(rng, [(name, centre, radius)], (size, size), look)
 
