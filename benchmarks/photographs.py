@@ -116,7 +116,7 @@ def project(args: argparse.Namespace, target: str, row: dict, seed: int) -> Proj
 def measure(args: argparse.Namespace, name: str, row: dict, targets: list[str]) -> list[dict]:
     """Fit, label and score one row for every seed on every target."""
     results = []
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         result = {"row": name, "seed": seed}
         for target in targets:
             start = time.monotonic()
@@ -148,7 +148,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--split", choices=["tune", "report"], default="report")
     parser.add_argument("--variants", type=Path, help="YAML file with rows of settings")
     parser.add_argument("--sam", default="nano")
@@ -162,7 +162,7 @@ def main() -> None:
     summary = table(results)
     print(
         f"\n{date.today()}, {platform.processor() or platform.machine()}, torch "
-        f"{torch.__version__}, SAM {args.sam}, {args.seeds} seeds, split {args.split}; "
+        f"{torch.__version__}, SAM {args.sam}, seeds {args.seeds}, split {args.split}; "
         "percent, mean ± deviation\n"
     )
     print(summary.to_string())
