@@ -16,6 +16,7 @@ as `{no NMS: {inference: {nms_iou: 1.0}}}`, and prints a row for each: this is h
 import argparse
 import json
 import platform
+import shutil
 import time
 from datetime import date
 from pathlib import Path
@@ -27,7 +28,7 @@ import yaml
 
 from usam_core.config import ProjectConfig
 from usam_core.project import Project
-from usam_core.stages import run_step
+from usam_core.stages import run_step, step_folder
 
 SPELLINGS = {
     "aeroplane": ["airplane"],
@@ -60,9 +61,9 @@ NAMES = [
     "tvmonitor",
 ]
 ROWS = {
-    "papers' mode, teacher": {"head": {"features": ["tokens"], "distil": False}},
+    "papers' mode, teacher": {"head": {"features": ["tokens"]}, "inference": {"head": "teacher"}},
     "papers' mode, student": {"head": {"features": ["tokens"]}},
-    "default, teacher": {"head": {"distil": False}},
+    "default, teacher": {"inference": {"head": "teacher"}},
     "default, student": {},
 }
 COLUMNS = ["miou", "miou_common", "map50", "false_positive_rate"]
@@ -121,7 +122,13 @@ def measure(args: argparse.Namespace, name: str, row: dict, targets: list[str]) 
         for target in targets:
             start = time.monotonic()
             this = project(args, target, row, seed)
-            for step in ("collect", "embed", "fit", "annotate"):
+            for step in ("collect", "embed"):
+                run_step(step, this)
+            if target != targets[0]:
+                # The head is the same for every target: what one has fitted serves the next.
+                fitted = step_folder(project(args, targets[0], row, seed), "fit")
+                shutil.copytree(fitted, step_folder(this, "fit"), dirs_exist_ok=True)
+            for step in ("fit", "annotate"):
                 run_step(step, this)
             scores = run_step("evaluate", this).summary
             for column in COLUMNS:

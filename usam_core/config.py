@@ -136,6 +136,8 @@ class HeadConfig(Section):
 class InferenceConfig(Section):
     """From scored masks to one label a pixel (U-SAM, section 3.6)."""
 
+    head: Literal["student", "teacher"] = "student"
+    """Which head labels; the teacher is kept beside the student for comparison."""
     threshold: Fraction = 0.8
     """Keep masks whose class confidence is at least this."""
     class_thresholds: dict[str, Fraction] = {}

@@ -29,6 +29,8 @@ DEMO_CLASSES = {
 
 _SCENE_SEED = 1000
 _SIZE_HW = (288, 384)
+_SMALLEST = 0.15
+_STEPS = 100  # enough for so few pictures, and the demo is waited for
 
 _HEADER = """\
 # A usam project made by `usam demo`. Run it with: usam run {name}
@@ -49,7 +51,7 @@ class Demo:
     papers: Path
 
 
-def prepare_demo(folder: Path, scenes: int = 40, pictures: int = 20, seed: int = 0) -> Demo:
+def prepare_demo(folder: Path, scenes: int = 32, pictures: int = 20, seed: int = 0) -> Demo:
     """Draw the scenes and write the two project files; what exists already is left alone.
 
     Args:
@@ -72,7 +74,8 @@ def _draw_scene(folder: Path, number: int, seed: int) -> None:
     if image.exists() and truth.exists():
         return
     classes = list(DEMO_CLASSES)
-    drawn = scene(generator(seed + _SCENE_SEED, "demo", number), classes, _SIZE_HW, FIELD_LOOK)
+    rng = generator(seed + _SCENE_SEED, "demo", number)
+    drawn = scene(rng, classes, _SIZE_HW, FIELD_LOOK, smallest=_SMALLEST)
     label_picture = Image.fromarray(drawn.label_map(classes), mode="P")
     label_picture.putpalette(voc_palette().tobytes())
     for path, picture in ((truth, label_picture), (image, Image.fromarray(drawn.image))):
@@ -90,7 +93,7 @@ def _write_project(
         "classes": [{"name": name, "parent": parent} for name, parent in DEMO_CLASSES.items()],
         "images": {"path": "images"},
         "training": {"source": "render", "render": {"per_class": pictures}},
-        "head": {"features": features},
+        "head": {"features": features, "steps": _STEPS},
         "outputs": outputs,
         "evaluation": {"format": "voc", "path": "truth", "classes": list(DEMO_CLASSES)},
         "seed": seed,

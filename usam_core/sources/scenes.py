@@ -75,6 +75,7 @@ def scene(
     look: Look,
     most: int = 5,
     blobs: float = 0.0,
+    smallest: float = 0.1,
 ) -> Scene:
     """Draw 2 to `most` objects that overlap little.
 
@@ -85,6 +86,7 @@ def scene(
         look: how the picture is taken.
         most: largest number of objects.
         blobs: share of objects that are unnamed outlines instead.
+        smallest: radius of the smallest object, as a share of the picture's shorter side.
     """
     h, w = size_hw
     placed: list[tuple[str, tuple[float, float], float]] = []
@@ -92,7 +94,7 @@ def scene(
     for _ in range(wanted * 8):
         if len(placed) == wanted:
             break
-        radius = min(h, w) * rng.uniform(0.1, 0.26)
+        radius = min(h, w) * rng.uniform(smallest, 0.26)
         centre = (
             rng.uniform(radius * 0.6, w - radius * 0.6),
             rng.uniform(radius * 0.6, h - radius * 0.6),

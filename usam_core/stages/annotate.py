@@ -140,7 +140,9 @@ def _head_path(project: Project) -> Path:
         raise MissingStepError(
             f"{step_folder(project, 'fit')}: no head yet; run `usam fit {project.file}` first"
         )
-    return Path(record.path)
+    chosen = Path(record.path).with_name(f"{project.config.inference.head}.safetensors")
+    # Without distillation there is the teacher only.
+    return chosen if chosen.exists() else Path(record.path)
 
 
 def _images(project: Project, store: EmbeddingStore) -> pd.DataFrame:
