@@ -138,7 +138,7 @@ class InferenceConfig(Section):
 
     head: Literal["student", "teacher"] = "student"
     """Which head labels; the teacher is kept beside the student for comparison."""
-    threshold: Fraction = 0.8
+    threshold: Fraction = 0.3
     """Keep masks whose class confidence is at least this."""
     class_thresholds: dict[str, Fraction] = {}
     """The same for single classes, by name."""

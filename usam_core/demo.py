@@ -30,6 +30,7 @@ DEMO_CLASSES = {
 _SCENE_SEED = 1000
 _SIZE_HW = (288, 384)
 _SMALLEST = 0.15
+_THRESHOLD = 0.8  # on drawn surfaces the head is surer than on photographs
 _STEPS = 100  # enough for so few pictures, and the demo is waited for
 
 _HEADER = """\
@@ -94,6 +95,7 @@ def _write_project(
         "images": {"path": "images"},
         "training": {"source": "render", "render": {"per_class": pictures}},
         "head": {"features": features, "steps": _STEPS},
+        "inference": {"threshold": _THRESHOLD},
         "outputs": outputs,
         "evaluation": {"format": "voc", "path": "truth", "classes": list(DEMO_CLASSES)},
         "seed": seed,
