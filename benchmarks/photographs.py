@@ -114,29 +114,26 @@ def project(args: argparse.Namespace, target: str, row: dict, seed: int) -> Proj
     return Project(ProjectConfig.model_validate(merged(base, row)), work / "photographs.yaml")
 
 
-def measure(args: argparse.Namespace, name: str, row: dict, targets: list[str]) -> list[dict]:
-    """Fit, label and score one row for every seed on every target."""
-    results = []
-    for seed in args.seeds:
-        result = {"row": name, "seed": seed}
-        for target in targets:
-            start = time.monotonic()
-            this = project(args, target, row, seed)
-            for step in ("collect", "embed"):
-                run_step(step, this)
-            if target != targets[0]:
-                # The head is the same for every target: what one has fitted serves the next.
-                fitted = step_folder(project(args, targets[0], row, seed), "fit")
-                shutil.copytree(fitted, step_folder(this, "fit"), dirs_exist_ok=True)
-            for step in ("fit", "annotate"):
-                run_step(step, this)
-            scores = run_step("evaluate", this).summary
-            for column in COLUMNS:
-                result[f"{target} {column}"] = scores.get(column)
-            result[f"{target} seconds"] = round(time.monotonic() - start, 1)
-        print(json.dumps(result), flush=True)
-        results.append(result)
-    return results
+def measure(args: argparse.Namespace, name: str, row: dict, seed: int, targets: list[str]) -> dict:
+    """Fit, label and score one row on every target."""
+    result = {"row": name, "seed": seed}
+    for target in targets:
+        start = time.monotonic()
+        this = project(args, target, row, seed)
+        for step in ("collect", "embed"):
+            run_step(step, this)
+        if target != targets[0]:
+            # The head is the same for every target: what one has fitted serves the next.
+            fitted = step_folder(project(args, targets[0], row, seed), "fit")
+            shutil.copytree(fitted, step_folder(this, "fit"), dirs_exist_ok=True)
+        for step in ("fit", "annotate"):
+            run_step(step, this)
+        scores = run_step("evaluate", this).summary
+        for column in COLUMNS:
+            result[f"{target} {column}"] = scores.get(column)
+        result[f"{target} seconds"] = round(time.monotonic() - start, 1)
+    print(json.dumps(result), flush=True)
+    return result
 
 
 def table(results: list[dict]) -> pd.DataFrame:
@@ -165,7 +162,12 @@ def main() -> None:
     rows = yaml.safe_load(args.variants.read_text()) if args.variants else ROWS
     # `coco128` is a report set as a whole: no setting is chosen by it.
     targets = [args.split, "coco"] if args.split == "report" else [args.split]
-    results = [r for name, row in rows.items() for r in measure(args, name, row or {}, targets)]
+    # Rows of one seed follow each other: those that differ in the inference alone share a head.
+    results = [
+        measure(args, name, row or {}, seed, targets)
+        for seed in args.seeds
+        for name, row in rows.items()
+    ]
     summary = table(results)
     print(
         f"\n{date.today()}, {platform.processor() or platform.machine()}, torch "
