@@ -142,7 +142,7 @@ class InferenceConfig(Section):
     """Keep masks whose class confidence is at least this."""
     class_thresholds: dict[str, Fraction] = {}
     """The same for single classes, by name."""
-    mask_choice: MaskChoice = "best_iou"
+    mask_choice: MaskChoice = "single"
     """Which of a prompt's masks is its candidate."""
     min_predicted_iou: Float = 0.0
     """Drop masks that SAM itself believes bad."""
