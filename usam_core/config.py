@@ -7,26 +7,12 @@ that holds the measurement. Reading and writing the file itself is `usam_core.pr
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from usam_core.config_base import Float, Fraction, Int, Section
+from usam_core.config_training import TrainingConfig
 
-def _number(value: object) -> object:
-    # Pydantic would take true for 1 and "3" for 3; whoever wrote that meant something else.
-    if isinstance(value, bool | str):
-        raise ValueError(f"expected a number, not {type(value).__name__}")
-    return value
-
-
-Int = Annotated[int, BeforeValidator(_number)]
-Float = Annotated[float, BeforeValidator(_number)]
 MaskChoice = Literal["single", "best_iou", "largest", "most_confident"]
-Fraction = Annotated[Float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """A part of `project.yaml`: immutable, and strict about keys and types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ClassSpec(Section):
@@ -60,28 +46,6 @@ class ImagesConfig(Section):
     window: Literal["percentile", "full"] | tuple[Float, Float] = "percentile"
     """How 16-bit, 32-bit and float images become 8 bit: the image's own 0.5 to 99.5 percentiles,
     the data type's full range, or a fixed [low, high]. What was used stands in the index."""
-
-
-class RenderConfig(Section):
-    """Drawn training pictures (the demo's source)."""
-
-    per_class: Annotated[Int, Field(ge=1, le=10_000)] = 16
-    """Pictures to draw for each class."""
-    size: Annotated[Int, Field(ge=64, le=2048)] = 256
-    """Side of a picture, pixels."""
-
-
-class TrainingConfig(Section):
-    """Where single-object pictures of each class come from."""
-
-    source: Literal["folder", "render"] = "folder"
-    """`folder`: a sub-folder per class; `render`: pictures drawn of simple shapes."""
-    path: Path | None = None
-    """For `folder`: the folder that holds the class folders."""
-    render: RenderConfig = RenderConfig()
-    """Settings of `source: render`."""
-    min_per_class: Annotated[Int, Field(ge=1)] = 3
-    """A class with fewer usable pictures stops the run."""
 
 
 class SamConfig(Section):

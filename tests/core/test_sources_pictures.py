@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from usam_core.config import ClassSpec, ImagesConfig, RenderConfig
+from usam_core.config import ClassSpec, ImagesConfig
+from usam_core.config_training import RenderConfig
 from usam_core.digest import file_digest
 from usam_core.errors import InputError
 from usam_core.progress import SILENT

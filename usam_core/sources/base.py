@@ -1,8 +1,8 @@
 """The seam for training pictures: what a source gives, whatever it is.
 
 A source is asked for one class at a time, so that a class can be collected, retried and
-refreshed alone. Folder and renderer live beside this file; Stable Diffusion and the web follow
-the same protocol.
+refreshed alone. What comes out is filtered, recorded and shown by `usam_core.stages.collect`,
+the same for all sources.
 """
 
 import json
@@ -40,21 +40,64 @@ class TrainingPicture:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Something a source got, or tried to get, that does not teach.
+
+    Attributes:
+        class_name: the class it was meant for.
+        origin: path or URL.
+        code: one short word for counting, such as "too_small" or "http_404".
+        reason: a sentence for people.
+    """
+
+    class_name: str
+    origin: str
+    code: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Collected:
+    """What a source found for one class.
+
+    Attributes:
+        pictures: the usable ones, in an order that does not depend on timing.
+        rejected: the others.
+        notes: sentences for the report, such as that an engine returned too little.
+    """
+
+    pictures: list[TrainingPicture]
+    rejected: list[Rejected] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
 class PictureSource(Protocol):
     """Gives pictures of a class."""
 
     name: str
 
+    filtered: bool
+    """Whether the filters of `training.filters` look at its pictures."""
+
     def inputs(self, spec: ClassSpec) -> Any:
         """Return everything that decides the pictures of a class, as a JSON-like value."""
         ...
 
-    def collect(self, spec: ClassSpec, progress: Progress) -> list[TrainingPicture]:
+    def collect(self, spec: ClassSpec, progress: Progress) -> Collected:
         """Return the pictures of a class, making or fetching only what is not there yet.
+
+        Killed at any point and called again, it repeats only what was in flight and ends with
+        the same pictures.
 
         Raises:
             InputError: the source cannot give any, and why.
+            TransientError: the world failed in a way that may heal.
         """
+        ...
+
+    def forget(self, spec: ClassSpec) -> None:
+        """Drop what was made or fetched for a class, so that `collect` begins anew."""
         ...
 
 
@@ -72,3 +115,12 @@ def to_frame(pictures: Sequence[TrainingPicture]) -> pd.DataFrame:
 def manifest_path(folder: Path) -> Path:
     """Return where the collect step writes its manifest."""
     return folder / "manifest.parquet"
+
+
+def class_folder(name: str) -> str:
+    """Return a class's name as a folder name that every file system takes.
+
+    >>> class_folder("potted plant"), class_folder("..")
+    ('potted plant', '%2E%2E')
+    """
+    return "".join(f"%{ord(c):02X}" if c in '<>:"|?*%.' else c for c in name)

@@ -9,7 +9,7 @@ from usam_core.config import ClassSpec, ImagesConfig
 from usam_core.errors import InputError
 from usam_core.listing import list_images
 from usam_core.progress import SILENT, Progress
-from usam_core.sources.base import TrainingPicture
+from usam_core.sources.base import Collected, Rejected, TrainingPicture
 
 
 class FolderSource:

@@ -6,7 +6,8 @@ from typing import Any
 from PIL import Image
 
 from usam_core.atomic import whole_file
-from usam_core.config import ClassSpec, RenderConfig
+from usam_core.config import ClassSpec
+from usam_core.config_training import RenderConfig
 from usam_core.digest import file_digest
 from usam_core.errors import InputError
 from usam_core.progress import Progress
