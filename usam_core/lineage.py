@@ -18,7 +18,12 @@ PACKAGES = (
     "pycocotools",
     "pillow",
     "prefect",
+    "diffusers",
+    "transformers",
+    "icrawler",
 )
+
+_OF_THE_CARD = ("role", "classes", "weights_sha256", "training_digest", "training_provenance")
 
 
 def versions() -> dict[str, str]:
@@ -58,6 +63,6 @@ def run_lineage(
         "versions": versions(),
         "revisions": revisions,
         "encoder": head["encoder"],
-        "head": {k: head[k] for k in ("role", "classes", "weights_sha256", "training_digest")},
+        "head": {k: head[k] for k in _OF_THE_CARD},
         "images": images,
     }

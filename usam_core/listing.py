@@ -4,7 +4,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,7 +53,23 @@ def list_images(
     Raises:
         InputError: `root` is no folder that can be read.
     """
-    files = _find(config, Path(root))
+    return list_files(config, _find(config, Path(root)), cache, progress)
+
+
+def list_files(
+    config: ImagesConfig,
+    files: Sequence[tuple[str, Path]],
+    cache: Path | None = None,
+    progress: Progress = SILENT,
+) -> pd.DataFrame:
+    """List the given files; as `list_images`, without looking for them.
+
+    Args:
+        config: the limit on pixels.
+        files: for each the path as it shall be listed, and the path on disk.
+        cache: as for `list_images`.
+        progress: as for `list_images`.
+    """
     known = _read_cache(cache)
     rows: list[dict] = []
     with (

@@ -232,20 +232,45 @@ def _missing_paths(project: Project, lines: dict[Location, int]) -> Iterator[str
         if path is None:
             yield (
                 f"{project.file.name}:{_line(('training',), lines)}: training.path: missing; "
-                "expected the folder with one folder of pictures per class, or training.source: "
-                "render"
+                "expected the folder with one folder of pictures per class, or a CSV file "
+                "with the columns class and path"
             )
-        wanted.append((("training", "path"), path, project.training_path, "folder"))
+        wanted.append((("training", "path"), path, project.training_path, "folder or file"))
+    if config.training.source == "web":
+        yield from _web_mistakes(project, lines)
+        if config.training.web is not None and config.training.web.urls is not None:
+            urls = config.training.web.urls
+            wanted.append((("training", "web", "urls"), urls, project.root / urls, "file"))
     if config.evaluation is not None:
         kind = "folder" if config.evaluation.format == "voc" else "file"
         wanted.append((("evaluation", "path"), config.evaluation.path, project.truth_path, kind))
     for place, given, path, kind in wanted:
         if path is None:
             continue
-        there = path.is_dir() if kind == "folder" else path.is_file()
-        if not there:
+        there = {"folder": path.is_dir(), "file": path.is_file(), "folder or file": path.exists()}
+        if not there[kind]:
             yield (
                 f"{project.file.name}:{_line(place, lines)}: {_dotted(place)}: got {str(given)!r}; "
                 f"expected a {kind} that exists ({path} does not; relative paths count from the "
                 "project file)"
             )
+
+
+def _web_mistakes(project: Project, lines: dict[Location, int]) -> Iterator[str]:
+    """Yield what a crawl lacks: who is asking, and what its engines need."""
+    web = project.config.training.web
+    at = f"{project.file.name}:{_line(('training', 'web'), lines)}: training.web"
+    if web is None:
+        yield (
+            f"{at}: missing; expected at least its `contact`, an e-mail address or a page that "
+            "site owners can turn to"
+        )
+        return
+    if "urls" in web.engines and web.urls is None:
+        yield f"{at}.urls: missing; the engine 'urls' needs a CSV file with the columns class, url"
+    names = {spec.name for spec in project.config.classes}
+    unknown = sorted(set(web.sites) - names)
+    if unknown:
+        yield f"{at}.sites: {unknown} are no classes; expected some of {sorted(names)}"
+    if "sites" in web.engines and not web.sites:
+        yield f"{at}.sites: missing; the engine 'sites' needs start pages by class name"

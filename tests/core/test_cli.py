@@ -83,7 +83,7 @@ def test_init_writes_a_project_that_says_what_is_missing(tmp_path):
     assert made.returncode == 0, made.stderr
     found = usam("collect", tmp_path / "new" / "project.yaml")
     assert found.returncode == 2
-    assert "training.path: got 'training'; expected a folder that exists" in found.stderr
+    assert "training.path: got 'training'; expected a folder or file that exists" in found.stderr
 
 
 def test_doctor_tells_device_disk_and_downloads():

@@ -44,12 +44,29 @@ def init(
     terminal.screen.print(f"wrote {written}; next: usam run {written}", soft_wrap=True)
 
 
-@app.command(epilog="Example: `usam collect project.yaml`")
+@app.command(
+    epilog="Examples: `usam collect project.yaml`, "
+    "`usam collect project.yaml --class dog --refresh`"
+)
 def collect(
-    project: ProjectFile, refresh: Refresh = False, json: Json = False, verbose: Verbose = False
+    project: ProjectFile,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="Get this class alone; may be given several times."),
+    ] = None,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Drop the pictures made or fetched, and begin anew.")
+    ] = False,
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Get single-object pictures of every class, and list where they came from."""
-    _step("collect", project, None, refresh, json, verbose)
+    """Get single-object pictures of every class, filter them, and list where they came from."""
+    from usam_core.cli.collect import collect_classes
+
+    set_logging(verbose)
+    if not collect_classes(project, only, refresh):
+        return
+    _step("collect", project, None, bool(only) or refresh, json, verbose)
 
 
 @app.command(epilog="Example: `usam embed project.yaml`")

@@ -16,7 +16,9 @@ def sentence(step: str, summary: dict[str, Any], reused: bool) -> str:
 
 
 def _collect(s: dict[str, Any]) -> str:
-    return f"{s['pictures']} training pictures of {len(s['per_class'])} classes ({s['source']})"
+    dropped = ", ".join(f"{count} {code}" for code, count in s["rejected"].items())
+    text = f"{s['pictures']} training pictures of {len(s['per_class'])} classes ({s['source']})"
+    return f"{text}; dropped: {dropped}" if dropped else text
 
 
 def _embed(s: dict[str, Any]) -> str:

@@ -38,7 +38,7 @@ class LoadedSam:
     checkpoint_sha256: str
 
 
-def choose_device(wanted: str) -> str:
+def choose_device(wanted: str, setting: str = "sam.device") -> str:
     """Return the device to use; `auto` takes CUDA, then Apple's GPU, then the CPU.
 
     Raises:
@@ -53,7 +53,7 @@ def choose_device(wanted: str) -> str:
         return next(device for device, present in there.items() if present)
     if not there[wanted]:
         found = [device for device, present in there.items() if present]
-        raise InputError(f"sam.device: {wanted!r} is not on this machine; expected one of {found}")
+        raise InputError(f"{setting}: {wanted!r} is not on this machine; expected one of {found}")
     return wanted
 
 

@@ -14,9 +14,24 @@ def choose_source(project: Project, folder: Path) -> PictureSource:
     training = project.config.training
     if training.source == "render":
         return RenderSource(folder / "pictures", training.render, project.config.seed)
+    if training.source == "synthetic":
+        from usam_core.sources.synthetic import SyntheticSource
+
+        return SyntheticSource(
+            folder / "pictures", training.synthetic, project.config.seed, project.root
+        )
+    if training.source == "web":
+        from usam_core.sources.web.source import WebSource
+
+        if training.web is None:
+            raise ConfigError(
+                f"{project.file}: training.web is missing; expected at least its `contact`, an "
+                "e-mail address or a page that site owners can turn to"
+            )
+        return WebSource(folder / "web", training.web, project.root)
     if project.training_path is None:
         raise ConfigError(
             f"{project.file}: training.path is missing; expected the folder that holds one "
-            "folder of pictures per class"
+            "folder of pictures per class, or a CSV file with the columns class and path"
         )
     return FolderSource(project.training_path, project.config.images, folder / "listings")

@@ -1,4 +1,4 @@
-"""Training pictures that the user has: one sub-folder per class, nothing copied."""
+"""Training pictures that the user has, nothing copied: a sub-folder per class, or a CSV file."""
 
 from pathlib import Path
 from typing import Any
@@ -7,21 +7,24 @@ import pandas as pd
 
 from usam_core.config import ClassSpec, ImagesConfig
 from usam_core.errors import InputError
-from usam_core.listing import list_images
+from usam_core.listing import list_files, list_images
 from usam_core.progress import SILENT, Progress
-from usam_core.sources.base import Collected, Rejected, TrainingPicture
+from usam_core.sources.base import Collected, Rejected, TrainingPicture, class_folder
+from usam_core.sources.table import class_table
 
 
 class FolderSource:
-    """Reads `<root>/<class name or synonym>/**`.
+    """Reads `<root>/<class name or synonym>/**`, or the rows of a CSV file `class,path`.
 
     Args:
-        root: folder that holds the class folders.
+        root: folder that holds the class folders, or the CSV file; its paths count from its
+            folder.
         images: which endings count as pictures.
         cache: folder for remembered digests, so that unchanged files are not read again.
     """
 
     name = "folder"
+    filtered = True
 
     def __init__(self, root: Path, images: ImagesConfig, cache: Path) -> None:
         self.root = root
@@ -32,32 +35,53 @@ class FolderSource:
         """Return the digests of the class's pictures, sorted."""
         return sorted(self._listing(spec, SILENT)["sha256"].dropna())
 
-    def collect(self, spec: ClassSpec, progress: Progress) -> list[TrainingPicture]:
+    def collect(self, spec: ClassSpec, progress: Progress) -> Collected:
         """Return the class's pictures, each content once."""
         listing = self._listing(spec, progress)
-        usable = listing[listing["status"] == "ok"].drop_duplicates("sha256")
-        return [
-            TrainingPicture(
-                class_name=spec.name,
-                path=row.path,
-                sha256=row.sha256,
-                bytes=int(row.bytes),
-                source=self.name,
-                provenance={"given_by": "user"},
-            )
-            for row in usable.itertuples()
-        ]
+        usable = listing["status"] == "ok"
+        again = usable & listing["sha256"].duplicated()
+        return Collected(
+            pictures=[
+                TrainingPicture(
+                    class_name=spec.name,
+                    path=row.path,
+                    sha256=row.sha256,
+                    bytes=int(row.bytes),
+                    source=self.name,
+                    provenance={"given_by": "user"},
+                )
+                for row in listing[usable & ~again].itertuples()
+            ],
+            rejected=[
+                Rejected(spec.name, row.path, row.code, row.reason)
+                for row in listing[~usable].itertuples()
+            ]
+            + [
+                Rejected(spec.name, path, "duplicate", "has the same bytes as another file")
+                for path in listing[again]["path"]
+            ],
+        )
+
+    def forget(self, spec: ClassSpec) -> None:
+        """Do nothing: the pictures are the user's."""
 
     def _listing(self, spec: ClassSpec, progress: Progress) -> pd.DataFrame:
-        folders = self._folders(spec)
+        if self.root.is_file():
+            return self._listed_in_csv(spec, progress)
         tables = []
-        for folder in folders:
+        for folder in self._folders(spec):
             # One cache a folder: the listing drops what it did not see.
-            cache = self._cache / f"{folder.name}.parquet"
+            cache = self._cache / f"{class_folder(folder.name)}.parquet"
             table = list_images(self._images, folder, cache, progress)
             table["path"] = [str(folder / path) for path in table["path"]]
             tables.append(table)
         return pd.concat(tables, ignore_index=True)
+
+    def _listed_in_csv(self, spec: ClassSpec, progress: Progress) -> pd.DataFrame:
+        rows = class_table(self.root, "path", spec)
+        files = [(str(self.root.parent / path), self.root.parent / path) for path in rows["path"]]
+        cache = self._cache / f"{class_folder(spec.name)}.csv.parquet"
+        return list_files(self._images, files, cache, progress)
 
     def _folders(self, spec: ClassSpec) -> list[Path]:
         wanted = {word.casefold() for word in (spec.name, *spec.synonyms)}

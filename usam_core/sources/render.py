@@ -1,5 +1,6 @@
 """Training pictures that are drawn: simple named shapes, for the demo and for tests."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from usam_core.digest import file_digest
 from usam_core.errors import InputError
 from usam_core.progress import Progress
 from usam_core.rng import generator
-from usam_core.sources.base import TrainingPicture
+from usam_core.sources.base import Collected, TrainingPicture, class_folder
 from usam_core.sources.scenes import TRAINING_LOOK, single_object
 from usam_core.sources.shapes import SHAPES
 
@@ -33,6 +34,7 @@ class RenderSource:
     """
 
     name = "render"
+    filtered = False  # a disc looks like a disc: near duplicates are meant
 
     def __init__(self, folder: Path, config: RenderConfig, seed: int) -> None:
         self._folder = folder
@@ -48,11 +50,10 @@ class RenderSource:
             **self._config.model_dump(),
         }
 
-    def collect(self, spec: ClassSpec, progress: Progress) -> list[TrainingPicture]:
+    def collect(self, spec: ClassSpec, progress: Progress) -> Collected:
         """Draw what is missing; return the class's pictures."""
         shape = _drawable(spec)
-        settings = f"{self._config.size}-{self._seed}-{RENDER_REVISION}"
-        folder = self._folder / f"{spec.name}-{settings}"
+        folder = self._folder_of(spec)
         pictures = []
         with progress.bar(f"Drawing {spec.name}", self._config.per_class) as bar:
             for number in range(self._config.per_class):
@@ -73,7 +74,15 @@ class RenderSource:
                     )
                 )
                 bar.advance()
-        return pictures
+        return Collected(pictures)
+
+    def forget(self, spec: ClassSpec) -> None:
+        """Delete the class's drawings."""
+        shutil.rmtree(self._folder_of(spec), ignore_errors=True)
+
+    def _folder_of(self, spec: ClassSpec) -> Path:
+        settings = f"{self._config.size}-{self._seed}-{RENDER_REVISION}"
+        return self._folder / f"{class_folder(spec.name)}-{settings}"
 
 
 def _drawable(spec: ClassSpec) -> str:

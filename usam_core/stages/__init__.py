@@ -24,6 +24,7 @@ __all__ = [
     "STEPS",
     "EmbedPlan",
     "StepResult",
+    "collect_class",
     "embed_group",
     "finish_embed",
     "intact",
@@ -77,8 +78,9 @@ def run_step(
     Args:
         step: one of `STEPS`.
         project: the project.
-        refresh: run it even if nothing has changed. Embedding is never repeated for images that
-            the store has: to do so, delete the store.
+        refresh: run it even if nothing has changed. Pictures that were made or fetched are kept
+            (`collect_class` drops them), and embedding is never repeated for images that the
+            store has: to do so, delete the store.
         progress: told how the work goes on.
 
     Raises:
@@ -95,6 +97,13 @@ def run_step(
     result = _module(step).run(project, key, progress)
     write_record(step_folder(project, step), result)
     return result
+
+
+def collect_class(
+    project: Project, name: str, *, refresh: bool = False, progress: Progress = SILENT
+) -> dict[str, int]:
+    """Get the pictures of one class; `refresh` drops those it has. Counts by name."""
+    return collect.collect_class(project, name, refresh=refresh, progress=progress)
 
 
 def plan_embed(project: Project, progress: Progress = SILENT) -> EmbedPlan:

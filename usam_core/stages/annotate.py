@@ -25,7 +25,7 @@ from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.stages import embed
 from usam_core.stages.folders import step_folder
-from usam_core.stages.images import labelled_images
+from usam_core.stages.labelled import labelled_images
 from usam_core.stages.record import StepResult, digests, intact_record, read_record
 from usam_core.store.store import EmbeddingStore
 

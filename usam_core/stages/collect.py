@@ -1,59 +1,128 @@
-"""Step 1, collect: single-object pictures of each class, and a manifest of where they came from."""
+"""Step 1, collect: single-object pictures of each class, filtered, and where each came from."""
 
+import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from usam_core.atomic import whole_file
-from usam_core.errors import InputError, MissingStepError
-from usam_core.progress import Progress
+from usam_core.atomic import whole_file, write_json
+from usam_core.config import ClassSpec
+from usam_core.digest import file_digest
+from usam_core.errors import InputError, MissingStepError, UserError
+from usam_core.outputs.picture_sheet import save_picture_sheet
+from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
-from usam_core.sources.base import manifest_path, to_frame
+from usam_core.sources.base import (
+    Collected,
+    Rejected,
+    TrainingPicture,
+    class_folder,
+    manifest_path,
+    to_frame,
+)
 from usam_core.sources.choose import choose_source
+from usam_core.sources.filters import FILTER_REVISION, filter_pictures
+from usam_core.sources.looks import picture_looks
 from usam_core.stages.folders import step_folder
+from usam_core.stages.labelled import labelled_files
 from usam_core.stages.record import StepResult, digests, read_record
 
-REVISION = 1
+REVISION = 2
+
+_ORIGINS = ("model", "revision", "weights_sha256", "scheduler", "engine", "licence", "given_by")
+"""Parts of the provenance that are counted for the head's card and the run's lineage."""
+
+_HINTS = {
+    "folder": "add pictures to their folders, or list more folder names under synonyms",
+    "render": "raise training.render.per_class",
+    "synthetic": "raise training.synthetic.per_class, or try other prompts for them",
+    "web": "give them more queries, add engines or a list of URLs, or raise web.per_class",
+}
 
 
 def inputs(project: Project) -> dict[str, Any]:
-    """Return what the manifest depends on: the source and what it would give for each class."""
+    """Return what the manifest depends on: source, what it gives for each class, and filters."""
+    config = project.config
     source = choose_source(project, step_folder(project, "collect"))
+    filters = config.training.filters if source.filtered else None
     return {
         "source": source.name,
-        "min_per_class": project.config.training.min_per_class,
-        "classes": {spec.name: source.inputs(spec) for spec in project.config.classes},
+        "min_per_class": config.training.min_per_class,
+        "classes": {spec.name: source.inputs(spec) for spec in config.classes},
+        "filters": filters and [FILTER_REVISION, filters.model_dump(mode="json")],
+        # Images that came since may be what a training picture shows.
+        "labelled": sorted(labelled_files(project)) if _looks_for_leaks(project) else None,
     }
+
+
+def collect_class(
+    project: Project, name: str, *, refresh: bool = False, progress: Progress = SILENT
+) -> dict[str, int]:
+    """Get the pictures of one class, without filtering them; `run` does that for all.
+
+    Args:
+        project: the project.
+        name: the class.
+        refresh: drop what was made or fetched for the class before, and begin anew.
+        progress: told how it goes on.
+
+    Returns:
+        Counts by the keys `pictures` and `rejected`.
+    """
+    spec = _spec(project, name)
+    source = choose_source(project, step_folder(project, "collect"))
+    if refresh:
+        source.forget(spec)
+    found = source.collect(spec, progress)
+    return {"pictures": len(found.pictures), "rejected": len(found.rejected)}
 
 
 def run(project: Project, key: str, progress: Progress) -> StepResult:
-    """Collect the pictures of every class and write the manifest.
+    """Collect and filter the pictures of every class; write manifest, report and sheets.
 
     Raises:
-        InputError: some classes have fewer pictures than `training.min_per_class`.
+        InputError: some classes have fewer pictures than `training.min_per_class`; the report
+            and the sheets are written all the same.
     """
     folder = step_folder(project, "collect")
     source = choose_source(project, folder)
-    pictures = [
-        picture for spec in project.config.classes for picture in source.collect(spec, progress)
+    specs = project.config.classes
+    found = [source.collect(spec, progress) for spec in specs]
+    if source.filtered:
+        _filter(project, found, progress)
+    pictures = [picture for one in found for picture in one.pictures]
+    rejected = [line for one in found for line in one.rejected]
+    report = _report(specs, found)
+    files = [
+        _write_table(manifest_path(folder), _relocatable(to_frame(pictures), project.root)),
+        _write_table(folder / "rejected.parquet", _rejected_frame(rejected)),
+        folder / "report.json",
     ]
-    table = to_frame(pictures)
-    # Pictures below the project's folder move with it.
-    table["path"] = [_relative(Path(path), project.root) for path in table["path"]]
-    counts = {
-        spec.name: int((table["class"] == spec.name).sum()) for spec in project.config.classes
-    }
-    _check_counts(project, counts)
-    with whole_file(manifest_path(folder)) as temporary:
-        table.to_parquet(temporary, index=False)
+    write_json(files[-1], report)
+    shutil.rmtree(folder / "sheets", ignore_errors=True)
+    for spec, one in zip(specs, found, strict=True):
+        sheet = folder / "sheets" / f"{class_folder(spec.name)}.jpg"
+        kept = [picture.path for picture in one.pictures]
+        save_picture_sheet(sheet, spec.name, kept, [(r.origin, r.code) for r in one.rejected])
+        files.append(sheet)
+    _check_counts(project, report)
     return StepResult(
         step="collect",
         key=key,
         reused=False,
         path=str(manifest_path(folder)),
-        summary={"pictures": len(table), "per_class": counts, "source": source.name},
-        outputs=digests(folder, [manifest_path(folder)]),
+        summary={
+            "pictures": len(pictures),
+            "per_class": {name: entry["kept"] for name, entry in report.items()},
+            "source": source.name,
+            "rejected": dict(Counter(line.code for line in rejected).most_common()),
+            "notes": [note for one in found for note in one.notes],
+            "provenance": _origins(pictures, manifest_path(folder)),
+        },
+        outputs=digests(folder, files),
     )
 
 
@@ -73,16 +142,112 @@ def read_manifest(project: Project) -> pd.DataFrame:
     return table
 
 
-def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+def training_provenance(project: Project) -> dict[str, Any]:
+    """Return where the training pictures came from, in sum, for cards and lineage."""
+    record = read_record(step_folder(project, "collect"))
+    return {} if record is None else record.summary.get("provenance", {})
 
 
-def _check_counts(project: Project, counts: dict[str, int]) -> None:
-    least = project.config.training.min_per_class
-    short = {name: count for name, count in counts.items() if count < least}
-    if short:
-        listed = ", ".join(f"{name} ({count})" for name, count in short.items())
-        raise InputError(
-            f"too few training pictures for {listed}; expected at least {least} each. Add "
-            "pictures or synonyms, or lower training.min_per_class"
+def _spec(project: Project, name: str) -> ClassSpec:
+    for spec in project.config.classes:
+        if spec.name == name:
+            return spec
+    names = [spec.name for spec in project.config.classes]
+    raise UserError(f"--class: got {name!r}; expected one of {names}")
+
+
+def _looks_for_leaks(project: Project) -> bool:
+    training = project.config.training
+    return training.source in ("folder", "web") and training.filters.leak_bits is not None
+
+
+def _filter(project: Project, found: list[Collected], progress: Progress) -> None:
+    """Move what the filters drop from the pictures of each class to its rejected lines."""
+    config, folder = project.config, step_folder(project, "collect")
+    filters = config.training.filters
+    files = {picture.sha256: picture.path for one in found for picture in one.pictures}
+    looks = picture_looks(
+        files,
+        config.images,
+        folder / "looks.parquet",
+        progress,
+        features=filters.outlier_deviations is not None,
+    ).set_index("sha256", drop=False)
+    hashes = np.empty(0, np.uint64)
+    if _looks_for_leaks(project):
+        labelled = picture_looks(
+            labelled_files(project, progress),
+            config.images,
+            folder / "labelled_looks.parquet",
+            progress,
+            features=False,
         )
+        hashes = labelled.loc[labelled["code"] == "", "phash"].to_numpy(np.uint64)
+    for one in found:
+        rows = looks.loc[[picture.sha256 for picture in one.pictures]].reset_index(drop=True)
+        one.pictures, dropped = filter_pictures(one.pictures, rows, filters, hashes)
+        one.rejected.extend(dropped)
+
+
+def _report(specs: list[ClassSpec], found: list[Collected]) -> dict[str, dict[str, Any]]:
+    return {
+        spec.name: {
+            "kept": len(one.pictures),
+            "rejected": dict(Counter(line.code for line in one.rejected).most_common()),
+            "notes": one.notes,
+        }
+        for spec, one in zip(specs, found, strict=True)
+    }
+
+
+def _origins(pictures: list[TrainingPicture], manifest: Path) -> dict[str, Any]:
+    counts: dict[str, Counter[str]] = {}
+    for picture in pictures:
+        for part in _ORIGINS:
+            value = picture.provenance.get(part)
+            if value is not None:
+                counts.setdefault(part, Counter())[str(value)] += 1
+    return {
+        "manifest_sha256": file_digest(manifest),
+        "sources": dict(Counter(picture.source for picture in pictures)),
+        **{part: dict(counter) for part, counter in counts.items()},
+    }
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> Path:
+    with whole_file(path) as temporary:
+        table.to_parquet(temporary, index=False)
+    return path
+
+
+def _rejected_frame(rejected: list[Rejected]) -> pd.DataFrame:
+    rows = [(line.class_name, line.origin, line.code, line.reason) for line in rejected]
+    return pd.DataFrame(rows, columns=["class", "origin", "code", "reason"], dtype="str")
+
+
+def _relocatable(table: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """Pictures below the project's folder move with it."""
+    paths = (Path(path) for path in table["path"])
+    return table.assign(
+        path=[p.relative_to(root).as_posix() if p.is_relative_to(root) else str(p) for p in paths]
+    )
+
+
+def _check_counts(project: Project, report: dict[str, dict[str, Any]]) -> None:
+    training = project.config.training
+    short = {name: e for name, e in report.items() if e["kept"] < training.min_per_class}
+    if not short:
+        return
+    listed = ", ".join(f"{name} ({_kept_and_dropped(entry)})" for name, entry in short.items())
+    notes = "".join(f"\n  {note}" for entry in short.values() for note in entry["notes"])
+    raise InputError(
+        f"too few training pictures for {listed}; expected at least {training.min_per_class} "
+        f"each (training.min_per_class). Try: {_HINTS[training.source]}; loosen "
+        f"training.filters after a look at {step_folder(project, 'collect') / 'sheets'}; or lower "
+        f"training.min_per_class{notes}"
+    )
+
+
+def _kept_and_dropped(entry: dict[str, Any]) -> str:
+    dropped = [f"{count} {code}" for code, count in entry["rejected"].items()]
+    return "; dropped: ".join([str(entry["kept"]), *([", ".join(dropped)] if dropped else [])])

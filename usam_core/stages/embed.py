@@ -10,7 +10,8 @@ from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
 from usam_core.sam.load import encoder_spec, open_embedder
 from usam_core.stages.folders import step_folder
-from usam_core.stages.images import labelled_images, wanted_files
+from usam_core.stages.images import wanted_files
+from usam_core.stages.labelled import labelled_images
 from usam_core.stages.record import StepResult, read_record, write_record
 from usam_core.store.store import EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile

@@ -13,7 +13,7 @@ from usam_core.headfile import save_head
 from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.stages import embed
-from usam_core.stages.collect import read_manifest
+from usam_core.stages.collect import read_manifest, training_provenance
 from usam_core.stages.folders import step_folder
 from usam_core.stages.record import StepResult, digests
 from usam_core.store.store import EmbeddingStore
@@ -67,6 +67,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         "encoder": store.spec,
         "training_pictures": {c: int(labelled[c].sum()) for c in classes},
         "training_digest": value_digest(sorted(labelled.index)),
+        "training_provenance": training_provenance(project),
         "history": trained.history,
     }
     heads = {"teacher": trained.teacher, "student": trained.student}

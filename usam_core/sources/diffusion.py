@@ -1,0 +1,292 @@
+"""Text to pictures through `diffusers`: any pipeline, in batches that fit in memory."""
+
+import functools
+import inspect
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from usam_core.config_training import SyntheticConfig
+from usam_core.digest import file_digest, value_digest
+from usam_core.errors import InputError, TransientError
+from usam_core.sam.load import choose_device
+
+_KNOWN_GB = {"CompVis/stable-diffusion-v1-4": 5.5}
+_OFFLOAD_BELOW = 6e9  # bytes free; Stable Diffusion v1 in float16 with its activations needs 5 GB
+_SLICE_BELOW = 10e9
+_TRIAL_STEPS = 2
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One picture to be drawn.
+
+    Attributes:
+        prompt: what it shows.
+        seed: where its noise comes from, and nothing else does.
+    """
+
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One picture as drawn.
+
+    Attributes:
+        rgb: uint8 (h, w, 3).
+        flagged: the model's own safety filter replaced it by black.
+    """
+
+    rgb: np.ndarray
+    flagged: bool
+
+
+class Painter:
+    """A loaded text-to-image pipeline.
+
+    Each picture's noise comes from its own seed, on the CPU: the batch it is drawn in and the
+    device change it by rounding only.
+
+    Args:
+        config: which model, and how it draws.
+        folder: the model's files.
+    """
+
+    def __init__(self, config: SyntheticConfig, folder: Path) -> None:
+        self._config = config
+        self._device = choose_device(config.device, "training.synthetic.device")
+        self._pipe = _load(config, folder, _dtype(config.dtype, self._device))
+        self._accepted = set(inspect.signature(self._pipe.__call__).parameters)
+        self._check_accepted()
+        self._pipe.set_progress_bar_config(disable=True)
+        self._place()
+        self.batch_size = config.batch_size
+        self.scheduler = type(self._pipe.scheduler).__name__
+        self.compute_dtype = str(_dtype(config.dtype, self._device)).removeprefix("torch.")
+
+    def draw(self, orders: Sequence[Order]) -> list[Drawn]:
+        """Draw pictures; when memory runs out the batch halves, for the rest of the run too.
+
+        Raises:
+            InputError: a single picture does not fit in memory.
+        """
+        done: list[Drawn] = []
+        while len(done) < len(orders):
+            batch = orders[len(done) : len(done) + self.batch_size]
+            try:
+                done += self._draw(batch, self._config.steps)
+            except Exception as error:
+                if not _is_out_of_memory(error):
+                    raise
+                self._free()
+                if len(batch) == 1:
+                    raise InputError(
+                        f"training.synthetic: one picture of {self._config.size} pixels does not "
+                        f"fit in the memory of {self._device}; set low_memory: offload, a "
+                        "smaller size, or device: cpu"
+                    ) from error
+                self.batch_size = len(batch) // 2
+                _log.warning("out of memory: going on with %d pictures a batch", self.batch_size)
+        return done
+
+    def seconds_a_picture(self) -> float:
+        """Return an estimate from drawing one picture with two steps; its last stage counts too."""
+        steps = min(_TRIAL_STEPS, self._config.steps)
+        start = time.monotonic()
+        self._draw([Order("a trial", 0)], steps)
+        return (time.monotonic() - start) * self._config.steps / steps
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether an estimate should be given before the work begins."""
+        return self._device == "cpu"
+
+    def _draw(self, orders: Sequence[Order], steps: int) -> list[Drawn]:
+        config = self._config
+        wanted = {
+            "prompt": [order.prompt for order in orders],
+            "negative_prompt": [config.negative_prompt] * len(orders),
+            "num_inference_steps": steps,
+            "guidance_scale": config.guidance,
+            "height": config.size,
+            "width": config.size,
+            "generator": [torch.Generator("cpu").manual_seed(order.seed) for order in orders],
+            "output_type": "np",
+        }
+        if not config.negative_prompt:
+            del wanted["negative_prompt"]
+        with torch.inference_mode():
+            result = self._pipe(**{k: v for k, v in wanted.items() if k in self._accepted})
+        flags = getattr(result, "nsfw_content_detected", None) or [False] * len(orders)
+        return [
+            Drawn((np.nan_to_num(image) * 255).round().astype(np.uint8), bool(flag))
+            for image, flag in zip(result.images, flags, strict=True)
+        ]
+
+    def _check_accepted(self) -> None:
+        name = type(self._pipe).__name__
+        if "prompt" not in self._accepted:
+            raise InputError(
+                f"training.synthetic.model: {self._config.model!r} is a {name}, which takes no "
+                "prompt; expected a text-to-image pipeline"
+            )
+        if self._config.negative_prompt and "negative_prompt" not in self._accepted:
+            raise InputError(
+                f"training.synthetic.negative_prompt: {name} takes none; leave it empty"
+            )
+
+    def _place(self) -> None:
+        mode = self._config.low_memory
+        if mode == "auto":
+            mode = "off"
+            if self._device == "cuda":
+                free, _ = torch.cuda.mem_get_info()
+                mode = "offload" if free < _OFFLOAD_BELOW else "off"
+                mode = "slicing" if mode == "off" and free < _SLICE_BELOW else mode
+        if mode in ("slicing", "offload") and hasattr(self._pipe, "enable_attention_slicing"):
+            self._pipe.enable_attention_slicing()
+        if mode == "offload" and self._device != "cpu":
+            self._pipe.enable_model_cpu_offload(device=self._device)
+        else:
+            self._pipe.to(self._device)
+
+    def _free(self) -> None:
+        if self._device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def open_painter(config: SyntheticConfig, folder: Path) -> Painter:
+    """Return the painter of these settings; a process loads each model once."""
+    return _open_painter(config.model_dump_json(), folder)
+
+
+@functools.lru_cache(maxsize=1)
+def _open_painter(config: str, folder: Path) -> Painter:
+    return Painter(SyntheticConfig.model_validate_json(config), folder)
+
+
+def model_folder(config: SyntheticConfig, root: Path) -> Path:
+    """Return the folder with the model's files, downloading a hub model if it is not cached.
+
+    Args:
+        config: which model; a folder counts from `root`.
+        root: folder of the project file.
+
+    Raises:
+        InputError: there is no such model.
+        TransientError: the hub cannot be reached and the model is not cached.
+    """
+    local = local_folder(config, root)
+    if local is not None:
+        return local
+    from diffusers import DiffusionPipeline
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    given = f"training.synthetic.model: got {config.model!r}"
+    try:
+        found = DiffusionPipeline.download(
+            config.model, revision=config.revision, use_safetensors=True
+        )
+        return Path(found)
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise InputError(
+            f"{given}, revision {config.revision or 'main'!r}, which is neither a folder nor on "
+            f"the hub ({type(error).__name__}); expected a diffusers pipeline, such as "
+            "CompVis/stable-diffusion-v1-4"
+        ) from error
+    except GatedRepoError as error:
+        raise InputError(
+            f"{given}, whose owner asks for an agreement first; accept it on the hub and log in "
+            "with `hf auth login`"
+        ) from error
+    except (OSError, ValueError) as error:
+        size = _KNOWN_GB.get(config.model)
+        raise TransientError(
+            f"{given}, which is not on this machine and the hub cannot be reached; to be "
+            f"downloaded: {f'about {size} GB' if size else 'some GB'}. Offline: fetch it where "
+            f"there is internet (`hf download {config.model} --local-dir FOLDER`), copy the "
+            "folder here and name it as training.synthetic.model"
+        ) from error
+
+
+def local_folder(config: SyntheticConfig, root: Path) -> Path | None:
+    """Return the model's folder if the project names one, or None for a hub id.
+
+    Raises:
+        InputError: the folder holds no pipeline.
+    """
+    folder = root / config.model
+    if not folder.is_dir():
+        return None
+    if not (folder / "model_index.json").is_file():
+        raise InputError(
+            f"training.synthetic.model: {folder} has no model_index.json; expected the folder of "
+            "a diffusers pipeline, as its save_pretrained or `hf download` writes"
+        )
+    return folder
+
+
+def commit_of(folder: Path) -> str | None:
+    """Return the hub's commit of a cached model, or None for a folder of the user's."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+@functools.lru_cache(maxsize=4)
+def weights_digest(folder: Path) -> str:
+    """Return a digest of all weights and settings of a pipeline, read once a process."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".txt"))
+    return value_digest({p.relative_to(folder).as_posix(): file_digest(p) for p in files})
+
+
+def _load(config: SyntheticConfig, folder: Path, dtype: torch.dtype) -> Any:
+    from diffusers import DiffusionPipeline
+
+    try:
+        pipe = DiffusionPipeline.from_pretrained(
+            folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{folder}: cannot be loaded as a diffusers pipeline ({error}); expected complete "
+            "safetensors weights. Download it again"
+        ) from error
+    if config.scheduler is not None:
+        pipe.scheduler = _scheduler(config.scheduler, pipe)
+    return pipe
+
+
+def _scheduler(name: str, pipe: Any) -> Any:
+    compatible = {kind.__name__: kind for kind in pipe.scheduler.compatibles}
+    if name not in compatible:
+        raise InputError(
+            f"training.synthetic.scheduler: got {name!r}; expected one of {sorted(compatible)}"
+        )
+    return compatible[name].from_config(pipe.scheduler.config)
+
+
+def _dtype(wanted: str, device: str) -> torch.dtype:
+    if wanted == "auto":
+        wanted = "float32" if device == "cpu" else "float16"
+    return getattr(torch, wanted)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("memory" in text and "alloc" in text)

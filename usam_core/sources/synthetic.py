@@ -1,0 +1,227 @@
+"""Training pictures made from the names by a text-to-image model (METHOD.md, step 1)."""
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from usam_core.atomic import whole_file, write_json
+from usam_core.config import ClassSpec
+from usam_core.config_training import SyntheticConfig
+from usam_core.digest import file_digest, value_digest
+from usam_core.progress import Bar, Progress
+from usam_core.rng import derive_seed
+from usam_core.sources.base import Collected, Rejected, TrainingPicture, class_folder
+from usam_core.sources.diffusion import (
+    Drawn,
+    Order,
+    Painter,
+    commit_of,
+    local_folder,
+    model_folder,
+    open_painter,
+    weights_digest,
+)
+
+SYNTHETIC_REVISION = 1
+"""Raised when the same settings make other pictures than before."""
+
+_BLACK = 2.0  # grey levels: a black or burnt-out picture deviates less
+_NO_INFLUENCE = {"per_class", "batch_size", "device", "low_memory"}
+_PACKAGES = ("diffusers", "transformers", "torch")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """The place of picture `number` of a class: the picture, and beside it how it was made."""
+
+    number: int
+    folder: Path
+
+    @property
+    def picture(self) -> Path:
+        return self.folder / f"{self.number:05d}.png"
+
+    @property
+    def note(self) -> Path:
+        return self.folder / f"{self.number:05d}.json"
+
+    def is_done(self) -> bool:
+        """The note is written last; a picture that was given up has a note alone."""
+        try:
+            note = json.loads(self.note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return note["given_up"] or self.picture.is_file()
+
+
+class SyntheticSource:
+    """Makes pictures of a class in `<folder>/<class>-<settings>/`.
+
+    The seed of picture i follows from (project seed, class, i, redraw) alone, so that an
+    interrupted run goes on where it was, more pictures later keep the first, and the batch size
+    changes nothing but rounding.
+
+    Args:
+        folder: where the pictures go.
+        config: which model, and how it draws.
+        seed: the project's seed.
+        root: folder of the project file, from which the model's folder counts.
+    """
+
+    name = "synthetic"
+    filtered = True
+
+    def __init__(self, folder: Path, config: SyntheticConfig, seed: int, root: Path) -> None:
+        self._folder = folder
+        self._config = config
+        self._seed = seed
+        self._root = root
+
+    def inputs(self, spec: ClassSpec) -> Any:
+        """Return what decides the pictures: model, prompts, settings, seed."""
+        return {"per_class": self._config.per_class, **self._settings(spec)}
+
+    def collect(self, spec: ClassSpec, progress: Progress) -> Collected:
+        """Make what is missing; return the class's pictures in the order of their numbers."""
+        folder = self._folder_of(spec)
+        slots = [_Slot(number, folder) for number in range(self._config.per_class)]
+        missing = [slot for slot in slots if not slot.is_done()]
+        with progress.bar(f"Generating {spec.name}", len(slots)) as bar:
+            bar.advance(len(slots) - len(missing))
+            if missing:
+                self._make(spec, missing, bar)
+        return self._found(spec, slots)
+
+    def forget(self, spec: ClassSpec) -> None:
+        """Delete the class's pictures of these settings."""
+        shutil.rmtree(self._folder_of(spec), ignore_errors=True)
+
+    def _settings(self, spec: ClassSpec) -> dict[str, Any]:
+        local = local_folder(self._config, self._root)
+        settings = self._config.model_dump(mode="json", exclude=_NO_INFLUENCE)
+        if local is not None:
+            settings["model"] = weights_digest(local)
+        return {
+            **settings,
+            "generation": SYNTHETIC_REVISION,
+            "prompts": self._prompts(spec),
+            "seed": self._seed,
+        }
+
+    def _prompts(self, spec: ClassSpec) -> list[str]:
+        return [text.replace("{c}", spec.name) for text in spec.prompts or self._config.prompts]
+
+    def _folder_of(self, spec: ClassSpec) -> Path:
+        settings = value_digest([spec.name, self._settings(spec)])[:12]
+        return self._folder / f"{class_folder(spec.name)}-{settings}"
+
+    def _make(self, spec: ClassSpec, missing: list[_Slot], bar: Bar) -> None:
+        folder = model_folder(self._config, self._root)
+        painter = open_painter(self._config, folder)
+        if painter.is_slow:
+            hours = len(missing) * painter.seconds_a_picture() / 3600
+            _log.warning(
+                "%s: %d pictures on this CPU take about %s; stop at any time, the next run goes on",
+                spec.name,
+                len(missing),
+                f"{hours:.1f} h" if hours >= 1 else f"{max(1, round(hours * 60))} min",
+            )
+        start = 0
+        while start < len(missing):
+            batch = missing[start : start + painter.batch_size]
+            for slot, order, drawn, redraws in self._draw(spec, batch, painter):
+                _save(slot, drawn, self._provenance(spec, painter, folder, order, redraws))
+                bar.advance()
+            start += len(batch)
+
+    def _draw(
+        self, spec: ClassSpec, slots: list[_Slot], painter: Painter
+    ) -> Iterator[tuple[_Slot, Order, Drawn, int]]:
+        """Yield each slot with its picture, or with its last bad one after all redraws."""
+        left = slots
+        for redraw in range(self._config.redraws + 1):
+            orders = [self._order(spec, slot.number, redraw) for slot in left]
+            again = []
+            for slot, order, drawn in zip(left, orders, painter.draw(orders), strict=True):
+                if _is_bad(drawn) and redraw < self._config.redraws:
+                    again.append(slot)
+                else:
+                    yield slot, order, drawn, redraw
+            left = again
+            if not left:
+                return
+
+    def _order(self, spec: ClassSpec, number: int, redraw: int) -> Order:
+        prompts = self._prompts(spec)
+        seed = derive_seed(self._seed, "synthetic", spec.name, number, redraw)
+        return Order(prompts[number % len(prompts)], seed)
+
+    def _provenance(
+        self, spec: ClassSpec, painter: Painter, folder: Path, order: Order, redraws: int
+    ) -> dict[str, Any]:
+        config = self._config
+        return {
+            "model": config.model,
+            "revision": commit_of(folder) or config.revision,
+            "weights_sha256": weights_digest(folder),
+            "prompt": order.prompt,
+            "negative_prompt": config.negative_prompt,
+            "seed": order.seed,
+            "redraws": redraws,
+            "scheduler": painter.scheduler,
+            "steps": config.steps,
+            "guidance": config.guidance,
+            "size": config.size,
+            "dtype": painter.compute_dtype,
+            "versions": {package: version(package) for package in _PACKAGES},
+        }
+
+    def _found(self, spec: ClassSpec, slots: list[_Slot]) -> Collected:
+        found = Collected([])
+        redrawn = 0
+        for slot in slots:
+            note = json.loads(slot.note.read_text(encoding="utf-8"))
+            redrawn += note["provenance"]["redraws"]
+            if note["given_up"]:
+                reason = f"{note['given_up']} with each of {self._config.redraws + 1} seeds"
+                found.rejected.append(
+                    Rejected(spec.name, str(slot.picture), note["given_up"], reason)
+                )
+                continue
+            found.pictures.append(
+                TrainingPicture(
+                    class_name=spec.name,
+                    path=str(slot.picture),
+                    sha256=file_digest(slot.picture),
+                    bytes=slot.picture.stat().st_size,
+                    source=self.name,
+                    provenance=note["provenance"],
+                )
+            )
+        if redrawn:
+            found.notes.append(f"{spec.name}: {redrawn} black or filtered pictures drawn again")
+        return found
+
+
+def _is_bad(drawn: Drawn) -> bool:
+    return drawn.flagged or float(np.std(drawn.rgb)) < _BLACK
+
+
+def _save(slot: _Slot, drawn: Drawn, provenance: dict[str, Any]) -> None:
+    given_up = ""
+    if _is_bad(drawn):
+        given_up = "safety_filter" if drawn.flagged else "black"
+    else:
+        with whole_file(slot.picture) as temporary:
+            Image.fromarray(drawn.rgb).save(temporary, format="PNG")
+    write_json(slot.note, {"given_up": given_up, "provenance": provenance})
