@@ -55,7 +55,7 @@ def test_inputs_change_with_the_content_of_a_picture_and_not_with_its_name(tmp_p
 def test_a_missing_class_folder_is_named_with_what_there_is(tmp_path):
     picture(tmp_path / "pictures" / "dogs" / "a.png", 10)
     with pytest.raises(InputError, match=r"no folder named 'dog'.*found \['dogs'\]"):
-        folder_source(tmp_path).collect(ClassSpec(name="dog"), SILENT).pictures
+        folder_source(tmp_path).collect(ClassSpec(name="dog"), SILENT)
 
 
 def test_drawing_more_later_keeps_the_first_pictures(tmp_path):

@@ -13,11 +13,9 @@ import numpy as np
 import torch
 
 from usam_core.config_training import SyntheticConfig
-from usam_core.digest import file_digest, value_digest
-from usam_core.errors import InputError, TransientError
+from usam_core.errors import InputError
 from usam_core.sam.load import choose_device
 
-_KNOWN_GB = {"CompVis/stable-diffusion-v1-4": 5.5}
 _OFFLOAD_BELOW = 6e9  # bytes free; Stable Diffusion v1 in float16 with its activations needs 5 GB
 _SLICE_BELOW = 10e9
 _TRIAL_STEPS = 2
@@ -74,8 +72,12 @@ class Painter:
         self.scheduler = type(self._pipe.scheduler).__name__
         self.compute_dtype = str(_dtype(config.dtype, self._device)).removeprefix("torch.")
 
-    def draw(self, orders: Sequence[Order]) -> list[Drawn]:
+    def draw(self, orders: Sequence[Order], steps: int | None = None) -> list[Drawn]:
         """Draw pictures; when memory runs out the batch halves, for the rest of the run too.
+
+        Args:
+            orders: what to draw.
+            steps: denoising steps; None takes the configured number.
 
         Raises:
             InputError: a single picture does not fit in memory.
@@ -84,7 +86,7 @@ class Painter:
         while len(done) < len(orders):
             batch = orders[len(done) : len(done) + self.batch_size]
             try:
-                done += self._draw(batch, self._config.steps)
+                done += self._draw(batch, steps or self._config.steps)
             except Exception as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -99,11 +101,12 @@ class Painter:
                 _log.warning("out of memory: going on with %d pictures a batch", self.batch_size)
         return done
 
+    @functools.cached_property
     def seconds_a_picture(self) -> float:
-        """Return an estimate from drawing one picture with two steps; its last stage counts too."""
+        """An estimate, from one picture drawn with two steps; on the high side for short runs."""
         steps = min(_TRIAL_STEPS, self._config.steps)
         start = time.monotonic()
-        self._draw([Order("a trial", 0)], steps)
+        self.draw([Order("a trial", 0)], steps)
         return (time.monotonic() - start) * self._config.steps / steps
 
     @property
@@ -175,90 +178,16 @@ def _open_painter(config: str, folder: Path) -> Painter:
     return Painter(SyntheticConfig.model_validate_json(config), folder)
 
 
-def model_folder(config: SyntheticConfig, root: Path) -> Path:
-    """Return the folder with the model's files, downloading a hub model if it is not cached.
-
-    Args:
-        config: which model; a folder counts from `root`.
-        root: folder of the project file.
-
-    Raises:
-        InputError: there is no such model.
-        TransientError: the hub cannot be reached and the model is not cached.
-    """
-    local = local_folder(config, root)
-    if local is not None:
-        return local
-    from diffusers import DiffusionPipeline
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    given = f"training.synthetic.model: got {config.model!r}"
-    try:
-        found = DiffusionPipeline.download(
-            config.model, revision=config.revision, use_safetensors=True
-        )
-        return Path(found)
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise InputError(
-            f"{given}, revision {config.revision or 'main'!r}, which is neither a folder nor on "
-            f"the hub ({type(error).__name__}); expected a diffusers pipeline, such as "
-            "CompVis/stable-diffusion-v1-4"
-        ) from error
-    except GatedRepoError as error:
-        raise InputError(
-            f"{given}, whose owner asks for an agreement first; accept it on the hub and log in "
-            "with `hf auth login`"
-        ) from error
-    except (OSError, ValueError) as error:
-        size = _KNOWN_GB.get(config.model)
-        raise TransientError(
-            f"{given}, which is not on this machine and the hub cannot be reached; to be "
-            f"downloaded: {f'about {size} GB' if size else 'some GB'}. Offline: fetch it where "
-            f"there is internet (`hf download {config.model} --local-dir FOLDER`), copy the "
-            "folder here and name it as training.synthetic.model"
-        ) from error
-
-
-def local_folder(config: SyntheticConfig, root: Path) -> Path | None:
-    """Return the model's folder if the project names one, or None for a hub id.
-
-    Raises:
-        InputError: the folder holds no pipeline.
-    """
-    folder = root / config.model
-    if not folder.is_dir():
-        return None
-    if not (folder / "model_index.json").is_file():
-        raise InputError(
-            f"training.synthetic.model: {folder} has no model_index.json; expected the folder of "
-            "a diffusers pipeline, as its save_pretrained or `hf download` writes"
-        )
-    return folder
-
-
-def commit_of(folder: Path) -> str | None:
-    """Return the hub's commit of a cached model, or None for a folder of the user's."""
-    return folder.name if folder.parent.name == "snapshots" else None
-
-
-@functools.lru_cache(maxsize=4)
-def weights_digest(folder: Path) -> str:
-    """Return a digest of all weights and settings of a pipeline, read once a process."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".txt"))
-    return value_digest({p.relative_to(folder).as_posix(): file_digest(p) for p in files})
-
-
 def _load(config: SyntheticConfig, folder: Path, dtype: torch.dtype) -> Any:
     from diffusers import DiffusionPipeline
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()  # loading takes seconds; ours shows the pictures
     try:
         pipe = DiffusionPipeline.from_pretrained(
-            folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True
         )
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise InputError(

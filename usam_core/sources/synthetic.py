@@ -19,16 +19,8 @@ from usam_core.digest import file_digest, value_digest
 from usam_core.progress import Bar, Progress
 from usam_core.rng import derive_seed
 from usam_core.sources.base import Collected, Rejected, TrainingPicture, class_folder
-from usam_core.sources.diffusion import (
-    Drawn,
-    Order,
-    Painter,
-    commit_of,
-    local_folder,
-    model_folder,
-    open_painter,
-    weights_digest,
-)
+from usam_core.sources.diffusion import Drawn, Order, Painter, open_painter
+from usam_core.sources.model_files import commit_of, local_folder, model_folder, weights_digest
 
 SYNTHETIC_REVISION = 1
 """Raised when the same settings make other pictures than before."""
@@ -129,7 +121,7 @@ class SyntheticSource:
         folder = model_folder(self._config, self._root)
         painter = open_painter(self._config, folder)
         if painter.is_slow:
-            hours = len(missing) * painter.seconds_a_picture() / 3600
+            hours = len(missing) * painter.seconds_a_picture / 3600
             _log.warning(
                 "%s: %d pictures on this CPU take about %s; stop at any time, the next run goes on",
                 spec.name,
