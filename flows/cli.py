@@ -77,12 +77,12 @@ def main() -> None:
     """Run the command line; 2 is the exit code of a user's mistake, 1 of every other failure."""
     _prefect_settings()
     try:
-        app(standalone_mode=False)
+        # Typer gives the code of a `typer.Exit` back instead of raising it.
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except UsamError as error:
         terminal.print_error(error)
         sys.exit(error.exit_code)
-    except typer.Exit as leaving:
-        sys.exit(leaving.exit_code)
     except typer.Abort:
         sys.exit(130)
     except Exception as error:

@@ -49,8 +49,9 @@ def _picture(results: list[StepResult]) -> Path | None:
     by_step = {result.step: Path(result.path).parent for result in results}
     if "evaluate" in by_step:
         return by_step["evaluate"] / "contact_sheet.png"
-    folder = by_step.get("annotate", Path())
-    overlays = sorted((folder / "overlays").rglob("*.jpg"))
+    if "annotate" not in by_step:
+        return None
+    overlays = sorted((by_step["annotate"] / "overlays").rglob("*.jpg"))
     return overlays[0] if overlays else None
 
 

@@ -37,7 +37,7 @@ def run_step(
 
 @task(name="embed-shards", task_run_name="embed shards {first} of {total}", **RETRIES)
 def embed_shards(
-    project_file: str, groups: list[list[str]], first: str, total: int
+    project_file: str, groups: list[dict[str, str]], first: str, total: int
 ) -> list[dict[str, int]]:
     """Embed some groups of images, one shard each; the store itself is the cache."""
     del first, total
@@ -46,7 +46,7 @@ def embed_shards(
 
 
 @task(name="plan-embed", **RETRIES)
-def plan_embed(project_file: str) -> list[list[str]]:
+def plan_embed(project_file: str) -> list[dict[str, str]]:
     """Return the groups of images that the store does not have."""
     return stages.plan_embed(open_project(project_file, None), RunProgress()).groups
 

@@ -88,7 +88,7 @@ class BagSource:
         mask_choice: str = "best_iou",
         cache_mb: int = 1024,
     ) -> None:
-        known = [TOKENS_BLOCK, *store.block_names()]
+        known = store.block_names()
         unknown = [block for block in features if block not in known]
         if unknown:
             raise InputError(f"head.features: {unknown} not in the store; expected some of {known}")

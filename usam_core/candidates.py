@@ -172,14 +172,7 @@ def label_image(
         prompts=best.prompts,
     )
     if config.paint == "vote":
-        labels = paint_votes(
-            kept.packed,
-            kept.classes,
-            scores,
-            mask_set.size_hw,
-            len(class_names),
-            config.threshold / 2,
-        )
+        labels = paint_votes(kept.packed, kept.classes, scores, mask_set.size_hw, len(class_names))
     else:
         labels = paint(instances, config.paint, len(class_names))
     return instances, labels

@@ -4,21 +4,25 @@ Values that the papers give carry their section; values that we chose carry the 
 that holds the measurement. Reading and writing the file itself is `usam_core.project`'s job.
 """
 
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from usam_core.config_base import Float, Fraction, Int, Section
+from usam_core.config_base import Bool, Float, Fraction, Int, PlacedError, Section
 from usam_core.config_training import TrainingConfig
 
+BACKGROUND = "background"
+Block = Literal["tokens", "encoder"]
+Width = Annotated[Int, Field(ge=1, le=65536)]
 MaskChoice = Literal["single", "best_iou", "largest", "most_confident"]
 
 
 class ClassSpec(Section):
     """One class the user wants found."""
 
-    name: Annotated[str, Field(min_length=1, pattern=r"^[^/\\\x00-\x1f]+$")]
+    name: Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[^/\\\x00-\x1f]+$")]
     """The name, as it appears in outputs. Also the folder name of its training pictures."""
     prompts: list[str] = []
     """Prompts for synthetic pictures; empty means "a photo of a {name}" (U-SAM, section 3.4)."""
@@ -31,21 +35,46 @@ class ClassSpec(Section):
     parent: str | None = None
     """Name of the coarser class that this one belongs to; used with `level: parents`."""
 
+    @field_validator("name")
+    @classmethod
+    def _name_can_be_used(cls, value: str) -> str:
+        if value != value.strip():
+            raise ValueError("expected a name without spaces at its ends")
+        if plain(value) == BACKGROUND:
+            raise ValueError("expected another name: the background is what no class claims")
+        return unicodedata.normalize("NFC", value)
+
 
 class ImagesConfig(Section):
     """The images to be labelled."""
 
     path: Path
     """Folder with the images; relative paths count from the project file."""
-    recursive: bool = True
+    recursive: Bool = True
     """Look into sub-folders too."""
-    extensions: list[str] = [".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"]
+    extensions: Annotated[list[str], Field(min_length=1)] = [
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".webp",
+        ".gif",
+    ]
     """Which files count as images, by their ending, in any case."""
     max_megapixels: Annotated[Float, Field(gt=0, le=4000)] = 100.0
     """A larger image is quarantined before it is decoded."""
     window: Literal["percentile", "full"] | tuple[Float, Float] = "percentile"
     """How 16-bit, 32-bit and float images become 8 bit: the image's own 0.5 to 99.5 percentiles,
     the data type's full range, or a fixed [low, high]. What was used stands in the index."""
+
+    @field_validator("window")
+    @classmethod
+    def _window_is_open(cls, value: object) -> object:
+        if isinstance(value, tuple) and not value[0] < value[1]:
+            raise ValueError("expected [low, high] with low below high")
+        return value
 
 
 class SamConfig(Section):
@@ -66,7 +95,7 @@ class SamConfig(Section):
 class HeadConfig(Section):
     """The learned head (U-SAM, sections 3.5 and 4.2; GranSAM, supplement 2)."""
 
-    features: Annotated[list[str], Field(min_length=1)] = ["encoder"]
+    features: Annotated[list[Block], Field(min_length=1)] = ["encoder"]
     """Feature blocks of the store that the head sees; `[tokens]` is the papers' mode."""
     mask_choice: Literal["single", "best_iou", "largest"] = "best_iou"
     """Which mask of a prompt gives the region features of its instance in the bag."""
@@ -74,17 +103,20 @@ class HeadConfig(Section):
     """The papers' `a`: a class score is the mean of the ceil(d / a) largest logits."""
     entropy_threshold: Fraction = 0.5
     """Masks above this entropy are bad; a fraction of log C, the largest possible."""
-    distil: bool = True
+    distil: Bool = True
     """Train the uncertainty-distilled student; off leaves the MIL teacher alone."""
     lambda_mil: Annotated[Float, Field(ge=0)] = 1.0
     """Weight of the MIL loss (section 4.2)."""
     lambda_uncertainty: Annotated[Float, Field(ge=0)] = 0.15
     """Weight of the uncertainty loss (section 4.2)."""
-    hidden: tuple[Int, Int, Int] = (512, 256, 128)
+    uncertainty_reduction: Literal["mean", "sum"] = "mean"
+    """`sum` adds the uncertainty loss up over classes and bad masks, as equation 4 is printed;
+    `mean` divides by both, so that its weight does not grow with them."""
+    hidden: tuple[Width, Width, Width] = (512, 256, 128)
     """Widths of the three hidden layers."""
     dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.9
     """Dropout on the third hidden layer (GranSAM, supplement 2)."""
-    standardise: bool = True
+    standardise: Bool = True
     """Bring each input column to mean 0 and deviation 1 over the training masks."""
     steps: Annotated[Int, Field(ge=1, le=1_000_000)] = 150
     """Optimiser steps for the teacher and again for the student, rounded up to whole passes over
@@ -125,6 +157,15 @@ class InferenceConfig(Section):
     paint: Literal["score", "smallest", "vote"] = "vote"
     """Who gets a pixel that several masks claim: the best score, the smallest mask, or the class
     with the largest sum of scores over all masks that pass the thresholds, before NMS."""
+
+    @model_validator(mode="after")
+    def _areas_are_in_order(self) -> "InferenceConfig":
+        if self.min_area >= self.max_area:
+            raise PlacedError(
+                ("min_area",),
+                f"got {self.min_area:g}; expected less than max_area, {self.max_area:g}",
+            )
+        return self
 
 
 class OutputsConfig(Section):
@@ -171,6 +212,14 @@ class ProjectConfig(Section):
     seed: Annotated[Int, Field(ge=0, lt=2**31)] = 0
     """Everything random follows from this number."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sections_may_be_empty(cls, value: object) -> object:
+        # A section whose lines are all commented out is None to YAML.
+        if not isinstance(value, dict):
+            return value
+        return {key: part for key, part in value.items() if part is not None}
+
     @field_validator("classes", mode="before")
     @classmethod
     def _names_may_stand_alone(cls, value: object) -> object:
@@ -180,35 +229,35 @@ class ProjectConfig(Section):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "ProjectConfig":
-        seen: dict[str, str] = {}
-        for spec in self.classes:
+        owners: dict[str, str] = {}
+        for number, spec in enumerate(self.classes):
             for word in (spec.name, *spec.synonyms):
-                owner = seen.setdefault(word.casefold(), spec.name)
-                if owner != spec.name or (word != spec.name and word == owner):
-                    raise ValueError(
-                        f"classes: {word!r} names both {owner!r} and {spec.name!r}; "
-                        "expected each name and synonym once"
+                owner = owners.get(plain(word))
+                if owner is not None:
+                    raise PlacedError(
+                        ("classes", number),
+                        f"got {word!r}, which names {owner!r} already; expected each name and "
+                        "synonym once",
                     )
-        names = [spec.name.casefold() for spec in self.classes]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"classes: {name!r} is listed twice; expected each name once")
-        unknown = set(self.inference.class_thresholds) - set(self.label_names)
+                owners[plain(word)] = spec.name
+        known = {*self.label_names, *(spec.name for spec in self.classes)}
+        unknown = sorted(set(self.inference.class_thresholds) - known)
         if unknown:
-            raise ValueError(
-                f"inference.class_thresholds: {sorted(unknown)} are no classes; "
-                f"expected some of {self.label_names}"
+            raise PlacedError(
+                ("inference", "class_thresholds", unknown[0]),
+                f"got {unknown[0]!r}, which is no class; expected some of {sorted(known)}",
             )
         return self
 
     @model_validator(mode="after")
     def _parents_are_complete(self) -> "ProjectConfig":
-        orphans = [spec.name for spec in self.classes if not spec.parent]
-        if self.level == "parents" and orphans:
-            raise ValueError(
-                f"classes: level is 'parents' but {orphans} have no parent; "
-                "expected a parent for every class, or level: classes"
-            )
+        for number, spec in enumerate(self.classes):
+            if self.level == "parents" and not spec.parent:
+                raise PlacedError(
+                    ("classes", number),
+                    f"{spec.name!r} has no parent, but level is 'parents'; expected a parent for "
+                    "every class, or level: classes",
+                )
         return self
 
     @property
@@ -221,3 +270,8 @@ class ProjectConfig(Section):
     def label_names(self) -> list[str]:
         """The head's classes at the chosen level, in the order of their first mention."""
         return list(dict.fromkeys(self.label_of.values()))
+
+
+def plain(word: str) -> str:
+    """Return a word as names are compared: composed, without case, without spaces at its ends."""
+    return unicodedata.normalize("NFC", word).casefold().strip()

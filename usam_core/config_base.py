@@ -1,8 +1,10 @@
-"""What every part of `project.yaml` is made of: strict sections and strict numbers."""
+"""What every part of `project.yaml` is made of: strict sections, strict numbers, placed errors."""
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
+
+Bool = StrictBool
 
 
 def _number(value: object) -> object:
@@ -13,7 +15,7 @@ def _number(value: object) -> object:
 
 
 Int = Annotated[int, BeforeValidator(_number)]
-Float = Annotated[float, BeforeValidator(_number)]
+Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 
 
@@ -21,3 +23,16 @@ class Section(BaseModel):
     """A part of `project.yaml`: immutable, and strict about keys and types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class PlacedError(ValueError):
+    """A mistake that several keys make together; `place` is where a person should look.
+
+    Args:
+        place: keys and list positions from the section that raises it.
+        message: what came and what was expected.
+    """
+
+    def __init__(self, place: tuple[str | int, ...], message: str) -> None:
+        super().__init__(message)
+        self.place = place

@@ -33,16 +33,16 @@ def bad_masks(teacher_logits: Tensor, labels: Tensor, threshold: float) -> Tenso
     return unsure | ~right
 
 
-def uncertainty_loss(student_logits: Tensor, bad: Tensor) -> Tensor:
+def uncertainty_loss(student_logits: Tensor, bad: Tensor, reduction: str = "mean") -> Tensor:
     """Return the cross entropy of bad masks against the uniform distribution (equation 4).
-
-    The equation's sum over classes is divided by c, which makes the target a distribution, and
-    its sum over the bad masks by their number, which the papers leave open: so the loss does not
-    grow with d and lies between log c and about 10, as the MIL loss does.
 
     Args:
         student_logits: float32 (n, d, c).
         bad: bool (n, d).
+        reduction: `sum` is the equation as printed: summed over classes and bad masks, divided
+            by n. `mean` divides the sum over classes by c, which makes the target a
+            distribution, and the sum over bad masks by their number: the loss then does not grow
+            with d and lies between log c and about 10, as the MIL loss does.
 
     Returns:
         float32 scalar; 0 when no mask is bad.
@@ -50,4 +50,5 @@ def uncertainty_loss(student_logits: Tensor, bad: Tensor) -> Tensor:
     chosen = student_logits[bad]
     if not len(chosen):
         return student_logits.sum() * 0
-    return -torch.log_softmax(chosen, dim=-1).mean(dim=-1).mean()
+    log_p = torch.log_softmax(chosen, dim=-1)
+    return -(log_p.sum() / len(student_logits) if reduction == "sum" else log_p.mean())

@@ -49,9 +49,14 @@ def load_head(path: Path) -> tuple[Head, dict[str, Any]]:
             f"{path}: expected weights with SHA-256 {card.get('weights_sha256')} as in its card, "
             f"got {digest}; fit again"
         )
-    settings = card["settings"]
-    head = Head(
-        card["features_width"], len(card["classes"]), settings["hidden"], settings["dropout"]
-    )
-    head.load_state_dict(load_file(path))
+    try:
+        settings = card["settings"]
+        head = Head(
+            card["features_width"], len(card["classes"]), settings["hidden"], settings["dropout"]
+        )
+        head.load_state_dict(load_file(path))
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise StoreError(
+            f"{card_path(path)}: does not describe the head beside it ({error!r}); fit again"
+        ) from error
     return head.eval(), card

@@ -22,6 +22,7 @@ REASONS = {
     "empty": "the file has no bytes",
     "not_an_image": "the file's first bytes are of no image format that is read here",
     "unsupported": "an image of a kind that is not read here: colour mode, depth, compression",
+    "elongated": "so long and thin that nothing is left of its shorter side where SAM looks",
     "too_large": "more pixels than images.max_megapixels, or more than memory holds",
     "animated": "an animation: which frame to label is not known",
     "multi_page": "several full pages in one file: which one to label is not known",
@@ -35,6 +36,9 @@ PATH_CODES = frozenset({"missing", "unreadable", "bad_name", "changed"})
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
 """What is read, by Pillow's names; other formats of Pillow run programs or fetch files."""
+
+MOST_ELONGATED = 64
+"""Largest ratio of the longer side to the shorter."""
 
 _PREFIX_BYTES = 16
 _KIND_TAG = 254  # TIFF NewSubfileType: bit 0 a smaller copy of another page, bit 2 a mask
@@ -150,6 +154,12 @@ def _open(file: io.BufferedIOBase, path: str | Path, max_megapixels: float) -> I
     width, height = image.size
     if width * height > max_megapixels * 1e6:
         raise _too_large(path, image, f"images.max_megapixels, {max_megapixels:g}, allows")
+    if max(width, height) > MOST_ELONGATED * min(width, height):
+        raise BadImage(
+            "elongated",
+            f"{path}: {width} x {height} pixels; expected sides of at most {MOST_ELONGATED} to 1, "
+            "because SAM sees the longer side at a few hundred pixels. Cut the image into pieces",
+        )
     try:
         _check_pages(path, image)
     except BadImage:

@@ -4,7 +4,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,7 +33,11 @@ file systems count in steps of two seconds."""
 
 
 def list_images(
-    config: ImagesConfig, root: Path, cache: Path | None = None, progress: Progress = SILENT
+    config: ImagesConfig,
+    root: Path,
+    cache: Path | None = None,
+    progress: Progress = SILENT,
+    leave_out: Collection[Path] = (),
 ) -> pd.DataFrame:
     """List the files below `root` that count as images, in the order of their paths.
 
@@ -46,6 +50,7 @@ def list_images(
         cache: parquet file that remembers digests; a file of unchanged size and times is not
             read again. None remembers nothing.
         progress: told of each file.
+        leave_out: folders below `root` that are not looked into.
 
     Returns:
         One row a file, columns `COLUMNS`; no rows if there are no such files.
@@ -53,7 +58,7 @@ def list_images(
     Raises:
         InputError: `root` is no folder that can be read.
     """
-    return list_files(config, _find(config, Path(root)), cache, progress)
+    return list_files(config, _find(config, Path(root), leave_out), cache, progress)
 
 
 def list_files(
@@ -94,7 +99,7 @@ def list_files(
     return _frame(rows, COLUMNS)
 
 
-def _find(config: ImagesConfig, root: Path) -> list[tuple[str, Path]]:
+def _find(config: ImagesConfig, root: Path, leave_out: Collection[Path]) -> list[tuple[str, Path]]:
     """Return (path as it is listed, path on disk) of every file that counts, sorted."""
     if not root.is_dir():
         raise InputError(
@@ -106,7 +111,18 @@ def _find(config: ImagesConfig, root: Path) -> list[tuple[str, Path]]:
     except OSError as error:
         raise InputError(f"{root}: {error.strerror}; check its permissions") from error
     endings = tuple(ending.lower() for ending in config.extensions)
-    return sorted(_walk(root, "", endings, config.recursive, set()))
+    # As if they had been looked into already: links to them are left out too.
+    seen = {identity for folder in leave_out if (identity := _identity(folder)) is not None}
+    seen.discard(_identity(root))
+    return sorted(_walk(root, "", endings, config.recursive, seen))
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _walk(

@@ -35,13 +35,13 @@ def paint_votes(
     scores: np.ndarray,
     size_hw: tuple[int, int],
     classes: int,
-    least: float,
 ) -> np.ndarray:
     """Return the label map in which masks vote, uint8 (h, w), or uint16 from 256 labels on.
 
     Every mask that passed the thresholds, before suppression, gives its score to its class at
     its low-resolution pixels. The sums are scaled up bilinearly; a pixel goes to the class with
-    the largest sum (ties to the lowest class), or to background where no sum exceeds `least`.
+    the largest sum (ties to the lowest class), or to background where no mask is: where the
+    union of all masks, scaled up likewise, is below one half.
 
     Args:
         packed: uint8 (p, u, b).
@@ -49,7 +49,6 @@ def paint_votes(
         scores: float32 (p,).
         size_hw: rows and columns of the image.
         classes: c, the number of classes.
-        least: half of a mask's smallest score, so that a lone mask is cut at its border.
     """
     labels = np.zeros(size_hw, label_dtype(classes))
     if not len(packed):
@@ -58,13 +57,13 @@ def paint_votes(
     masks = unpack(packed)[:, :rows, :columns].reshape(len(packed), -1).astype(np.float32)
     present = np.unique(classes_of)
     share = (classes_of == present[:, None]) * scores
-    votes = (share.astype(np.float32) @ masks).reshape(1, len(present), rows, columns)
+    votes = share.astype(np.float32) @ masks
+    maps = np.concatenate([votes, masks.max(axis=0)[None]]).reshape(1, -1, rows, columns)
     full = functional.interpolate(
-        torch.from_numpy(votes), size=size_hw, mode="bilinear", align_corners=False
+        torch.from_numpy(maps), size=size_hw, mode="bilinear", align_corners=False
     )[0]
-    most, winner = full.max(dim=0)
-    won = most.numpy() > least
-    labels[won] = present[winner.numpy()[won]] + 1
+    won = full[-1].numpy() > 0.5
+    labels[won] = present[full[:-1].argmax(dim=0).numpy()[won]] + 1
     return labels
 
 

@@ -124,6 +124,9 @@ def _limits(values: np.ndarray, window: Window, full: tuple[float, float]) -> tu
     if not finite.size:
         raise ValueError("no pixel holds a finite number; expected some. Export the file again")
     low, high = np.percentile(finite, PERCENTILES)
+    if low == high:
+        # A few bright spots on an even ground are what such an image shows.
+        low, high = finite.min(), finite.max()
     return float(low), float(high)
 
 

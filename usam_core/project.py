@@ -10,7 +10,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from usam_core.config import ProjectConfig
+from usam_core.config_base import PlacedError
 from usam_core.errors import ConfigError
+from usam_core.project_checks import mistakes_on_disk
 
 Location = tuple[str | int, ...]
 
@@ -85,7 +87,10 @@ def load_project(path: str | Path, **changes: Any) -> Project:
             f"{path}: cannot read the project file ({error}); expected YAML, as `usam init` writes"
         ) from error
     lines, duplicates = _scan(file.name, text)
-    values = yaml.safe_load(text)
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(_not_yaml(file.name, error)) from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping with `classes` and `images`, got {values!r}")
     if duplicates:
@@ -96,9 +101,12 @@ def load_project(path: str | Path, **changes: Any) -> Project:
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(file.name, error, lines))) from None
     project = Project(config, file)
-    missing = list(_missing_paths(project, lines))
-    if missing:
-        raise ConfigError("\n".join(missing))
+    mistakes = [
+        f"{file.name}:{_line(place, lines)}: {_dotted(place)}: {text}"
+        for place, text in mistakes_on_disk(project)
+    ]
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
     return project
 
 
@@ -106,18 +114,15 @@ def _scan(name: str, text: str) -> tuple[dict[Location, int], list[str]]:
     """Return the line of every key and list item, and complaints about keys given twice."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        at = f"{name}:{mark.line + 1}" if mark else name
-        problem = getattr(error, "problem", None) or error
-        raise ConfigError(f"{at}: not valid YAML: {problem}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(_not_yaml(name, error)) from None
     lines: dict[Location, int] = {}
     duplicates: list[str] = []
 
     def walk(node: yaml.Node | None, at: Location) -> None:
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                place = (*at, key.value)
+                place = (*at, str(key.value))
                 line = key.start_mark.line + 1
                 if place in lines:
                     duplicates.append(
@@ -135,6 +140,12 @@ def _scan(name: str, text: str) -> tuple[dict[Location, int], list[str]]:
     return lines, duplicates
 
 
+def _not_yaml(name: str, error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    at = f"{name}:{mark.line + 1}" if mark else name
+    return f"{at}: not valid YAML: {getattr(error, 'problem', None) or error}"
+
+
 def _explain(name: str, error: ValidationError, lines: dict[Location, int]) -> Iterator[str]:
     """Yield one line a mistake; a union's many complaints about one key become one."""
     seen: dict[Location, list[dict[str, Any]]] = {}
@@ -148,8 +159,9 @@ def _explain(name: str, error: ValidationError, lines: dict[Location, int]) -> I
             yield f"{at}: {_dotted(place)}: unknown key{_suggestion(place)}"
         elif first["type"] == "missing":
             yield f"{at}: {_dotted(place)}: missing; expected {_expected(place)}"
-        elif first["type"] == "value_error" and not place:
-            yield f"{name}: {first['ctx']['error']}"
+        elif isinstance(error_of := first.get("ctx", {}).get("error"), PlacedError):
+            place = (*place, *error_of.place)
+            yield f"{name}:{_line(place, lines)}: {_dotted(place)}: {error_of}"
         else:
             wishes = dict.fromkeys(_wish(problem) for problem in problems)
             yield f"{at}: {_dotted(place)}: got {first['input']!r}; {' or '.join(wishes)}"
@@ -219,58 +231,3 @@ def _expected(place: Location) -> str:
     model = _section(place[:-1])
     field = model.model_fields.get(str(place[-1])) if model else None
     return (field.description if field and field.description else "a value").split(". ")[0]
-
-
-def _missing_paths(project: Project, lines: dict[Location, int]) -> Iterator[str]:
-    config = project.config
-    wanted: list[tuple[Location, Path | None, Path | None, str]] = [
-        (("images", "path"), config.images.path, project.images_path, "folder"),
-        (("sam", "checkpoint"), config.sam.checkpoint, project.checkpoint, "file"),
-    ]
-    if config.training.source == "folder":
-        path = config.training.path
-        if path is None:
-            yield (
-                f"{project.file.name}:{_line(('training',), lines)}: training.path: missing; "
-                "expected the folder with one folder of pictures per class, or a CSV file "
-                "with the columns class and path"
-            )
-        wanted.append((("training", "path"), path, project.training_path, "folder or file"))
-    if config.training.source == "web":
-        yield from _web_mistakes(project, lines)
-        if config.training.web is not None and config.training.web.urls is not None:
-            urls = config.training.web.urls
-            wanted.append((("training", "web", "urls"), urls, project.root / urls, "file"))
-    if config.evaluation is not None:
-        kind = "folder" if config.evaluation.format == "voc" else "file"
-        wanted.append((("evaluation", "path"), config.evaluation.path, project.truth_path, kind))
-    for place, given, path, kind in wanted:
-        if path is None:
-            continue
-        there = {"folder": path.is_dir(), "file": path.is_file(), "folder or file": path.exists()}
-        if not there[kind]:
-            yield (
-                f"{project.file.name}:{_line(place, lines)}: {_dotted(place)}: got {str(given)!r}; "
-                f"expected a {kind} that exists ({path} does not; relative paths count from the "
-                "project file)"
-            )
-
-
-def _web_mistakes(project: Project, lines: dict[Location, int]) -> Iterator[str]:
-    """Yield what a crawl lacks: who is asking, and what its engines need."""
-    web = project.config.training.web
-    at = f"{project.file.name}:{_line(('training', 'web'), lines)}: training.web"
-    if web is None:
-        yield (
-            f"{at}: missing; expected at least its `contact`, an e-mail address or a page that "
-            "site owners can turn to"
-        )
-        return
-    if "urls" in web.engines and web.urls is None:
-        yield f"{at}.urls: missing; the engine 'urls' needs a CSV file with the columns class, url"
-    names = {spec.name for spec in project.config.classes}
-    unknown = sorted(set(web.sites) - names)
-    if unknown:
-        yield f"{at}.sites: {unknown} are no classes; expected some of {sorted(names)}"
-    if "sites" in web.engines and not web.sites:
-        yield f"{at}.sites: missing; the engine 'sites' needs start pages by class name"

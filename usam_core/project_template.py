@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from usam_core.atomic import whole_file, write_json
 from usam_core.config import (
+    ClassSpec,
     HeadConfig,
+    ImagesConfig,
     InferenceConfig,
     OutputsConfig,
     ProjectConfig,
     SamConfig,
 )
+from usam_core.config_training import FilterConfig, SyntheticConfig, TrainingConfig, WebConfig
 from usam_core.errors import InputError
 
 SCHEMA_FILE = "project.schema.json"
@@ -51,11 +54,24 @@ def write_template(
         raise InputError(f"{target}: exists already; expected a new folder, or use --force")
     if not classes:
         raise InputError("--classes: got no name; expected names with commas between them")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; expected a folder, or nothing yet")
+    for option, path in (("--images", images), ("--training", training)):
+        if path is not None and not path.exists():
+            raise InputError(f"{option}: got {str(path)!r}; expected a folder that exists")
+    _check_names(classes)
     text = "\n".join(_lines(classes, images, training, sam)) + "\n"
     with whole_file(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
     write_schema(folder / SCHEMA_FILE)
     return target
+
+
+def _check_names(classes: Sequence[str]) -> None:
+    try:
+        ProjectConfig.model_validate({"classes": list(classes), "images": {"path": "images"}})
+    except ValidationError as error:
+        raise InputError(f"--classes: {error.errors()[0]['msg']}") from error
 
 
 def write_schema(path: Path) -> None:
@@ -71,19 +87,27 @@ def _lines(classes: Sequence[str], images: Path, training: Path | None, sam: str
     yield "classes:"
     for name in classes:
         yield f"  - name: {_scalar(name)}"
-    yield "    # synonyms: []     other words for the class; folders with these names count too"
-    yield "    # parent: null     a coarser class, used with level: parents"
-    yield '    # colour: null     "#rrggbb"'
+    yield from _defaults(ClassSpec, {}, leave_out=("name",), indent="    ")
     yield ""
     yield "# The images to be labelled."
-    yield f"images:\n  path: {_scalar(str(images.absolute()))}"
+    yield "images:"
+    yield from _defaults(ImagesConfig, {"path": str(images.absolute())})
     yield ""
-    yield "# Single-object pictures: a folder with one folder per class."
-    yield "training:\n  source: folder"
-    if training is not None:
-        yield f"  path: {_scalar(str(training.absolute()))}"
-    else:
-        yield "  path: training    # fill in"
+    yield "# Single-object pictures of every class."
+    yield "training:"
+    path = "training" if training is None else str(training.absolute())
+    yield from _defaults(
+        TrainingConfig,
+        {"source": "folder", "path": path},
+        leave_out=("render", "synthetic", "web", "filters"),
+    )
+    for key, model in (
+        ("synthetic", SyntheticConfig),
+        ("web", WebConfig),
+        ("filters", FilterConfig),
+    ):
+        yield f"  # {key}:"
+        yield from _defaults(model, {}, indent="  #   ", mark="")
     for key, model, given in (
         ("sam", SamConfig, {"model": sam}),
         ("head", HeadConfig, {}),
@@ -91,7 +115,7 @@ def _lines(classes: Sequence[str], images: Path, training: Path | None, sam: str
         ("outputs", OutputsConfig, {}),
     ):
         yield ""
-        yield f"{key}:" if given else f"# {key}:"
+        yield f"{key}:"
         yield from _defaults(model, given)
     yield ""
     yield "# Truth to measure against, if there is any."
@@ -101,14 +125,23 @@ def _lines(classes: Sequence[str], images: Path, training: Path | None, sam: str
     yield "seed: 0"
 
 
-def _defaults(model: type[BaseModel], given: dict[str, Any]) -> Iterator[str]:
+def _defaults(
+    model: type[BaseModel],
+    given: dict[str, Any],
+    *,
+    leave_out: Sequence[str] = (),
+    indent: str = "  ",
+    mark: str = "# ",
+) -> Iterator[str]:
+    """Yield a section's keys with their docstrings; those that are not given are commented out."""
     for name, field in model.model_fields.items():
-        for line in textwrap.wrap(field.description or "", _WIDTH - 4):
-            yield f"  # {line}"
-        value = given.get(name, field.default)
-        plain = json.loads(json.dumps(value, default=str))
-        mark = "" if name in given else "# "
-        yield f"  {mark}{name}: {_scalar(plain)}"
+        if name in leave_out:
+            continue
+        for line in textwrap.wrap(field.description or "", _WIDTH - len(indent) - 2):
+            yield f"{indent}# {line}"
+        default = "..." if field.is_required() else field.default
+        value = json.loads(json.dumps(given.get(name, default), default=str))
+        yield f"{indent}{'' if name in given else mark}{name}: {_scalar(value)}"
 
 
 def _scalar(value: Any) -> str:

@@ -84,13 +84,15 @@ def _train_one(
     order = generator(seed, "batches", role)
     for epoch in range(passes(len(bags), config)):
         head.train()
-        sums = {"mil": 0.0, "uncertainty": 0.0, "accuracy": 0.0, "bad_share": 0.0}
+        sums = dict.fromkeys(("loss", "mil", "uncertainty", "accuracy", "bad_share"), 0.0)
         for features, labels in bags.batches(order, config.batch_size):
             parts = _step(
                 head, teacher, torch.from_numpy(features), torch.from_numpy(labels), config
             )
-            loss = config.lambda_mil * parts["mil"]
-            loss = loss + config.lambda_uncertainty * parts["uncertainty"]
+            loss = (
+                config.lambda_mil * parts["mil"] + config.lambda_uncertainty * parts["uncertainty"]
+            )
+            parts["loss"] = loss
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -110,7 +112,7 @@ def _step(
     if teacher is not None:
         with torch.no_grad():
             bad = bad_masks(teacher(features), labels, config.entropy_threshold)
-        parts["uncertainty"] = uncertainty_loss(logits, bad)
+        parts["uncertainty"] = uncertainty_loss(logits, bad, config.uncertainty_reduction)
         parts["bad_share"] = bad.float().mean()
     with torch.no_grad():
         best = image_scores(logits, config.top_k_share).argmax(dim=1, keepdim=True)

@@ -1,11 +1,21 @@
 """`project.yaml`: every mistake with line, key, value and expectation; the template; the schema."""
 
 import json
+import re
 
 import pytest
 import yaml
 
-from usam_core.config import ProjectConfig
+from usam_core.config import (
+    ClassSpec,
+    HeadConfig,
+    ImagesConfig,
+    InferenceConfig,
+    OutputsConfig,
+    ProjectConfig,
+    SamConfig,
+)
+from usam_core.config_training import TrainingConfig
 from usam_core.errors import ConfigError, InputError
 from usam_core.project import load_project
 from usam_core.project_template import SCHEMA_FILE, write_template
@@ -51,8 +61,14 @@ def test_a_good_file_is_read_and_its_paths_count_from_it(project_file):
         (GOOD + "head: {steps: 0}\n", "head.steps: got 0; expected greater than or equal to 1"),
         (GOOD + "level: both\n", "6: level: got 'both'; expected 'classes' or 'parents'"),
         (GOOD + "seed: 1\nseed: 2\n", r"7: seed: given twice \(first on line 6\)"),
-        (GOOD.replace("[dog, cat]", "[dog, Dog]"), "'Dog' names both 'dog' and 'Dog'"),
-        (GOOD.replace("[dog, cat]", "[dog, dog]"), "'dog' is listed twice"),
+        (
+            GOOD.replace("[dog, cat]", "[dog, Dog]"),
+            r"1: classes\[1\]: got 'Dog', which names 'dog' already",
+        ),
+        (
+            GOOD.replace("[dog, cat]", "[dog, dog]"),
+            r"1: classes\[1\]: got 'dog', which names 'dog' already",
+        ),
         (GOOD.replace("[dog, cat]", "[]"), "1: classes: got .*at least 1 item"),
         (GOOD.replace("[dog, cat]", "[a/b]"), r"classes\[0\]: got 'a/b'; expected text of"),
         (
@@ -63,15 +79,40 @@ def test_a_good_file_is_read_and_its_paths_count_from_it(project_file):
         (GOOD.replace("render", "folder"), "training.path: missing; expected the folder"),
         (GOOD + "sam: {checkpoint: a.pth}\n", "6: sam.checkpoint: got 'a.pth'; expected a file"),
         (GOOD + "evaluation: {format: coco, path: images}\n", "evaluation.path: .*expected a file"),
-        (GOOD + "level: parents\n", "level is 'parents' but .'dog', 'cat'. have no parent"),
-        (GOOD + "inference: {class_thresholds: {cow: 0.5}}\n", "class_thresholds: .'cow'. are no"),
+        (GOOD + "level: parents\n", r"classes\[0\]: 'dog' has no parent"),
+        (
+            GOOD + "inference: {class_thresholds: {cow: 0.5}}\n",
+            "6: inference.class_thresholds.cow: got 'cow', which is no cl",
+        ),
         (GOOD + "images: [\n", r"project.yaml:\d+: not valid YAML"),
         ("just words", "expected a mapping"),
+        (GOOD + "name: !foo x\n", r"project.yaml:6: not valid YAML"),
+        (GOOD + "name: !!python/object:os.system x\n", r"project.yaml:6: not valid YAML"),
+        (GOOD + "name: 2026-13-45\n", "not valid YAML"),
+        (GOOD + "? [a, b]\n: c\n", "not valid YAML"),
+        (GOOD + "name: " + 2000 * "[" + "\n", "not valid YAML"),
+        (GOOD + "head: {learning_rate: .inf}\n", "6: head.learning_rate: got inf"),
+        (GOOD + "head: {hidden: [0, 1, 1]}\n", r"head.hidden\[0\]: got 0; expected greater"),
+        (GOOD + "head: {features: [bogus]}\n", r"features\[0\]: got 'bogus'; expected 'tokens'"),
+        (GOOD + "head: {distil: 'off'}\n", "head.distil: got 'off'; expected a valid boolean"),
+        (GOOD + "inference: {min_area: 0.9, max_area: 0.1}\n", "6: inference.min_area: got 0.9"),
+        (GOOD.replace("path: images", "path: images\n  window: [5, 3]"), "4: images.window: got"),
+        (
+            GOOD.replace("path: images", "path: images\n  recursive: 1"),
+            "4: images.recursive: got 1",
+        ),
+        (GOOD.replace("[dog, cat]", "[dog, 'dog ']"), r"classes\[1\].*without spaces at its ends"),
+        (GOOD.replace("[dog, cat]", "[dog, Background]"), r"classes\[1\].*expected another name"),
+        (GOOD.replace("[dog, cat]", "[caf\u00e9, cafe\u0301]"), "names 'caf\u00e9' already"),
+        (GOOD + "outputs: {path: images}\n", "6: outputs.path: got 'images', the folder of the im"),
+        (GOOD + "outputs: {path: project.yaml}\n", "6: outputs.path: .*is a file"),
+        (
+            GOOD.replace("render", "web"),
+            "4: training.web: missing; expected at least its `contact`",
+        ),
     ],
 )
 def test_a_mistake_names_line_key_value_and_expectation(project_file, text, message):
-    import re
-
     found = complaint(project_file, text)
     assert re.search(message, found), found
 
@@ -106,14 +147,28 @@ def test_every_commented_line_of_the_template_can_be_switched_on(tmp_path):
     (tmp_path / "photos").mkdir()
     file = write_template(tmp_path, ["dog"], tmp_path / "photos", training=tmp_path / "photos")
     text = file.read_text()
-    for part, model in (("head", "steps"), ("inference", "threshold"), ("outputs", "overlays")):
-        assert f"# {part}:" in text
-        text = text.replace(f"# {part}:", f"{part}:")
-        text = text.replace(f"\n  # {model}: ", f"\n  {model}: ")
-    assert (
-        yaml.safe_load(text)["head"]["steps"]
-        == ProjectConfig.model_validate(yaml.safe_load(text)).head.steps
-    )
+    # The keys of the sections, and of the class; other lines with a colon are sentences.
+    sections = (ClassSpec, ImagesConfig, TrainingConfig, SamConfig, HeadConfig, InferenceConfig)
+    keys = {key for section in (*sections, OutputsConfig) for key in section.model_fields}
+    known = "|".join(sorted(keys))
+    switched = re.sub(rf"^(    |  )# ({known}): ", r"\1\2: ", text, flags=re.MULTILINE)
+    assert switched.count("\n  # ") < text.count("\n  # ") - 30
+    config = ProjectConfig.model_validate(yaml.safe_load(switched))
+    plain = {"classes": ["dog"], "images": {"path": str(tmp_path / "photos")}}
+    plain["training"] = {"path": str(tmp_path / "photos")}
+    assert config == ProjectConfig.model_validate(plain)
+    # The sections inside `training`.
+    for part in ("synthetic", "web", "filters"):
+        lines = text.split("\n")
+        start = lines.index(f"  # {part}:")
+        for number in range(start, len(lines)):
+            if not lines[number].startswith("  #"):
+                break
+            if number > start and not lines[number].startswith("  #   "):
+                break
+            lines[number] = "  " + lines[number][4:]
+        values = yaml.safe_load("\n".join(lines).replace("contact: '...'", "contact: me@lab"))
+        assert getattr(ProjectConfig.model_validate(values).training, part) is not None
 
 
 def test_the_template_is_not_written_over_a_project(tmp_path):

@@ -28,7 +28,7 @@ class Rows:
             yield sha256, {name: self.columns[sha256][name] for name in columns}
 
     def block_names(self):
-        return ["encoder"]
+        return ["tokens", "encoder"]
 
 
 def toy(bags=90, seed=0):

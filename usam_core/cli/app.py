@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -21,7 +21,10 @@ app = typer.Typer(
 ProjectFile = Annotated[Path, typer.Argument(help="The project file, project.yaml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
 Refresh = Annotated[bool, typer.Option("--refresh", help="Do it again even if nothing changed.")]
-Level = Annotated[str | None, typer.Option(help="Label with `classes` or with their `parents`.")]
+Level = Annotated[
+    Literal["classes", "parents"] | None,
+    typer.Option(help="Label with `classes` or with their `parents`."),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log.")]
 
 
@@ -33,15 +36,21 @@ def init(
     training: Annotated[
         Path | None, typer.Option(help="Folder with one folder of pictures per class.")
     ] = None,
-    sam: Annotated[str, typer.Option(help="nano, vit_b, vit_l or vit_h.")] = "nano",
+    sam: Annotated[
+        Literal["nano", "vit_b", "vit_l", "vit_h"], typer.Option(help="Which SAM.")
+    ] = "nano",
     force: Annotated[bool, typer.Option("--force", help="Overwrite project.yaml.")] = False,
+    json: Json = False,
 ) -> None:
     """Write a commented project.yaml, and the JSON schema that editors check it with."""
     from usam_core.project_template import write_template
 
     names = [name.strip() for name in classes.split(",") if name.strip()]
     written = write_template(folder, names, images, training=training, sam=sam, force=force)
-    terminal.screen.print(f"wrote {written}; next: usam run {written}", soft_wrap=True)
+    if json:
+        terminal.print_json({"project": str(written)})
+    else:
+        terminal.screen.print(f"wrote {written}; next: usam run {written}", soft_wrap=True)
 
 
 @app.command(

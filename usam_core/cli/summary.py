@@ -47,6 +47,7 @@ def _evaluate(s: dict[str, Any]) -> str:
     parts.append(f"false positives on absent classes {s['false_positive_rate']:.3f}")
     if s["without_truth"]:
         parts.append(f"{s['without_truth']} images without truth left out")
+    parts += [f"truth: {note}" for note in s["truth_notes"]]
     return ", ".join(parts)
 
 

@@ -13,7 +13,7 @@ from segment_anything.modeling import Sam
 
 from usam_core.config import SamConfig
 from usam_core.digest import file_digest
-from usam_core.errors import InputError
+from usam_core.errors import InputError, StoreError
 from usam_core.progress import SILENT, Progress
 from usam_core.sam.download import cache_folder, download
 from usam_core.sam.embedder import SamEmbedder, embedder_spec
@@ -96,8 +96,14 @@ def load_sam(
         TransientError: a download failed in a way that may heal.
     """
     path = checkpoint_file(config, checkpoint, progress)
+    digest = _remembered_digest(path)
     if config.model == NANO:
-        return LoadedSam(build_nano_sam(path), NANO, _remembered_digest(path))
+        return LoadedSam(_load_nano(path, given=checkpoint is not None), NANO, digest)
+    if checkpoint is None and digest != OFFICIAL[config.model].sha256:
+        raise StoreError(
+            f"{path}: expected SHA-256 {OFFICIAL[config.model].sha256}, got {digest}; delete the "
+            "file, and it is downloaded again"
+        )
     sam = sam_model_registry[config.model]()
     state = _read_state(path)
     try:
@@ -107,7 +113,19 @@ def load_sam(
             f"{path}: expected a checkpoint of {config.model}, got {_guess(state)}; set sam.model "
             "to what the file holds, or name another file under sam.checkpoint"
         ) from error
-    return LoadedSam(sam.eval(), config.model, _remembered_digest(path))
+    return LoadedSam(sam.eval(), config.model, digest)
+
+
+def _load_nano(path: Path, *, given: bool) -> Sam:
+    try:
+        return build_nano_sam(path)
+    except StoreError as error:
+        if not given:
+            raise
+        raise InputError(
+            f"sam.checkpoint: {path} holds no weights of this version's nano SAM; expected what "
+            "scripts/train_nano_sam.py writes, or another sam.model"
+        ) from error
 
 
 def open_embedder(
@@ -155,7 +173,10 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}")
+        return state
     except Exception as error:  # damaged files raise anything
         raise InputError(
             f"{path}: cannot read it as a SAM checkpoint ({error}); expected a .pth file of "

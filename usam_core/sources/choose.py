@@ -24,14 +24,8 @@ def choose_source(project: Project, folder: Path) -> PictureSource:
         from usam_core.sources.web.source import WebSource
 
         if training.web is None:
-            raise ConfigError(
-                f"{project.file}: training.web is missing; expected at least its `contact`, an "
-                "e-mail address or a page that site owners can turn to"
-            )
+            raise ConfigError(f"{project.file}: training.web is missing")
         return WebSource(folder / "web", training.web, project.root)
     if project.training_path is None:
-        raise ConfigError(
-            f"{project.file}: training.path is missing; expected the folder that holds one "
-            "folder of pictures per class, or a CSV file with the columns class and path"
-        )
+        raise ConfigError(f"{project.file}: training.path is missing")
     return FolderSource(project.training_path, project.config.images, folder / "listings")

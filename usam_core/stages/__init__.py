@@ -12,6 +12,7 @@ from typing import Any
 
 from usam_core.digest import value_digest
 from usam_core.errors import UserError
+from usam_core.locks import only_one
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
 from usam_core.stages import annotate, collect, embed, evaluate, fit
@@ -86,16 +87,16 @@ def run_step(
     Raises:
         UserError: the step cannot run; the message says why and what to do.
     """
-    key = step_key(step, project)
-    found = None if refresh else intact(step, project, key)
-    if found is not None:
-        return found
     if step == "embed":
-        groups = plan_embed(project, progress).groups
-        done = [embed_group(project, group, progress) for group in groups]
-        return finish_embed(project, sum(sum(counts.values()) for counts in done))
-    result = _module(step).run(project, key, progress)
-    write_record(step_folder(project, step), result)
+        return _run_embed(project, refresh, progress)
+    folder = step_folder(project, step)
+    with only_one(folder / ".lock", str(folder)):
+        key = step_key(step, project)
+        found = None if refresh else intact(step, project, key)
+        if found is not None:
+            return found
+        result = _module(step).run(project, key, progress)
+        write_record(folder, result)
     return result
 
 
@@ -106,12 +107,24 @@ def collect_class(
     return collect.collect_class(project, name, refresh=refresh, progress=progress)
 
 
+def _run_embed(project: Project, refresh: bool, progress: Progress) -> StepResult:
+    # Not under one lock: several runs share the work, shard by shard.
+    found = None if refresh else intact("embed", project)
+    if found is not None:
+        return found
+    groups = plan_embed(project, progress).groups
+    done = [embed_group(project, group, progress) for group in groups]
+    return finish_embed(project, sum(sum(counts.values()) for counts in done))
+
+
 def plan_embed(project: Project, progress: Progress = SILENT) -> EmbedPlan:
     """Say which images still need embedding, in groups that become one shard each."""
     return embed.plan(project, progress)
 
 
-def embed_group(project: Project, group: list[str], progress: Progress = SILENT) -> dict[str, int]:
+def embed_group(
+    project: Project, group: dict[str, str], progress: Progress = SILENT
+) -> dict[str, int]:
     """Embed one group of `plan_embed` and commit it; counts by `embedded`, `quarantined`."""
     return embed.embed_group(project, group, progress)
 

@@ -1,6 +1,7 @@
 """Step 4, annotate: label every image from its stored masks; COCO, palette PNGs, overlays."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,7 +30,7 @@ from usam_core.stages.labelled import labelled_images
 from usam_core.stages.record import StepResult, digests, intact_record, read_record
 from usam_core.store.store import EmbeddingStore
 
-REVISION = 1
+REVISION = 2
 
 COCO = "coco.json"
 RUN = "run.json"
@@ -44,6 +45,7 @@ def inputs(project: Project) -> dict[str, Any]:
     return {
         **_labelling(project),
         "overlays": project.config.outputs.overlays,
+        "colours": [spec.colour for spec in project.config.classes],
         "images": sorted(zip(listing["path"], listing["sha256"].fillna(""), strict=True)),
     }
 
@@ -76,7 +78,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             bar.advance(len(rows))
     _sweep(folder, done, set(names.values()))
     counts = assemble(folder / COCO, _read(done), card["classes"])
-    _overlays(project, folder, images, names, card["classes"], progress)
+    overlays = _overlays(project, folder, images, names, card["classes"], progress)
     lineage = run_lineage(
         project,
         key=key,
@@ -97,7 +99,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "instances": sum(counts.values()),
             "per_class": counts,
         },
-        outputs=digests(folder, [folder / COCO, folder / RUN, *done]),
+        outputs=digests(folder, [folder / COCO, folder / RUN, *done, *overlays]),
     )
 
 
@@ -140,9 +142,9 @@ def _head_path(project: Project) -> Path:
         raise MissingStepError(
             f"{step_folder(project, 'fit')}: no head yet; run `usam fit {project.file}` first"
         )
-    chosen = Path(record.path).with_name(f"{project.config.inference.head}.safetensors")
+    chosen = f"{project.config.inference.head}.safetensors"
     # Without distillation there is the teacher only.
-    return chosen if chosen.exists() else Path(record.path)
+    return Path(record.path).with_name(chosen) if chosen in record.outputs else Path(record.path)
 
 
 def _images(project: Project, store: EmbeddingStore) -> pd.DataFrame:
@@ -164,6 +166,7 @@ def _png_names(paths: pd.Series) -> dict[str, str]:
     """Name the label PNG of each image: its own name with .png, or both endings on a clash."""
     stems = {path: str(Path(path).with_suffix(".png")) for path in paths}
     count = Counter(stems.values())
+    count.update(f"{path}.png" for path in paths)
     return {path: stem if count[stem] == 1 else f"{path}.png" for path, stem in stems.items()}
 
 
@@ -192,7 +195,7 @@ def _label(
         "height": h,
         "width": w,
         "png": png.relative_to(step_folder(project, "annotate")).as_posix(),
-        "png_bytes": png.stat().st_size,
+        "png_sha256": file_digest(png),
         "annotations": annotation_records(instances),
     }
 
@@ -200,7 +203,7 @@ def _label(
 def _part_holds(folder: Path, part: Path) -> bool:
     try:
         entries = json.loads(part.read_text(encoding="utf-8"))
-        return all((folder / e["png"]).stat().st_size == e["png_bytes"] for e in entries)
+        return all(file_digest(folder / e["png"]) == e["png_sha256"] for e in entries)
     except (OSError, ValueError, KeyError):
         return False
 
@@ -228,9 +231,11 @@ def _overlays(
     names: dict[str, str],
     classes: list[str],
     progress: Progress,
-) -> None:
+) -> list[Path]:
     """Draw overlays of the first images; cheap to look at, never an input of anything."""
     config = project.config
+    shutil.rmtree(folder / OVERLAYS, ignore_errors=True)
+    drawn = []
     colours = class_colours(classes, {spec.name: spec.colour for spec in config.classes})
     first = list(images["path"])[: config.outputs.overlays]
     with progress.bar("Overlays", len(first)) as bar:
@@ -243,4 +248,6 @@ def _overlays(
             target = folder / OVERLAYS / Path(names[path]).with_suffix(".jpg")
             labels = read_label_png(folder / MASKS / names[path])
             save_overlay(target, picture.rgb, labels, classes, colours)
+            drawn.append(target)
             bar.advance()
+    return drawn

@@ -11,7 +11,7 @@ import pandas as pd
 from usam_core.atomic import whole_file, write_json
 from usam_core.config import ClassSpec
 from usam_core.digest import file_digest
-from usam_core.errors import InputError, MissingStepError, UserError
+from usam_core.errors import InputError, MissingStepError, StoreError, UserError
 from usam_core.outputs.picture_sheet import save_picture_sheet
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
@@ -137,7 +137,13 @@ def read_manifest(project: Project) -> pd.DataFrame:
         raise MissingStepError(
             f"{folder}: no training pictures yet; run `usam collect {project.file}` first"
         )
-    table = pd.read_parquet(manifest_path(folder))
+    try:
+        table = pd.read_parquet(manifest_path(folder))
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{manifest_path(folder)}: cannot be read ({error}); run `usam collect "
+            f"{project.file}` again"
+        ) from error
     table["path"] = [str(project.root / path) for path in table["path"]]
     return table
 

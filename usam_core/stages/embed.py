@@ -4,8 +4,10 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from usam_core.digest import value_digest
 from usam_core.errors import MissingStepError, UserError
 from usam_core.images import BadImage, read_image
+from usam_core.locks import only_one
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
 from usam_core.sam.load import encoder_spec, open_embedder
@@ -17,6 +19,7 @@ from usam_core.store.store import EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile
 
 REVISION = 1
+LOCKS = "locks"
 _log = logging.getLogger(__name__)
 
 
@@ -25,12 +28,12 @@ class EmbedPlan:
     """What is still to be embedded.
 
     Attributes:
-        groups: digests of the missing images; each group becomes one shard.
+        groups: the missing images, a path for each digest; each group becomes one shard.
         total: images wanted, training pictures included.
         stored: of these, how many the store already knows.
     """
 
-    groups: list[list[str]]
+    groups: list[dict[str, str]]
     total: int
     stored: int
 
@@ -62,42 +65,60 @@ def open_store(project: Project, *, create: bool = False) -> EmbeddingStore:
 
 
 def inputs(project: Project) -> dict[str, Any]:
-    """Return what the embeddings depend on: the encoder and the contents of all images."""
-    return {"spec": spec(project), "images": sorted(wanted_files(project))}
+    """Return what the record depends on: the encoder, all images' contents, and the bad files."""
+    listing = labelled_images(project)
+    bad = listing.loc[listing["status"] != "ok", ["path", "code"]]
+    return {
+        "spec": spec(project),
+        "images": sorted(wanted_files(project)),
+        "bad": bad.to_dict("records"),
+    }
 
 
 def plan(project: Project, progress: Progress = SILENT) -> EmbedPlan:
     """Compare the images with the store and say what is missing."""
     store = open_store(project, create=True)
     wanted = wanted_files(project, progress)
-    groups = store.plan(wanted, project.config.outputs.shard_size)
+    for damaged in store.verify(deep=False):
+        _log.warning("%s: %s; its images are embedded again", damaged.shard, damaged.reason)
+        store.drop_shard(damaged.shard)
+    planned = store.plan(wanted, project.config.outputs.shard_size)
+    groups = [{sha256: wanted[sha256] for sha256 in group} for group in planned]
     missing = sum(len(group) for group in groups)
     return EmbedPlan(groups, total=len(wanted), stored=len(wanted) - missing)
 
 
-def embed_group(project: Project, group: list[str], progress: Progress = SILENT) -> dict[str, int]:
+def embed_group(
+    project: Project, group: dict[str, str], progress: Progress = SILENT
+) -> dict[str, int]:
     """Embed one group of images and commit it as one shard.
 
     An image that cannot be read is quarantined with its reason; the others go on. Images that
     another run committed meanwhile are not done again.
 
+    Args:
+        project: the project.
+        group: a path for each digest, as `plan` gives them.
+        progress: told of each image.
+
     Returns:
         Counts by the keys `embedded` and `quarantined`.
     """
     store = open_store(project, create=True)
-    store.index(refresh=True)
-    group = [sha256 for part in store.plan(group, len(group) or 1) for sha256 in part]
-    if not group:
-        return {"embedded": 0, "quarantined": 0}
-    paths = wanted_files(project)
-    embedder = open_embedder(project.config.sam, project.checkpoint)
-    records: list[ShardRecord] = []
-    with progress.bar("Embedding", len(group)) as bar:
-        for start in range(0, len(group), embedder.batch_size):
-            batch = group[start : start + embedder.batch_size]
-            records += _embed_batch(project, embedder, [ImageFile(paths[s], s) for s in batch])
-            bar.advance(len(batch))
-    store.write_shard(records)
+    name = value_digest(sorted(group))[:16]
+    with only_one(store.path / LOCKS / name, f"{len(group)} images of {store.path}"):
+        missing = [sha256 for part in store.plan(group) for sha256 in part]
+        if not missing:
+            return {"embedded": 0, "quarantined": 0}
+        embedder = open_embedder(project.config.sam, project.checkpoint)
+        records: list[ShardRecord] = []
+        with progress.bar("Embedding", len(missing)) as bar:
+            for start in range(0, len(missing), embedder.batch_size):
+                batch = missing[start : start + embedder.batch_size]
+                files = [ImageFile(group[sha256], sha256) for sha256 in batch]
+                records += _embed_batch(project, embedder, files)
+                bar.advance(len(batch))
+        store.write_shard(records)
     embedded = sum(record.embedded for record in records)
     return {"embedded": embedded, "quarantined": len(records) - embedded}
 
@@ -117,7 +138,9 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
     listing = labelled_images(project)
     unread = listing[listing["status"] != "ok"][["path", "code", "reason"]]
     stored_bad = rows[rows["status"] != "ok"][["sha256", "code", "reason"]]
-    quarantine = unread.to_dict("records") + [
+    quarantine = [
+        {**row, "path": str(project.images_path / row["path"])} for row in unread.to_dict("records")
+    ] + [
         {"path": wanted[row.sha256], "code": row.code, "reason": row.reason}
         for row in stored_bad.itertuples()
     ]
@@ -149,7 +172,7 @@ def intact(project: Project, key: str) -> StepResult | None:
     except UserError:
         return None
     store.index(refresh=True)
-    if store.plan(wanted_files(project)):
+    if store.plan(wanted_files(project)) or store.verify(deep=False):
         return None
     summary = {**record.summary, "embedded": 0, "reused": record.summary["images"]}
     return StepResult("embed", key, True, record.path, summary, record.outputs)

@@ -1,5 +1,6 @@
 """Step 3, fit: a head from the stored embeddings of the training pictures to the class names."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pandas as pd
 from usam_core.bags import BagSource
 from usam_core.digest import value_digest
 from usam_core.errors import InputError
-from usam_core.headfile import save_head
+from usam_core.headfile import card_path, save_head
 from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.stages import embed
@@ -20,6 +21,7 @@ from usam_core.store.store import EmbeddingStore
 from usam_core.train import train
 
 REVISION = 1
+_log = logging.getLogger(__name__)
 
 
 def inputs(project: Project) -> dict[str, Any]:
@@ -46,6 +48,12 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     store = embed.open_store(project)
     labelled = _bags_of(project, store)
     classes = config.label_names
+    if len(classes) == 1:
+        _log.warning(
+            "%s is the only class: every mask will be called so. Add a class for what else the "
+            "images show, with pictures of it",
+            classes[0],
+        )
     labels = np.stack([labelled[c] for c in classes], axis=1).astype(np.float32)
     bags = BagSource(
         store,
@@ -73,8 +81,14 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     heads = {"teacher": trained.teacher, "student": trained.student}
     files: list[Path] = []
     for name, head in heads.items():
-        if head is not None:
-            files += save_head(folder / f"{name}.safetensors", head, {**card, "role": name})
+        path = folder / f"{name}.safetensors"
+        if head is None:
+            for stale in (path, card_path(path)):
+                stale.unlink(missing_ok=True)
+        else:
+            of_role = [epoch for epoch in trained.history if epoch["role"] == name]
+            metrics = of_role[-1] if of_role else {}
+            files += save_head(path, head, {**card, "role": name, "metrics": metrics})
     used = "student" if trained.student is not None else "teacher"
     last = trained.history[-1] if trained.history else {}
     return StepResult(

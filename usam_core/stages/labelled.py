@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from usam_core.errors import InputError
 from usam_core.listing import list_images
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
@@ -11,10 +12,24 @@ from usam_core.stages.folders import step_folder
 def labelled_images(project: Project, progress: Progress = SILENT) -> pd.DataFrame:
     """Return the listing of the images to be labelled (columns as `list_images`).
 
-    Digests of unchanged files are remembered, so that a second listing reads no file.
+    Digests of unchanged files are remembered, so that a second listing reads no file. The
+    project's own results, training pictures and truth are left out where they lie among them.
+
+    Raises:
+        InputError: there is no file with one of the endings.
     """
+    config = project.config.images
     cache = step_folder(project, "embed") / "images.parquet"
-    return list_images(project.config.images, project.images_path, cache, progress)
+    own = [project.out, project.store_root, project.training_path, project.truth_path]
+    own = [path for path in own if path is not None]
+    listing = list_images(config, project.images_path, cache, progress, own)
+    if listing.empty:
+        raise InputError(
+            f"{project.images_path}: no images; expected files ending in "
+            f"{', '.join(config.extensions)}{'' if config.recursive else ' in the folder itself'}. "
+            "Correct images.path or images.extensions"
+        )
+    return listing
 
 
 def labelled_files(project: Project, progress: Progress = SILENT) -> dict[str, str]:

@@ -59,9 +59,9 @@ def read_record(folder: Path) -> StepResult | None:
     """
     try:
         record = StepResult.from_json(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+        here = folder / Path(record.path).name
     except (OSError, ValueError, TypeError):
         return None
-    here = folder / Path(record.path).name
     return replace(record, path=str(here)) if here.name in record.outputs else record
 
 

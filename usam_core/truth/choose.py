@@ -22,6 +22,8 @@ def open_truth(project: Project) -> Truth:
         for spec in config.classes
         for word in (spec.name, *spec.synonyms)
     }
+    # Truth may speak of the coarser names already.
+    words |= {label: label for label in config.label_names}
     if config.evaluation.format == "coco":
         return CocoTruth(project.truth_path, words, config.label_names)
     names = config.evaluation.classes or [spec.name for spec in config.classes]

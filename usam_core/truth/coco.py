@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -33,6 +34,7 @@ class CocoTruth:
             with contextlib.redirect_stdout(io.StringIO()):
                 self._coco = COCO(str(path))
             categories = self._coco.loadCats(self._coco.getCatIds())
+            _check(self._coco.dataset)
         except Exception as error:  # pycocotools raises anything on a file of another form
             raise InputError(
                 f"{path}: expected a COCO JSON with images, annotations and categories, got "
@@ -41,7 +43,14 @@ class CocoTruth:
         names = [category["name"] for category in categories]
         numbers = label_numbers(names, words, labels, self.notes)
         self._numbers = {c["id"]: n for c, n in zip(categories, numbers, strict=True)}
-        self._ids = {image["file_name"]: image["id"] for image in self._coco.dataset["images"]}
+        images = self._coco.dataset["images"]
+        self._ids = {image["file_name"]: image["id"] for image in images}
+        last_parts = Counter(PurePosixPath(name).name for name in self._ids)
+        self._ids_by_last_part = {
+            PurePosixPath(name).name: number
+            for name, number in self._ids.items()
+            if last_parts[PurePosixPath(name).name] == 1
+        }
 
     def digest(self) -> str:
         """Return a digest of the file and of what its categories mean."""
@@ -83,4 +92,26 @@ class CocoTruth:
 
     def _image_id(self, file_name: str) -> int | None:
         found = self._ids.get(file_name)
-        return self._ids.get(PurePosixPath(file_name).name) if found is None else found
+        # Other tools write other folders before the same name.
+        return self._ids_by_last_part.get(PurePosixPath(file_name).name) if found is None else found
+
+
+def _check(dataset: dict[str, Any]) -> None:
+    """Complain about what would fail later, image by image."""
+    wanted = {
+        "images": ("id", "file_name", "height", "width"),
+        "annotations": ("id", "image_id", "category_id", "segmentation", "area", "bbox"),
+        "categories": ("id", "name"),
+    }
+    for part, keys in wanted.items():
+        for entry in dataset[part]:
+            missing = [key for key in keys if key not in entry]
+            if missing:
+                raise KeyError(f"{part}: {entry.get('id')} has no {missing[0]!r}")
+    categories = {category["id"] for category in dataset["categories"]}
+    for annotation in dataset["annotations"]:
+        if annotation["category_id"] not in categories:
+            raise KeyError(
+                f"annotations: {annotation['id']} is of category {annotation['category_id']}, "
+                "which is not listed"
+            )

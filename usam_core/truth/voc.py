@@ -51,8 +51,11 @@ class VocTruth:
         path = (self.folder / file_name).with_suffix(".png")
         if not path.exists():
             return None
-        with Image.open(path) as picture:
-            values = np.asarray(picture)
+        try:
+            with Image.open(path) as picture:
+                values = np.asarray(picture)
+        except Exception as error:  # decoders raise anything on damaged bytes
+            raise InputError(f"{path}: cannot be read as a label PNG ({error!r})") from error
         if values.ndim != 2 or values.dtype != np.uint8:
             raise InputError(
                 f"{path}: expected a palette or greyscale PNG of labels, got {values.dtype} "

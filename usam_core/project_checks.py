@@ -1,0 +1,84 @@
+"""What a project file promises and the disk does not hold, found before any work."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from usam_core.project import Project
+
+Mistake = tuple[tuple[str | int, ...], str]
+"""The keys that lead to it, and what came and what was expected."""
+
+
+def mistakes_on_disk(project: "Project") -> Iterator[Mistake]:
+    """Yield every path that is missing or of the wrong kind, and what a source lacks."""
+    config = project.config
+    yield from _path(("images", "path"), config.images.path, project.images_path, "folder")
+    yield from _path(("sam", "checkpoint"), config.sam.checkpoint, project.checkpoint, "file")
+    if config.training.source == "folder":
+        yield from _folder_source(project)
+    if config.training.source == "web":
+        yield from _web_source(project)
+    if config.evaluation is not None:
+        kind = "folder" if config.evaluation.format == "voc" else "file"
+        yield from _path(("evaluation", "path"), config.evaluation.path, project.truth_path, kind)
+    for key, path in (("path", project.out), ("store", project.store_root)):
+        if path.exists() and not path.is_dir():
+            yield ("outputs", key), f"{path} is a file; expected a folder, or nothing yet"
+    if project.out.resolve() == project.images_path.resolve():
+        yield (
+            ("outputs", "path"),
+            f"got {str(config.outputs.path)!r}, the folder of the images; expected another, so "
+            "that results are not labelled too",
+        )
+
+
+def _path(
+    place: tuple[str, ...], given: Path | None, path: Path | None, kind: str
+) -> Iterator[Mistake]:
+    if path is None:
+        return
+    there = {"folder": path.is_dir(), "file": path.is_file(), "folder or file": path.exists()}
+    if not there[kind]:
+        yield (
+            place,
+            f"got {str(given)!r}; expected a {kind} that exists ({path} does not; relative paths "
+            "count from the project file)",
+        )
+
+
+def _folder_source(project: "Project") -> Iterator[Mistake]:
+    place, given = ("training", "path"), project.config.training.path
+    if given is None:
+        yield (
+            place,
+            "missing; expected the folder with one folder of pictures per class, or a CSV file "
+            "with the columns class and path",
+        )
+    yield from _path(place, given, project.training_path, "folder or file")
+
+
+def _web_source(project: "Project") -> Iterator[Mistake]:
+    """Yield what a crawl lacks: who is asking, and what its engines need."""
+    place, web = ("training", "web"), project.config.training.web
+    if web is None:
+        yield (
+            place,
+            "missing; expected at least its `contact`, an e-mail address or a page that site "
+            "owners can turn to",
+        )
+        return
+    if web.urls is not None:
+        yield from _path((*place, "urls"), web.urls, project.root / web.urls, "file")
+    elif "urls" in web.engines:
+        yield (*place, "urls"), "missing; the engine 'urls' needs a CSV file: class,url"
+    names = {spec.name for spec in project.config.classes}
+    unknown = sorted(set(web.sites) - names)
+    if unknown:
+        yield (
+            (*place, "sites", unknown[0]),
+            f"got {unknown[0]!r}, which is no class; expected some of {sorted(names)}",
+        )
+    if "sites" in web.engines and not web.sites:
+        yield (*place, "sites"), "missing; the engine 'sites' needs start pages by class name"
