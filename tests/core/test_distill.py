@@ -49,3 +49,15 @@ def test_no_bad_mask_costs_nothing_and_can_be_differentiated():
     assert loss.item() == 0
     assert logits.grad is not None
     assert not logits.grad.any()
+
+
+def test_the_sum_is_equation_four_as_printed():
+    logits = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    bad = torch.tensor([[True, False, True, False, False], [False, True, False, False, False]])
+    by_hand = 0.0
+    for image in range(2):
+        for mask in range(5):
+            if bad[image, mask]:
+                by_hand -= float(torch.log_softmax(logits[image, mask], -1).sum())
+    assert uncertainty_loss(logits, bad, "sum") == pytest.approx(by_hand / 2, rel=1e-5)
+    assert uncertainty_loss(logits, bad) == pytest.approx(by_hand / 9, rel=1e-5)

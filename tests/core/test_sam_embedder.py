@@ -4,14 +4,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
+from segment_anything import SamPredictor
+from segment_anything.utils.amg import calculate_stability_score
+from segment_anything.utils.transforms import ResizeLongestSide
 
 from usam_core.config import SamConfig
 from usam_core.errors import InputError
-from usam_core.masks import unpack
+from usam_core.masks import unpack, valid_hw
 from usam_core.rng import generator
 from usam_core.sam.embedder import SamEmbedder
+from usam_core.sam.grid import grid_points
 from usam_core.sam.load import choose_device, encoder_spec, load_sam, open_embedder
-from usam_core.sam.nano import NANO_WEIGHTS, build_nano_sam, trained_part, untrained_nano_sam
+from usam_core.sam.nano import NANO_WEIGHTS, build_nano_sam, untrained_nano_sam
 from usam_core.sam.pooling import pool_in_masks
 from usam_core.sources.scenes import TRAINING_LOOK, scene
 from usam_core.sources.shapes import SHAPES
@@ -55,6 +60,51 @@ def test_the_grid_finds_drawn_objects(nano):
             shared = (masks & truth).sum((2, 3))
             best.append((shared / (masks | truth).sum((2, 3))).max())
     assert np.mean(best) > 0.65
+
+
+@pytest.mark.parametrize("size_hw", [(96, 160), (200, 120)])
+def test_an_embedding_is_what_the_official_predictor_says_of_the_image(nano, size_hw):
+    """Colour order, resizing, the points' places, stability: nothing of ours in the way."""
+    image = drawn(3, size_hw).image
+    (found,) = SamEmbedder(nano, "nano", "0", points_per_side=4).embed([image])
+    predictor = SamPredictor(nano)
+    predictor.set_image(image)
+    h, w = size_hw
+    points = torch.from_numpy(grid_points(4) * np.array([w, h], np.float32))
+    points = predictor.transform.apply_coords_torch(points, size_hw)
+    labels = torch.ones(len(points), 1, dtype=torch.int)
+    rows, columns = valid_hw(size_hw, 80)
+    for multimask, ours in ((False, slice(0, 1)), (True, slice(1, 4))):
+        _, iou, logits = predictor.predict_torch(
+            points[:, None], labels, multimask_output=multimask, return_logits=True
+        )
+        np.testing.assert_allclose(found.predicted_iou[:, ours], iou, atol=1e-4)
+        logits = logits[..., :rows, :columns]
+        masks = unpack(found.packed_masks)[:, ours, :rows, :columns]
+        assert (masks != (logits > 0).numpy()).mean() < 1e-3
+        stability = calculate_stability_score(logits, 0.0, 1.0).numpy()
+        large = (logits > -1).sum((2, 3)).numpy() > 20
+        np.testing.assert_allclose(found.stability[:, ours][large], stability[large], atol=0.02)
+
+
+def test_region_features_are_read_where_the_mask_is(nano):
+    """Against a mean over whole feature cells, on an image whose sides differ."""
+    some = drawn(5, (160, 160))
+    image = some.image.copy()
+    image[:, :80] = 0
+    (found,) = SamEmbedder(nano, "nano", "0", points_per_side=4).embed([image])
+    frame = nano.preprocess(
+        torch.from_numpy(ResizeLongestSide(320).apply_image(image)).permute(2, 0, 1).float()
+    )
+    with torch.inference_mode():
+        dense = nano.image_encoder.embed_with_features(frame[None])[1][0].numpy()
+    masks = unpack(found.packed_masks)[:, 0].reshape(16, 20, 4, 20, 4).mean((2, 4))
+    expected = np.einsum("dij,fij->df", masks, dense) / masks.sum((1, 2))[:, None].clip(1e-6)
+    filled = masks.sum((1, 2)) > 1
+    assert filled.sum() >= 8
+    np.testing.assert_allclose(
+        found.features["encoder"][filled, 0].astype(np.float32), expected[filled], atol=0.01
+    )
 
 
 def test_no_mask_reaches_into_the_padding(nano):
@@ -115,9 +165,13 @@ def test_an_embedder_is_loaded_once_a_process():
 
 def test_shipped_weights_are_small_and_are_what_we_trained():
     assert NANO_WEIGHTS.stat().st_size <= 16e6
-    assert all(
-        not name.startswith("image_encoder.backbone") for name in trained_part(untrained_nano_sam())
-    )
+    # All that differs from the ImageNet backbone and from chance is in the file.
+    whole, random = build_nano_sam().state_dict(), untrained_nano_sam().state_dict()
+    shipped = load_file(NANO_WEIGHTS)
+    differing = {name for name in whole if not torch.equal(whole[name], random[name])}
+    assert differing <= set(shipped)
+    assert len(differing) > 100
+    assert not any(name.startswith("image_encoder.backbone") for name in differing)
 
 
 @pytest.mark.parametrize(

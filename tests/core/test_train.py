@@ -93,6 +93,37 @@ def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before():
     assert not torch.equal(first["layers.0.weight"], other["layers.0.weight"])
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "role"),
+    [
+        ("lambda_mil", 0.5, "teacher"),
+        ("learning_rate", 0.002, "teacher"),
+        ("dropout", 0.0, "teacher"),
+        ("top_k_share", 2.0, "teacher"),
+        ("lambda_mil", 0.5, "student"),
+        ("lambda_uncertainty", 0.5, "student"),
+        ("entropy_threshold", 1.0, "student"),
+        ("uncertainty_reduction", "sum", "student"),
+    ],
+)
+def test_every_setting_of_the_loss_reaches_the_weights(setting, value, role):
+    rows, labels, _ = toy(30)
+    config = CONFIG.model_copy(update={"steps": 4})
+    heads = [
+        getattr(train(source(rows, labels), changed, seed=5), role).state_dict()
+        for changed in (config, config.model_copy(update={setting: value}))
+    ]
+    assert any(not torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+
+
+def test_the_history_adds_up():
+    rows, labels, _ = toy(30)
+    config = CONFIG.model_copy(update={"steps": 4, "lambda_mil": 0.5, "lambda_uncertainty": 0.3})
+    for line in train(source(rows, labels), config, seed=0).history:
+        expected = 0.5 * line["mil"] + 0.3 * line["uncertainty"]
+        assert line["loss"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_without_distillation_there_is_no_student():
     rows, labels, _ = toy(30)
     heads = train(source(rows, labels), CONFIG.model_copy(update={"steps": 2, "distil": False}), 0)
