@@ -40,11 +40,12 @@ def main() -> None:
     args = parser.parse_args()
     project = load_project(args.project)
     print(f"{date.today()}, torch {torch.__version__}, seed {project.config.seed}\n")
-    print("| variant | mIoU | mIoU, common | false positives | seconds |\n|---|---|---|---|---|")
+    print("| variant | mIoU | mIoU, common | mAP50 | false positives | seconds |")
+    print("|---|---|---|---|---|---|")
     for name, changes in yaml.safe_load(args.variants.read_text()).items():
         scores, seconds = measure(project, changes or {})
-        numbers = [scores[key] for key in ("miou", "miou_common", "false_positive_rate")]
-        cells = " | ".join(f"{100 * value:.1f}" for value in numbers)
+        numbers = [scores[key] for key in ("miou", "miou_common", "map50", "false_positive_rate")]
+        cells = " | ".join("-" if value is None else f"{100 * value:.1f}" for value in numbers)
         print(f"| {name} | {cells} | {seconds:.0f} |", flush=True)
 
 

@@ -59,11 +59,9 @@ def demo(
         return
     for name, (results, seconds) in runs.items():
         _print_run(name, results, seconds)
-    columns = ["mode", "mIoU", "false positives", "seconds"]
-    rows = [
-        [name, scores[name]["miou"], scores[name]["false_positive_rate"], round(runs[name][1], 1)]
-        for name in runs
-    ]
+    columns = ["mode", "mIoU", "mAP50", "false positives", "seconds"]
+    keys = ["miou", "map50", "false_positive_rate"]
+    rows = [[name, *(scores[name][key] for key in keys), round(runs[name][1], 1)] for name in runs]
     terminal.print_table("masks against truth", columns, rows)
     terminal.screen.print(
         f"look at {out / 'out' / 'evaluate' / 'contact_sheet.png'}\n"

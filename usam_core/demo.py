@@ -6,12 +6,15 @@ light) than the training pictures, so that the demo measures something.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from PIL import Image
 
 from usam_core.atomic import whole_file
-from usam_core.palette import voc_palette
+from usam_core.digest import file_digest
+from usam_core.outputs.coco_json import assemble, mask_record
+from usam_core.outputs.voc_png import save_label_png
 from usam_core.rng import generator
 from usam_core.sources.scenes import FIELD_LOOK, scene
 
@@ -26,6 +29,9 @@ DEMO_CLASSES = {
     "triangle": "cornered things",
 }
 """Names drawn in the demo, and the coarser class of each."""
+
+TRUTH = "truth.json"
+"""Every drawn object with its mask, as COCO instances; `truth/` shows the same as label PNGs."""
 
 _SCENE_SEED = 1000
 _SIZE_HW = (288, 384)
@@ -61,27 +67,35 @@ def prepare_demo(folder: Path, scenes: int = 32, pictures: int = 20, seed: int =
         pictures: training pictures of each class, drawn later by the collect step.
         seed: the project's seed; scenes and training pictures never share random numbers.
     """
-    for number in range(scenes):
-        _draw_scene(folder, number, seed)
+    if not (folder / TRUTH).exists():
+        entries = [_draw_scene(folder, number, seed) for number in range(scenes)]
+        assemble(folder / TRUTH, entries, list(DEMO_CLASSES))
     default, papers = folder / "project.yaml", folder / "papers.yaml"
     _write_project(default, {"path": "out"}, ["encoder"], pictures, seed)
     _write_project(papers, {"path": "out/papers", "store": "out/store"}, ["tokens"], pictures, seed)
     return Demo(default, papers)
 
 
-def _draw_scene(folder: Path, number: int, seed: int) -> None:
-    image = folder / "images" / f"scene_{number:03d}.png"
-    truth = folder / "truth" / f"scene_{number:03d}.png"
-    if image.exists() and truth.exists():
-        return
+def _draw_scene(folder: Path, number: int, seed: int) -> dict[str, Any]:
+    """Draw a scene and its label PNG; return its entry for the COCO JSON of all."""
     classes = list(DEMO_CLASSES)
     rng = generator(seed + _SCENE_SEED, "demo", number)
     drawn = scene(rng, classes, _SIZE_HW, FIELD_LOOK, smallest=_SMALLEST)
-    label_picture = Image.fromarray(drawn.label_map(classes), mode="P")
-    label_picture.putpalette(voc_palette().tobytes())
-    for path, picture in ((truth, label_picture), (image, Image.fromarray(drawn.image))):
-        with whole_file(path) as temporary:
-            picture.save(temporary, format="PNG")
+    image = folder / "images" / f"scene_{number:03d}.png"
+    with whole_file(image) as temporary:
+        Image.fromarray(drawn.image).save(temporary, format="PNG")
+    save_label_png(folder / "truth" / image.name, drawn.label_map(classes))
+    return {
+        "file_name": image.name,
+        "height": _SIZE_HW[0],
+        "width": _SIZE_HW[1],
+        "sha256": file_digest(image),
+        "annotations": [
+            mask_record(drawn.instances == value, classes.index(name) + 1)
+            for value, name in enumerate(drawn.names, start=1)
+            if (drawn.instances == value).any()
+        ],
+    }
 
 
 def _write_project(
@@ -97,7 +111,7 @@ def _write_project(
         "head": {"features": features, "steps": _STEPS},
         "inference": {"threshold": _THRESHOLD},
         "outputs": outputs,
-        "evaluation": {"format": "voc", "path": "truth", "classes": list(DEMO_CLASSES)},
+        "evaluation": {"format": "coco", "path": TRUTH},
         "seed": seed,
     }
     with whole_file(path) as temporary:

@@ -90,7 +90,43 @@ def test_doctor_tells_device_disk_and_downloads():
     found = usam("doctor", "--json")
     checks = {check["name"]: check for check in json.loads(found.stdout)}
     assert checks["SAM nano"]["verdict"] == "good"
-    assert checks["SAM vit_h"]["value"] or checks["SAM vit_h"]["advice"]
+    here = checks["SAM vit_h"]["verdict"] == "good"
+    assert here or "2565 MB" in checks["SAM vit_h"]["advice"]
     assert checks["torch"]["value"].startswith("2.")
     assert "device" in checks
     assert found.returncode == 0
+
+
+def test_doctor_ends_with_1_when_something_is_bad(tmp_path):
+    script = (
+        "import sys; from unittest.mock import patch; from flows.cli import main;"
+        "sys.argv = ['usam', 'doctor'];"
+        "patch('usam_core.doctor.versions', return_value={'torch': 'not installed'}).start();"
+        "main()"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=300)
+    assert found.returncode == 1, found.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--classes", "a,A", "--images", "."], "names 'a' already"),
+        (["--classes", "a", "--images", "nowhere"], "--images: got 'nowhere'"),
+        (["--classes", "a", "--images", ".", "--sam", "vit_x"], "vit_x"),
+        (["--classes", "a", "--images", ".", "--training", "none"], "--training: got 'none'"),
+    ],
+)
+def test_init_refuses_what_could_not_run(tmp_path, words, said):
+    found = usam("init", "new", *words, cwd=tmp_path)
+    assert found.returncode == 2
+    assert said in found.stderr
+    assert "Traceback" not in found.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_level_that_is_none_is_refused_by_name(tiny_project):
+    found = usam("fit", tiny_project, "--level", "colours")
+    assert found.returncode == 2
+    assert "colours" in found.stderr
+    assert "parents" in found.stderr

@@ -5,6 +5,7 @@ from PIL import Image
 
 from usam_core.demo import DEMO_CLASSES, prepare_demo
 from usam_core.project import load_project
+from usam_core.truth.choose import open_truth
 
 
 def test_two_valid_projects_share_images_truth_and_store(tmp_path):
@@ -20,6 +21,8 @@ def test_two_valid_projects_share_images_truth_and_store(tmp_path):
         image = Image.open(tmp_path / "images" / f"scene_{number:03d}.png")
         assert truth.shape == image.size[::-1]
         assert 0 < truth.max() <= len(DEMO_CLASSES)
+        # The JSON that is measured against, and the PNGs that a person looks at, agree.
+        assert np.array_equal(open_truth(default).label_map(f"scene_{number:03d}.png"), truth)
 
 
 def test_preparing_again_changes_nothing_and_keeps_what_a_person_added(tmp_path):

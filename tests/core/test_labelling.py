@@ -115,7 +115,7 @@ def mask_set(masks, features, iou):
         tokens=np.zeros((d, 1024), np.float16),
         packed_masks=pack(np.asarray(masks)),
         predicted_iou=np.asarray(iou, np.float32),
-        stability=np.ones((d, 4), np.float32),
+        stability=np.full((d, 4), 0.8, np.float32),
         points_xy=np.zeros((d, 2), np.float32),
         size_hw=(16, 16),
         features={"encoder": np.asarray(features, np.float16)},
@@ -169,6 +169,7 @@ def test_thresholds_and_nms_leave_the_best_mask_of_each_thing():
     [
         ({"class_thresholds": {"b": 0.99}}, [0]),
         ({"min_predicted_iou": 0.9}, []),
+        ({"min_stability": 0.9}, []),
         ({"max_area": 0.2}, []),
         ({"min_area": 0.3}, []),
         ({"nms_iou": 1.0, "nms_containment": 1.0}, [0, 2, 1]),

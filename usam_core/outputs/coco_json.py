@@ -23,29 +23,34 @@ def decode(rle: dict[str, Any]) -> np.ndarray:
     return coco_mask.decode(rle).astype(bool)
 
 
+def mask_record(mask: np.ndarray, category_id: int) -> dict[str, Any]:
+    """Return the COCO annotation of a mask, bool (h, w), without its ids and without a score."""
+    rle = encode(mask)
+    return {
+        "category_id": category_id,
+        "segmentation": rle,
+        "area": int(coco_mask.area(rle)),
+        "bbox": [float(value) for value in coco_mask.toBbox(rle)],
+        "iscrowd": 0,
+    }
+
+
 def annotation_records(instances: Instances) -> list[dict[str, Any]]:
     """Return COCO annotations of one image, without ids, which `assemble` gives.
 
     `category_id` is 1 + the class index. Beside COCO's fields stand the result format's `score`
     and our `entropy` (nats), `predicted_iou` and `prompt` (the point of the grid).
     """
-    records = []
-    for number in range(len(instances)):
-        rle = encode(instances.masks[number])
-        records.append(
-            {
-                "category_id": int(instances.classes[number]) + 1,
-                "segmentation": rle,
-                "area": int(coco_mask.area(rle)),
-                "bbox": [float(value) for value in coco_mask.toBbox(rle)],
-                "iscrowd": 0,
-                "score": round(float(instances.scores[number]), 6),
-                "entropy": round(float(instances.entropy[number]), 6),
-                "predicted_iou": round(float(instances.predicted_iou[number]), 6),
-                "prompt": int(instances.prompts[number]),
-            }
-        )
-    return records
+    return [
+        {
+            **mask_record(instances.masks[number], int(instances.classes[number]) + 1),
+            "score": round(float(instances.scores[number]), 6),
+            "entropy": round(float(instances.entropy[number]), 6),
+            "predicted_iou": round(float(instances.predicted_iou[number]), 6),
+            "prompt": int(instances.prompts[number]),
+        }
+        for number in range(len(instances))
+    ]
 
 
 def assemble(
