@@ -34,37 +34,38 @@ def paint_votes(
     classes_of: np.ndarray,
     scores: np.ndarray,
     size_hw: tuple[int, int],
-    classes: int,
+    least: np.ndarray,
 ) -> np.ndarray:
     """Return the label map in which masks vote, uint8 (h, w), or uint16 from 256 labels on.
 
     Every mask that passed the thresholds, before suppression, gives its score to its class at
     its low-resolution pixels. The sums are scaled up bilinearly; a pixel goes to the class with
-    the largest sum (ties to the lowest class), or to background where no mask is: where the
-    union of all masks, scaled up likewise, is below one half.
+    the largest sum (ties to the lowest class), or to background where that sum does not exceed
+    the class's `least`: a lone mask of a weak score may then get no pixel, though it stays in the
+    list of instances (better on photographs than painting all: docs/decisions/0004).
 
     Args:
         packed: uint8 (p, u, b).
         classes_of: int64 (p,).
         scores: float32 (p,).
         size_hw: rows and columns of the image.
-        classes: c, the number of classes.
+        least: float32 (c,), what the votes for each class must exceed.
     """
-    labels = np.zeros(size_hw, label_dtype(classes))
+    labels = np.zeros(size_hw, label_dtype(len(least)))
     if not len(packed):
         return labels
     rows, columns = valid_hw(size_hw, packed.shape[-2])
     masks = unpack(packed)[:, :rows, :columns].reshape(len(packed), -1).astype(np.float32)
     present = np.unique(classes_of)
     share = (classes_of == present[:, None]) * scores
-    votes = share.astype(np.float32) @ masks
-    maps = np.concatenate([votes, masks.max(axis=0)[None]]).reshape(1, -1, rows, columns)
+    votes = (share.astype(np.float32) @ masks).reshape(1, len(present), rows, columns)
     full = functional.interpolate(
-        torch.from_numpy(maps), size=size_hw, mode="bilinear", align_corners=False
+        torch.from_numpy(votes), size=size_hw, mode="bilinear", align_corners=False
     )[0]
-    won = full[-1].numpy() > 0.5
-    labels[won] = present[full[:-1].argmax(dim=0).numpy()[won]] + 1
-    return labels
+    most, number = full.max(dim=0)
+    winner = present[number.numpy()]
+    labels = np.where(most.numpy() > least[winner], winner + 1, 0)
+    return labels.astype(label_dtype(len(least)))
 
 
 def label_dtype(classes: int) -> type[np.uint8] | type[np.uint16]:
