@@ -107,6 +107,12 @@ def candidates(
     )
 
 
+def thresholds(config: InferenceConfig, class_names: Sequence[str]) -> np.ndarray:
+    """Return the least confidence of each class, float32 (c,)."""
+    of_class = config.class_thresholds
+    return np.array([of_class.get(name, config.threshold) for name in class_names], np.float32)
+
+
 def passes(
     found: Candidates,
     size_hw: tuple[int, int],
@@ -121,9 +127,7 @@ def passes(
         config: the thresholds; areas are shares of the image.
         class_names: the head's classes, for the thresholds of single classes.
     """
-    limits = np.array(
-        [config.class_thresholds.get(name, config.threshold) for name in class_names], np.float32
-    )
+    limits = thresholds(config, class_names)
     rows, columns = valid_hw(size_hw, found.packed.shape[-2])
     share = areas(found.packed) / (rows * columns)
     return (
@@ -172,7 +176,8 @@ def label_image(
         prompts=best.prompts,
     )
     if config.paint == "vote":
-        labels = paint_votes(kept.packed, kept.classes, scores, mask_set.size_hw, len(class_names))
+        least = thresholds(config, class_names) / 2
+        labels = paint_votes(kept.packed, kept.classes, scores, mask_set.size_hw, least)
     else:
         labels = paint(instances, config.paint, len(class_names))
     return instances, labels

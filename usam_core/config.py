@@ -148,7 +148,7 @@ class InferenceConfig(Section):
     """Drop masks smaller than this share of the image."""
     max_area: Fraction = 0.95
     """Drop masks larger than this share of the image."""
-    nms_iou: Fraction = 0.7
+    nms_iou: Fraction = 0.5
     """Of two masks that overlap more than this (mask IoU), the better scored stays."""
     nms_containment: Fraction = 0.9
     """Of two masks of one class of which one lies in the other by this share, the better stays."""

@@ -226,13 +226,22 @@ def test_who_gets_a_pixel_that_several_claim(rule, shared):
 
 def test_votes_add_up_before_suppression_and_a_lone_mask_keeps_its_border():
     masks = np.stack([box(0, 0, 8, 8), box(0, 0, 4, 16), box(0, 0, 4, 16)])
-    labels = paint_votes(pack(masks), np.array([0, 2, 2]), np.array([0.8, 0.5, 0.5]), (16, 16), 3)
+    least = np.full(3, 0.25, np.float32)
+    scores = np.array([0.8, 0.5, 0.5])
+    labels = paint_votes(pack(masks), np.array([0, 2, 2]), scores, (16, 16), least)
     assert labels[0, 0] == 3  # 0.5 + 0.5 for class 2 against 0.8
     assert labels[6, 2] == 1
     assert labels[6, 12] == 0
-    for score in (0.05, 0.5, 1.0):
-        alone = paint_votes(pack(masks[:1]), np.array([1]), np.array([score]), (32, 32), 3)
-        assert np.array_equal(alone > 0, upscale(pack(masks[:1]), (32, 32))[0])
+    alone = paint_votes(pack(masks[:1]), np.array([1]), np.array([0.5]), (32, 32), least)
+    assert np.array_equal(alone == 2, upscale(pack(masks[:1]), (32, 32))[0])
+
+
+@pytest.mark.parametrize(("least", "painted"), [([0.6, 0.1], False), ([0.1, 0.6], True)])
+def test_a_vote_must_exceed_what_its_own_class_asks(least, painted):
+    mask = pack(box(0, 0, 8, 8)[None])
+    least = np.array(least, np.float32)
+    labels = paint_votes(mask, np.array([0]), np.array([0.5]), (16, 16), least)
+    assert labels.any() == painted
 
 
 def test_an_image_is_painted_by_the_rule_that_the_settings_name():
@@ -249,7 +258,8 @@ def test_an_image_is_painted_by_the_rule_that_the_settings_name():
 
 def test_nothing_kept_is_all_background_and_many_classes_need_sixteen_bits():
     assert not paint(instances([], [], []), "score", 3).any()
-    assert not paint_votes(pack(np.zeros((0, 16, 16), bool)), *2 * [np.zeros(0)], (5, 7), 3).any()
+    nothing = pack(np.zeros((0, 16, 16), bool))
+    assert not paint_votes(nothing, *2 * [np.zeros(0)], (5, 7), np.zeros(3)).any()
     assert paint(instances([], [], []), "score", 300).dtype == np.uint16
 
 
