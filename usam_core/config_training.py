@@ -112,7 +112,7 @@ class FilterConfig(Section):
     the first stays."""
     leak_bits: Bits | None = 4
     """The same against the images to be labelled, so that a crawl cannot bring the test set in."""
-    outlier_deviations: Annotated[Float, Field(gt=0)] | None = 4.0
+    outlier_deviations: Annotated[Float, Field(gt=0)] | None = None
     """A picture that looks less like its five most similar companions than the class's median by
     so many robust deviations shows something else."""
 
