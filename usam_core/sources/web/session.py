@@ -234,6 +234,6 @@ def _asked_wait(value: str | None) -> float | None:
 def _broken(url: str, error: Exception) -> FetchFailed:
     if isinstance(error, requests.exceptions.SSLError):
         return FetchFailed("tls", f"{url} has no valid certificate: {error}")
-    if isinstance(error, ValueError) and not isinstance(error, OSError):
+    if isinstance(error, ValueError):
         return FetchFailed("bad_url", f"{url!r} cannot be asked for: {error}")
     return FetchFailed("broken", f"{url}: the connection broke: {error}", again=True)
