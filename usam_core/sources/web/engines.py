@@ -53,6 +53,8 @@ class ResultReader(PageReader):
         try:
             answer = fetch(url)
         except FetchFailed as failure:
+            if not failure.settled:
+                raise
             enter(Page(code=failure.code, reason=failure.reason))
             return
         candidates: dict[str, Candidate] = {}

@@ -33,6 +33,11 @@ class FetchFailed(Exception):
         self.wait = wait
         self.lost = lost
 
+    @property
+    def settled(self) -> bool:
+        """Whether a page that failed so stays as it is: asked tomorrow, it would fail again."""
+        return not self.again and self.code not in ("timeout", "tls", "private_address")
+
 
 class CapReached(Exception):
     """The class has used up its time or its bytes; what is left may be fetched later."""

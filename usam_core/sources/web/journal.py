@@ -154,7 +154,9 @@ class Journal:
                 "INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?, ?, ?)",
                 (engine, query, page, read.code, read.reason, json.dumps(read.links)),
             )
-            db.executemany("INSERT OR REPLACE INTO candidates VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            db.executemany(
+                "INSERT OR REPLACE INTO candidates VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows
+            )
             db.execute("COMMIT")
 
     def verdicts(self) -> dict[str, Verdict]:

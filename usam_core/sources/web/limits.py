@@ -10,6 +10,9 @@ from usam_core.sources.web.failures import CapReached
 class Budget:
     """The time and the bytes that one class may use; shared by its threads.
 
+    Attributes:
+        answered: whether any server said anything since the beginning.
+
     Args:
         seconds: most time, from now.
         most_bytes: most bytes received.
@@ -22,6 +25,7 @@ class Budget:
         self._received = 0
         self._lock = threading.Lock()
         self._stopped = threading.Event()
+        self.answered = False
 
     def left(self) -> float:
         """Return the seconds left.

@@ -156,6 +156,7 @@ class PoliteSession(Session):
         budget: Budget,
         check_type: Callable[[str], None] | None,
     ) -> Answer | str:
+        budget.answered = True
         status = response.status_code
         target = response.headers.get("Location")
         if status in _REDIRECTS and target:
