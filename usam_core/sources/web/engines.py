@@ -104,7 +104,7 @@ class GoogleReader(ResultReader, GoogleParser):
             and not (urlsplit(address).hostname or "").endswith(_GOOGLE_OWN)
         ]
         ends = [end for end, _ in found[1:]] + [len(text)]
-        for (start, address), end in zip(found, ends, strict=True):
+        for (start, address), end in zip(found, ends, strict=False):
             page = _GOOGLE_PAGE.search(text, start, end)
             yield {
                 "file_url": address,
@@ -194,7 +194,7 @@ def _text(value: Any) -> str | None:
 def _json(text: str) -> Any:
     try:
         return json.loads(text, strict=False)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

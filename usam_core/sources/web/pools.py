@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from icrawler import Crawler, Downloader, Parser, UrlListFeeder
-from icrawler.builtin import PseudoParser
 from icrawler.storage import BaseStorage
 
 from usam_core.sources.web.failures import CapReached
@@ -120,10 +119,6 @@ class NeededFeeder(UrlListFeeder):
         """Feed what `needed` returns, until it returns None."""
         while (url := needed()) is not None:
             self.output(url)
-
-
-class PassingParser(PseudoParser):
-    """icrawler's parser of addresses that need no parsing."""
 
 
 class PictureDownloader(Downloader):

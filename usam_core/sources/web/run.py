@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from icrawler import Downloader, UrlListFeeder
+from icrawler import Downloader
+from icrawler.builtin import PseudoParser
 
 from usam_core.config import ClassSpec
 from usam_core.config_training import WebConfig
@@ -18,13 +17,11 @@ from usam_core.sources.web.journal import Candidate, Journal, Page, Verdict
 from usam_core.sources.web.limits import Budget
 from usam_core.sources.web.pools import (
     NeededFeeder,
-    PassingParser,
     PictureDownloader,
     QuietCrawler,
 )
-from usam_core.sources.web.robots import Robots
 from usam_core.sources.web.session import PoliteSession
-from usam_core.sources.web.sites import SiteReader, breadth_first, check_page_type, stay_on
+from usam_core.sources.web.sitecrawl import SiteCrawl
 from usam_core.sources.web.tally import Tally
 
 MOST_LOST = 8
@@ -62,14 +59,13 @@ class ClassRun:
     ) -> None:
         self._spec = spec
         self._config = config
-        self._sites = sites
         self._listed = listed
         self._folder = folder
         self._session = session
         self._journal = journal
         self._advance = advance
         self._budget = Budget(config.max_minutes * 60, int(config.max_total_mb * 1e6))
-        self._robots = Robots(session, journal, self._budget)
+        self._crawl = SiteCrawl(sites, config, session, journal, self._budget)
         self._lost: list[str] = []
         self._cap: CapReached | None = None
         self.tally = Tally(config.per_class, journal.verdicts())
@@ -120,6 +116,8 @@ class ClassRun:
         except FetchFailed as failure:
             failures[engine] = failure
             problem = f"{engine} failed: {failure}"
+        if engine == "sites":
+            self.notes += self._crawl.notes()
         wanted = f"{self._spec.name!r}"
         if problem is None and not results:
             problem = f"{engine} returned 0 results for {wanted}"
@@ -135,7 +133,7 @@ class ClassRun:
         if engine == "urls":
             yield self._listed
         elif engine == "sites":
-            yield from self._crawl()
+            yield from self._crawl.batches()
         else:
             for query in self._spec.queries or [self._spec.name]:
                 yield from self._search(engine, query)
@@ -179,73 +177,13 @@ class ClassRun:
         )
         return read[0]
 
-    def _crawl(self) -> Iterator[list[Candidate]]:
-        """Yield the pictures of the sites' pages, breadth first."""
-        query = " ".join(self._sites)
-        hosts = frozenset(urlsplit(url).netloc for url in self._sites)
-        permit = stay_on(hosts, self._robots.permit)
-        failed: dict[str, FetchFailed] = {}
-        known: dict[str, Page] = {}
-
-        def page_of(url: str) -> Page | None:
-            if url not in known and (page := self._journal.page("sites", query, url)):
-                known[url] = page
-            return known.get(url)
-
-        def enter(url: str, page: Page) -> None:
-            self._journal.add_page("sites", query, url, page)
-
-        fetch = partial(
-            self._session.fetch, budget=self._budget, permit=permit, check_type=check_page_type
-        )
-        given = 0
-        while True:
-            # The queue is rebuilt from the journal each time: links of pages that were read
-            # meanwhile have joined it.
-            order, unread = [], []
-            for url in breadth_first(self._sites, page_of, self._config.most_pages):
-                if url not in failed and page_of(url) is None:
-                    unread.append(url)
-                    if len(unread) == self._config.concurrency:
-                        break
-                if not unread:
-                    order.append(url)
-            for url in order[given:]:
-                page = page_of(url)
-                if page is not None and page.candidates:
-                    yield list(page.candidates)
-            given = len(order)
-            if not unread:
-                break
-            crawler = QuietCrawler(
-                self._session,
-                feeder_cls=UrlListFeeder,
-                parser_cls=SiteReader,
-                downloader_cls=Downloader,
-                parser_threads=len(unread),
-            )
-            crawler.crawl(
-                feeder_kwargs={"url_list": unread},
-                parser_kwargs={
-                    "query": query,
-                    "hosts": hosts,
-                    "fetch": fetch,
-                    "enter": enter,
-                    "failed": failed.__setitem__,
-                },
-            )
-        if failed and not any(page.code is None for page in known.values()):
-            raise next(iter(failed.values()))
-        if failed:
-            self.notes.append(f"sites: {len(failed)} pages did not answer, such as {[*failed][0]}")
-
     def _download(self, batch: list[Candidate]) -> None:
         """Fetch what is needed of a batch."""
         self.tally.queue(batch)
         crawler = QuietCrawler(
             self._session,
             feeder_cls=NeededFeeder,
-            parser_cls=PassingParser,
+            parser_cls=PseudoParser,
             downloader_cls=PictureDownloader,
             downloader_threads=min(self._config.concurrency, len(batch) or 1),
             extra_downloader_args={"take": self._take},
@@ -279,11 +217,7 @@ class ClassRun:
             self.tally.settle(url, verdict)
 
     def _fetch_picture(self, url: str) -> Verdict | None:
-        candidate = self.tally.candidate(url)
-        permit = None
-        if candidate.engine == "sites":
-            hosts = frozenset(urlsplit(site).netloc for site in self._sites)
-            permit = stay_on(hosts, self._robots.permit)
+        permit = self._crawl.permit if self.tally.candidate(url).engine == "sites" else None
         try:
             answer = self._session.fetch(url, self._budget, permit=permit, check_type=check_type)
         except FetchFailed as failure:
