@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 from icrawler.builtin import BaiduParser
 from PIL import Image
 
+from usam_core.config_training import WebConfig
 from usam_core.rng import generator
 
 STEPS = {"bing": 20, "google": 100, "baidu": 30}
@@ -43,7 +44,9 @@ def bomb(side: int = 30_000) -> bytes:
     """Return a PNG of a few hundred kilobytes that unfolds to side x side black pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     rows = zlib.compress(bytes((side + 7) // 8 + 1) * side)
@@ -296,3 +299,17 @@ def _enciphered(url: str) -> str:
 
 
 _FORMS = {"bing": _bing, "google": _google, "baidu": _baidu}
+
+
+def settings(site: Site, **changes: object) -> WebConfig:
+    """Return settings for the site: all engines point at it, everything is fast."""
+    values = {
+        "contact": "owner@example.org",
+        "engine_urls": dict.fromkeys(STEPS, site.url),
+        "per_class": 10,
+        "requests_per_second": 100,
+        "timeout": 5,
+        "retries": 2,
+        "allow_hosts": ["127.0.0.1"],
+    }
+    return WebConfig(**(values | changes))

@@ -22,6 +22,15 @@ from usam_core.sources.web.failures import FetchFailed
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
+_UNFIT = (
+    "unspecified",
+    "loopback",
+    "link_local",
+    "site_local",  # of IPv6 only
+    "multicast",
+    "reserved",
+    "private",
+)
 _NO_NETWORK = {errno.ENETUNREACH, errno.ENETDOWN}
 
 _here = threading.local()
@@ -43,8 +52,8 @@ def unfit(address: str) -> str | None:
             return unfit(str(inner))
         if ip in _LOCAL_NAT64:
             return "private"
-    for kind in ("unspecified", "loopback", "link_local", "multicast", "reserved", "private"):
-        if getattr(ip, f"is_{kind}"):
+    for kind in _UNFIT:
+        if getattr(ip, f"is_{kind}", False):
             return kind.replace("_", "-")
     return None if ip.is_global else "not public"
 
