@@ -60,7 +60,7 @@ class Site(ThreadingHTTPServer):
     Attributes:
         results: what the engines find: engine, query, addresses.
         pages: the pages: path and content.
-        robots: the robots.txt, or None for 404.
+        robots: the robots.txt, or the status that it is answered with; None for 404.
         down: engines that answer 503.
         delay: seconds that every answer takes.
         visits: time, path with query, headers of every request.
@@ -141,6 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
     def answer_robots(self) -> None:
         if self.server.robots is None:
             self.send(b"", "text/plain", 404)
+        elif self.server.robots.isdigit():
+            self.send(b"", "text/plain", int(self.server.robots))
         else:
             self.send(self.server.robots.encode(), "text/plain")
 
@@ -192,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer_img(number)
 
     def answer_drip(self, number: str) -> None:
-        self.send(b"", "image/jpeg", length="1000000")
+        self.send(b"", "image/jpeg", length="200000")
         self._drip(picture(int(number)))
 
     def answer_drip_headers(self, number: str) -> None:

@@ -31,13 +31,14 @@ class Budget:
         """Return the seconds left.
 
         Raises:
-            CapReached: none are.
+            CapReached: none are, or no bytes.
         """
         left = self._end - time.monotonic()
         if self._stopped.is_set():
             raise CapReached("the crawl was stopped")
         if left <= 0:
             raise CapReached(f"{self._seconds / 60:g} minutes (training.web.max_minutes) are over")
+        self.spend(0)
         return left
 
     def sleep(self, seconds: float) -> None:

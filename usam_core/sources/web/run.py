@@ -210,9 +210,9 @@ class ClassRun:
                 self._journal.add_verdict(url, verdict)
         except BaseException as error:
             self.tally.stop()
-            if not isinstance(error, CapReached):
-                raise
-            self._cap = error
+            if isinstance(error, CapReached):
+                self._cap = error
+            raise
         finally:
             self.tally.settle(url, verdict)
 

@@ -24,8 +24,8 @@ def address(site: str) -> str:
     >>> address("www.example.org"), address("https://example.org/birds")
     ('http://www.example.org/', 'https://example.org/birds')
     """
-    url = site if "://" in site else f"http://{site}"
-    return urljoin(url, urlsplit(url).path or "/")
+    parts = urlsplit(site if "://" in site else f"http://{site}")
+    return parts._replace(path=parts.path or "/").geturl()
 
 
 def stay_on(hosts: frozenset[str], robots: Permit) -> Permit:
