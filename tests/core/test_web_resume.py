@@ -7,9 +7,8 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
-
-import pytest
 
 from tests.web_site import Site, settings
 from usam_core.sources.web.source import JOURNAL
@@ -65,7 +64,7 @@ def settled(folder):
     file = folder / "web" / "dog" / JOURNAL
     if not file.exists():
         return set(), set()
-    with sqlite3.connect(file) as db:
+    with closing(sqlite3.connect(file)) as db:
         if not db.execute("SELECT name FROM sqlite_master").fetchall():
             return set(), set()
         answers = {url for (url,) in db.execute("SELECT url FROM answers")}
@@ -80,15 +79,14 @@ def without_times(folder):
     return result["pictures"], result["rejected"]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_three_kills_change_nothing(tmp_path, seed):
+def test_three_kills_change_nothing(tmp_path):
     calm, killed = tmp_path / "calm", tmp_path / "killed"
-    rng = random.Random(seed)
+    rng = random.Random()
     with Site() as site:
         fill(site)
         site.delay = 0.03
         sites = {"engines": ["bing", "google", "sites"], "sites": {"dog": [site.url]}}
-        config = settings(site, per_class=75, concurrency=6, retries=0, **sites)
+        config = settings(site, per_class=60, concurrency=6, retries=0, **sites)
         for folder in (calm, killed):
             folder.mkdir()
             (folder / "config.json").write_text(config.model_dump_json())
@@ -113,7 +111,7 @@ def test_three_kills_change_nothing(tmp_path, seed):
         after = site.counts
 
     assert not list((killed / "web" / "dog").glob(".partial-*"))
-    assert len(json.loads((calm / "result.json").read_text())["pictures"]) == 75
+    assert len(json.loads((calm / "result.json").read_text())["pictures"]) == 60
     assert without_times(killed) == without_times(calm)
     assert len(progressed[-1][1]) > 5
     for before, answers, pages in progressed:

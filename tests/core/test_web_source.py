@@ -4,7 +4,7 @@ import hashlib
 import io
 import socket
 import sqlite3
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -308,7 +308,7 @@ def test_a_damaged_journal_is_named(site, tmp_path):
         file.write_bytes(damaged)
         with pytest.raises(StoreError, match="delete the folder"):
             collect(site, tmp_path)
-    with sqlite3.connect(tmp_path / "other") as other:
+    with closing(sqlite3.connect(tmp_path / "other")) as other:
         other.execute("PRAGMA user_version = 7")
     file.write_bytes((tmp_path / "other").read_bytes())
     with pytest.raises(StoreError, match="version 7"):
@@ -318,7 +318,7 @@ def test_a_damaged_journal_is_named(site, tmp_path):
 def test_two_processes_do_not_share_a_journal(site, tmp_path):
     site.results["bing"] = {"dog": jpegs(1)}
     collect(site, tmp_path)
-    with sqlite3.connect(tmp_path / "web" / "dog" / JOURNAL) as other:
+    with closing(sqlite3.connect(tmp_path / "web" / "dog" / JOURNAL)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError, match="another process"):
             collect(site, tmp_path, per_class=1)

@@ -4,6 +4,7 @@ import logging
 import queue
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from icrawler import Crawler, Downloader, Parser, UrlListFeeder
@@ -71,6 +72,10 @@ class QuietCrawler(Crawler):
             while any(pool.is_alive() for pool in pools):
                 self.signal.set(feeder_exited=not self.feeder.is_alive())
                 self.signal.set(parser_exited=not self.parser.is_alive())
+                if self.signal.get("reach_max_num"):
+                    # Whoever waits for room in a queue that nobody empties any more.
+                    _empty(self.parser.in_queue)
+                    _empty(self.downloader.in_queue)
                 each_time()
                 time.sleep(POLL_SECONDS)
         finally:
@@ -78,6 +83,12 @@ class QuietCrawler(Crawler):
         for pool in pools:
             for error in getattr(pool, "errors", ()):
                 raise error
+
+
+def _empty(waiting: queue.Queue) -> None:
+    with suppress(queue.Empty):
+        while True:
+            waiting.get_nowait()
 
 
 class PageReader(Parser):
