@@ -12,6 +12,7 @@ import time
 import zlib
 from collections import Counter
 from email.utils import formatdate
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
@@ -40,6 +41,7 @@ def animation() -> bytes:
     return content.getvalue()
 
 
+@cache
 def bomb(side: int = 30_000) -> bytes:
     """Return a PNG of a few hundred kilobytes that unfolds to side x side black pixels."""
 
@@ -49,7 +51,9 @@ def bomb(side: int = 30_000) -> bytes:
         )
 
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    rows = zlib.compress(bytes((side + 7) // 8 + 1) * side)
+    packer = zlib.compressobj(1)
+    row = bytes((side + 7) // 8 + 1)
+    rows = b"".join([*(packer.compress(row) for _ in range(side)), packer.flush()])
     parts = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
 
@@ -152,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send(picture(int(number), kind), f"image/{kind.lower()}", Set_Cookie="a=b; Path=/")
 
     def answer_moved(self, number: str) -> None:
-        self.send(b"", "text/plain", 302, Location=f"/img/{number}.jpg")
+        self.send(b"", "text/plain", 302, Location=f"/img/moved/{number}.jpg")
 
     def answer_loop(self, name: str) -> None:
         self.send(b"", "text/plain", 302, Location=f"/loop/{'ab'[name == 'a']}")

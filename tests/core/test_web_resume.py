@@ -71,6 +71,10 @@ def settled(folder):
         return answers, set(db.execute("SELECT engine, page FROM pages"))
 
 
+def pictures_of(counts):
+    return {path for path in counts if not path.startswith("/p/")}
+
+
 def without_times(folder):
     result = json.loads((folder / "result.json").read_text())
     for got in result["pictures"]:
@@ -125,4 +129,5 @@ def test_three_kills_change_nothing(tmp_path):
     # At most what was in flight at a kill is asked for again.
     again = sum((after - calm_visits).values())
     assert again <= 3 * (6 + 6)
-    assert set(after) == set(calm_visits)
+    # Which pages are read ahead may differ, which pictures are fetched may not.
+    assert pictures_of(after) == pictures_of(calm_visits)

@@ -107,11 +107,11 @@ def test_robots_can_speak_of_this_crawler(site, tmp_path):
 
 
 def test_a_redirect_does_not_lead_around_robots(site, tmp_path):
-    site.robots = "User-agent: *\nDisallow: /img/7.jpg\n"
+    site.robots = "User-agent: *\nDisallow: /img/moved/7.jpg\n"
     site.pages = {"/": page([], ["/moved/7", "/moved/8"])}
     collected = collect(site, tmp_path)
     assert paths(site, collected) == ["/moved/8"]
-    assert site.counts["/img/7.jpg"] == 0
+    assert site.counts["/img/moved/7.jpg"] == 0
 
 
 def test_the_delay_that_a_site_asks_for_is_kept(site, tmp_path):
