@@ -1,10 +1,13 @@
 """What the web source must never connect to, however it is spelled or reached."""
 
+import ipaddress
 import socket
+import ssl
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.web_site import settings
+from tests.web_site import picture, settings
 from usam_core.sources.web.failures import FetchFailed
 from usam_core.sources.web.guard import unfit
 from usam_core.sources.web.limits import Budget
@@ -108,6 +111,55 @@ def test_a_name_that_leads_inside_is_not_asked(site, monkeypatch):
         fetch(site, url, retries=0)
     assert failed.value.code == "private_address"
     assert not site.visits
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """Return a file with a certificate for 127.0.0.1 that nobody has signed, and its key."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    encoding = serialization.Encoding.PEM
+    private = key.private_bytes(
+        encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file = tmp_path / "certificate.pem"
+    file.write_bytes(private + signed.public_bytes(encoding))
+    return str(file)
+
+
+def test_the_same_holds_with_tls(site, certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    site.socket = context.wrap_socket(site.socket, server_side=True)
+    url, budget = f"https://127.0.0.1:{site.server_port}", Budget(20, 10**8)
+
+    def code(session, path):
+        with pytest.raises(FetchFailed) as failed:
+            session.fetch(url + path, budget)
+        return failed.value.code
+
+    assert code(PoliteSession(settings(site)), "/img/1.jpg") == "tls"
+    session = PoliteSession(settings(site, timeout=0.7))
+    session.verify = certificate
+    for _ in range(2):
+        assert session.fetch(f"{url}/img/1.jpg", budget).body == picture(1)
+    assert code(session, "/drip/1") == "timeout"
+    private = PoliteSession(settings(site, allow_hosts=[]))
+    private.verify = certificate
+    assert code(private, "/img/1.jpg") == "private_address"
 
 
 @pytest.mark.parametrize(

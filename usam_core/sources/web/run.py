@@ -86,7 +86,7 @@ class ClassRun:
                 self._ask(engine, following, failures)
                 if self.tally.enough:
                     break
-            self.complete = self.tally.enough or not failures
+            self.complete = self.tally.enough or not (failures or self._crawl.failed)
         except CapReached as cap:
             self.notes.append(
                 f"{cap}; {self._spec.name!r} has {self.tally.usable} of "

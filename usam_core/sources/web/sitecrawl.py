@@ -20,6 +20,10 @@ from usam_core.sources.web.sites import SiteReader, breadth_first, check_page_ty
 class SiteCrawl:
     """Reads the pages of sites as long as more pictures are asked for.
 
+    Attributes:
+        permit: what permits the addresses of these sites, for their pictures too.
+        failed: pages that could not be read for reasons that may heal.
+
     Args:
         starts: addresses of the first pages.
         config: the source's settings.
@@ -43,7 +47,7 @@ class SiteCrawl:
         self._query = " ".join(starts)
         self._hosts = frozenset(urlsplit(url).netloc for url in starts)
         self._known: dict[str, Page] = {}
-        self._failed: dict[str, FetchFailed] = {}
+        self.failed: dict[str, FetchFailed] = {}
         self.permit = stay_on(self._hosts, Robots(session, journal, budget).permit)
         self._fetch = partial(
             session.fetch, budget=budget, permit=self.permit, check_type=check_page_type
@@ -67,13 +71,13 @@ class SiteCrawl:
             if not unread:
                 break
             self._read(unread)
-        if self._failed and not any(page.code is None for page in self._known.values()):
-            raise next(iter(self._failed.values()))
+        if self.failed and not any(page.code is None for page in self._known.values()):
+            raise next(iter(self.failed.values()))
 
     def notes(self) -> list[str]:
         """Return what is to be said of pages that gave nothing."""
         codes = Counter(page.code for page in self._known.values() if page.code is not None)
-        codes.update(failure.code for failure in self._failed.values())
+        codes.update(failure.code for failure in self.failed.values())
         if not codes:
             return []
         counts = ", ".join(f"{code} ({count})" for code, count in codes.most_common())
@@ -88,7 +92,7 @@ class SiteCrawl:
         reached: list[str] = []
         unread: list[str] = []
         for url in breadth_first(self._starts, self._page, self._config.most_pages):
-            if self._page(url) is None and url not in self._failed:
+            if self._page(url) is None and url not in self.failed:
                 unread.append(url)
                 if len(unread) == self._config.concurrency:
                     break
@@ -119,6 +123,6 @@ class SiteCrawl:
                 "hosts": self._hosts,
                 "fetch": self._fetch,
                 "enter": partial(self._journal.add_page, "sites", self._query),
-                "failed": self._failed.__setitem__,
+                "failed": self.failed.__setitem__,
             },
         )
