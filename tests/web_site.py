@@ -51,7 +51,7 @@ def bomb(side: int = 30_000) -> bytes:
         )
 
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    packer = zlib.compressobj(1)
+    packer = zlib.compressobj()
     row = bytes((side + 7) // 8 + 1)
     rows = b"".join([*(packer.compress(row) for _ in range(side)), packer.flush()])
     parts = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
