@@ -7,6 +7,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.web_site import Site
 from usam_core.outputs.voc_png import save_label_png
 from usam_core.project import load_project
 from usam_core.rng import generator
@@ -42,6 +43,13 @@ def finished_project(tmp_path_factory) -> Path:
     for step in STEPS:
         run_step(step, project)
     return file
+
+
+@pytest.fixture
+def site():
+    """Return a web site on 127.0.0.1, for the tests of the web source."""
+    with Site() as site:
+        yield site
 
 
 def write_tiny_project(folder: Path) -> Path:

@@ -1,0 +1,233 @@
+"""One class's way through the engines: search, download what is needed, ask the next one."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from icrawler import Downloader
+from icrawler.builtin import PseudoParser
+
+from usam_core.config import ClassSpec
+from usam_core.config_training import WebConfig
+from usam_core.errors import TransientError
+from usam_core.sources.web.decode import check_type, keep
+from usam_core.sources.web.engines import ENGINES, MOST_RESULTS, at
+from usam_core.sources.web.failures import CapReached, FetchFailed
+from usam_core.sources.web.journal import Candidate, Journal, Page, Verdict
+from usam_core.sources.web.limits import Budget
+from usam_core.sources.web.pools import (
+    NeededFeeder,
+    PictureDownloader,
+    QuietCrawler,
+)
+from usam_core.sources.web.session import PoliteSession
+from usam_core.sources.web.sitecrawl import SiteCrawl
+from usam_core.sources.web.tally import Tally
+
+MOST_LOST = 8
+"""After so many addresses without a network, the others are not tried."""
+
+LOST_RUNS = 3
+"""A name that no name server answers for in so many runs is dead; until then it may be that this
+machine has no network."""
+
+
+class ClassRun:
+    """Fetches what one class lacks.
+
+    Args:
+        spec: the class.
+        config: the source's settings.
+        sites: addresses where its crawl begins.
+        listed: its candidates of the user's list.
+        folder: where its pictures go.
+        session: what fetches.
+        journal: what is known already.
+        advance: called with the number of usable pictures, from the caller's thread.
+    """
+
+    def __init__(
+        self,
+        spec: ClassSpec,
+        config: WebConfig,
+        sites: list[str],
+        listed: list[Candidate],
+        folder: Path,
+        session: PoliteSession,
+        journal: Journal,
+        advance: Callable[[int], None],
+    ) -> None:
+        self._spec = spec
+        self._config = config
+        self._listed = listed
+        self._folder = folder
+        self._session = session
+        self._journal = journal
+        self._advance = advance
+        self._budget = Budget(config.max_minutes * 60, int(config.max_total_mb * 1e6))
+        self._crawl = SiteCrawl(sites, config, session, journal, self._budget)
+        self._lost: list[str] = []
+        self._cap: CapReached | None = None
+        self.tally = Tally(config.per_class, journal.verdicts())
+        self.notes: list[str] = []
+        self.complete = False
+
+    def run(self) -> None:
+        """Ask the engines in turn until there are enough pictures or nobody is left to ask.
+
+        Raises:
+            TransientError: there is no network, or no engine answers.
+        """
+        failures: dict[str, FetchFailed] = {}
+        try:
+            for engine, following in zip(
+                self._config.engines, [*self._config.engines[1:], None], strict=True
+            ):
+                self._ask(engine, following, failures)
+                if self.tally.enough:
+                    break
+            self.complete = self.tally.enough or not (failures or self._crawl.failed)
+        except CapReached as cap:
+            self.notes.append(
+                f"{cap}; {self._spec.name!r} has {self.tally.usable} of "
+                f"{self._config.per_class} pictures. Run again to go on"
+            )
+        finally:
+            self.tally.stop()
+            self._budget.stop()
+        nothing = not self._budget.answered or not self.tally.usable
+        if len(failures) == len(self._config.engines) and nothing and not self.tally.enough:
+            said = "; ".join(f"{engine}: {failure}" for engine, failure in failures.items())
+            raise TransientError(
+                f"no engine could be asked for pictures of {self._spec.name!r} ({said}); check "
+                "the network and run again"
+            )
+
+    def _ask(self, engine: str, following: str | None, failures: dict[str, FetchFailed]) -> None:
+        """Ask one engine and note what it gave; a failure of it is kept in `failures`."""
+        before, results = self.tally.usable, 0
+        problem: str | None = None
+        try:
+            for batch in self._batches(engine):
+                results += len(batch)
+                self._download(batch)
+                if self.tally.enough:
+                    break
+        except FetchFailed as failure:
+            failures[engine] = failure
+            problem = f"{engine} failed: {failure}"
+        if engine == "sites":
+            self.notes += self._crawl.notes()
+        wanted = f"{self._spec.name!r}"
+        if problem is None and not results:
+            problem = f"{engine} returned 0 results for {wanted}"
+            problem += " (its page may have changed)" if engine in ENGINES else ""
+        if problem is None:
+            gave = self.tally.usable - before
+            problem = f"{engine} gave {gave} usable pictures of {results} results for {wanted}"
+        asked = f"; asked {following} next" if following and not self.tally.enough else ""
+        self.notes.append(problem + asked)
+
+    def _batches(self, engine: str) -> Iterator[list[Candidate]]:
+        """Yield an engine's candidates in order, a few at a time, reading on only when asked to."""
+        if engine == "urls":
+            yield self._listed
+        elif engine == "sites":
+            yield from self._crawl.batches()
+        else:
+            for query in self._spec.queries or [self._spec.name]:
+                yield from self._search(engine, query)
+
+    def _search(self, engine: str, query: str) -> Iterator[list[Candidate]]:
+        asked = ENGINES[engine]
+        seen: set[str] = set()
+        for number in range(min(self._config.most_pages, MOST_RESULTS // asked.step)):
+            page = self._journal.page(engine, query, str(number))
+            if page is None:
+                page = self._read_results(engine, query, number)
+            if page.code is not None:
+                self.notes.append(f"{engine} did not answer {query!r}: {page.reason}")
+            fresh = [found for found in page.candidates if found.url not in seen]
+            # Behind its last result an engine shows none, or the last ones again.
+            if not fresh:
+                return
+            seen.update(found.url for found in fresh)
+            yield fresh
+
+    def _read_results(self, engine: str, query: str, number: int) -> Page:
+        asked = ENGINES[engine]
+        read: list[Page] = []
+
+        def fetch(url: str):
+            return self._session.fetch(at(url, self._config.engine_urls.get(engine)), self._budget)
+
+        def enter(page: Page) -> None:
+            self._journal.add_page(engine, query, str(number), page)
+            read.append(page)
+
+        crawler = QuietCrawler(
+            self._session,
+            feeder_cls=asked.feeder,
+            parser_cls=asked.reader,
+            downloader_cls=Downloader,
+        )
+        crawler.crawl(
+            feeder_kwargs=asked.feed(query, number),
+            parser_kwargs={"engine": engine, "query": query, "fetch": fetch, "enter": enter},
+        )
+        return read[0]
+
+    def _download(self, batch: list[Candidate]) -> None:
+        """Fetch what is needed of a batch."""
+        self.tally.queue(batch)
+        crawler = QuietCrawler(
+            self._session,
+            feeder_cls=NeededFeeder,
+            parser_cls=PseudoParser,
+            downloader_cls=PictureDownloader,
+            downloader_threads=min(self._config.concurrency, len(batch) or 1),
+            extra_downloader_args={"take": self._take},
+        )
+        crawler.crawl(
+            feeder_kwargs={"needed": self.tally.next_needed},
+            each_time=lambda: self._advance(self.tally.usable),
+        )
+        self._advance(self.tally.usable)
+        if self._cap is not None:
+            raise self._cap
+        if self._lost:
+            raise TransientError(
+                f"{len(self._lost)} addresses of pictures of {self._spec.name!r} could not even be "
+                f"looked up, such as {self._lost[0]}; check the network and run again"
+            )
+
+    def _take(self, url: str) -> None:
+        """Fetch, keep and enter one picture."""
+        verdict = None
+        try:
+            verdict = self._fetch_picture(url)
+            if verdict is not None:
+                self._journal.add_verdict(url, verdict)
+        except BaseException as error:
+            self.tally.stop()
+            if isinstance(error, CapReached):
+                self._cap = error
+            raise
+        finally:
+            self.tally.settle(url, verdict)
+
+    def _fetch_picture(self, url: str) -> Verdict | None:
+        permit = self._crawl.permit if self.tally.candidate(url).engine == "sites" else None
+        try:
+            answer = self._session.fetch(url, self._budget, permit=permit, check_type=check_type)
+        except FetchFailed as failure:
+            if failure.lost and self._journal.count_lost(url) < LOST_RUNS:
+                self._lost.append(url)
+                if len(self._lost) >= MOST_LOST:
+                    self.tally.stop()
+                return None
+            return Verdict(failure.code, failure.reason)
+        verdict = keep(answer, self._folder, self._config.max_megapixels)
+        if verdict.picture is not None:
+            verdict.picture["fetched"] = datetime.now(UTC).isoformat(timespec="seconds")
+        return verdict

@@ -1,0 +1,240 @@
+"""The session that every request of the web source goes through: polite, capped, guarded."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from http.client import HTTPException
+from http.cookiejar import DefaultCookiePolicy
+from importlib.metadata import PackageNotFoundError, version
+from urllib.parse import urldefrag, urljoin, urlsplit
+
+import requests
+from icrawler.utils import ProxyPool, Session
+from urllib3.exceptions import HTTPError
+
+from usam_core.config_training import WebConfig
+from usam_core.sources.web.failures import CapReached, FetchFailed, Permit
+from usam_core.sources.web.guard import Guard, GuardedAdapter, Lifeline
+from usam_core.sources.web.limits import Budget, Pace
+
+MOST_HOPS = 10
+"""Redirects followed for one address."""
+
+FIRST_WAIT = 1.0
+"""Seconds before the first further try, more or less; each next wait is twice as long."""
+
+MOST_WAIT = 120.0
+"""Longest wait before a further try, also when a server asks for more."""
+
+CHUNK = 16 * 1024
+
+_REDIRECTS = {301, 302, 303, 307, 308}
+_MEGABYTE = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer.
+
+    Attributes:
+        url: where it came from in the end, after redirects.
+        content_type: what the server said it is, without parameters, in lower case.
+        body: its bytes.
+    """
+
+    url: str
+    content_type: str
+    body: bytes
+
+
+class PoliteSession(Session):
+    """icrawler's session with limits, and without proxies, cookies and passwords of the user's.
+
+    Args:
+        config: the limits.
+    """
+
+    def __init__(self, config: WebConfig) -> None:
+        super().__init__(ProxyPool())
+        self.trust_env = False
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        # Uncompressed: a small answer cannot unfold into a large one.
+        self.headers.update(
+            {"User-Agent": user_agent(config.contact), "Accept-Encoding": "identity"}
+        )
+        adapter = GuardedAdapter(Guard(config.allow_hosts), config.concurrency)
+        self.adapters.clear()
+        self.mount("http://", adapter)
+        self.mount("https://", adapter)
+        self.pace = Pace(config.requests_per_second)
+        self._timeout = config.timeout
+        self._tries = 1 + config.retries
+        self._most_bytes = int(config.max_file_mb * _MEGABYTE)
+
+    def fetch(
+        self,
+        url: str,
+        budget: Budget,
+        *,
+        permit: Permit | None = None,
+        check_type: Callable[[str], None] | None = None,
+    ) -> Answer:
+        """Return the whole answer of an address, following redirects.
+
+        Args:
+            url: the address.
+            budget: what the class may still use.
+            permit: looks at each address before it is asked.
+            check_type: looks at the content type before the body is read.
+
+        Raises:
+            FetchFailed: there is no answer of use.
+            CapReached: the budget is used up.
+        """
+        seen: list[str] = []
+        while True:
+            url = urldefrag(url).url
+            _check_address(url)
+            if permit is not None:
+                permit(url)
+            if url in seen or len(seen) > MOST_HOPS:
+                raise FetchFailed(
+                    "redirect_loop", f"{seen[0]} redirects in a circle or too often, last to {url}"
+                )
+            seen.append(url)
+            found = self._with_retries(url, budget, check_type)
+            if isinstance(found, Answer):
+                return found
+            url = found
+
+    def _with_retries(
+        self, url: str, budget: Budget, check_type: Callable[[str], None] | None
+    ) -> Answer | str:
+        host = urlsplit(url).hostname or ""
+        for tried in range(self._tries):
+            self.pace.wait(host, budget)
+            try:
+                return self._once(url, budget, check_type)
+            except FetchFailed as failure:
+                if not failure.again or tried + 1 == self._tries:
+                    raise
+                wait = FIRST_WAIT * 2**tried * random.uniform(0.5, 1.5)
+                if failure.wait is not None:
+                    wait = max(failure.wait, wait)
+                    self.pace.pause(host, min(failure.wait, MOST_WAIT))
+                budget.sleep(min(wait, MOST_WAIT))
+        raise AssertionError("the last try returns or raises")
+
+    def _once(
+        self, url: str, budget: Budget, check_type: Callable[[str], None] | None
+    ) -> Answer | str:
+        seconds = min(self._timeout, budget.left())
+        with Lifeline(seconds) as lifeline:
+            try:
+                with self.get(url, stream=True, allow_redirects=False, timeout=seconds) as response:
+                    found = self._read(url, response, budget, check_type)
+            except (FetchFailed, CapReached):
+                if lifeline.expired:
+                    raise self._too_slow(url, budget) from None
+                raise
+            except (requests.RequestException, HTTPError, HTTPException, OSError, ValueError) as e:
+                if lifeline.expired or isinstance(e, requests.Timeout):
+                    raise self._too_slow(url, budget) from e
+                raise _broken(url, e) from e
+            # A connection that was cut can look like the end of a body without a length.
+            if lifeline.expired:
+                raise self._too_slow(url, budget)
+            return found
+
+    def _read(
+        self,
+        url: str,
+        response: requests.Response,
+        budget: Budget,
+        check_type: Callable[[str], None] | None,
+    ) -> Answer | str:
+        budget.answered = True
+        status = response.status_code
+        target = response.headers.get("Location")
+        if status in _REDIRECTS and target:
+            return urljoin(url, target)
+        if status != 200:
+            raise FetchFailed(
+                f"http_{status}",
+                f"{url} answered {status} {response.reason}",
+                again=status == 429 or status >= 500,
+                wait=_asked_wait(response.headers.get("Retry-After")),
+            )
+        content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if check_type is not None:
+            check_type(content_type)
+        length = response.headers.get("Content-Length", "")
+        if length.isdigit() and int(length) > self._most_bytes:
+            raise self._too_many_bytes(url, f"says to be of {int(length) / _MEGABYTE:.1f} MB")
+        body = bytearray()
+        for chunk in response.iter_content(CHUNK):
+            budget.spend(len(chunk))
+            body += chunk
+            if len(body) > self._most_bytes:
+                raise self._too_many_bytes(url, "did not end")
+        return Answer(url, content_type, bytes(body))
+
+    def _too_many_bytes(self, url: str, what: str) -> FetchFailed:
+        limit = self._most_bytes / _MEGABYTE
+        return FetchFailed(
+            "too_many_bytes", f"{url} {what}; training.web.max_file_mb allows {limit:g} MB"
+        )
+
+    def _too_slow(self, url: str, budget: Budget) -> FetchFailed:
+        budget.left()  # where the class's time is over, that is the reason
+        return FetchFailed(
+            "timeout",
+            f"{url} had not answered whole after {self._timeout:g} seconds (training.web.timeout)",
+        )
+
+
+def user_agent(contact: str) -> str:
+    """Return how the crawler introduces itself."""
+    try:
+        release = version("usam")
+    except PackageNotFoundError:
+        release = "0"
+    return f"usam/{release} (+{contact})"
+
+
+def _check_address(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or "@" in parts.netloc:
+        raise FetchFailed(
+            "bad_url", f"{url!r} is no http or https address, or one with a name and password in it"
+        )
+
+
+def _asked_wait(value: str | None) -> float | None:
+    """Return the seconds of a Retry-After header, which holds seconds or a date."""
+    if value is None:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=UTC)
+    return max(date.timestamp() - time.time(), 0.0)
+
+
+def _broken(url: str, error: Exception) -> FetchFailed:
+    if isinstance(error, requests.exceptions.SSLError):
+        return FetchFailed("tls", f"{url} has no valid certificate: {error}")
+    if isinstance(error, ValueError):
+        return FetchFailed("bad_url", f"{url!r} cannot be asked for: {error}")
+    return FetchFailed("broken", f"{url}: the connection broke: {error}", again=True)

@@ -1,0 +1,159 @@
+"""Training pictures from the web: search engines, a list of addresses, or whole sites."""
+
+import json
+import shutil
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+from usam_core.atomic import TEMPORARY_PREFIX
+from usam_core.config import ClassSpec
+from usam_core.config_training import WebConfig
+from usam_core.digest import file_digest, value_digest
+from usam_core.errors import ConfigError, InputError
+from usam_core.progress import Progress
+from usam_core.sources.base import Collected, class_folder
+from usam_core.sources.web.journal import Candidate, Journal
+from usam_core.sources.web.run import ClassRun
+from usam_core.sources.web.session import PoliteSession
+from usam_core.sources.web.sites import address
+from usam_core.sources.web.tally import sort_out
+from usam_core.sources.web.urllist import read_url_list
+
+WEB_REVISION = 1
+"""Raised when the same settings lead to other pictures than before."""
+
+JOURNAL = "journal.sqlite"
+
+
+class WebSource:
+    """Fetches pictures into `<folder>/<class>/`, beside a journal of what was asked and answered.
+
+    Args:
+        folder: where pictures and journals are kept.
+        config: what to ask, and how politely.
+        root: folder of the project file; `config.urls` counts from it.
+    """
+
+    name = "web"
+    filtered = True
+
+    def __init__(self, folder: Path, config: WebConfig, root: Path) -> None:
+        self._folder = folder
+        self._config = config
+        self._root = root
+        self._session = PoliteSession(config)
+
+    def inputs(self, spec: ClassSpec) -> Any:
+        """Return what decides the pictures: what is asked, of whom, and the limits of size."""
+        config = self._config
+        return {
+            "revision": WEB_REVISION,
+            "queries": spec.queries or [spec.name],
+            "engines": config.engines,
+            "engine_urls": config.engine_urls,
+            "per_class": config.per_class,
+            "most_pages": config.most_pages,
+            "sites": self._sites(spec),
+            "urls": value_digest([astuple(row) for row in self._listed(spec)]),
+            "max_file_mb": config.max_file_mb,
+            "max_megapixels": config.max_megapixels,
+            "max_total_mb": config.max_total_mb,
+        }
+
+    def collect(self, spec: ClassSpec, progress: Progress) -> Collected:
+        """Fetch what is missing; return the class's pictures.
+
+        Raises:
+            InputError: the list of addresses is not usable.
+            ConfigError: an engine lacks the setting that it needs.
+            StoreError: the class's journal is damaged.
+            TransientError: there is no network, or no engine answers.
+        """
+        config = self._config
+        folder = self._folder / class_folder(spec.name)
+        inputs = value_digest(self.inputs(spec))
+        sites, listed = self._sites(spec), self._listed(spec)
+        journal = Journal(folder / JOURNAL)
+        try:
+            # Hosts that are allowed now may have been refused before.
+            limits = [config.max_file_mb, config.max_megapixels, sorted(config.allow_hosts)]
+            journal.use_limits(json.dumps(limits))
+            whole = _tidy(folder, journal)
+            with progress.bar(f"Fetching {spec.name}", config.per_class) as bar:
+                shown = 0
+
+                def advance(usable: int) -> None:
+                    nonlocal shown
+                    if usable > shown:
+                        bar.advance(usable - shown)
+                        shown = usable
+
+                finished = journal.finished(inputs) if whole else None
+                if finished is None:
+                    run = ClassRun(
+                        spec, config, sites, listed, folder, self._session, journal, advance
+                    )
+                    run.run()
+                    finished = run.tally.order, run.notes
+                    if run.complete:
+                        journal.finish(inputs, *finished)
+                order, notes = finished
+                pictures, rejected = sort_out(
+                    order, journal.verdicts(), config.per_class, spec, folder
+                )
+                advance(len(pictures))
+        finally:
+            journal.close()
+        return Collected(pictures, rejected, notes)
+
+    def forget(self, spec: ClassSpec) -> None:
+        """Drop the class's pictures and its journal."""
+        shutil.rmtree(self._folder / class_folder(spec.name), ignore_errors=True)
+
+    def _sites(self, spec: ClassSpec) -> list[str]:
+        if "sites" not in self._config.engines:
+            return []
+        sites = [address(site) for site in self._config.sites.get(spec.name, [])]
+        if not sites and self._config.engines == ["sites"]:
+            raise ConfigError(
+                f"training.web.sites names no site for the class {spec.name!r}, and 'sites' is the "
+                f"only engine; found sites for {sorted(self._config.sites)}. Add some, or add an "
+                "engine to training.web.engines"
+            )
+        return sites
+
+    def _listed(self, spec: ClassSpec) -> list[Candidate]:
+        if "urls" not in self._config.engines:
+            return []
+        if self._config.urls is None:
+            raise ConfigError(
+                "training.web.urls is missing, but 'urls' is one of training.web.engines; expected "
+                "a CSV file with the columns class and url"
+            )
+        path = self._root / self._config.urls
+        rows = read_url_list(path, spec)
+        if not rows and self._config.engines == ["urls"]:
+            raise InputError(
+                f"training.web.urls: {path} has no row for the class {spec.name!r} (nor a "
+                "synonym), and 'urls' is the only engine; add rows, or correct the column class"
+            )
+        return rows
+
+
+def _tidy(folder: Path, journal: Journal) -> bool:
+    """Remove what a kill left half done; return whether every entered picture is still there."""
+    for left in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+    whole = True
+    for url, verdict in journal.verdicts().items():
+        if verdict.picture is None:
+            continue
+        file = folder / verdict.picture["file"]
+        if not file.is_file() or file_digest(file) != verdict.picture["sha256"]:
+            journal.drop_verdict(url)
+            whole = False
+    return whole
