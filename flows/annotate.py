@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from prefect import flow
 
-from tasks.report import report_metrics, report_quarantine, report_run
+from tasks.collect import collect_all
+from tasks.report import report_collected, report_metrics, report_quarantine, report_run
 from tasks.steps import cached_step, embed_all, open_project
 from usam_core.stages import STEPS, StepResult
 
@@ -25,7 +26,8 @@ def annotate_dataset(
         project_file: path of project.yaml, as the machine that runs the flow sees it.
         level: label with the classes or with their parents; empty takes the file's.
         start: first step to run; those before it are left untouched.
-        refresh: run the steps even if nothing has changed. Stored embeddings are always kept.
+        refresh: run the steps even if nothing has changed. Stored embeddings are always kept,
+            and so are training pictures: the flow `collect` drops them.
 
     Returns:
         The steps' results, as `StepResult.to_json` gives them.
@@ -34,7 +36,8 @@ def annotate_dataset(
     wanted = STEPS[STEPS.index(start) :]
     results: list[StepResult] = []
     if "collect" in wanted:
-        results.append(cached_step("collect", project_file, level, refresh))
+        results.append(collect_all(project_file, level))
+        report_collected(results[-1])
     if "embed" in wanted:
         results.append(embed_all(project_file, level))
         report_quarantine(results[-1])

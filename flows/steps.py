@@ -5,14 +5,19 @@ from typing import Any
 from prefect import flow
 
 from flows.annotate import Level
-from tasks.report import report_metrics, report_quarantine
+from tasks.collect import collect_all
+from tasks.report import report_collected, report_metrics, report_quarantine
 from tasks.steps import cached_step, embed_all
 
 
 @flow(name="collect", flow_run_name="collect {project_file}")
-def collect(project_file: str, refresh: bool = False) -> dict[str, Any]:
-    """Get the training pictures; see `usam_core.stages.collect`."""
-    return cached_step("collect", project_file, None, refresh).to_json()
+def collect(
+    project_file: str, refresh: bool = False, only: list[str] | None = None
+) -> dict[str, Any]:
+    """Get the training pictures; `refresh` drops those made or fetched, of `only` if given."""
+    result = collect_all(project_file, None, refresh, only)
+    report_collected(result)
+    return result.to_json()
 
 
 @flow(name="embed", flow_run_name="embed {project_file}")

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ from usam_core.stages import StepResult
 
 _WIDEST = 900
 _JPEG_QUALITY = 70
+_MOST_SHEETS = 4
 
 
 def report_metrics(result: StepResult) -> None:
@@ -22,6 +24,26 @@ def report_metrics(result: StepResult) -> None:
         table.round(4).astype(object).where(table.notna(), None).to_dict("records"),
         key="metrics-per-class",
         description=sentence("evaluate", result.summary, result.reused),
+    )
+
+
+def report_collected(result: StepResult) -> None:
+    """Show what was kept and dropped of every class, what sources had to say, and sheets."""
+    folder = Path(result.path).parent
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    lines = ["| class | kept | dropped |", "| --- | --- | --- |"]
+    notes: list[str] = []
+    for name, entry in report.items():
+        dropped = ", ".join(f"{count} {code}" for code, count in entry["rejected"].items())
+        lines.append(f"| {name} | {entry['kept']} | {dropped} |")
+        notes += entry["notes"]
+    lines += ["", *(f"* {note}" for note in notes)]
+    for sheet in sorted((folder / "sheets").glob("*.jpg"))[:_MOST_SHEETS]:
+        lines += ["", f"![{sheet.stem}]({_data_uri(sheet)})"]
+    create_markdown_artifact(
+        "\n".join(lines),
+        key="training-pictures",
+        description=sentence("collect", result.summary, result.reused),
     )
 
 

@@ -47,6 +47,9 @@ def test_the_whole_job_and_what_is_on_its_page(project_file):
     assert "data:image/jpeg;base64," in artifacts["annotation-run"]
     assert len(artifacts["annotation-run"]) < 300_000
     assert "background" in artifacts["metrics-per-class"]
+    assert {"collect disc", "collect ring", "collect rod"} <= set(tasks)
+    assert "| disc | 3 |" in artifacts["training-pictures"]
+    assert "data:image/jpeg;base64," in artifacts["training-pictures"]
 
 
 def test_the_same_again_is_cached_and_says_so(project_file):
