@@ -212,14 +212,6 @@ class ProjectConfig(Section):
     seed: Annotated[Int, Field(ge=0, lt=2**31)] = 0
     """Everything random follows from this number."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _sections_may_be_empty(cls, value: object) -> object:
-        # A section whose lines are all commented out is None to YAML.
-        if not isinstance(value, dict):
-            return value
-        return {key: part for key, part in value.items() if part is not None}
-
     @field_validator("classes", mode="before")
     @classmethod
     def _names_may_stand_alone(cls, value: object) -> object:

@@ -2,7 +2,14 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    model_validator,
+)
 
 Bool = StrictBool
 
@@ -23,6 +30,19 @@ class Section(BaseModel):
     """A part of `project.yaml`: immutable, and strict about keys and types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sections_may_be_empty(cls, value: object) -> object:
+        # A section whose lines are all commented out is None to YAML: then its defaults hold.
+        if not isinstance(value, dict):
+            return value
+        empty = {
+            name
+            for name, field in cls.model_fields.items()
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        }
+        return {k: part for k, part in value.items() if part is not None or k not in empty}
 
 
 class PlacedError(ValueError):

@@ -14,6 +14,7 @@ from usam_core.project import Project
 from usam_core.sam.download import cache_folder
 from usam_core.sam.nano import NANO_WEIGHTS
 from usam_core.sam.registry import OFFICIAL
+from usam_core.sources.model_files import KNOWN_GB, local_folder
 
 _GIB = 1 << 30
 _LEAST_MEMORY = 3 * _GIB
@@ -90,9 +91,24 @@ def _checkpoints(project: Project | None) -> list[Check]:
         advice = f"{checkpoint.bytes / 1e6:.0f} MB from {checkpoint.url}"
         start = "will be downloaded: " if model == wanted else "not needed; if chosen: "
         checks.append(Check(f"SAM {model}", "not here", "note", start + advice))
+    if project and project.config.training.source == "synthetic":
+        checks.append(_diffusion_model(project))
     if project and project.checkpoint:
         checks.append(Check("sam.checkpoint", str(project.checkpoint)))
     return checks
+
+
+def _diffusion_model(project: Project) -> Check:
+    config = project.config.training.synthetic
+    if local_folder(config, project.root) is not None:
+        return Check("text-to-image model", config.model)
+    size = KNOWN_GB.get(config.model)
+    return Check(
+        "text-to-image model",
+        config.model,
+        "note",
+        f"downloaded from the hub when it is not cached: {f'{size} GB' if size else 'some GB'}",
+    )
 
 
 def _version_verdict(found: str) -> tuple[str, str]:

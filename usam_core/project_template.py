@@ -33,6 +33,8 @@ def write_template(
     images: Path,
     *,
     training: Path | None = None,
+    source: str = "folder",
+    contact: str | None = None,
     sam: str = "nano",
     force: bool = False,
 ) -> Path:
@@ -43,6 +45,8 @@ def write_template(
         classes: the class names.
         images: folder of the images to be labelled.
         training: folder with one folder of pictures per class; None leaves a place to fill in.
+        source: where training pictures come from, as `training.source`.
+        contact: for the web, who is asking: an e-mail address or a page.
         sam: which SAM.
         force: overwrite an existing project file.
 
@@ -59,8 +63,14 @@ def write_template(
     for option, path in (("--images", images), ("--training", training)):
         if path is not None and not path.exists():
             raise InputError(f"{option}: got {str(path)!r}; expected a folder that exists")
+    if source == "web" and not contact:
+        raise InputError(
+            "--contact: missing; a crawl says who is asking: give an e-mail address or a page"
+        )
     _check_names(classes)
-    text = "\n".join(_lines(classes, images, training, sam)) + "\n"
+    path = "training" if training is None else str(training.absolute())
+    given = {"source": source, **({"path": path} if source == "folder" else {})}
+    text = "\n".join(_lines(classes, images, given, contact, sam)) + "\n"
     with whole_file(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
     write_schema(folder / SCHEMA_FILE)
@@ -79,7 +89,9 @@ def write_schema(path: Path) -> None:
     write_json(path, ProjectConfig.model_json_schema())
 
 
-def _lines(classes: Sequence[str], images: Path, training: Path | None, sam: str) -> Iterator[str]:
+def _lines(
+    classes: Sequence[str], images: Path, training: dict[str, str], contact: str | None, sam: str
+) -> Iterator[str]:
     yield f"# yaml-language-server: $schema={SCHEMA_FILE}"
     yield "# A usam project. Commented lines show the defaults. Run it with: usam run project.yaml"
     yield ""
@@ -95,19 +107,19 @@ def _lines(classes: Sequence[str], images: Path, training: Path | None, sam: str
     yield ""
     yield "# Single-object pictures of every class."
     yield "training:"
-    path = "training" if training is None else str(training.absolute())
-    yield from _defaults(
-        TrainingConfig,
-        {"source": "folder", "path": path},
-        leave_out=("render", "synthetic", "web", "filters"),
-    )
+    nested = ("render", "synthetic", "web", "filters")
+    yield from _defaults(TrainingConfig, training, leave_out=nested)
     for key, model in (
         ("synthetic", SyntheticConfig),
         ("web", WebConfig),
         ("filters", FilterConfig),
     ):
-        yield f"  # {key}:"
-        yield from _defaults(model, {}, indent="  #   ", mark="")
+        if training["source"] == key:
+            yield f"  {key}:"
+            yield from _defaults(model, {"contact": contact} if key == "web" else {}, indent="    ")
+        else:
+            yield f"  # {key}:"
+            yield from _defaults(model, {}, indent="  #   ", mark="")
     for key, model, given in (
         ("sam", SamConfig, {"model": sam}),
         ("head", HeadConfig, {}),

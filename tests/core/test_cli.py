@@ -115,6 +115,7 @@ def test_doctor_ends_with_1_when_something_is_bad(tmp_path):
         (["--classes", "a", "--images", "nowhere"], "--images: got 'nowhere'"),
         (["--classes", "a", "--images", ".", "--sam", "vit_x"], "vit_x"),
         (["--classes", "a", "--images", ".", "--training", "none"], "--training: got 'none'"),
+        (["--classes", "a", "--images", ".", "--source", "web"], "--contact: missing"),
     ],
 )
 def test_init_refuses_what_could_not_run(tmp_path, words, said):

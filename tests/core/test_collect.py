@@ -7,7 +7,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.tiny_diffusion import SIZE, save_tiny_pipeline
+from benchmarks.untrained_diffusion import TOY_SIZE, save_untrained
 from usam_core.errors import InputError, UserError
 from usam_core.headfile import load_head
 from usam_core.project import load_project
@@ -151,8 +151,8 @@ def test_an_unknown_class_names_those_there_are(tiny_project):
 
 
 def test_generated_pictures_go_through_every_step_with_their_origin(tiny_project):
-    save_tiny_pipeline(tiny_project.parent)
-    settings = {"model": "tiny-sd", "size": SIZE, "steps": 2, "per_class": 3}
+    save_untrained(tiny_project.parent)
+    settings = {"model": "tiny-sd", "size": TOY_SIZE, "steps": 2, "per_class": 3}
     project = with_training(
         tiny_project,
         source="synthetic",

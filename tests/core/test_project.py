@@ -185,3 +185,21 @@ def test_the_schema_knows_every_key_and_refuses_others(tmp_path):
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]) == set(ProjectConfig.model_fields)
     assert "papers' mode" in schema["$defs"]["HeadConfig"]["properties"]["features"]["description"]
+
+
+@pytest.mark.parametrize("source", ["synthetic", "web"])
+def test_a_template_for_another_source_is_valid_and_has_its_settings_ready(tmp_path, source):
+    (tmp_path / "photos").mkdir()
+    file = write_template(
+        tmp_path / "new", ["dog"], tmp_path / "photos", source=source, contact="me@lab.example"
+    )
+    training = load_project(file).config.training
+    assert training.source == source
+    switched = file.read_text().replace("    # per_class: ", "    per_class: ")
+    file.write_text(switched.replace(f"{'45' if source == 'web' else '200'}\n", "7\n", 1))
+    assert getattr(load_project(file).config.training, source).per_class == 7
+
+
+def test_a_crawl_needs_a_contact(tmp_path):
+    with pytest.raises(InputError, match="--contact: missing"):
+        write_template(tmp_path / "new", ["dog"], tmp_path, source="web")

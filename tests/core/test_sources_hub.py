@@ -9,8 +9,8 @@ import subprocess
 import sys
 import textwrap
 
+from benchmarks.untrained_diffusion import TOY_SIZE, save_untrained
 from tests.hub_site import COMMIT, hub
-from tests.tiny_diffusion import SIZE, save_tiny_pipeline
 
 _SCRIPT = """
 import json, sys
@@ -34,7 +34,7 @@ for model in sys.argv[2:]:
 
 
 def answers(tmp_path, address, *models):
-    script = textwrap.dedent(_SCRIPT).format(size=SIZE)
+    script = textwrap.dedent(_SCRIPT).format(size=TOY_SIZE)
     environment = {
         **os.environ,
         "HF_ENDPOINT": address,
@@ -54,7 +54,7 @@ def answers(tmp_path, address, *models):
 
 
 def test_a_hub_model_is_downloaded_once_and_known_by_its_commit(tmp_path):
-    model = save_tiny_pipeline(tmp_path / "model")
+    model = save_untrained(tmp_path / "model")
     with hub("lab/tiny-sd", model) as (address, asked):
         made, missing = answers(tmp_path, address, "lab/tiny-sd", "lab/none")
     assert made["revision"] == COMMIT

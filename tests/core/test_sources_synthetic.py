@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from tests.tiny_diffusion import SIZE, save_tiny_pipeline
+from benchmarks.untrained_diffusion import TOY_SIZE, save_untrained
 from usam_core.config import ClassSpec
 from usam_core.config_training import SyntheticConfig
 from usam_core.errors import InputError
@@ -20,11 +20,11 @@ DOG = ClassSpec(name="dog")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return save_tiny_pipeline(tmp_path_factory.mktemp("model"))
+    return save_untrained(tmp_path_factory.mktemp("model"))
 
 
 def source(folder, model, seed=0, **settings):
-    settings = {"size": SIZE, "steps": 2, "per_class": 4, **settings}
+    settings = {"size": TOY_SIZE, "steps": 2, "per_class": 4, **settings}
     config = SyntheticConfig(model=str(model), **settings)
     return SyntheticSource(folder, config, seed, folder)
 
@@ -163,7 +163,7 @@ def test_provenance_says_how_a_picture_was_made(tmp_path, model):
 
 
 def test_other_weights_make_other_pictures_in_a_folder_of_their_own(tmp_path, model):
-    other = save_tiny_pipeline(tmp_path / "other", seed=1)
+    other = save_untrained(tmp_path / "other", seed=1)
     one, two = source(tmp_path, model), source(tmp_path, other)
     assert one.inputs(DOG) != two.inputs(DOG)
     made = {p.sha256 for s in (one, two) for p in s.collect(DOG, SILENT).pictures}
@@ -191,7 +191,7 @@ def test_a_folder_without_a_pipeline_says_what_is_expected(tmp_path):
 
 
 def test_damaged_weights_name_the_folder(tmp_path):
-    model = save_tiny_pipeline(tmp_path / "m")
+    model = save_untrained(tmp_path / "m")
     (model / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(InputError, match=r"tiny-sd: cannot be loaded as a diffusers pipeline"):
         source(tmp_path, model).collect(DOG, SILENT)

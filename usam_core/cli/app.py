@@ -28,13 +28,24 @@ Level = Annotated[
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log.")]
 
 
-@app.command(epilog="Example: `usam init plates --classes nucleus,debris --images /data/plates`")
+@app.command(
+    epilog="Examples: `usam init plates --classes nucleus,debris --images plates --training mine`, "
+    "`usam init pets --classes dog,cat --images photos --source synthetic`, "
+    "`usam init pets --classes dog,cat --images photos --source web --contact me@lab.example`"
+)
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder of the new project.")],
     classes: Annotated[str, typer.Option(help="Class names, with commas between them.")],
     images: Annotated[Path, typer.Option(help="Folder of the images to be labelled.")],
     training: Annotated[
         Path | None, typer.Option(help="Folder with one folder of pictures per class.")
+    ] = None,
+    source: Annotated[
+        Literal["folder", "synthetic", "web"],
+        typer.Option(help="Where training pictures come from."),
+    ] = "folder",
+    contact: Annotated[
+        str | None, typer.Option(help="For the web: your e-mail address or page.")
     ] = None,
     sam: Annotated[
         Literal["nano", "vit_b", "vit_l", "vit_h"], typer.Option(help="Which SAM.")
@@ -46,7 +57,16 @@ def init(
     from usam_core.project_template import write_template
 
     names = [name.strip() for name in classes.split(",") if name.strip()]
-    written = write_template(folder, names, images, training=training, sam=sam, force=force)
+    written = write_template(
+        folder,
+        names,
+        images,
+        training=training,
+        source=source,
+        contact=contact,
+        sam=sam,
+        force=force,
+    )
     if json:
         terminal.print_json({"project": str(written)})
     else:
@@ -73,7 +93,7 @@ def collect(
     from usam_core.cli.collect import collect_classes
 
     set_logging(verbose)
-    if not collect_classes(project, only, refresh):
+    if not collect_classes(project, only, refresh, json):
         return
     _step("collect", project, None, bool(only) or refresh, json, verbose)
 

@@ -8,7 +8,7 @@ from usam_core.stages import collect_class, step_folder
 from usam_core.stages.record import read_record
 
 
-def collect_classes(file: Path, only: list[str] | None, refresh: bool) -> bool:
+def collect_classes(file: Path, only: list[str] | None, refresh: bool, as_json: bool) -> bool:
     """Get the pictures of the named classes, or of all if they are to be made anew.
 
     Returns:
@@ -17,16 +17,20 @@ def collect_classes(file: Path, only: list[str] | None, refresh: bool) -> bool:
     project = load_project(file)
     names = only or ([spec.name for spec in project.config.classes] if refresh else [])
     progress = terminal.progress_for_terminal()
+    counts = {}
     for name in names:
-        counts = collect_class(project, name, refresh=refresh, progress=progress)
+        counts[name] = collect_class(project, name, refresh=refresh, progress=progress)
         terminal.errors.print(
-            f"{name}: {counts['pictures']} pictures, {counts['rejected']} rejected", highlight=False
-        )
-    if only and read_record(step_folder(project, "collect")) is None:
-        terminal.errors.print(
-            f"no manifest yet: `usam collect {file}` gets the other classes and writes it",
-            soft_wrap=True,
+            f"{name}: {counts[name]['pictures']} pictures, {counts[name]['rejected']} rejected",
             highlight=False,
         )
-        return False
-    return True
+    if not only or read_record(step_folder(project, "collect")) is not None:
+        return True
+    if as_json:
+        terminal.print_json(counts)
+    terminal.errors.print(
+        f"no manifest yet: `usam collect {file}` gets the other classes and writes it",
+        soft_wrap=True,
+        highlight=False,
+    )
+    return False

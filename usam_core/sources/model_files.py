@@ -7,7 +7,8 @@ from usam_core.config_training import SyntheticConfig
 from usam_core.digest import file_digest, value_digest
 from usam_core.errors import InputError, TransientError, UsamError
 
-_KNOWN_GB = {"CompVis/stable-diffusion-v1-4": 5.5}
+KNOWN_GB = {"CompVis/stable-diffusion-v1-4": 5.5}
+"""Sizes of downloads; the hub would tell others, but may be out of reach."""
 
 
 def model_folder(config: SyntheticConfig, root: Path) -> Path:
@@ -60,7 +61,7 @@ def _explained(config: SyntheticConfig, error: BaseException) -> UsamError:
             f"{given}, revision {config.revision or 'main'!r}, which is neither a folder nor on "
             "the hub; expected a diffusers pipeline, such as CompVis/stable-diffusion-v1-4"
         )
-    size = _KNOWN_GB.get(config.model)
+    size = KNOWN_GB.get(config.model)
     return TransientError(
         f"{given}, which is not on this machine and the hub cannot be reached; to be "
         f"downloaded: {f'about {size} GB' if size else 'some GB'}. Offline: fetch it where "
