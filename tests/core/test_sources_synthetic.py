@@ -37,6 +37,7 @@ class Calls:
     """Stands before the pipeline's `__call__`: counts, and spoils what a test wants spoiled."""
 
     def __init__(self, monkeypatch, spoil=None, most=None, die_after=None):
+        self.tried = []
         self.batches = []
         self.seeds = []
         real = StableDiffusionPipeline.__call__
@@ -45,6 +46,7 @@ class Calls:
         def call(pipe, prompt=None, generator=None, **others):
             if die_after is not None and len(self.batches) >= die_after:
                 raise KeyboardInterrupt
+            self.tried.append(len(prompt))
             if most is not None and len(prompt) > most:
                 raise torch.OutOfMemoryError("Tried to allocate 20.00 GiB")
             result = real(pipe, prompt=prompt, generator=generator, **others)
@@ -112,6 +114,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path, model, monkeypatch
     plain = source(tmp_path / "plain", model, batch_size=1, per_class=5).collect(DOG, SILENT)
     calls = Calls(monkeypatch, most=2)
     found = source(tmp_path / "tight", model, batch_size=5, per_class=5).collect(DOG, SILENT)
+    assert calls.tried == [1, 5, 2, 2, 1], "a trial, then the batch halves"
     assert calls.batches == [2, 2, 1]
     for one, other in zip(pixels(plain), pixels(found), strict=True):
         assert np.abs(one - other).max() <= 1
