@@ -1,8 +1,11 @@
 """Digests of code: what decides a result counts, how it is written does not."""
 
+import sys
+
 import pytest
 
 from usam_core import code
+from usam_core.sam.embedder import EMBED_REVISION
 from usam_core.stages import STEPS, code_revision
 
 SOURCES = {
