@@ -169,7 +169,8 @@ class EmbeddingStore:
             lambda target: fill_shard(target, self.fingerprint, records),
             lambda: check_shard(folder, self.fingerprint, deep=True),
         )
-        self._refresh()
+        self._index.look_at(shard)
+        self._reader.forget()
         return shard
 
     def add_feature(self, shard: str, name: str, values: np.ndarray) -> None:
