@@ -73,7 +73,8 @@ def open_workers(config: ComputeConfig, device: str, pieces: int) -> Iterator[Wo
         return
     count = 0 if config.scheduler else min(pieces, worker_count(config, device))
     if not pieces or not (count or config.scheduler):
-        yield InProcess()
+        with _threads(config.threads):
+            yield InProcess()
         return
     # Dask takes a second to import, which the many runs without it need not wait for.
     from usam_core.compute_dask import cluster_workers, local_workers
@@ -127,6 +128,17 @@ def worker_count(config: ComputeConfig, device: str) -> int:
         return _gpus(device) if _gpus(device) > 1 else 0
     count = _cores() // CORES_A_WORKER
     return count if count > 1 else 0
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _run_piece(function: Callable[..., Any], piece: Piece, bar: Bar) -> Any:

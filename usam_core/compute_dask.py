@@ -35,24 +35,24 @@ _one_at_a_time = threading.Lock()
 class DaskWorkers:
     """Does pieces on the workers of a Dask client.
 
-    Args:
+    Attributes:
         client: connected, with at least one worker.
     """
 
     def __init__(self, client: Client) -> None:
-        self._client = client
+        self.client = client
 
     @property
     def count(self) -> int:
         """Return how many workers there are now; a cluster may grow and shrink."""
-        return max(1, len(self._client.nthreads()))
+        return max(1, len(self.client.nthreads()))
 
     def run(self, function: Callable[..., Any], pieces: Sequence[Piece], bar: Bar) -> list[Any]:
         """See `usam_core.compute.Workers.run`."""
         # Dask calls back from a thread of its own; bars are only ever touched from this one.
         events: queue.SimpleQueue[Future | tuple[int, int]] = queue.SimpleQueue()
         topic = f"usam-{uuid.uuid4().hex}"
-        self._client.subscribe_topic(topic, lambda event: events.put(event[1]))
+        self.client.subscribe_topic(topic, lambda event: events.put(event[1]))
         results: list[Any] = [None] * len(pieces)
         left = [piece.size for piece in pieces]
         waiting = iter(enumerate(pieces))
@@ -61,7 +61,7 @@ class DaskWorkers:
             while True:
                 while len(running) < self.count and (entry := next(waiting, None)) is not None:
                     number, piece = entry
-                    future = self._client.submit(
+                    future = self.client.submit(
                         _work, function, piece.arguments, topic, number, pure=False, retries=0
                     )
                     running[future] = number
@@ -79,8 +79,8 @@ class DaskWorkers:
                 left[number] -= done
                 bar.advance(done)
         finally:
-            self._client.cancel(list(running))
-            self._client.unsubscribe_topic(topic)
+            self.client.cancel(list(running))
+            self.client.unsubscribe_topic(topic)
 
 
 @contextmanager
@@ -166,9 +166,7 @@ def _environment(number: int, threads: int, gpus: int) -> dict[str, str]:
     return settings
 
 
-def _work(
-    function: Callable[..., Any], arguments: tuple[Any, ...], topic: str, number: int
-) -> Any:
+def _work(function: Callable[..., Any], arguments: tuple[Any, ...], topic: str, number: int) -> Any:
     """Do one piece in a worker, telling the client now and then how many items are done."""
     worker = dask_worker()
     untold, last = 0, time.monotonic()
@@ -189,8 +187,9 @@ def _result(future: Future, piece: Piece) -> Any:
     try:
         return future.result()
     except KilledWorker as error:
+        deaths = error.allowed_failures + 1
         raise WorkerError(
-            f"{piece.name}: {error.allowed_failures + 1} worker processes died over it, one after the other; most "
-            "often memory runs out. Set compute.workers lower or sam.points_per_batch lower, or "
+            f"{piece.name}: {deaths} worker processes died over it, one after the other. Most "
+            "often memory runs out: set compute.workers lower or sam.points_per_batch lower, or "
             "compute.workers to 0 to see what happens. What is finished is kept"
         ) from error

@@ -1,4 +1,4 @@
-"""What `project.yaml` may say of where the work is done; nothing here changes any result."""
+"""What `project.yaml` may say of where the work is done; no result depends on the workers."""
 
 from typing import Annotated
 
@@ -14,7 +14,9 @@ class ComputeConfig(Section):
     """Dask worker processes on this machine; 0 works in the process itself. Empty means one a GPU
     where there are several, one for each four CPU cores where there is none, else 0."""
     threads: Annotated[Int, Field(ge=1, le=1024)] | None = None
-    """Threads of torch in each worker; empty shares the machine's cores among the workers."""
+    """Threads of torch in each worker, or in the process itself without workers; empty shares the
+    machine's cores. Torch rounds sums differently with other numbers of threads: set it where
+    stores of several machines shall be equal to the last bit."""
     scheduler: Annotated[str, Field(pattern=r"^(tcp|tls|ucx|ws|wss)://\S+$")] | None = None
     """Address of a Dask scheduler that runs already, such as "tcp://10.0.0.5:8786". Its workers
     need this version of usam, and the project's folders under the same paths."""

@@ -91,7 +91,8 @@ def list_files(
                 rows.append(row)
                 unsaved += is_new
                 bar.advance()
-            if unsaved >= _SAVE_EVERY:
+            # Ever rarer, for each saving writes all rows.
+            if unsaved >= max(_SAVE_EVERY, len(rows) // 4):
                 _write_cache(cache, [*known.values(), *rows])
                 unsaved = 0
     if unsaved or len(rows) != len(known):

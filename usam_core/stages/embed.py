@@ -106,9 +106,7 @@ def embed_groups(
     for group in groups:
         name = f"embedding {len(group)} images from {next(iter(group.values()))} on"
         pieces.append(Piece(name, len(group), (project, group)))
-    return run_pieces(
-        embed_group, pieces, "Embedding", config.compute, config.sam.device, progress
-    )
+    return run_pieces(embed_group, pieces, "Embedding", config.compute, config.sam.device, progress)
 
 
 def embed_group(

@@ -12,7 +12,6 @@ from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
 from usam_core.stages.folders import step_folder
 
-
 _listings: ContextVar[dict[str, pd.DataFrame] | None] = ContextVar("listings", default=None)
 
 

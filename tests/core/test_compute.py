@@ -1,0 +1,180 @@
+"""Dask and this process give the same; dead workers, bad images and big runs behave."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from usam_core import compute
+from usam_core.compute import InProcess, Piece, open_workers, run_pieces, worker_count
+from usam_core.config_compute import ComputeConfig
+from usam_core.errors import InputError, TransientError, WorkerError
+from usam_core.progress import SILENT, Advance
+from usam_core.project import load_project
+from usam_core.sam import load
+from usam_core.stages import run_step
+
+TWO = ComputeConfig(workers=2, threads=1)
+
+
+def run(function, pieces, config=TWO, progress=SILENT):
+    return run_pieces(function, pieces, "Working", config, "cpu", progress)
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """Return all files but those that hold times."""
+    timed = ("record.json", "run.json", "images.parquet")
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in timed
+    }
+
+
+# What the workers do: functions of this module, which they import by its path.
+
+
+def where_and_models(name, progress):
+    config = load_project(name).config.sam
+    model = load.open_embedder(config)
+    progress.bar("", 1).__enter__().advance()
+    return os.getpid(), id(model), load._open_embedder.cache_info().misses
+
+
+def die_once(marker, progress):
+    if not Path(marker).exists():
+        Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def die(marker, progress):
+    with open(marker, "a") as file:
+        file.write("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuse(counter, progress):
+    with open(counter, "a") as file:
+        file.write("x")
+    raise InputError("s7.png: no image; give another")
+
+
+@pytest.fixture(scope="module")
+def two_workers():
+    """Two workers for the tests that leave them alive."""
+    with open_workers(TWO, "cpu", 2) as workers:
+        yield workers
+
+
+def test_two_workers_write_the_store_and_the_labels_that_one_process_writes(
+    tiny_project, tmp_path, two_workers, monkeypatch
+):
+    project = load_project(tiny_project, compute={"workers": 0, "threads": 1})
+    found = {}
+    for name in ("dask", "alone"):
+        if name == "alone":
+            monkeypatch.setattr(compute, "_open", [])
+        advanced = []
+        for step in ("collect", "embed", "fit", "annotate"):
+            run_step(step, project, progress=Advance(advanced.append))
+        found[name] = files_below(project.out)
+        project.out.rename(tmp_path / name)
+    shards = [name for name in found["alone"] if name.endswith("index.parquet")]
+    assert len(shards) == 4
+    assert {"annotate/coco.json", "annotate/masks/s0.png"} < found["alone"].keys()
+    assert found["dask"].keys() == found["alone"].keys()
+    assert [name for name in shards if found["dask"][name] != found["alone"][name]] == []
+    differing = [name for name in found["alone"] if found["dask"][name] != found["alone"][name]]
+    assert differing == []
+
+
+def test_each_worker_process_loads_its_model_once(tiny_project, two_workers):
+    pieces = [Piece(f"piece {n}", 1, (str(tiny_project),)) for n in range(8)]
+    advanced = []
+    results = run(where_and_models, pieces, progress=Advance(advanced.append))
+    processes = {pid for pid, _, _ in results}
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+    assert len({(pid, model) for pid, model, _ in results}) == 2
+    assert {misses for _, _, misses in results} == {1}
+    assert sum(advanced) == 8
+
+
+def test_a_killed_workers_piece_is_done_again(tmp_path, two_workers):
+    marker = tmp_path / "died"
+    pieces = [Piece(f"piece {n}", 1, (str(marker),)) for n in range(3)]
+    assert run(die_once, pieces) == ["done"] * 3
+    assert marker.exists()
+
+
+def test_a_piece_that_kills_every_worker_is_named(tmp_path):
+    deaths = tmp_path / "deaths"
+    with pytest.raises(WorkerError, match=r"(?s)images of x\.png: 3 worker processes.*memory"):
+        run(die, [Piece("images of x.png", 1, (str(deaths),))])
+    assert deaths.read_text() == "xxx"
+
+
+def test_a_user_error_comes_through_as_it_is_and_is_not_tried_again(tmp_path, two_workers):
+    counter = tmp_path / "tries"
+    with pytest.raises(InputError, match=r"^s7\.png: no image; give another$"):
+        run(refuse, [Piece("piece", 1, (str(counter),))])
+    assert counter.read_text() == "x"
+
+
+def test_a_scheduler_address_is_used_and_left_running(tmp_path, tiny_project):
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=1, threads_per_worker=3, host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        config = ComputeConfig(scheduler=cluster.scheduler_address)
+        pieces = [Piece(f"piece {n}", 1, (str(tiny_project),)) for n in range(3)]
+        for _ in range(2):
+            results = run(where_and_models, pieces, config)
+            assert {misses for _, _, misses in results} == {1}
+
+
+def test_an_address_where_nobody_answers(monkeypatch):
+    monkeypatch.setattr("usam_core.compute_dask._REACH_SECONDS", 1)
+    with pytest.raises(TransientError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9 "):
+        run(refuse, [Piece("piece", 1, ())], ComputeConfig(scheduler="tcp://127.0.0.1:9"))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "device", "expected"),
+    [
+        (0, 1, "auto", 0),
+        (0, 4, "auto", 0),
+        (0, 16, "auto", 4),
+        (1, 16, "auto", 0),
+        (4, 16, "auto", 4),
+        (4, 16, "cpu", 4),
+        (2, 64, "cpu", 16),
+    ],
+)
+def test_the_default_number_of_workers(monkeypatch, gpus, cores, device, expected):
+    monkeypatch.setattr(compute.torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(compute.torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(compute, "_cores", lambda: cores)
+    assert worker_count(ComputeConfig(), device) == expected
+
+
+def test_each_gpu_has_its_worker(monkeypatch):
+    from usam_core.compute_dask import _environment
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    seen = [_environment(n, 4, 2)["CUDA_VISIBLE_DEVICES"] for n in range(3)]
+    assert seen == ["0", "1", "0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert _environment(1, 4, 2)["CUDA_VISIBLE_DEVICES"] == "5"
+    assert "CUDA_VISIBLE_DEVICES" not in _environment(0, 4, 0)
+
+
+def test_nothing_to_do_starts_no_worker():
+    before = threading.active_count()
+    with open_workers(TWO, "cpu", 0) as workers:
+        assert isinstance(workers, InProcess)
+    assert threading.active_count() == before
