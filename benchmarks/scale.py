@@ -162,7 +162,6 @@ def server(home: Path) -> Iterator[Path]:
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
     }
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
     with open(home.with_suffix(".log"), "w") as log:

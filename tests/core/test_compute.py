@@ -124,20 +124,31 @@ def test_a_user_error_comes_through_as_it_is_and_is_not_tried_again(tmp_path, tw
     assert counter.read_text() == "x"
 
 
-def test_a_scheduler_address_is_used_and_left_running(tmp_path, tiny_project):
+def cluster_pids(cluster) -> list[int]:
+    return [worker.pid for worker in cluster.workers.values()]
+
+
+@pytest.fixture
+def none_open(monkeypatch):
+    """Let a test open workers of its own while the module's are there."""
+    monkeypatch.setattr(compute, "_open", [])
+
+
+def test_a_scheduler_address_is_used_and_left_running(tiny_project, none_open):
     from distributed import LocalCluster
 
     with LocalCluster(
-        n_workers=1, threads_per_worker=3, host="127.0.0.1", dashboard_address=None
+        n_workers=1, threads_per_worker=3, host="127.0.0.1", dashboard_address=":0"
     ) as cluster:
         config = ComputeConfig(scheduler=cluster.scheduler_address)
         pieces = [Piece(f"piece {n}", 1, (str(tiny_project),)) for n in range(3)]
         for _ in range(2):
             results = run(where_and_models, pieces, config)
             assert {misses for _, _, misses in results} == {1}
+            assert {pid for pid, _, _ in results} == set(cluster_pids(cluster))
 
 
-def test_an_address_where_nobody_answers(monkeypatch):
+def test_an_address_where_nobody_answers(monkeypatch, none_open):
     monkeypatch.setattr("usam_core.compute_dask._REACH_SECONDS", 1)
     with pytest.raises(TransientError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9 "):
         run(refuse, [Piece("piece", 1, ())], ComputeConfig(scheduler="tcp://127.0.0.1:9"))
@@ -173,7 +184,7 @@ def test_each_gpu_has_its_worker(monkeypatch):
     assert "CUDA_VISIBLE_DEVICES" not in _environment(0, 4, 0)
 
 
-def test_nothing_to_do_starts_no_worker():
+def test_nothing_to_do_starts_no_worker(none_open):
     before = threading.active_count()
     with open_workers(TWO, "cpu", 0) as workers:
         assert isinstance(workers, InProcess)
