@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -11,10 +13,11 @@ from usam_core import compute
 from usam_core.compute import InProcess, Piece, open_workers, run_pieces, worker_count
 from usam_core.config_compute import ComputeConfig
 from usam_core.errors import InputError, TransientError, WorkerError
-from usam_core.progress import SILENT, Advance
+from usam_core.progress import SILENT, Advance, Pace
 from usam_core.project import load_project
 from usam_core.sam import load
-from usam_core.stages import run_step
+from usam_core.stages import embed_group, plan_embed, run_step
+from usam_core.store.index import StoreIndex
 
 TWO = ComputeConfig(workers=2, threads=1)
 
@@ -43,11 +46,11 @@ def where_and_models(name, progress):
     return os.getpid(), id(model), load._open_embedder.cache_info().misses
 
 
-def die_once(marker, progress):
-    if not Path(marker).exists():
+def die_once(marker, number, progress):
+    if number == 0 and not Path(marker).exists():
         Path(marker).touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return "done"
+    return number
 
 
 def die(marker, progress):
@@ -105,9 +108,12 @@ def test_each_worker_process_loads_its_model_once(tiny_project, two_workers):
 
 def test_a_killed_workers_piece_is_done_again(tmp_path, two_workers):
     marker = tmp_path / "died"
-    pieces = [Piece(f"piece {n}", 1, (str(marker),)) for n in range(3)]
-    assert run(die_once, pieces) == ["done"] * 3
+    pieces = [Piece(f"piece {n}", 1, (str(marker), n)) for n in range(4)]
+    advanced = []
+    # In the order of the pieces, although the first is done last.
+    assert run(die_once, pieces, progress=Advance(advanced.append)) == [0, 1, 2, 3]
     assert marker.exists()
+    assert sum(advanced) == 4
 
 
 def test_a_piece_that_kills_every_worker_is_named(tmp_path):
@@ -189,3 +195,42 @@ def test_nothing_to_do_starts_no_worker(none_open):
     with open_workers(TWO, "cpu", 0) as workers:
         assert isinstance(workers, InProcess)
     assert threading.active_count() == before
+
+
+def test_what_another_run_embedded_meanwhile_is_not_done_again(tiny_project):
+    project = load_project(tiny_project)
+    run_step("collect", project)
+    first, second, *_ = plan_embed(project).groups
+    assert embed_group(project, first)["embedded"] == 4
+    # Cut otherwise than here, as another run's plan may be.
+    mixed = dict([*first.items()][2:] + [*second.items()][:2])
+    other = "import sys; from usam_core.project import load_project as p\n"
+    other += "from usam_core.stages import embed_group\n"
+    other += f"print(embed_group(p({str(tiny_project)!r}), {second!r}))"
+    ran = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, check=True)
+    assert "'embedded': 4" in ran.stdout
+    assert embed_group(project, mixed) == {"embedded": 0, "quarantined": 0}
+    assert embed_group(project, second) == {"embedded": 0, "quarantined": 0}
+
+
+def test_shards_that_are_there_are_not_read_for_each_new_one(tiny_project, monkeypatch):
+    project = load_project(tiny_project)
+    run_step("collect", project)
+    groups = plan_embed(project).groups
+    looks = []
+    refresh = StoreIndex.refresh
+    monkeypatch.setattr(StoreIndex, "refresh", lambda self: looks.append(1) or refresh(self))
+    for group in groups:
+        embed_group(project, group)
+    assert len(groups) == 4
+    assert len(looks) <= 1
+
+
+def test_a_bar_says_how_quick_and_how_long():
+    now = [0.0]
+    pace = Pace(1000, clock=lambda: now[0])
+    assert str(pace) == "0 of 1,000"
+    now[0] = 10.0
+    pace.advance(250)
+    assert str(pace) == "250 of 1,000, 25 a second, 30 s left"
+    assert pace.percent == 25
