@@ -77,7 +77,11 @@ def cached_step(
 
 def embed_all(project_file: str, level: str | None) -> StepResult:
     """Embed what is missing, in at most `MOST_EMBED_TASKS` tasks, then record the step."""
-    groups = plan_embed(project_file)
+    with stages.listed_once():
+        groups = plan_embed(project_file)
+        done = None if groups else cached_step("embed", project_file, level)
+    if done is not None:
+        return done
     project = open_project(project_file, level)
     counts: list[dict[str, int]] = []
     with (

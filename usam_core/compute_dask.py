@@ -4,6 +4,7 @@ Each worker does one piece at a time and is given the next when it is done: noth
 worker's queue, so that a death is blamed on the piece that was being done.
 """
 
+import logging
 import os
 import queue
 import threading
@@ -97,7 +98,10 @@ def local_workers(count: int, threads: int, gpus: int) -> Iterator[DaskWorkers]:
         # Dask's own guard would kill workers for memory that torch and not Dask holds.
         "distributed.worker.memory.terminate": False,
     }
-    options = {"nthreads": 1, "host": "127.0.0.1", "memory_limit": 0, "silence_logs": "ERROR"}
+    # Nothing is served to other machines, nor on a port that a second run would miss.
+    local = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    # What goes wrong is raised here; Dask would print it a second time.
+    options = {**local, "nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
     specs = {
         number: {
             "cls": Nanny,
@@ -105,10 +109,11 @@ def local_workers(count: int, threads: int, gpus: int) -> Iterator[DaskWorkers]:
         }
         for number in range(count)
     }
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+    scheduler = {"cls": Scheduler, "options": {**local, "port": 0}}
     with (
+        _quiet("distributed"),
         dask.config.set(settings),
-        SpecCluster(workers=specs, scheduler=scheduler, silence_logs="ERROR") as cluster,
+        SpecCluster(workers=specs, scheduler=scheduler, silence_logs=logging.ERROR) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield _prepared(client, threads, f"{count} worker processes on this machine")
@@ -131,6 +136,18 @@ def cluster_workers(address: str, threads: int | None) -> Iterator[DaskWorkers]:
         ) from error
     with client:
         yield _prepared(client, threads, f"the scheduler at {address}")
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Let a logger tell errors only: Prefect shows Dask's greetings to everybody."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 class _Threads(WorkerPlugin):

@@ -1,5 +1,6 @@
 """The images to be labelled, by content."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -63,5 +64,6 @@ def labelled_files(project: Project, progress: Progress = SILENT) -> dict[str, s
     """Map the digest of every image to be labelled that looks usable to one path that holds it."""
     listing = labelled_images(project, progress)
     usable = listing[listing["status"] == "ok"].drop_duplicates("sha256")
-    paths = (str(project.images_path / path) for path in usable["path"])
+    root = str(project.images_path)
+    paths = (os.path.join(root, path) for path in usable["path"])
     return dict(zip(usable["sha256"], paths, strict=True))
