@@ -19,6 +19,7 @@ from usam_core.config import (
     ProjectConfig,
     SamConfig,
 )
+from usam_core.config_compute import ComputeConfig
 from usam_core.config_training import FilterConfig, SyntheticConfig, TrainingConfig, WebConfig
 from usam_core.errors import InputError
 
@@ -125,6 +126,7 @@ def _lines(
         ("head", HeadConfig, {}),
         ("inference", InferenceConfig, {}),
         ("outputs", OutputsConfig, {}),
+        ("compute", ComputeConfig, {}),
     ):
         yield ""
         yield f"{key}:"
