@@ -3,15 +3,19 @@
 from typing import Any
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from tasks.policy import BY_CONTENT, RETRIES
-from tasks.progress import RunProgress
+from tasks.progress import RunProgress, whole_bar
 from usam_core import stages
 from usam_core.project import Project, load_project
 from usam_core.stages import StepResult
 
 MOST_EMBED_TASKS = 200
 """An embed step becomes at most so many task runs, however many images there are."""
+
+GROUPS_A_WORKER = 4
+"""A task run has at least so many groups for each worker, which would else wait at its end."""
 
 
 def open_project(project_file: str, level: str | None) -> Project:
@@ -35,17 +39,21 @@ def run_step(
     return stages.run_step(step, project, refresh=refresh, progress=RunProgress()).to_json()
 
 
-@task(name="embed-shards", task_run_name="embed shards {first} of {total}", **RETRIES)
+@task(
+    name="embed-shards",
+    task_run_name="embed shards {first} of {total}",
+    cache_policy=NO_CACHE,  # Prefect's default would hash every path of every group
+    **RETRIES,
+)
 def embed_shards(
     project_file: str, groups: list[dict[str, str]], first: str, total: int
 ) -> list[dict[str, int]]:
     """Embed some groups of images, one shard each; the store itself is the cache."""
     del first, total
-    project = open_project(project_file, None)
-    return [stages.embed_group(project, group, RunProgress()) for group in groups]
+    return stages.embed_groups(open_project(project_file, None), groups, RunProgress())
 
 
-@task(name="plan-embed", **RETRIES)
+@task(name="plan-embed", cache_policy=NO_CACHE, **RETRIES)
 def plan_embed(project_file: str) -> list[dict[str, str]]:
     """Return the groups of images that the store does not have."""
     return stages.plan_embed(open_project(project_file, None), RunProgress()).groups
@@ -59,8 +67,9 @@ def cached_step(
     Prefect's record does not know whether the files it speaks of are still there; the core does.
     """
     project = open_project(project_file, level)
-    key = stages.step_key(step, project)
-    found = None if refresh else stages.intact(step, project, key)
+    with stages.listed_once():
+        key = stages.step_key(step, project)
+        found = None if refresh else stages.intact(step, project, key)
     run = run_step.with_options(refresh_cache=found is None)
     result = StepResult.from_json(run(step, key, project_file, level, refresh))
     return found or result
@@ -68,13 +77,23 @@ def cached_step(
 
 def embed_all(project_file: str, level: str | None) -> StepResult:
     """Embed what is missing, in at most `MOST_EMBED_TASKS` tasks, then record the step."""
-    groups = plan_embed(project_file)
-    size = -(-len(groups) // MOST_EMBED_TASKS) or 1
+    with stages.listed_once():
+        groups = plan_embed(project_file)
+        done = None if groups else cached_step("embed", project_file, level)
+    if done is not None:
+        return done
+    project = open_project(project_file, level)
     counts: list[dict[str, int]] = []
-    for start in range(0, len(groups), size):
-        some = groups[start : start + size]
-        span = f"{start + 1} to {start + len(some)}"
-        counts += embed_shards(project_file, some, span, len(groups))
+    with (
+        stages.embed_workers(project, len(groups)) as workers,
+        whole_bar("Embedding", sum(map(len, groups))),
+    ):
+        many = GROUPS_A_WORKER * workers if workers > 1 else 1
+        size = max(-(-len(groups) // MOST_EMBED_TASKS), many)
+        for start in range(0, len(groups), size):
+            some = groups[start : start + size]
+            span = f"{start + 1} to {start + len(some)}"
+            counts += embed_shards(project_file, some, span, len(groups))
     result = cached_step("embed", project_file, level)
     embedded = sum(count["embedded"] for count in counts)
     done = embedded + sum(count["quarantined"] for count in counts)

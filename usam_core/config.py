@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from usam_core.config_base import Bool, Float, Fraction, Int, PlacedError, Section
+from usam_core.config_compute import ComputeConfig
 from usam_core.config_training import TrainingConfig
 
 BACKGROUND = "background"
@@ -225,6 +226,7 @@ class ProjectConfig(Section):
     head: HeadConfig = HeadConfig()
     inference: InferenceConfig = InferenceConfig()
     outputs: OutputsConfig = OutputsConfig()
+    compute: ComputeConfig = ComputeConfig()
     evaluation: EvaluationConfig | None = None
     gate: GateConfig = GateConfig()
     seed: Annotated[Int, Field(ge=0, lt=2**31)] = 0

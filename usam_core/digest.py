@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +45,15 @@ def value_digest(value: Any) -> str:
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def values_digest(values: Iterable[Any]) -> str:
+    """Return the SHA-256 of JSON-like values in their order; only one is in memory at a time.
+
+    >>> values_digest(["ab", "c"]) == values_digest(["a", "bc"])
+    False
+    """
+    found = hashlib.sha256()
+    for value in values:
+        found.update(bytes.fromhex(value_digest(value)))
+    return found.hexdigest()

@@ -7,6 +7,7 @@
     │   └── MissingStepError      an earlier step has to run first
     ├── StoreError             1  what we wrote before is damaged or of another kind
     ├── GateError              1  the run ended, but its results are not to be trusted
+    ├── WorkerError         1  worker processes died over one piece of work, again and again
     └── TransientError         1  the world failed (network, hub); trying again may help
 
 Every message names the file, the value that came, what was expected, and the fix.
@@ -43,6 +44,10 @@ class StoreError(UsamError):
 
 class GateError(UsamError):
     """A run did not pass the quality gate; its results are kept."""
+
+
+class WorkerError(UsamError):
+    """Worker processes died again and again over one piece of work."""
 
 
 class TransientError(UsamError):

@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 _CACHE_COLUMNS = [*COLUMNS, "ctime_ns", "seen_ns", "max_megapixels"]
 _SAVE_EVERY = 2000
 """Files between two savings of the cache: a listing that is killed goes on from there."""
+_BATCH = 32
 _THREADS = 8  # reading waits for disks and networks; hashing lets go of the interpreter
 _SETTLED_NS = 2_000_000_000
 """A file changed this shortly before it was read may change again without its time moving: some
@@ -63,7 +64,7 @@ def list_images(
 
 def list_files(
     config: ImagesConfig,
-    files: Sequence[tuple[str, Path]],
+    files: Sequence[tuple[str, str | Path]],
     cache: Path | None = None,
     progress: Progress = SILENT,
 ) -> pd.DataFrame:
@@ -82,16 +83,20 @@ def list_files(
         ThreadPoolExecutor(_THREADS, thread_name_prefix="usam-listing") as pool,
     ):
 
-        def look(file: tuple[str, Path]) -> tuple[dict, bool]:
-            return _look(file, known, config.max_megapixels)
+        def look(some: Sequence[tuple[str, str | Path]]) -> list[tuple[dict, bool]]:
+            return [_look(file, known, config.max_megapixels) for file in some]
 
         unsaved = 0
         for start in range(0, len(files), _SAVE_EVERY):
-            for row, is_new in pool.map(look, files[start : start + _SAVE_EVERY]):
-                rows.append(row)
-                unsaved += is_new
-                bar.advance()
-            if unsaved >= _SAVE_EVERY:
+            these = files[start : start + _SAVE_EVERY]
+            # Handing over costs more than looking at a file that has not changed.
+            batches = (these[at : at + _BATCH] for at in range(0, len(these), _BATCH))
+            for looked in pool.map(look, batches):
+                rows += [row for row, _ in looked]
+                unsaved += sum(is_new for _, is_new in looked)
+                bar.advance(len(looked))
+            # Ever rarer, for each saving writes all rows.
+            if unsaved >= max(_SAVE_EVERY, len(rows) // 4):
                 _write_cache(cache, [*known.values(), *rows])
                 unsaved = 0
     if unsaved or len(rows) != len(known):
@@ -99,7 +104,7 @@ def list_files(
     return _frame(rows, COLUMNS)
 
 
-def _find(config: ImagesConfig, root: Path, leave_out: Collection[Path]) -> list[tuple[str, Path]]:
+def _find(config: ImagesConfig, root: Path, leave_out: Collection[Path]) -> list[tuple[str, str]]:
     """Return (path as it is listed, path on disk) of every file that counts, sorted."""
     if not root.is_dir():
         raise InputError(
@@ -127,7 +132,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 def _walk(
     folder: Path, prefix: str, endings: tuple[str, ...], recursive: bool, seen: set[tuple[int, int]]
-) -> Iterator[tuple[str, Path]]:
+) -> Iterator[tuple[str, str]]:
     try:
         found = os.stat(folder)
         # Links may lead in circles.
@@ -138,7 +143,7 @@ def _walk(
     except OSError as error:
         # Listed as if it were an image: its pictures must not be lost in silence.
         _log.warning("%s: %s", folder, error)
-        yield prefix.rstrip("/"), folder
+        yield prefix.rstrip("/"), str(folder)
         return
     for entry in entries:
         if entry.name.startswith("."):
@@ -147,11 +152,11 @@ def _walk(
             if recursive:
                 yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", endings, True, seen)
         elif entry.name.lower().endswith(endings):
-            yield prefix + entry.name, folder / entry.name
+            yield prefix + entry.name, entry.path
 
 
 def _look(
-    file: tuple[str, Path], known: dict[str, dict], max_megapixels: float
+    file: tuple[str, str | Path], known: dict[str, dict], max_megapixels: float
 ) -> tuple[dict, bool]:
     """Return a file's row, and whether it was not known already."""
     name, path = file
@@ -182,7 +187,7 @@ def _look(
         if before is not None and _is_unchanged(before, row):
             return before, False
         row["sha256"] = _digest(path, found)
-        check_image(path, max_megapixels)
+        check_image(Path(path), max_megapixels)
     except BadImage as error:
         row |= {
             "status": "quarantined",
@@ -192,7 +197,7 @@ def _look(
     return row, True
 
 
-def _stat(path: Path) -> os.stat_result:
+def _stat(path: str | Path) -> os.stat_result:
     try:
         found = os.stat(path)
         if stat.S_ISDIR(found.st_mode):
@@ -206,7 +211,7 @@ def _stat(path: Path) -> os.stat_result:
         raise BadImage("unreadable", f"{path}: {getattr(error, 'strerror', error)}") from error
 
 
-def _digest(path: Path, found: os.stat_result) -> str | None:
+def _digest(path: str | Path, found: os.stat_result) -> str | None:
     if not stat.S_ISREG(found.st_mode):
         return None
     try:

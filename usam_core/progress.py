@@ -4,7 +4,8 @@ The command line shows `rich` bars (`usam_core.cli`), the Prefect tasks write pr
 (`tasks.report`); the core only ever calls `bar` and `advance`.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -39,3 +40,70 @@ class Silent:
 
 
 SILENT = Silent()
+
+
+class Advance:
+    """Makes bars that all pass on what they are told to one function.
+
+    Args:
+        advance: called with the number of items done since the last call.
+    """
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self._advance = advance
+
+    @contextmanager
+    def bar(self, what: str, total: int | None) -> Iterator[Bar]:
+        """Yield a bar that passes on its advances."""
+        del what, total
+        yield self
+
+    def advance(self, count: int = 1) -> None:
+        """Say that `count` more items are done."""
+        self._advance(count)
+
+
+class Pace:
+    """How far a piece of work is, how quick, and how long it will still take; its text says so.
+
+    Args:
+        total: how many items there are.
+        clock: seconds; for tests.
+    """
+
+    def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._total = total
+        self._clock = clock
+        self._begun = clock()
+        self._done = 0
+
+    def advance(self, count: int = 1) -> None:
+        """Say that `count` more items are done."""
+        self._done += count
+
+    @property
+    def percent(self) -> float:
+        """Return how much is done, 0 to 100."""
+        return 100 * self._done / max(1, self._total)
+
+    def __str__(self) -> str:
+        text = f"{self._done:,} of {self._total:,}"
+        seconds = self._clock() - self._begun
+        if not self._done or not seconds:
+            return text
+        rate = self._done / seconds
+        left = (self._total - self._done) / rate
+        return f"{text}, {rate:.3g} a second, {duration(left)} left"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it.
+
+    >>> duration(40), duration(150), duration(100_000)
+    ('40 s', '2 min', '27 h 46 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

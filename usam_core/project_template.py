@@ -20,6 +20,7 @@ from usam_core.config import (
     ProjectConfig,
     SamConfig,
 )
+from usam_core.config_compute import ComputeConfig
 from usam_core.config_training import FilterConfig, SyntheticConfig, TrainingConfig, WebConfig
 from usam_core.errors import InputError
 
@@ -127,6 +128,7 @@ def _lines(
         ("inference", InferenceConfig, {}),
         ("outputs", OutputsConfig, {}),
         ("gate", GateConfig, {}),
+        ("compute", ComputeConfig, {}),
     ):
         yield ""
         yield f"{key}:"

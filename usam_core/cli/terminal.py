@@ -10,12 +10,15 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from rich.text import Text
 
 from usam_core.progress import SILENT, Bar, Progress
 
@@ -32,6 +35,13 @@ class _RichBar:
         self._display.advance(self._task, count)
 
 
+class _RateColumn(ProgressColumn):
+    """Items a second, as of late."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.3g}/s" if task.speed else "", style="progress.data.speed")
+
+
 class TerminalProgress:
     """Bars on the error stream, so that piped output stays clean."""
 
@@ -44,6 +54,7 @@ class TerminalProgress:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            _RateColumn(),
         )
         with RichProgress(*columns, console=errors, transient=True) as display:
             yield _RichBar(display, display.add_task(what, total=total))

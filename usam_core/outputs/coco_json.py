@@ -1,6 +1,8 @@
 """COCO JSON: instances with run-length masks and scores, written without holding them all."""
 
 import json
+import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,20 +72,28 @@ def assemble(
         The number of instances of each class.
     """
     counts = dict.fromkeys(classes, 0)
-    images: list[str] = []
     number = 0
-    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with (
+        whole_file(path) as temporary,
+        open(temporary, "w", encoding="utf-8") as file,
+        # The images come behind the annotations, and there may be millions.
+        tempfile.TemporaryFile("w+", encoding="utf-8", dir=path.parent) as images,
+    ):
         categories = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
         file.write('{"info": {"description": "usam"},\n"categories": ')
         file.write(json.dumps(categories, ensure_ascii=False))
         file.write(',\n"annotations": [')
         for image_id, entry in enumerate(entries, start=1):
             image = {key: entry[key] for key in ("file_name", "height", "width", "sha256")}
-            images.append(json.dumps({"id": image_id, **image}, ensure_ascii=False))
+            text = json.dumps({"id": image_id, **image}, ensure_ascii=False)
+            images.write((",\n" if image_id > 1 else "") + text)
             for record in entry["annotations"]:
                 number += 1
                 counts[classes[record["category_id"] - 1]] += 1
                 full = {"id": number, "image_id": image_id, **record}
                 file.write(("," if number > 1 else "") + "\n" + json.dumps(full))
-        file.write('],\n"images": [\n' + ",\n".join(images) + "]}\n")
+        file.write('],\n"images": [\n')
+        images.seek(0)
+        shutil.copyfileobj(images, file)
+        file.write("]}\n")
     return counts

@@ -8,9 +8,12 @@ at. A step's key is the digest of its code and its inputs; a step whose record h
 and whose outputs are undamaged is not run again.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from usam_core.code import code_digest
+from usam_core.compute import open_workers
 from usam_core.digest import value_digest
 from usam_core.errors import UserError
 from usam_core.locks import only_one
@@ -19,6 +22,7 @@ from usam_core.project import Project
 from usam_core.stages import annotate, collect, embed, evaluate, fit
 from usam_core.stages.embed import EmbedPlan
 from usam_core.stages.folders import step_folder
+from usam_core.stages.labelled import listed_once
 from usam_core.stages.record import StepResult, intact_record, write_record
 
 __all__ = [
@@ -28,8 +32,11 @@ __all__ = [
     "code_revision",
     "collect_class",
     "embed_group",
+    "embed_groups",
+    "embed_workers",
     "finish_embed",
     "intact",
+    "listed_once",
     "plan_embed",
     "run_step",
     "step_folder",
@@ -93,8 +100,9 @@ def run_step(
         return _run_embed(project, refresh, progress)
     folder = step_folder(project, step)
     with only_one(folder / ".lock", str(folder)):
-        key = step_key(step, project)
-        found = None if refresh else intact(step, project, key)
+        with listed_once():
+            key = step_key(step, project)
+            found = None if refresh else intact(step, project, key)
         if found is not None:
             return found
         result = _module(step).run(project, key, progress)
@@ -111,11 +119,12 @@ def collect_class(
 
 def _run_embed(project: Project, refresh: bool, progress: Progress) -> StepResult:
     # Not under one lock: several runs share the work, shard by shard.
-    found = None if refresh else intact("embed", project)
-    if found is not None:
-        return found
-    groups = plan_embed(project, progress).groups
-    done = [embed_group(project, group, progress) for group in groups]
+    with listed_once():
+        found = None if refresh else intact("embed", project)
+        if found is not None:
+            return found
+        groups = plan_embed(project, progress).groups
+    done = embed_groups(project, groups, progress)
     return finish_embed(project, sum(sum(counts.values()) for counts in done))
 
 
@@ -131,9 +140,25 @@ def embed_group(
     return embed.embed_group(project, group, progress)
 
 
+def embed_groups(
+    project: Project, groups: list[dict[str, str]], progress: Progress = SILENT
+) -> list[dict[str, int]]:
+    """Embed groups of `plan_embed` where the project's `compute` says; counts for each."""
+    return embed.embed_groups(project, groups, progress)
+
+
+@contextmanager
+def embed_workers(project: Project, groups: int) -> Iterator[int]:
+    """Keep one set of workers for several calls of `embed_groups`; yield how many there are."""
+    config = project.config
+    with open_workers(config.compute, config.sam.device, groups) as workers:
+        yield workers.count
+
+
 def finish_embed(project: Project, embedded: int = 0) -> StepResult:
     """Check that all groups are done and write the step's record."""
-    return embed.finish(project, step_key("embed", project), embedded)
+    with listed_once():
+        return embed.finish(project, step_key("embed", project), embedded)
 
 
 def _module(step: str) -> Any:

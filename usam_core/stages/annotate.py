@@ -11,32 +11,27 @@ from typing import Any
 import pandas as pd
 
 from usam_core.atomic import write_json
-from usam_core.candidates import label_image
 from usam_core.code import code_digest
-from usam_core.digest import file_digest, value_digest
+from usam_core.compute import Piece, run_pieces
+from usam_core.digest import file_digest, value_digest, values_digest
 from usam_core.errors import MissingStepError
-from usam_core.head import Head
 from usam_core.headfile import card_path, load_head
 from usam_core.images import read_image
 from usam_core.lineage import run_lineage
-from usam_core.outputs.coco_json import annotation_records, assemble
+from usam_core.outputs.coco_json import assemble
 from usam_core.outputs.overlay import save_overlay
-from usam_core.outputs.voc_png import read_label_png, save_label_png
+from usam_core.outputs.voc_png import read_label_png
 from usam_core.palette import class_colours
 from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.stages import embed
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labelled import labelled_images
+from usam_core.stages.labelling import Part, label_part, part_holds
 from usam_core.stages.record import StepResult, digests, intact_record, read_record
 from usam_core.store.store import EmbeddingStore
 
-CALCULATIONS = (
-    "usam_core.candidates",
-    "usam_core.headfile",
-    "usam_core.outputs.coco_json",
-    "usam_core.outputs.voc_png",
-)
+CALCULATIONS = ("usam_core.stages.labelling",)
 """Modules that decide the step's results."""
 
 COCO = "coco.json"
@@ -54,7 +49,9 @@ def inputs(project: Project) -> dict[str, Any]:
         "overlays": project.config.outputs.overlays,
         "card": file_digest(card_path(_head_path(project))),
         "colours": [spec.colour for spec in project.config.classes],
-        "images": sorted(zip(listing["path"], listing["sha256"].fillna(""), strict=True)),
+        "images": values_digest(
+            sorted(zip(listing["path"], listing["sha256"].fillna(""), strict=True))
+        ),
     }
 
 
@@ -66,24 +63,21 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     """
     folder = step_folder(project, "annotate")
     store = embed.open_store(project)
-    head, card = load_head(_head_path(project))
+    head_file = _head_path(project)
+    _, card = load_head(head_file)
     images = _images(project, store)
     labelling = value_digest(_labelling(project))
     names = _png_names(images["path"])
-    done, fresh = [], 0
-    with progress.bar("Labelling", len(images)) as bar:
-        for shard, group in images.groupby("shard", sort=True):
-            rows = sorted(zip(group["path"], group["sha256"], strict=True))
-            part = folder / PARTS / f"{value_digest([labelling, shard, rows])[:24]}.json"
-            if not _part_holds(folder, part):
-                entries = [
-                    _label(project, head, card, store, folder / MASKS / names[path], path, sha256)
-                    for path, sha256 in rows
-                ]
-                write_json(part, entries)
-                fresh += len(rows)
-            done.append(part)
-            bar.advance(len(rows))
+    pieces, done = [], []
+    for shard, group in images.groupby("shard", sort=True):
+        rows = sorted(zip(group["path"], group["sha256"], strict=True))
+        done.append(folder / PARTS / f"{value_digest([labelling, shard, rows])[:24]}.json")
+        pngs = [f"{MASKS}/{names[path]}" for path, _ in rows]
+        part = Part(done[-1], shard, rows, pngs)
+        name = f"labelling {len(rows)} images from {rows[0][0]} on"
+        pieces.append(Piece(name, len(rows), (project, store.path, head_file, part)))
+    config = project.config
+    fresh = sum(run_pieces(label_part, pieces, "Labelling", config.compute, "cpu", progress))
     _sweep(folder, done, set(names.values()))
     counts = assemble(folder / COCO, _read(done), card["classes"])
     overlays = _overlays(project, folder, images, names, card["classes"], progress)
@@ -121,7 +115,7 @@ def intact(project: Project, key: str) -> StepResult | None:
     if record is None:
         return None
     parts = [folder / name for name in record.outputs if name.startswith(f"{PARTS}/")]
-    if not all(_part_holds(folder, part) for part in parts):
+    if not all(part_holds(folder, part) for part in parts):
         return None
     return replace(
         record, summary={**record.summary, "labelled": 0, "reused": record.summary["images"]}
@@ -179,44 +173,6 @@ def _png_names(paths: pd.Series) -> dict[str, str]:
     count = Counter(stems.values())
     count.update(f"{path}.png" for path in paths)
     return {path: stem if count[stem] == 1 else f"{path}.png" for path, stem in stems.items()}
-
-
-def _label(
-    project: Project,
-    head: Head,
-    card: dict[str, Any],
-    store: EmbeddingStore,
-    png: Path,
-    path: str,
-    sha256: str,
-) -> dict[str, Any]:
-    mask_set = store.read(sha256)
-    instances, labels = label_image(
-        head,
-        mask_set,
-        card["settings"]["features"],
-        project.config.inference,
-        card["classes"],
-    )
-    save_label_png(png, labels)
-    h, w = mask_set.size_hw
-    return {
-        "file_name": path,
-        "sha256": sha256,
-        "height": h,
-        "width": w,
-        "png": png.relative_to(step_folder(project, "annotate")).as_posix(),
-        "png_sha256": file_digest(png),
-        "annotations": annotation_records(instances),
-    }
-
-
-def _part_holds(folder: Path, part: Path) -> bool:
-    try:
-        entries = json.loads(part.read_text(encoding="utf-8"))
-        return all(file_digest(folder / e["png"]) == e["png_sha256"] for e in entries)
-    except (OSError, ValueError, KeyError):
-        return False
 
 
 def _read(parts: list[Path]) -> Iterator[dict[str, Any]]:

@@ -1,10 +1,13 @@
 """Step 2, embed: SAM's automatic mode once on every new image, saved shard by shard."""
 
+import functools
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from usam_core.digest import value_digest
+from usam_core.compute import Piece, run_pieces
+from usam_core.digest import value_digest, values_digest
 from usam_core.errors import MissingStepError, UserError
 from usam_core.images import BadImage, read_image
 from usam_core.locks import only_one
@@ -13,8 +16,9 @@ from usam_core.project import Project
 from usam_core.sam.load import encoder_spec, open_embedder
 from usam_core.stages.folders import step_folder
 from usam_core.stages.images import wanted_files
-from usam_core.stages.labelled import labelled_images
+from usam_core.stages.labelled import labelled_images, listed_once
 from usam_core.stages.record import StepResult, read_record, write_record
+from usam_core.store.arrivals import Arrivals
 from usam_core.store.store import EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile
 
@@ -70,13 +74,14 @@ def open_store(project: Project, *, create: bool = False) -> EmbeddingStore:
 
 def inputs(project: Project) -> dict[str, Any]:
     """Return what the record depends on: the encoder, all images' contents, and the bad files."""
-    listing = labelled_images(project)
-    bad = listing.loc[listing["status"] != "ok", ["path", "code"]]
-    return {
-        "spec": spec(project),
-        "images": sorted(wanted_files(project)),
-        "bad": bad.to_dict("records"),
-    }
+    with listed_once():
+        listing = labelled_images(project)
+        bad = listing.loc[listing["status"] != "ok", ["path", "code"]]
+        return {
+            "spec": spec(project),
+            "images": values_digest(sorted(wanted_files(project))),
+            "bad": bad.to_dict("records"),
+        }
 
 
 def plan(project: Project, progress: Progress = SILENT) -> EmbedPlan:
@@ -90,6 +95,22 @@ def plan(project: Project, progress: Progress = SILENT) -> EmbedPlan:
     groups = [{sha256: wanted[sha256] for sha256 in group} for group in planned]
     missing = sum(len(group) for group in groups)
     return EmbedPlan(groups, total=len(wanted), stored=len(wanted) - missing)
+
+
+def embed_groups(
+    project: Project, groups: list[dict[str, str]], progress: Progress = SILENT
+) -> list[dict[str, int]]:
+    """Embed groups of images as `embed_group` does each, where `compute` says.
+
+    Raises:
+        WorkerError: a worker process died again and again over one group.
+    """
+    config = project.config
+    pieces = []
+    for group in groups:
+        name = f"embedding {len(group)} images from {next(iter(group.values()))} on"
+        pieces.append(Piece(name, len(group), (project, group)))
+    return run_pieces(embed_group, pieces, "Embedding", config.compute, config.sam.device, progress)
 
 
 def embed_group(
@@ -108,10 +129,10 @@ def embed_group(
     Returns:
         Counts by the keys `embedded` and `quarantined`.
     """
-    store = open_store(project, create=True)
+    store = _store_to_write(project)
     name = value_digest(sorted(group))[:16]
     with only_one(store.path / LOCKS / name, f"{len(group)} images of {store.path}"):
-        missing = [sha256 for part in store.plan(group) for sha256 in part]
+        missing = _missing(store, group)
         if not missing:
             return {"embedded": 0, "quarantined": 0}
         embedder = open_embedder(project.config.sam, project.checkpoint)
@@ -137,9 +158,10 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
     """
     store = open_store(project)
     index = store.index(refresh=True)
-    wanted = wanted_files(project)
+    with listed_once():
+        wanted = wanted_files(project)
+        listing = labelled_images(project)
     rows = index[index["sha256"].isin(wanted)]
-    listing = labelled_images(project)
     unread = listing[listing["status"] != "ok"][["path", "code", "reason"]]
     stored_bad = rows[rows["status"] != "ok"][["sha256", "code", "reason"]]
     quarantine = [
@@ -180,6 +202,26 @@ def intact(project: Project, key: str) -> StepResult | None:
         return None
     summary = {**record.summary, "embedded": 0, "reused": record.summary["images"]}
     return StepResult("embed", key, True, record.path, summary, record.outputs)
+
+
+def _store_to_write(project: Project) -> EmbeddingStore:
+    try:
+        return open_store(project)
+    except MissingStepError:
+        # Not always: it looks through all shards for what killed writers left.
+        return open_store(project, create=True)
+
+
+@functools.lru_cache(maxsize=4)
+def _arrivals(store: Path) -> Arrivals:
+    return Arrivals(EmbeddingStore.open(store))
+
+
+def _missing(store: EmbeddingStore, group: dict[str, str]) -> list[str]:
+    """Return what of a group is not stored, reading the whole index only if some of it may be."""
+    if not _arrivals(store.path).may_hold(group):
+        return list(group)
+    return [sha256 for part in store.plan(group) for sha256 in part]
 
 
 def _embed_batch(project: Project, embedder: Any, files: list[ImageFile]) -> list[ShardRecord]:

@@ -1,5 +1,10 @@
 """The images to be labelled, by content."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import pandas as pd
 
 from usam_core.errors import InputError
@@ -7,6 +12,23 @@ from usam_core.listing import list_images
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
 from usam_core.stages.folders import step_folder
+
+_listings: ContextVar[dict[str, pd.DataFrame] | None] = ContextVar("listings", default=None)
+
+
+@contextmanager
+def listed_once() -> Iterator[None]:
+    """Within the block, each folder is listed once, however often it is asked for.
+
+    For blocks that compare, not for those that work for hours. An inner block belongs to the
+    outer one.
+    """
+    token = _listings.set({}) if _listings.get() is None else None
+    try:
+        yield
+    finally:
+        if token is not None:
+            _listings.reset(token)
 
 
 def labelled_images(project: Project, progress: Progress = SILENT) -> pd.DataFrame:
@@ -18,6 +40,10 @@ def labelled_images(project: Project, progress: Progress = SILENT) -> pd.DataFra
     Raises:
         InputError: there is no file with one of the endings.
     """
+    known = _listings.get()
+    name = project.config.model_dump_json() + str(project.file)
+    if known is not None and name in known:
+        return known[name]
     config = project.config.images
     cache = step_folder(project, "embed") / "images.parquet"
     own = [project.out, project.store_root, project.training_path, project.truth_path]
@@ -29,6 +55,8 @@ def labelled_images(project: Project, progress: Progress = SILENT) -> pd.DataFra
             f"{', '.join(config.extensions)}{'' if config.recursive else ' in the folder itself'}. "
             "Correct images.path or images.extensions"
         )
+    if known is not None:
+        known[name] = listing
     return listing
 
 
@@ -36,5 +64,6 @@ def labelled_files(project: Project, progress: Progress = SILENT) -> dict[str, s
     """Map the digest of every image to be labelled that looks usable to one path that holds it."""
     listing = labelled_images(project, progress)
     usable = listing[listing["status"] == "ok"].drop_duplicates("sha256")
-    paths = (str(project.images_path / path) for path in usable["path"])
+    root = str(project.images_path)
+    paths = (os.path.join(root, path) for path in usable["path"])
     return dict(zip(usable["sha256"], paths, strict=True))

@@ -128,6 +128,21 @@ class StoreIndex:
             self._write_cache()
         return changed
 
+    def look_at(self, shard: str) -> None:
+        """Bring one shard up to date; the others need not be looked at."""
+        if self._tables is None:
+            return  # the first refresh finds it
+        try:
+            found = os.stat(self._shards / shard / INDEX_FILE)
+            table = read_index(self._shards / shard, self._fingerprint)
+        except (OSError, Damaged):
+            self.refresh()
+            return
+        self._tables[shard] = ((found.st_size, found.st_mtime_ns), table)
+        self._tables = dict(sorted(self._tables.items()))
+        self.damaged.pop(shard, None)
+        self._frame = self._places = None
+
     def _stamps(self) -> dict[str, Stamp | None]:
         """Return size and time of every shard's index file, by name; None where it is missing."""
         stamps: dict[str, Stamp | None] = {}

@@ -1,7 +1,7 @@
 """Reads single images out of shards, and says what to do when a shard is damaged."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,8 @@ import numpy as np
 from usam_core.errors import StoreError
 from usam_core.store.arrays import Damaged, SealedArray, open_array
 from usam_core.store.layout import COLUMNS, column_of
-from usam_core.store.shard import blocks_of
-from usam_core.types import TOKENS_BLOCK
+from usam_core.store.shard import blocks_of, read_index
+from usam_core.types import TOKENS_BLOCK, MaskSet
 
 _KEPT_OPEN = 64
 
@@ -61,6 +61,27 @@ class ShardReader:
                 # Copies, so that who keeps one image does not keep the whole run.
                 yield wanted[row], {name: run[row - start].copy() for name, run in values.items()}
 
+    def mask_sets(
+        self, shard: str, fingerprint: str, shas: Iterable[str]
+    ) -> Iterator[tuple[str, MaskSet]]:
+        """See `EmbeddingStore.read_shard`."""
+        folder = self._shards / shard
+        try:
+            table = read_index(folder, fingerprint)
+        except Damaged as error:
+            raise damage(folder, error) from error
+        images = {one["sha256"]: one for one in table.to_pylist() if one["row"] >= 0}
+        wanted = {}
+        for sha256 in shas:
+            if sha256 not in images:
+                raise StoreError(f"{folder}: image {sha256} is not in it; run `usam embed` first")
+            wanted[images[sha256]["row"]] = sha256
+        blocks = blocks_of(folder)
+        columns = [*COLUMNS, *map(column_of, blocks)]
+        for sha256, values in self.rows(shard, wanted, columns, len(images)):
+            size_hw = (images[sha256]["height"], images[sha256]["width"])
+            yield sha256, mask_set(values, blocks, size_hw)
+
     def array(self, shard: str, column: str, rows: int) -> SealedArray:
         """Return an array of a shard, opened and checked.
 
@@ -86,6 +107,17 @@ class ShardReader:
         if len(self._open) > _KEPT_OPEN:
             self._open.popitem(last=False)
         return self._open[key]
+
+
+def mask_set(
+    values: Mapping[str, np.ndarray], blocks: Sequence[str], size_hw: tuple[int, int]
+) -> MaskSet:
+    """Return an image's columns and feature blocks as one mask set."""
+    return MaskSet(
+        **{name: values[name] for name in COLUMNS},
+        size_hw=size_hw,
+        features={name: values[column_of(name)] for name in blocks},
+    )
 
 
 def damage(folder: Path, error: Damaged) -> StoreError:

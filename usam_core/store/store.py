@@ -32,7 +32,7 @@ from usam_core.store.layout import (
     read_group,
     write_group,
 )
-from usam_core.store.reader import ShardReader
+from usam_core.store.reader import ShardReader, mask_set
 from usam_core.store.shard import OK, ShardRecord, blocks_of, check_shard, fill_shard, shard_id
 from usam_core.types import TOKENS_BLOCK, MaskSet
 
@@ -169,7 +169,8 @@ class EmbeddingStore:
             lambda target: fill_shard(target, self.fingerprint, records),
             lambda: check_shard(folder, self.fingerprint, deep=True),
         )
-        self._refresh()
+        self._index.look_at(shard)
+        self._reader.forget()
         return shard
 
     def add_feature(self, shard: str, name: str, values: np.ndarray) -> None:
@@ -208,11 +209,7 @@ class EmbeddingStore:
         blocks = blocks_of(self._shards / place.shard)
         columns = [*COLUMNS, *map(column_of, blocks)]
         ((_, values),) = self._reader.rows(place.shard, {place.row: sha256}, columns, place.rows)
-        return MaskSet(
-            **{name: values[name] for name in COLUMNS},
-            size_hw=(place.height, place.width),
-            features={name: values[column_of(name)] for name in blocks},
-        )
+        return mask_set(values, blocks, (place.height, place.width))
 
     def read_rows(
         self, shas: Iterable[str], columns: Sequence[str]
@@ -240,6 +237,16 @@ class EmbeddingStore:
             self._reader.rows(shard, wanted, columns, rows[shard])
             for shard, wanted in shards.items()
         )
+
+    def read_shard(self, shard: str, shas: Iterable[str]) -> Iterator[tuple[str, MaskSet]]:
+        """Yield everything stored about some images of one shard, by row.
+
+        Only this shard's index is read: who goes shard by shard needs no memory for all.
+
+        Raises:
+            StoreError: the shard is damaged, or one of the images is not embedded in it.
+        """
+        return self._reader.mask_sets(shard, self.fingerprint, shas)
 
     def block_names(self) -> list[str]:
         """Return the feature blocks that every embedded image has, `tokens` first."""

@@ -1,0 +1,95 @@
+"""Labels the images of one shard: what a worker does of the step annotate."""
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from usam_core.atomic import write_json
+from usam_core.candidates import label_image
+from usam_core.digest import file_digest
+from usam_core.head import Head
+from usam_core.headfile import load_head
+from usam_core.outputs.coco_json import annotation_records
+from usam_core.outputs.voc_png import save_label_png
+from usam_core.progress import Progress
+from usam_core.project import Project
+from usam_core.stages.folders import step_folder
+from usam_core.store.store import EmbeddingStore
+from usam_core.types import MaskSet
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The images of one shard that are labelled together.
+
+    Attributes:
+        file: where the labels of all of them go; named by everything they depend on.
+        shard: the shard's id.
+        rows: path as it is listed, and content digest, of each image.
+        pngs: the label PNG of each, below the step's folder.
+    """
+
+    file: Path
+    shard: str
+    rows: list[tuple[str, str]]
+    pngs: list[str]
+
+
+def label_part(
+    project: Project, store_path: Path, head_file: Path, part: Part, progress: Progress
+) -> int:
+    """Label a part's images unless that is done, and return how many were labelled."""
+    folder = step_folder(project, "annotate")
+    if part_holds(folder, part.file):
+        return 0
+    head, card = _head(head_file, file_digest(head_file))
+    store = EmbeddingStore.open(store_path)
+    # An image may be there twice under two names.
+    wanted: dict[str, list[tuple[str, str]]] = {}
+    for (path, sha256), png in zip(part.rows, part.pngs, strict=True):
+        wanted.setdefault(sha256, []).append((path, png))
+    entries = []
+    with progress.bar("Labelling", len(part.rows)) as bar:
+        for sha256, mask_set in store.read_shard(part.shard, wanted):
+            for path, png in wanted[sha256]:
+                entry = _label(project, head, card, mask_set, folder / png)
+                entries.append({"file_name": path, "sha256": sha256, "png": png, **entry})
+                bar.advance()
+    write_json(part.file, sorted(entries, key=lambda entry: entry["file_name"]))
+    return len(entries)
+
+
+def part_holds(folder: Path, part: Path) -> bool:
+    """Return whether a part's file is there, and every label PNG as it was written."""
+    try:
+        entries = json.loads(part.read_text(encoding="utf-8"))
+        return all(file_digest(folder / e["png"]) == e["png_sha256"] for e in entries)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _label(
+    project: Project, head: Head, card: dict[str, Any], mask_set: MaskSet, png: Path
+) -> dict[str, Any]:
+    instances, labels = label_image(
+        head,
+        mask_set,
+        card["settings"]["features"],
+        project.config.inference,
+        card["classes"],
+    )
+    save_label_png(png, labels)
+    h, w = mask_set.size_hw
+    return {
+        "height": h,
+        "width": w,
+        "png_sha256": file_digest(png),
+        "annotations": annotation_records(instances),
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _head(file: Path, _digest: str) -> tuple[Head, dict[str, Any]]:
+    return load_head(file)
