@@ -105,17 +105,19 @@ def _run_flow(
     project: Path, level: str | None, start: str, refresh: bool, verbose: bool
 ) -> tuple[list[dict[str, Any]], float]:
     set_logging(verbose)
-    from usam_core.project import load_project
+    from flows.parameters import AnnotateDatasetSettings
     from usam_core.stages import STEPS
 
     if start not in STEPS:
         raise typer.BadParameter(f"{start!r} is no step; expected one of {', '.join(STEPS)}")
     # A mistake in the file is told before Prefect's seconds of starting up.
-    load_project(project, **({"level": level} if level else {}))
+    settings = AnnotateDatasetSettings(
+        project_file=str(project.absolute()), level=level or "file", start=start, refresh=refresh
+    )
     from flows.annotate import annotate_dataset
 
     began = time.monotonic()
-    results = annotate_dataset(str(project.absolute()), level, start, refresh)
+    results = annotate_dataset(settings)
     return results, time.monotonic() - began
 
 
