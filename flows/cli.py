@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows import local_commands  # noqa: F401  (adds `up` and `down`)
 from usam_core.cli import terminal
 from usam_core.cli.app import Json, Level, ProjectFile, Refresh, Verbose, app, set_logging
 from usam_core.errors import UsamError
