@@ -115,11 +115,21 @@ def _run_flow(
     settings = AnnotateDatasetSettings(
         project_file=str(project.absolute()), level=level or "file", start=start, refresh=refresh
     )
+    _use_local_server()
     from flows.annotate import annotate_dataset
 
     began = time.monotonic()
     results = annotate_dataset(settings)
     return results, time.monotonic() - began
+
+
+def _use_local_server() -> None:
+    """Let the run be seen on the page of `usam up`, unless another server was chosen."""
+    from flows.local_server import client_environment, running
+
+    served = running() if "PREFECT_API_URL" not in os.environ else None
+    if served is not None:
+        os.environ.update(client_environment(served))
 
 
 def _print_run(title: str, results: list[dict[str, Any]], seconds: float) -> None:

@@ -94,10 +94,14 @@ class LocalServer:
         log = (self.home / "flows.log").read_text(errors="replace")
         raise AssertionError(f"run {run} is {found['state']} after {seconds} s\n{log[-3000:]}")
 
-    def tasks(self, run: str) -> dict[str, tuple[str, int]]:
-        """Return state and count of starts of a run's tasks, by the tasks' names."""
+    def tasks(self, run: str, attempt: int = 1) -> dict[str, str]:
+        """Return the states of the tasks of one attempt at a run, by the tasks' names."""
         found = self.ask("/task_runs/filter", flow_runs={"id": {"any_": [run]}})
-        return {task["name"]: (task["state"]["name"], task["run_count"]) for task in found}
+        return {
+            task["name"]: task["state"]["name"]
+            for task in found
+            if task["flow_run_run_count"] == attempt
+        }
 
     def artifacts(self, run: str) -> dict[str, Any]:
         found = self.ask(

@@ -16,9 +16,9 @@ NAMES = {"annotate-dataset", "collect", "embed", "fit", "annotate", "evaluate", 
 
 
 def written(folder: Path) -> dict[str, int]:
-    """Return when each file below a folder was last written; locks are only touched."""
-    files = (file for file in folder.rglob("*") if file.is_file() and file.suffix != ".lock")
-    return {str(file): file.stat().st_mtime_ns for file in files if file.name != ".lock"}
+    """Return when each file below a folder was last written; locks hold nothing."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file.name != ".lock")
+    return {str(file): file.stat().st_mtime_ns for file in files}
 
 
 def scheduled(local):
@@ -92,7 +92,7 @@ def test_a_step_alone_touches_nothing_upstream(local, whole_run):
     assert all(upstream.values())
     run = local.run("fit", refresh=True)
     assert run["state"]["type"] == "COMPLETED"
-    assert local.tasks(run["id"]) == {"fit": ("Completed", 1)}
+    assert local.tasks(run["id"]) == {"fit": "Completed"}
     assert written(out / "fit") != head
     assert {name: written(out / name) for name in upstream} == upstream
 
@@ -104,8 +104,7 @@ def test_a_failed_run_is_tried_again_and_does_only_what_failed(local, whole_run)
     failed = local.run("annotate-dataset", start="fit")
     assert failed["state"]["type"] == "FAILED"
     assert "s0.png" in failed["state"]["message"]
-    first = local.tasks(failed["id"])
-    assert {name: state for name, (state, _) in first.items()} == {
+    assert local.tasks(failed["id"]) == {
         "fit": "Cached",
         "annotate": "Cached",
         "evaluate": "Failed",
@@ -116,19 +115,12 @@ def test_a_failed_run_is_tried_again_and_does_only_what_failed(local, whole_run)
     local.start_again(failed["id"], "AwaitingRetry")
     done = local.wait(failed["id"])
     assert (done["state"]["type"], done["run_count"]) == ("COMPLETED", 2)
-    second = local.tasks(failed["id"])
-    assert second["evaluate"][0] == "Completed"
-    assert {name: second[name] for name in ("fit", "annotate")} == {
-        name: first[name] for name in ("fit", "annotate")
+    assert local.tasks(failed["id"], attempt=2) == {
+        "fit": "Cached",
+        "annotate": "Cached",
+        "evaluate": "Completed",
     }
     assert written(local.project.parent / "out" / "annotate") == labels
-
-
-def test_a_project_that_is_not_there_is_said_before_any_work(local):
-    run = local.run("collect", project_file="/nowhere/project.yaml")
-    assert run["state"]["type"] == "FAILED"
-    assert "/nowhere/project.yaml: no such file on" in run["state"]["message"]
-    assert local.tasks(run["id"]) == {}
 
 
 def test_the_scheduled_run_embeds_only_the_new_images(local, whole_run):
