@@ -1,7 +1,7 @@
 """What each flow takes: one model a flow, which the Prefect UI shows as a form.
 
 Choices are `Literal` and numbers have bounds, because those are in the JSON schema: the server
-refuses a wrong value before there is a run. What only the machine that runs the flow can know (is
+refuses a wrong value before there is a run. Their docstrings head the forms. What only the machine that runs the flow can know (is
 there such a file?) is checked when the run starts, before any work.
 """
 
@@ -20,7 +20,7 @@ LevelChoice = Literal["file", "classes", "parents"]
 
 
 class ProjectSettings(BaseModel):
-    """Which project; the settings of every flow begin with it."""
+    """Which project."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,7 +53,7 @@ class ProjectSettings(BaseModel):
 
 
 class LevelSettings(ProjectSettings):
-    """A project, and whether to label with its classes or with their parents."""
+    """Which project, and at which level."""
 
     level: LevelChoice = Field(
         "file",
@@ -74,7 +74,7 @@ class LevelSettings(ProjectSettings):
 
 
 class StepSettings(LevelSettings):
-    """Settings of fit, annotate and evaluate."""
+    """Which project, at which level, and whether to do the step again."""
 
     refresh: bool = Field(
         False, title="Refresh", description="Do it again even if nothing has changed."
@@ -82,7 +82,7 @@ class StepSettings(LevelSettings):
 
 
 class AnnotateDatasetSettings(StepSettings):
-    """Settings of the whole job."""
+    """Which project, at which level, and where to start."""
 
     start: Step = Field(
         "collect",
@@ -98,7 +98,7 @@ class AnnotateDatasetSettings(StepSettings):
 
 
 class CollectSettings(ProjectSettings):
-    """Settings of collect."""
+    """Which project, and what to get again."""
 
     refresh: bool = Field(
         False,
@@ -124,11 +124,11 @@ class CollectSettings(ProjectSettings):
 
 
 class EmbedSettings(ProjectSettings):
-    """Settings of embed; what the store has is never embedded again."""
+    """Which project; images that the store has are never embedded again."""
 
 
 class ReportSettings(ProjectSettings):
-    """Settings of report."""
+    """Which project, and how much of it to show."""
 
     pictures: int = Field(
         4,

@@ -1,4 +1,7 @@
-"""What a person sees: the pages of a real server in a real browser, without a window."""
+"""What a person sees: the pages of a real server in a real browser, without a window.
+
+The pages are those below /v2, to which Prefect's server sends who opens its address.
+"""
 
 import base64
 import os
@@ -59,14 +62,22 @@ def is_drawn(browser, picture):
     return browser.execute_script("return arguments[0].naturalWidth", picture) > 100
 
 
+def artifact_id(local, run):
+    made = {"flow_run_id": {"any_": [run["id"]]}, "key": {"any_": ["annotation-run"]}}
+    (found,) = local.ask("/artifacts/filter", artifacts=made)
+    return found["id"]
+
+
 def test_the_run_page_leads_to_summary_and_overlay(browser, see, local, whole_run):
-    browser.get(f"{local.page}/runs/flow-run/{whole_run['id']}")
+    browser.get(f"{local.page}/v2/runs/flow-run/{whole_run['id']}")
     see("//*[contains(text(), 'annotate-dataset project')]")
     see("//*[contains(text(), 'Completed')]")
-    see("//*[@role='tab' or self::button or self::a][contains(., 'Artifacts')]").click()
+    see("//*[@role='tab'][normalize-space(.)='Artifacts']").click()
     see("//*[contains(text(), 'metrics-per-class')]")
     keep(browser, "run.png")
+    # The card leads to the history of what has this name, and that to this run's.
     see("//a[contains(., 'annotation-run')]").click()
+    see(f"//a[contains(@href, '{artifact_id(local, whole_run)}')]").click()
     see("//td[contains(., '13 images embedded')]")
     picture = see("//img[contains(@src, 'data:image/jpeg')]")
     browser.execute_script("arguments[0].scrollIntoView({block: 'end'})", picture)
@@ -75,7 +86,7 @@ def test_the_run_page_leads_to_summary_and_overlay(browser, see, local, whole_ru
 
 
 def test_the_form_of_a_step_offers_its_choices(browser, see, local):
-    browser.get(f"{local.page}/deployments/deployment/{local.deployment('fit')['id']}/run")
+    browser.get(f"{local.page}/v2/deployments/deployment/{local.deployment('fit')['id']}/run")
     see("//label[contains(., 'Level')]")
     see("//*[contains(text(), 'Label with the classes, with their parents')]")
     see("//label[contains(., 'Project file')]")

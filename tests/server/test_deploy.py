@@ -51,5 +51,5 @@ def test_a_worker_runs_a_step_whose_project_counts_from_its_home(local, deployed
     assert done["state"]["type"] == "COMPLETED", done["state"]["message"]
     assert local.tasks(run) == {}
     artifacts = local.artifacts(run)
-    assert "13 images embedded" in artifacts["annotation-run"]
+    assert "9 training pictures of 3 classes" in artifacts["annotation-run"]
     assert "data:image/jpeg;base64," in artifacts["overlays"]
