@@ -1,8 +1,9 @@
 """What each flow takes: one model a flow, which the Prefect UI shows as a form.
 
 Choices are `Literal` and numbers have bounds, because those are in the JSON schema: the server
-refuses a wrong value before there is a run. Their docstrings head the forms. What only the machine that runs the flow can know (is
-there such a file?) is checked when the run starts, before any work.
+refuses a wrong value before there is a run. What only the machine that runs the flow can know (is
+there such a file?) is checked when the run starts, before any work. A model's docstring is the
+heading of its form.
 """
 
 import platform
