@@ -10,10 +10,20 @@ import argparse
 import asyncio
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.runner import Runner
+from prefect.states import Crashed
 
 from flows.annotate import annotate_dataset
 from flows.steps import annotate, collect, embed, evaluate, fit, report
@@ -49,14 +59,29 @@ async def deployments(
     ]
 
 
+async def end_orphans(served: list[UUID]) -> None:
+    """Let the runs of these deployments that claim to be running end as Crashed.
+
+    Called before anything is run: their processes went with those that served them before, by
+    `usam down`, a crash or a power cut, and nobody else tells the server.
+    """
+    alive = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    claim = FlowRunFilter(
+        deployment_id=FlowRunFilterDeploymentId(any_=served),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=alive)),
+    )
+    state = Crashed(message="usam was stopped during this run; Retry goes on where it was.")
+    async with get_client() as client:
+        for run in await client.read_flow_runs(flow_run_filter=claim):
+            await client.set_flow_run_state(run.id, state, force=True)
+
+
 async def serve(project: str | None, cron: str | None, timezone: str, ready: Path) -> None:
     """Register the deployments, write `ready`, and run what is asked for until stopped."""
     runner = Runner(name="usam", limit=MOST_RUNS_AT_ONCE)
-    names = []
-    for deployment in await deployments(project, cron, timezone):
-        await runner.aadd_deployment(deployment)
-        names.append(deployment.full_name)
-    write_json(ready, {"deployments": names})
+    found = await deployments(project, cron, timezone)
+    await end_orphans([await runner.aadd_deployment(deployment) for deployment in found])
+    write_json(ready, {"deployments": [deployment.full_name for deployment in found]})
     await runner.start()
 
 

@@ -1,9 +1,12 @@
 """One `usam up` for all tests that need a real server: its processes, database and port."""
 
+import os
+import signal
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from flows import processes
 from tests.conftest import write_tiny_project
 from tests.local_server import LocalServer
 
@@ -22,8 +25,12 @@ def local(tmp_path_factory):
         assert up.returncode == 0, up.stdout + up.stderr
         yield server
     finally:
+        # As after a crash: what served the flows is gone, and cannot end what it began.
+        if processes.alive(server.home, "flows"):
+            os.kill(int((server.home / "flows.pid").read_text()), signal.SIGKILL)
         down = server.usam("down")
     assert down.stdout.strip() == "stopped", down.stderr
+    assert processes.marked(server.home) == []
 
 
 @pytest.fixture(scope="session")
