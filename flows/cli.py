@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows import local_commands  # noqa: F401  (adds `up` and `down`)
 from usam_core.cli import terminal
 from usam_core.cli.app import Json, Level, ProjectFile, Refresh, Verbose, app, set_logging
 from usam_core.errors import UsamError
@@ -105,18 +106,30 @@ def _run_flow(
     project: Path, level: str | None, start: str, refresh: bool, verbose: bool
 ) -> tuple[list[dict[str, Any]], float]:
     set_logging(verbose)
-    from usam_core.project import load_project
+    from flows.parameters import AnnotateDatasetSettings
     from usam_core.stages import STEPS
 
     if start not in STEPS:
         raise typer.BadParameter(f"{start!r} is no step; expected one of {', '.join(STEPS)}")
     # A mistake in the file is told before Prefect's seconds of starting up.
-    load_project(project, **({"level": level} if level else {}))
+    settings = AnnotateDatasetSettings(
+        project_file=str(project.absolute()), level=level or "file", start=start, refresh=refresh
+    )
+    _use_local_server()
     from flows.annotate import annotate_dataset
 
     began = time.monotonic()
-    results = annotate_dataset(str(project.absolute()), level, start, refresh)
+    results = annotate_dataset(settings)
     return results, time.monotonic() - began
+
+
+def _use_local_server() -> None:
+    """Let the run be seen on the page of `usam up`, unless another server was chosen."""
+    from flows.local_server import client_environment, running
+
+    served = running() if "PREFECT_API_URL" not in os.environ else None
+    if served is not None:
+        os.environ.update(client_environment(served))
 
 
 def _print_run(title: str, results: list[dict[str, Any]], seconds: float) -> None:

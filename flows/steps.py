@@ -1,52 +1,78 @@
-"""Each step alone as a flow, to be deployed and rerun by itself."""
+"""Each step alone as a flow, to be deployed and rerun by itself; none touches an earlier step."""
 
 from typing import Any
 
 from prefect import flow
 
-from flows.annotate import Level
+from flows.parameters import CollectSettings, EmbedSettings, ReportSettings, StepSettings
 from tasks.collect import collect_all
-from tasks.report import report_collected, report_metrics, report_quarantine
+from tasks.report import (
+    last_results,
+    report_collected,
+    report_metrics,
+    report_overlays,
+    report_quarantine,
+    report_run,
+)
 from tasks.steps import cached_step, embed_all
+from usam_core.stages import StepResult
 
 
-@flow(name="collect", flow_run_name="collect {project_file}")
-def collect(
-    project_file: str, refresh: bool = False, only: list[str] | None = None
-) -> dict[str, Any]:
-    """Get the training pictures; `refresh` drops those made or fetched, of `only` if given."""
-    result = collect_all(project_file, None, refresh, only)
+@flow(name="collect", flow_run_name="collect {settings.project_name}")
+def collect(settings: CollectSettings) -> dict[str, Any]:
+    """Get the training pictures of every class, and filter them."""
+    result = collect_all(settings.project_file, None, settings.refresh, settings.only)
     report_collected(result)
     return result.to_json()
 
 
-@flow(name="embed", flow_run_name="embed {project_file}")
-def embed(project_file: str) -> dict[str, Any]:
-    """Embed what the store does not have; see `usam_core.stages.embed`."""
-    result = embed_all(project_file, None)
+@flow(name="embed", flow_run_name="embed {settings.project_name}")
+def embed(settings: EmbedSettings) -> dict[str, Any]:
+    """Run SAM over the images that the store does not have yet."""
+    result = embed_all(settings.project_file, None)
     report_quarantine(result)
     return result.to_json()
 
 
-@flow(name="fit", flow_run_name="fit {project_file}")
-def fit(project_file: str, level: Level | None = None, refresh: bool = False) -> dict[str, Any]:
-    """Learn the head; see `usam_core.stages.fit`."""
-    return cached_step("fit", project_file, level, refresh).to_json()
+@flow(name="fit", flow_run_name="fit {settings.project_name}")
+def fit(settings: StepSettings) -> dict[str, Any]:
+    """Learn the head from the training pictures' embeddings."""
+    return _step("fit", settings).to_json()
 
 
-@flow(name="annotate", flow_run_name="label {project_file}")
-def annotate(
-    project_file: str, level: Level | None = None, refresh: bool = False
-) -> dict[str, Any]:
-    """Label the images; see `usam_core.stages.annotate`."""
-    return cached_step("annotate", project_file, level, refresh).to_json()
+@flow(name="annotate", flow_run_name="annotate {settings.project_name}")
+def annotate(settings: StepSettings) -> dict[str, Any]:
+    """Label every embedded image with the head, and show some."""
+    result = _step("annotate", settings)
+    report_overlays(result)
+    return result.to_json()
 
 
-@flow(name="evaluate", flow_run_name="evaluate {project_file}")
-def evaluate(
-    project_file: str, level: Level | None = None, refresh: bool = False
-) -> dict[str, Any]:
-    """Measure against truth; see `usam_core.stages.evaluate`."""
-    result = cached_step("evaluate", project_file, level, refresh)
+@flow(name="evaluate", flow_run_name="evaluate {settings.project_name}")
+def evaluate(settings: StepSettings) -> dict[str, Any]:
+    """Measure the labels against truth."""
+    result = _step("evaluate", settings)
     report_metrics(result)
     return result.to_json()
+
+
+@flow(name="report", flow_run_name="report {settings.project_name}")
+def report(settings: ReportSettings) -> list[dict[str, Any]]:
+    """Show the last results again, as tables and pictures, without doing any of the work."""
+    project = settings.load()
+    results = last_results(project)
+    for result in results:
+        if result.step == "collect":
+            report_collected(result)
+        elif result.step == "embed":
+            report_quarantine(result)
+        elif result.step == "annotate" and settings.pictures:
+            report_overlays(result, settings.pictures)
+        elif result.step == "evaluate":
+            report_metrics(result)
+    report_run(project.config.name, results)
+    return [result.to_json() for result in results]
+
+
+def _step(step: str, settings: StepSettings) -> StepResult:
+    return cached_step(step, settings.project_file, settings.other_level, settings.refresh)

@@ -10,11 +10,31 @@ from PIL import Image
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from usam_core.cli.summary import sentence
-from usam_core.stages import StepResult
+from usam_core.errors import MissingStepError
+from usam_core.project import Project
+from usam_core.stages import STEPS, StepResult, step_folder
+from usam_core.stages.record import read_record
 
 _WIDEST = 900
 _JPEG_QUALITY = 70
 _MOST_SHEETS = 4
+_MOST_OVERLAYS = 4
+
+
+def last_results(project: Project) -> list[StepResult]:
+    """Return what the steps recorded when they last ran, whether or not it still holds.
+
+    Raises:
+        MissingStepError: no step has run yet.
+    """
+    found = [read_record(step_folder(project, step)) for step in STEPS]
+    results = [result for result in found if result is not None]
+    if not results:
+        raise MissingStepError(
+            f"{project.file}: no results in {project.out} yet; run `usam run {project.file}`, or "
+            "the deployment annotate-dataset, first"
+        )
+    return results
 
 
 def report_metrics(result: StepResult) -> None:
@@ -54,6 +74,19 @@ def report_quarantine(result: StepResult) -> None:
         create_table_artifact(bad, key="quarantine", description=f"{len(bad)} images left out")
 
 
+def report_overlays(result: StepResult, most: int = _MOST_OVERLAYS) -> None:
+    """Show the first labelled images, if the project draws overlays."""
+    overlays = _overlays(Path(result.path).parent)[:most]
+    if overlays:
+        create_markdown_artifact(
+            "\n\n".join(
+                f"**{file.stem}**\n\n![{file.stem}]({_data_uri(file)})" for file in overlays
+            ),
+            key="overlays",
+            description=sentence("annotate", result.summary, result.reused),
+        )
+
+
 def report_run(name: str, results: list[StepResult]) -> None:
     """Show what every step did, and the contact sheet or an overlay."""
     lines = [f"# {name}", "", "| step | outcome | key |", "| --- | --- | --- |"]
@@ -73,8 +106,11 @@ def _picture(results: list[StepResult]) -> Path | None:
         return by_step["evaluate"] / "contact_sheet.png"
     if "annotate" not in by_step:
         return None
-    overlays = sorted((by_step["annotate"] / "overlays").rglob("*.jpg"))
-    return overlays[0] if overlays else None
+    return next(iter(_overlays(by_step["annotate"])), None)
+
+
+def _overlays(folder: Path) -> list[Path]:
+    return sorted((folder / "overlays").rglob("*.jpg"))
 
 
 def data_uri(path: Path) -> str:

@@ -8,6 +8,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.states import StateType
 
 from flows.annotate import annotate_dataset
+from flows.parameters import AnnotateDatasetSettings, StepSettings
 from flows.steps import fit
 from tasks import steps as task_steps
 from usam_core.errors import MissingStepError, TransientError
@@ -15,9 +16,17 @@ from usam_core.project import load_project
 from usam_core.stages import step_folder
 
 
+def settings(file, **parameters):
+    return AnnotateDatasetSettings(project_file=str(file), **parameters)
+
+
+def step_settings(file, **parameters):
+    return StepSettings(project_file=str(file), **parameters)
+
+
 def run(file, **parameters):
     """Run the flow; return its results by step, and its last task runs' states by name."""
-    state = annotate_dataset(str(file), return_state=True, **parameters)
+    state = annotate_dataset(settings(file, **parameters), return_state=True)
     results = state.result()
     with get_client(sync_client=True) as client:
         (last,) = client.read_flow_runs(sort="START_TIME_DESC", limit=1)
@@ -85,12 +94,12 @@ def test_coarser_classes_embed_nothing(project_file):
 
 
 def test_a_step_alone_runs_as_its_own_flow(project_file):
-    assert fit(str(project_file))["reused"]
+    assert fit(step_settings(project_file))["reused"]
 
 
 def test_a_wrong_parameter_is_refused_before_the_run_starts(project_file):
     with pytest.raises(Exception, match=r"level"):
-        annotate_dataset(str(project_file), level="sideways")
+        annotate_dataset({"project_file": str(project_file), "level": "sideways"})
 
 
 @pytest.fixture
@@ -115,7 +124,7 @@ def failing(monkeypatch, error, times):
 
 def test_where_the_world_fails_a_step_is_tried_again(project_file, monkeypatch, quick_retries):
     calls = failing(monkeypatch, TransientError("the hub is away"), times=2)
-    assert not fit(str(project_file), refresh=True)["reused"]
+    assert not fit(step_settings(project_file, refresh=True))["reused"]
     assert calls == ["fit"] * 3
 
 
@@ -123,7 +132,7 @@ def test_a_mistake_is_not_tried_again_and_keeps_its_sentence(
     project_file, monkeypatch, quick_retries
 ):
     calls = failing(monkeypatch, MissingStepError("run `usam embed` first"), times=9)
-    state = fit(str(project_file), refresh=True, return_state=True)
+    state = fit(step_settings(project_file, refresh=True), return_state=True)
     assert state.type == StateType.FAILED
     with pytest.raises(MissingStepError, match="run `usam embed` first"):
         state.result()

@@ -2,6 +2,7 @@
 
 from prefect.client.orchestration import get_client
 
+from flows.parameters import CollectSettings
 from flows.steps import collect
 from tests.core.test_web_collect import project_of
 
@@ -15,13 +16,13 @@ def task_names(state):
 
 def test_a_crawl_is_a_task_a_class_and_one_class_is_got_anew_alone(site, tmp_path):
     file = project_of(tmp_path / "p", site, ["dog", "cat"])
-    state = collect(str(file), return_state=True)
+    state = collect(CollectSettings(project_file=str(file)), return_state=True)
     assert state.result()["summary"]["per_class"] == {"dog": 10, "cat": 10}
     assert task_names(state) == ["collect", "collect cat", "collect dog"]
     before = site.counts
-    assert collect(str(file))["reused"]
+    assert collect(CollectSettings(project_file=str(file)))["reused"]
     assert site.counts == before
-    collect(str(file), refresh=True, only=["cat"])
+    collect(CollectSettings(project_file=str(file), refresh=True, only=["cat"]))
     again = site.counts - before
     assert [path for path in again if "q=cat" in path]
     assert not [path for path in again if "q=dog" in path]

@@ -1,22 +1,47 @@
 """`prefect.yaml`: every entrypoint is a flow that Prefect loads by module path."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 from prefect.flows import load_flow_from_entrypoint
+from prefect.utilities.schema_tools.validation import is_valid_schema, validate
 
-FILE = Path(__file__).parents[2] / "prefect.yaml"
-DEPLOYMENTS = yaml.safe_load(FILE.read_text())["deployments"]
+from flows.serve import FLOWS
+
+ROOT = Path(__file__).parents[2]
+DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda d: d["name"])
 def test_the_entrypoint_is_a_flow_that_takes_the_parameters(deployment):
     flow = load_flow_from_entrypoint(deployment["entrypoint"])
     assert flow.name == deployment["name"]
-    flow.validate_parameters(deployment["parameters"])
+    schema = flow.parameters.model_dump()
+    is_valid_schema(schema)
+    validate(deployment["parameters"], schema, raise_on_error=True)
+    with pytest.raises(Exception, match=r"project_file"):
+        validate({"settings": {}}, schema, raise_on_error=True)
 
 
-def test_every_step_can_be_deployed_alone():
-    names = {deployment["name"] for deployment in DEPLOYMENTS}
-    assert names == {"annotate-dataset", "collect", "embed", "fit", "annotate", "evaluate"}
+def test_every_flow_that_is_served_can_be_deployed_too():
+    steps = {"collect", "embed", "fit", "annotate", "evaluate", "report"}
+    assert {d["name"] for d in DEPLOYMENTS} == steps | {"annotate-dataset"}
+    assert {flow.name for flow in FLOWS} == {d["name"] for d in DEPLOYMENTS}
+
+
+@pytest.mark.parametrize("name", ["docker-compose.yaml", "kubernetes-job.yaml"])
+def test_an_example_is_yaml_and_names_plain_images(name):
+    text = (ROOT / "deployments" / name).read_text()
+    assert yaml.safe_load(text)
+    for image in re.findall(r"image: (\S+)", text):
+        assert re.fullmatch(r"[a-z]+(:[a-z0-9.]+)?", image)
+
+
+def test_the_image_holds_what_its_file_copies():
+    copied = re.findall(r"^COPY (.+) \S+$", (ROOT / "deployments" / "Dockerfile").read_text(), re.M)
+    allowed = (ROOT / ".dockerignore").read_text().splitlines()
+    for name in " ".join(copied).split():
+        assert (ROOT / name).exists()
+        assert f"!{name}" in allowed

@@ -1,0 +1,100 @@
+"""Serve every flow from this machine, without work pools: `usam up` runs it in the background.
+
+    python -m flows.serve --ready FILE [--project FILE] [--cron "0 2 * * *" --timezone UTC]
+
+The process registers one deployment a flow, writes FILE, and then runs what the server asks for,
+each run in a process of its own, until it is told to stop.
+"""
+
+import argparse
+import asyncio
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.deployments.runner import EntrypointType, RunnerDeployment
+from prefect.runner import Runner
+from prefect.states import Crashed
+
+from flows.annotate import annotate_dataset
+from flows.steps import annotate, collect, embed, evaluate, fit, report
+from usam_core.atomic import write_json
+
+FLOWS = (annotate_dataset, collect, embed, fit, annotate, evaluate, report)
+
+MOST_RUNS_AT_ONCE = 2
+"""A long step and something short beside it; models are big, and one machine has one memory."""
+
+
+async def deployments(
+    project: str | None, cron: str | None, timezone: str
+) -> list[RunnerDeployment]:
+    """Describe one deployment a flow, by module path.
+
+    Args:
+        project: project file that the forms begin with.
+        cron: when to run `annotate-dataset` on `project`.
+        timezone: IANA name of the zone that `cron` means.
+    """
+    parameters: dict[str, Any] = {"settings": {"project_file": project}} if project else {}
+    schedule = CronSchedule(cron=cron, timezone=timezone) if project and cron else None
+    return [
+        await flow.ato_deployment(
+            flow.name,
+            schedule=schedule if flow is annotate_dataset else None,
+            parameters=parameters,
+            tags=["usam"] if flow is annotate_dataset else ["usam", "step"],
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+        for flow in FLOWS
+    ]
+
+
+async def end_orphans(served: list[UUID]) -> None:
+    """Let the runs of these deployments that claim to be running end as Crashed.
+
+    Called before anything is run: their processes went with those that served them before, by
+    `usam down`, a crash or a power cut, and nobody else tells the server.
+    """
+    alive = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    claim = FlowRunFilter(
+        deployment_id=FlowRunFilterDeploymentId(any_=served),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=alive)),
+    )
+    state = Crashed(message="usam was stopped during this run; Retry goes on where it was.")
+    async with get_client() as client:
+        for run in await client.read_flow_runs(flow_run_filter=claim):
+            await client.set_flow_run_state(run.id, state, force=True)
+
+
+async def serve(project: str | None, cron: str | None, timezone: str, ready: Path) -> None:
+    """Register the deployments, write `ready`, and run what is asked for until stopped."""
+    runner = Runner(name="usam", limit=MOST_RUNS_AT_ONCE)
+    found = await deployments(project, cron, timezone)
+    await end_orphans([await runner.aadd_deployment(deployment) for deployment in found])
+    write_json(ready, {"deployments": [deployment.full_name for deployment in found]})
+    await runner.start()
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m flows.serve")
+    parser.add_argument("--project")
+    parser.add_argument("--cron")
+    parser.add_argument("--timezone", default="UTC")
+    parser.add_argument("--ready", type=Path, required=True)
+    given = parser.parse_args()
+    asyncio.run(serve(given.project, given.cron, given.timezone, given.ready))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""What a person sees: the pages of a real server in a real browser, without a window.
+
+The pages are those below /v2, to which Prefect's server sends who opens its address.
+"""
+
+import base64
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.server
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+SECONDS = 60
+KEEP = os.environ.get("USAM_SCREENSHOTS")
+"""A folder in which to keep pictures of the pages, for the documentation."""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if not CHROMIUM or not DRIVER:
+        pytest.skip("needs chromium and chromedriver (Debian: apt install chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (extra `test`)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
+    flags += " --disable-background-networking --disable-component-update --no-proxy-server"
+    flags += " --disable-dev-shm-usage --window-size=1280,1000"
+    for flag in flags.split():
+        options.add_argument(flag)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def see(browser):
+    """Return a function that waits for an element of the page, found by an XPath."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def find(xpath):
+        def found(driver):
+            return [e for e in driver.find_elements(By.XPATH, xpath) if e.is_displayed()]
+
+        return WebDriverWait(browser, SECONDS).until(found, f"no {xpath} on the page")[0]
+
+    return find
+
+
+def keep(browser, name):
+    if KEEP:
+        (Path(KEEP) / name).write_bytes(base64.b64decode(browser.get_screenshot_as_base64()))
+
+
+def is_drawn(browser, picture):
+    """Say whether the browser could decode a picture, which a broken link is not."""
+    return browser.execute_script("return arguments[0].naturalWidth", picture) > 100
+
+
+def artifact_id(local, run):
+    made = {"flow_run_id": {"any_": [run["id"]]}, "key": {"any_": ["annotation-run"]}}
+    (found,) = local.ask("/artifacts/filter", artifacts=made)
+    return found["id"]
+
+
+def test_the_run_page_leads_to_summary_and_overlay(browser, see, local, whole_run):
+    browser.get(f"{local.page}/v2/runs/flow-run/{whole_run['id']}")
+    see("//*[contains(text(), 'annotate-dataset project')]")
+    see("//*[contains(text(), 'Completed')]")
+    see("//*[@role='tab'][normalize-space(.)='Artifacts']").click()
+    see("//*[contains(text(), 'metrics-per-class')]")
+    keep(browser, "run.png")
+    # The card leads to the history of what has this name, and that to this run's.
+    see("//a[contains(., 'annotation-run')]").click()
+    see(f"//a[contains(@href, '{artifact_id(local, whole_run)}')]").click()
+    see("//td[contains(., '13 images embedded')]")
+    picture = see("//img[contains(@src, 'data:image/jpeg')]")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'end'})", picture)
+    assert is_drawn(browser, picture)
+    keep(browser, "artifact.png")
+
+
+def test_the_form_of_a_step_offers_its_choices(browser, see, local):
+    browser.get(f"{local.page}/v2/deployments/deployment/{local.deployment('fit')['id']}/run")
+    see("//label[contains(., 'Level')]")
+    see("//*[contains(text(), 'Label with the classes, with their parents')]")
+    see("//label[contains(., 'Project file')]")
+    keep(browser, "form.png")
