@@ -40,5 +40,5 @@ def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]]:
         results.append(cached_step("evaluate", file, level, refresh))
         report_metrics(results[-1])
     report_run(project.config.name, results)
-    pass_gate(project_file, level)
+    pass_gate(file, level)
     return [result.to_json() for result in results]

@@ -80,7 +80,7 @@ def report_overlays(result: StepResult, most: int = _MOST_OVERLAYS) -> None:
     if overlays:
         create_markdown_artifact(
             "\n\n".join(
-                f"**{file.stem}**\n\n![{file.stem}]({_data_uri(file)})" for file in overlays
+                f"**{file.stem}**\n\n![{file.stem}]({data_uri(file)})" for file in overlays
             ),
             key="overlays",
             description=sentence("annotate", result.summary, result.reused),
