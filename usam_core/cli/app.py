@@ -126,7 +126,7 @@ def annotate(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Label every image: COCO JSON, palette PNGs, overlays, run.json."""
+    """Label every image: COCO JSON, palette PNGs, overlays, lineage.json."""
     _step("annotate", project, level, refresh, json, verbose)
 
 

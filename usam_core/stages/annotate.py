@@ -17,7 +17,6 @@ from usam_core.errors import MissingStepError
 from usam_core.head import Head
 from usam_core.headfile import load_head
 from usam_core.images import read_image
-from usam_core.lineage import run_lineage
 from usam_core.outputs.coco_json import annotation_records, assemble
 from usam_core.outputs.overlay import save_overlay
 from usam_core.outputs.voc_png import read_label_png, save_label_png
@@ -33,7 +32,6 @@ from usam_core.store.store import EmbeddingStore
 REVISION = 2
 
 COCO = "coco.json"
-RUN = "run.json"
 MASKS = "masks"
 OVERLAYS = "overlays"
 PARTS = "parts"
@@ -58,7 +56,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     """
     folder = step_folder(project, "annotate")
     store = embed.open_store(project)
-    head, card = load_head(_head_path(project))
+    head, card = load_head(head_path(project))
     images = _images(project, store)
     labelling = value_digest(_labelling(project))
     names = _png_names(images["path"])
@@ -79,14 +77,6 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     _sweep(folder, done, set(names.values()))
     counts = assemble(folder / COCO, _read(done), card["classes"])
     overlays = _overlays(project, folder, images, names, card["classes"], progress)
-    lineage = run_lineage(
-        project,
-        key=key,
-        revisions={"annotate": REVISION, "embed": embed.REVISION},
-        head=card,
-        images=dict(zip(images["path"], images["sha256"], strict=True)),
-    )
-    write_json(folder / RUN, lineage)
     return StepResult(
         step="annotate",
         key=key,
@@ -99,7 +89,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "instances": sum(counts.values()),
             "per_class": counts,
         },
-        outputs=digests(folder, [folder / COCO, folder / RUN, *done, *overlays]),
+        outputs=digests(folder, [folder / COCO, *done, *overlays]),
     )
 
 
@@ -126,17 +116,12 @@ def entries(folder: Path) -> Iterator[dict[str, Any]]:
     yield from sorted(_read(sorted((folder / PARTS).glob("*.json"))), key=lambda e: e["file_name"])
 
 
-def _labelling(project: Project) -> dict[str, Any]:
-    """Return what decides the labels of a single image."""
-    return {
-        "revision": REVISION,
-        "head": file_digest(_head_path(project)),
-        "inference": project.config.inference.model_dump(mode="json"),
-        "encoder": embed.spec(project),
-    }
+def head_path(project: Project) -> Path:
+    """Return the head that labels: of `fit`, the one that `inference.head` names.
 
-
-def _head_path(project: Project) -> Path:
+    Raises:
+        MissingStepError: `fit` has not run.
+    """
     record = read_record(step_folder(project, "fit"))
     if record is None or not Path(record.path).exists():
         raise MissingStepError(
@@ -145,6 +130,16 @@ def _head_path(project: Project) -> Path:
     chosen = f"{project.config.inference.head}.safetensors"
     # Without distillation there is the teacher only.
     return Path(record.path).with_name(chosen) if chosen in record.outputs else Path(record.path)
+
+
+def _labelling(project: Project) -> dict[str, Any]:
+    """Return what decides the labels of a single image."""
+    return {
+        "revision": REVISION,
+        "head": file_digest(head_path(project)),
+        "inference": project.config.inference.model_dump(mode="json"),
+        "encoder": embed.spec(project),
+    }
 
 
 def _images(project: Project, store: EmbeddingStore) -> pd.DataFrame:
