@@ -16,8 +16,8 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def files_digest(path: str | Path) -> str:
-    """Return the SHA-256 of a file, or of all files below a folder with their names.
+def files_digest(path: str | Path, pattern: str = "*") -> str:
+    """Return the SHA-256 of a file, or of the files below a folder with their names.
 
     Raises:
         OSError: the file, or one of the files, cannot be read.
@@ -25,7 +25,7 @@ def files_digest(path: str | Path) -> str:
     path = Path(path)
     if not path.is_dir():
         return file_digest(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    files = sorted(file for file in path.rglob(pattern) if file.is_file())
     return value_digest([[file.relative_to(path).as_posix(), file_digest(file)] for file in files])
 
 

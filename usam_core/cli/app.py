@@ -144,6 +144,21 @@ def evaluate(
         print_classes(result)
 
 
+@app.command(
+    epilog="Examples: `usam lineage out/annotate/masks/s0.png`, "
+    "`usam lineage out/evaluate/metrics.json --json`"
+)
+def lineage(
+    file: Annotated[Path, typer.Argument(help="An output of a project, or a step's folder.")],
+    json: Json = False,
+) -> None:
+    """Say what an output was made of, back to pictures and checkpoint, and check every link."""
+    from usam_core.cli.lineage import print_lineage
+
+    if not print_lineage(file, json):
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: `usam doctor project.yaml --json`")
 def doctor(
     project: Annotated[Path | None, typer.Argument(help="A project file to look at too.")] = None,

@@ -17,8 +17,7 @@ from usam_core.project import Project
 from usam_core.sources.base import manifest_path
 from usam_core.stages import annotate, collect, embed
 from usam_core.stages.folders import step_folder
-from usam_core.stages.images import wanted_files
-from usam_core.stages.labelled import labelled_images
+from usam_core.stages.labelled import labelled_files, labelled_images
 from usam_core.stages.record import StepResult, made_digest, read_record
 
 PARENTS: dict[str, tuple[str, ...]] = {
@@ -96,7 +95,7 @@ def _collect(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _embed(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
     read = {
-        "images": _images(project, sorted(wanted_files(project))),
+        "images": _images(project, sorted(labelled_files(project))),
         "pictures": _pictures(project),
         "store": _store(project),
     }
@@ -122,15 +121,21 @@ def _annotate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
 def _evaluate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
     folder = step_folder(project, "annotate")
     record = read_record(folder)
-    truth = project.truth_path
     read = {
         "labels": {
             "path": portable(folder, project.root),
             "sha256": made_digest(record) if record else None,
         },
-        "truth": truth and {"path": portable(truth, project.root), "sha256": files_digest(truth)},
+        "truth": _truth(project),
     }
     return read, {}
+
+
+def _truth(project: Project) -> dict[str, Any] | None:
+    truth = project.truth_path
+    if truth is None:
+        return None
+    return {"path": portable(truth, project.root), "sha256": files_digest(truth, "*.png")}
 
 
 _READS = {
