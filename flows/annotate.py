@@ -5,6 +5,7 @@ from typing import Any, Literal
 from prefect import flow
 
 from tasks.collect import collect_all
+from tasks.lineage import report_lineage
 from tasks.report import report_collected, report_metrics, report_quarantine, report_run
 from tasks.steps import cached_step, embed_all, open_project
 from usam_core.stages import STEPS, StepResult
@@ -49,4 +50,5 @@ def annotate_dataset(
         results.append(cached_step("evaluate", project_file, level, refresh))
         report_metrics(results[-1])
     report_run(project.config.name, results)
+    report_lineage(project, results)
     return [result.to_json() for result in results]

@@ -4,6 +4,7 @@ from typing import Any
 
 from prefect import task
 
+from tasks.lineage import flow_run
 from tasks.policy import BY_CONTENT, RETRIES
 from tasks.progress import RunProgress
 from usam_core import stages
@@ -32,7 +33,10 @@ def run_step(
     """See `usam_core.stages.run_step`; `key` is there for the cache."""
     del key
     project = open_project(project_file, level)
-    return stages.run_step(step, project, refresh=refresh, progress=RunProgress()).to_json()
+    result = stages.run_step(
+        step, project, refresh=refresh, progress=RunProgress(), flow_run=flow_run()
+    )
+    return result.to_json()
 
 
 @task(name="embed-shards", task_run_name="embed shards {first} of {total}", **RETRIES)

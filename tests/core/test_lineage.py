@@ -1,6 +1,7 @@
 """From any output back to training pictures and checkpoint; every tampered link is noticed."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,6 +15,7 @@ from usam_core.errors import InputError
 from usam_core.lineage import environment
 from usam_core.lineage.chain import read_chain
 from usam_core.lineage.checks import check_chain
+from usam_core.lineage.diagram import markdown
 from usam_core.lineage.document import LINEAGE
 from usam_core.lineage.show import broken_links, to_json, tree
 from usam_core.project import load_project
@@ -345,3 +347,43 @@ def test_usam_lineage_prints_the_chain_and_its_exit_code(root):
     assert found.returncode == 1
     assert "out/fit/student.safetensors: expected SHA-256" in found.stdout
     assert "the head was replaced after the labels were made" in found.stdout
+
+
+def test_the_diagram_has_a_box_for_every_step_and_origin_and_the_arrows(finished_project):
+    chain = read_chain(finished_project.parent / "out" / "evaluate")
+    text = markdown(chain)
+    assert text.startswith("```mermaid\nflowchart LR\n")
+    diagram, table = text.removeprefix("```mermaid\n").split("\n```\n")
+    boxes = dict(re.findall(r'^    (\w+)\(?\["(\w[^"]*)"\]\)?$', diagram, flags=re.M))
+    arrows = set(re.findall(r"^    (\w+) --> (\w+)$", diagram, flags=re.M))
+    assert len(boxes) + len(arrows) == len(diagram.splitlines()) - 1, "every line is one or other"
+    words = {name: re.split("<br/>|,", text)[0] for name, text in boxes.items()}
+    assert {(words[a], words[b]) for a, b in arrows} >= {
+        ("annotate", "evaluate"),
+        ("fit", "annotate"),
+        ("embed", "annotate"),
+        ("collect", "fit"),
+        ("SAM nano", "embed"),
+        ("truth", "evaluate"),
+    }
+    assert "9 training pictures" in table
+
+
+def test_odd_names_cannot_break_the_diagram_or_the_table(finished_project):
+    chain = read_chain(finished_project.parent / "out" / "fit")
+    plain = markdown(chain)
+    odd = ODD[0] + '"]; end ```\n```mermaid\n' + "|<script>|#quot; %% \\ \x00 %{init}%"
+    link = chain.last
+    for entry in (link.document["inputs"]["pictures"], link.document["weights"]["checkpoint"]):
+        entry["per_class"] = {odd: 3}
+        entry["path"] = odd
+    link.document["flow_run"] = {"id": "1", "name": odd}
+    text = markdown(chain)
+    assert len(text.splitlines()) == len(plain.splitlines()) + 1, "one more checkpoint, its arrow"
+    for line, before in zip(text.splitlines()[:2], plain.splitlines()[:2], strict=True):
+        assert line == before
+    for line in text.splitlines():
+        assert line.count("|") in (0, 4)
+        assert line.count('"') in (0, 2)
+        assert line.count("```") == (line in ("```", "```mermaid"))
+        assert not set(line) & set("\\%\x00\x1b")
