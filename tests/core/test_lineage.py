@@ -81,7 +81,7 @@ def test_a_label_png_leads_back_to_its_image_the_pictures_and_the_checkpoint(roo
         "images/s1.png",
         shown["image"]["sha256"],
         index.loc[shown["image"]["sha256"], "shard"],
-        "9 training pictures (disc 3, ring 3, rod 3); 9 from render",
+        "9 for training (disc 3, ring 3, rod 3); 9 from render",
         "SAM nano, bundled with usam",
         "the chain is whole",
     ):
@@ -363,10 +363,10 @@ def test_the_diagram_has_a_box_for_every_step_and_origin_and_the_arrows(finished
         ("fit", "annotate"),
         ("embed", "annotate"),
         ("collect", "fit"),
-        ("SAM nano", "embed"),
-        ("truth", "evaluate"),
+        ("checkpoint: SAM nano", "embed"),
+        ("truth: truth", "evaluate"),
     }
-    assert "9 training pictures" in table
+    assert "9 for training" in table
 
 
 def test_odd_names_cannot_break_the_diagram_or_the_table(finished_project):

@@ -60,7 +60,7 @@ def test_the_run_page_shows_the_lineage_and_the_lineage_names_the_run(project_fi
     shown = artifacts["lineage"]
     assert shown.startswith("```mermaid\nflowchart LR\n")
     assert file_digest(folder / "lineage.json")[:12] in shown
-    assert "9 training pictures" in shown
+    assert "9 for training" in shown
     assert "SAM nano, bundled with usam" in shown
     with get_client(sync_client=True) as client:
         (last,) = client.read_flow_runs(sort="START_TIME_DESC", limit=1)

@@ -151,7 +151,7 @@ def _pictures(entry: dict[str, Any]) -> str:
     classes = ", ".join(f"{name} {count}" for name, count in entry["per_class"].items())
     sources = entry["provenance"].get("sources", {})
     given = ", ".join(f"{count} from {name}" for name, count in sources.items())
-    return f"{entry['count']} training pictures ({classes}); {given or 'no source recorded'}"
+    return f"{entry['count']} for training ({classes}); {given or 'no source recorded'}"
 
 
 def _checkpoint(entry: dict[str, Any]) -> str:
@@ -162,7 +162,7 @@ def _checkpoint(entry: dict[str, Any]) -> str:
 
 
 _DESCRIBE = {
-    "images": lambda entry: f"{entry['count']} images of {entry['path']}",
+    "images": lambda entry: f"{entry['count']} in {entry['path']}",
     "labels": lambda entry: entry["path"],
     "truth": lambda entry: entry["path"],
     "head": lambda entry: entry["path"],

@@ -69,7 +69,9 @@ def _origins(link: Link) -> Iterator[str]:
     for fact in facts(link.document) if link.document else []:
         # Later steps read the pictures from `collect`.
         if fact.name in _DRAWN and (fact.name != "pictures" or link.step == "collect"):
-            cut = fact.text if len(fact.text) <= _LONGEST else f"{fact.text[:_LONGEST]} ..."
+            # The name first: Mermaid would take a path such as "- x" for a list.
+            text = f"{fact.name}: {fact.text}"
+            cut = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
             yield f"{label(cut)}<br/>{short(fact.sha256)}"
 
 

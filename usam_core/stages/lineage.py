@@ -17,7 +17,7 @@ from usam_core.project import Project
 from usam_core.sources.base import manifest_path
 from usam_core.stages import annotate, collect, embed
 from usam_core.stages.folders import step_folder
-from usam_core.stages.labelled import labelled_files, labelled_images
+from usam_core.stages.labelled import labelled_images
 from usam_core.stages.record import StepResult, made_digest, read_record
 
 PARENTS: dict[str, tuple[str, ...]] = {
@@ -89,13 +89,13 @@ def _collect(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
     source = {key: inputs[key] for key in ("classes", "filters", "min_per_class")}
     read: dict[str, Any] = {"source": {"name": inputs["source"], "sha256": value_digest(source)}}
     if inputs["labelled"] is not None:
-        read["images"] = _images(project, inputs["labelled"])
+        read["images"] = _images(project)
     return read, {}
 
 
 def _embed(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
     read = {
-        "images": _images(project, sorted(labelled_files(project))),
+        "images": _images(project),
         "pictures": _pictures(project),
         "store": _store(project),
     }
@@ -108,14 +108,12 @@ def _fit(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _annotate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
-    listing = labelled_images(project)
-    images = sorted(zip(listing["path"], listing["sha256"].fillna(""), strict=True))
     head = annotate.head_path(project)
     weights = {
         "checkpoint": _checkpoint(project),
         "head": {"path": portable(head, project.root), "sha256": file_digest(head)},
     }
-    return {"images": _images(project, images), "store": _store(project)}, weights
+    return {"images": _images(project), "store": _store(project)}, weights
 
 
 def _evaluate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -147,7 +145,9 @@ _READS = {
 }
 
 
-def _images(project: Project, listed: list[Any]) -> dict[str, Any]:
+def _images(project: Project) -> dict[str, Any]:
+    listing = labelled_images(project)
+    listed = sorted(zip(listing["path"], listing["sha256"].fillna(""), strict=True))
     return {
         "path": portable(project.images_path, project.root),
         "count": len(listed),
