@@ -5,6 +5,7 @@ from typing import Any, Literal
 from prefect import flow
 
 from tasks.collect import collect_all
+from tasks.gate import pass_gate
 from tasks.lineage import report_lineage
 from tasks.report import report_collected, report_metrics, report_quarantine, report_run
 from tasks.steps import cached_step, embed_all, open_project
@@ -51,4 +52,5 @@ def annotate_dataset(
         report_metrics(results[-1])
     report_run(project.config.name, results)
     report_lineage(project, results)
+    pass_gate(project_file, level)
     return [result.to_json() for result in results]

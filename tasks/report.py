@@ -39,7 +39,7 @@ def report_collected(result: StepResult) -> None:
         notes += entry["notes"]
     lines += ["", *(f"* {note}" for note in notes)]
     for sheet in sorted((folder / "sheets").glob("*.jpg"))[:_MOST_SHEETS]:
-        lines += ["", f"![{sheet.stem}]({_data_uri(sheet)})"]
+        lines += ["", f"![{sheet.stem}]({data_uri(sheet)})"]
     create_markdown_artifact(
         "\n".join(lines),
         key="training-pictures",
@@ -62,7 +62,7 @@ def report_run(name: str, results: list[StepResult]) -> None:
         lines.append(f"| {result.step} | {text} | `{result.key[:12]}` |")
     picture = _picture(results)
     if picture is not None:
-        lines += ["", f"![image, truth and labels of the first images]({_data_uri(picture)})"]
+        lines += ["", f"![image, truth and labels of the first images]({data_uri(picture)})"]
     lines += ["", *(f"* {result.step}: `{result.path}`" for result in results)]
     create_markdown_artifact("\n".join(lines), key="annotation-run", description=name)
 
@@ -77,7 +77,7 @@ def _picture(results: list[StepResult]) -> Path | None:
     return overlays[0] if overlays else None
 
 
-def _data_uri(path: Path) -> str:
+def data_uri(path: Path) -> str:
     """Return a picture as a data URI, small enough for the run page."""
     with Image.open(path) as picture:
         small = picture.convert("RGB")

@@ -117,7 +117,7 @@ def test_a_class_that_ends_with_too_few_says_what_was_dropped_and_what_to_try(fo
 def test_a_csv_file_names_class_and_path(folder_project):
     rows = [f"{name},pictures/{name}/{name}{i}.png" for name in ("disc", "rod") for i in range(3)]
     rows += [f"annulus, pictures/ring/ring{i}.png" for i in range(3)]
-    rows += ["rod,pictures/rod/gone.png", "other,pictures/x.png"]
+    rows += ["rod,pictures/rod/gone.png", "other,pictures/x.png", "rod,"]
     (folder_project.root / "list.csv").write_text("\n".join(["class,path", *rows]))
     values = yaml.safe_load(folder_project.file.read_text())
     values["classes"][1]["synonyms"] = ["annulus"]

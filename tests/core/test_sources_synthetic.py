@@ -37,6 +37,7 @@ class Calls:
     """Stands before the pipeline's `__call__`: counts, and spoils what a test wants spoiled."""
 
     def __init__(self, monkeypatch, spoil=None, most=None, die_after=None):
+        self.tried = []
         self.batches = []
         self.seeds = []
         real = StableDiffusionPipeline.__call__
@@ -45,6 +46,7 @@ class Calls:
         def call(pipe, prompt=None, generator=None, **others):
             if die_after is not None and len(self.batches) >= die_after:
                 raise KeyboardInterrupt
+            self.tried.append(len(prompt))
             if most is not None and len(prompt) > most:
                 raise torch.OutOfMemoryError("Tried to allocate 20.00 GiB")
             result = real(pipe, prompt=prompt, generator=generator, **others)
@@ -112,6 +114,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path, model, monkeypatch
     plain = source(tmp_path / "plain", model, batch_size=1, per_class=5).collect(DOG, SILENT)
     calls = Calls(monkeypatch, most=2)
     found = source(tmp_path / "tight", model, batch_size=5, per_class=5).collect(DOG, SILENT)
+    assert calls.tried == [1, 5, 2, 2, 1], "a trial, then the batch halves"
     assert calls.batches == [2, 2, 1]
     for one, other in zip(pixels(plain), pixels(found), strict=True):
         assert np.abs(one - other).max() <= 1
@@ -162,11 +165,13 @@ def test_provenance_says_how_a_picture_was_made(tmp_path, model):
     assert first["seed"] != second["seed"]
 
 
-def test_other_weights_make_other_pictures_in_a_folder_of_their_own(tmp_path, model):
-    other = save_untrained(tmp_path / "other", seed=1)
-    one, two = source(tmp_path, model), source(tmp_path, other)
-    assert one.inputs(DOG) != two.inputs(DOG)
-    made = {p.sha256 for s in (one, two) for p in s.collect(DOG, SILENT).pictures}
+def test_other_weights_at_the_same_place_make_other_pictures(tmp_path):
+    place = save_untrained(tmp_path / "model")
+    before = source(tmp_path, place).inputs(DOG)
+    made = {p.sha256 for p in source(tmp_path, place).collect(DOG, SILENT).pictures}
+    assert save_untrained(tmp_path / "model", seed=1) == place
+    assert source(tmp_path, place).inputs(DOG) != before
+    made |= {p.sha256 for p in source(tmp_path, place).collect(DOG, SILENT).pictures}
     assert len(made) == 8
 
 
@@ -195,3 +200,10 @@ def test_damaged_weights_name_the_folder(tmp_path):
     (model / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(InputError, match=r"tiny-sd: cannot be loaded as a diffusers pipeline"):
         source(tmp_path, model).collect(DOG, SILENT)
+
+
+def test_attention_in_slices_draws_the_same(tmp_path, model):
+    whole = source(tmp_path / "a", model, low_memory="off").collect(DOG, SILENT)
+    sliced = source(tmp_path / "b", model, low_memory="slicing").collect(DOG, SILENT)
+    for one, other in zip(pixels(whole), pixels(sliced), strict=True):
+        assert np.abs(one - other).max() <= 1

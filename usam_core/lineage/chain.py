@@ -122,7 +122,7 @@ def made_by(document: dict[str, Any]) -> str:
     if code["checkout"]:
         changed = ", changed" if code["checkout"]["changed"] else ""
         words.append(f"commit {code['checkout']['commit'][:_WIDTH]}{changed}")
-    words.append(f"revision {code['revision']}")
+    words.append(f"code {short(code['sha256'])}")
     if document["flow_run"]:
         words.append(f"flow run {document['flow_run'].get('name')!r}")
     return ", ".join(words)

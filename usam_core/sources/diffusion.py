@@ -15,6 +15,7 @@ import torch
 from usam_core.config_training import SyntheticConfig
 from usam_core.errors import InputError
 from usam_core.sam.load import choose_device
+from usam_core.sources.model_files import weights_digest
 
 _OFFLOAD_BELOW = 6e9  # bytes free; Stable Diffusion v1 in float16 with its activations needs 5 GB
 _SLICE_BELOW = 10e9
@@ -170,11 +171,11 @@ class Painter:
 
 def open_painter(config: SyntheticConfig, folder: Path) -> Painter:
     """Return the painter of these settings; a process loads each model once."""
-    return _open_painter(config.model_dump_json(), folder)
+    return _open_painter(config.model_dump_json(), folder, weights_digest(folder))
 
 
 @functools.lru_cache(maxsize=1)
-def _open_painter(config: str, folder: Path) -> Painter:
+def _open_painter(config: str, folder: Path, _weights: str) -> Painter:
     return Painter(SyntheticConfig.model_validate_json(config), folder)
 
 

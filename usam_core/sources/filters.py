@@ -11,9 +11,6 @@ import pandas as pd
 from usam_core.config_training import FilterConfig
 from usam_core.sources.base import Rejected, TrainingPicture
 
-FILTER_REVISION = 1
-"""Part of the collect step's key: raised when the same pictures are judged otherwise."""
-
 _NEIGHBOURS = 5
 _FEWEST_FOR_OUTLIERS = 2 * _NEIGHBOURS
 _MAD_TO_DEVIATION = 1.4826  # of a normal distribution

@@ -12,6 +12,7 @@ import pandas as pd
 
 from usam_core.atomic import write_json
 from usam_core.candidates import label_image
+from usam_core.code import code_digest
 from usam_core.digest import file_digest, value_digest
 from usam_core.errors import MissingStepError
 from usam_core.head import Head
@@ -29,7 +30,13 @@ from usam_core.stages.labelled import labelled_images
 from usam_core.stages.record import StepResult, digests, intact_record, read_record
 from usam_core.store.store import EmbeddingStore
 
-REVISION = 2
+CALCULATIONS = (
+    "usam_core.candidates",
+    "usam_core.headfile",
+    "usam_core.outputs.coco_json",
+    "usam_core.outputs.voc_png",
+)
+"""Modules that decide the step's results."""
 
 COCO = "coco.json"
 MASKS = "masks"
@@ -135,7 +142,7 @@ def head_path(project: Project) -> Path:
 def _labelling(project: Project) -> dict[str, Any]:
     """Return what decides the labels of a single image."""
     return {
-        "revision": REVISION,
+        "code": code_digest(__name__, CALCULATIONS),
         "head": file_digest(head_path(project)),
         "inference": project.config.inference.model_dump(mode="json"),
         "encoder": embed.spec(project),

@@ -24,13 +24,17 @@ from usam_core.sources.base import (
     to_frame,
 )
 from usam_core.sources.choose import choose_source
-from usam_core.sources.filters import FILTER_REVISION, filter_pictures
+from usam_core.sources.filters import filter_pictures
 from usam_core.sources.looks import picture_looks
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labelled import labelled_files
 from usam_core.stages.record import StepResult, digests, read_record
 
-REVISION = 2
+CALCULATIONS = (
+    "usam_core.sources.filters",
+    "usam_core.sources.looks",
+)
+"""Modules that decide the step's results."""
 
 _ORIGINS = ("model", "revision", "weights_sha256", "scheduler", "engine", "licence", "given_by")
 """Parts of the provenance that are counted for the head's card and the run's lineage."""
@@ -52,7 +56,7 @@ def inputs(project: Project) -> dict[str, Any]:
         "source": source.name,
         "min_per_class": config.training.min_per_class,
         "classes": {spec.name: source.inputs(spec) for spec in config.classes},
-        "filters": filters and [FILTER_REVISION, filters.model_dump(mode="json")],
+        "filters": filters and filters.model_dump(mode="json"),
         # Images that came since may be what a training picture shows.
         "labelled": sorted(labelled_files(project)) if _looks_for_leaks(project) else None,
     }

@@ -20,7 +20,12 @@ from usam_core.stages.record import StepResult, digests
 from usam_core.store.store import EmbeddingStore
 from usam_core.train import train
 
-REVISION = 1
+CALCULATIONS = (
+    "usam_core.bags",
+    "usam_core.headfile",
+    "usam_core.train",
+)
+"""Modules that decide the step's results."""
 _log = logging.getLogger(__name__)
 
 

@@ -54,7 +54,7 @@ def origins(step: str, project: Project) -> dict[str, Any]:
 def document(
     project: Project,
     result: StepResult,
-    revision: int,
+    code: str,
     made_of: dict[str, Any],
     flow_run: Mapping[str, str] | None,
 ) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def document(
     Args:
         project: the project.
         result: the step's result, its outputs with their digests.
-        revision: the step's code revision.
+        code: digest of the code that decided the result.
         made_of: `origins`, from before it ran.
         flow_run: what Prefect calls the run (`id`, `name`), if it was one.
     """
@@ -73,7 +73,7 @@ def document(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "project": project.config.name,
         "project_file": project.file.name,
-        "code": {"revision": revision, "checkout": checkout(), "versions": versions()},
+        "code": {"sha256": code, "checkout": checkout(), "versions": versions()},
         "flow_run": dict(flow_run) if flow_run else None,
         **made_of,
         "outputs": result.outputs,
