@@ -63,7 +63,10 @@ def check_labels_of_all(chain: Chain, link: Link, progress: Progress) -> str | N
 
 
 def _check_head(chain: Chain, link: Link, entry: Entry, _: Progress) -> str:
-    advice = "the head was replaced after the labels were made; run `usam annotate` again"
+    advice = (
+        "the head was replaced after the labels were made; run `usam annotate` again, and before "
+        "it `usam fit` if the head is damaged"
+    )
     compare([(chain.root / entry["path"], entry["sha256"])], chain, advice=advice)
     fit = _parent(chain, link, "fit")
     if fit is not None and fit["outputs"].get(Path(entry["path"]).name) != entry["sha256"]:
