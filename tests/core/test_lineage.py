@@ -94,6 +94,7 @@ def test_a_label_png_leads_back_to_its_image_the_pictures_and_the_checkpoint(roo
         "out/annotate/coco.json",
         "out/annotate/overlays/s0.jpg",
         "out/annotate",
+        "out/annotate/masks",
         "out/annotate/lineage.json",
         "out/fit/student.safetensors",
         "out/fit/student.card.json",
@@ -168,6 +169,11 @@ def damage_shard(root):
 PART = "out/annotate/parts/*.json"
 TAMPERINGS = {
     "head replaced": (replace_head, ("out/annotate/lineage.json", "head"), "the head was replaced"),
+    "card edited": (
+        edit_json("out/fit/student.card.json", "classes", ["ring", "disc", "rod"]),
+        ("out/annotate/lineage.json", "head"),
+        "student.card.json: expected",
+    ),
     "label PNG painted over": (change_bytes(PNG), (None, "file"), "masks/s1.png: expected SHA-256"),
     "image changed": (change_bytes("images/s1.png"), (None, "image"), "images/s1.png: expected"),
     "image gone": (lose("images/s1.png"), (None, "image"), "got No such file"),
@@ -331,6 +337,7 @@ def test_the_commit_is_that_of_this_checkout_alone(tmp_path, monkeypatch):
     assert found is not None
     assert len(found["commit"]) == 40
     assert not found["changed"]
+    (tmp_path / "venv").mkdir()
     installed = tmp_path / "venv" / "usam_core" / "lineage" / "environment.py"
     monkeypatch.setattr(environment, "__file__", str(installed))
     assert environment.checkout.__wrapped__() is None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from usam_core.digest import files_digest, value_digest
+from usam_core.headfile import card_path
 from usam_core.lineage.chain import Chain, Link, entries, short
 from usam_core.lineage.compare import (
     Broken,
@@ -67,7 +68,9 @@ def _check_head(chain: Chain, link: Link, entry: Entry, _: Progress) -> str:
         "the head was replaced after the labels were made; run `usam annotate` again, and before "
         "it `usam fit` if the head is damaged"
     )
-    compare([(chain.root / entry["path"], entry["sha256"])], chain, advice=advice)
+    head = chain.root / entry["path"]
+    files = [(head, entry["sha256"]), (card_path(head), entry["card_sha256"])]
+    compare(files, chain, advice=advice)
     fit = _parent(chain, link, "fit")
     if fit is not None and fit["outputs"].get(Path(entry["path"]).name) != entry["sha256"]:
         raise Broken(

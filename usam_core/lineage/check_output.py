@@ -13,7 +13,6 @@ from usam_core.lineage.compare import (
     read_manifest,
 )
 from usam_core.lineage.document import LINEAGE, portable
-from usam_core.lineage.subject import PICTURES
 from usam_core.store.layout import SHARDS
 
 
@@ -43,7 +42,7 @@ def _check_file(chain: Chain) -> str | None:
         return short(outputs[subject.name])
     if entry is not None and subject.name == entry["png"]:
         return short(entry["png_sha256"])
-    if chain.last.step == "collect" and subject.name.startswith(PICTURES):
+    if chain.last.step == "collect" and chain.last.current:
         return _check_picture(chain)
     raise Broken(
         f"{portable(subject.file, chain.root)}: {chain.last.step} did not make it, or its "

@@ -11,7 +11,7 @@ from usam_core.errors import InputError
 from usam_core.lineage.document import EARLIER, LINEAGE
 
 RECORD = "record.json"
-PARTS, MASKS, OVERLAYS, PICTURES = "parts/", "masks/", "overlays/", "pictures/"
+PARTS, MASKS, OVERLAYS = "parts/", "masks/", "overlays/"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def find_subject(path: str | Path) -> Subject:
     name = file.relative_to(folder).as_posix()
     if file.parent == folder / EARLIER:
         return Subject(file, folder, ".", file)
-    if name in (LINEAGE, RECORD):
+    if name in (LINEAGE, RECORD) or file.is_dir():
         name = "."
     return Subject(file, folder, name, folder / LINEAGE, _entry(folder, name))
 

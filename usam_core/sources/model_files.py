@@ -62,8 +62,8 @@ def _explained(config: SyntheticConfig, error: BaseException) -> UsamError:
         )
     size = KNOWN_GB.get(config.model)
     return TransientError(
-        f"{given}, which is not on this machine and the hub cannot be reached; to be "
-        f"downloaded: {f'about {size} GB' if size else 'some GB'}. Offline: fetch it where "
+        f"{given}, which is no folder beside the project file, and the hub cannot be reached; to "
+        f"be downloaded: {f'about {size} GB' if size else 'some GB'}. Offline: fetch it where "
         f"there is internet (`hf download {config.model} --local-dir FOLDER`), copy the "
         "folder here and name it as training.synthetic.model"
     )

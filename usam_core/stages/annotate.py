@@ -16,7 +16,7 @@ from usam_core.code import code_digest
 from usam_core.digest import file_digest, value_digest
 from usam_core.errors import MissingStepError
 from usam_core.head import Head
-from usam_core.headfile import load_head
+from usam_core.headfile import card_path, load_head
 from usam_core.images import read_image
 from usam_core.outputs.coco_json import annotation_records, assemble
 from usam_core.outputs.overlay import save_overlay
@@ -50,6 +50,7 @@ def inputs(project: Project) -> dict[str, Any]:
     return {
         **_labelling(project),
         "overlays": project.config.outputs.overlays,
+        "card": file_digest(card_path(head_path(project))),
         "colours": [spec.colour for spec in project.config.classes],
         "images": sorted(zip(listing["path"], listing["sha256"].fillna(""), strict=True)),
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from usam_core.digest import file_digest, files_digest, value_digest
+from usam_core.headfile import card_path
 from usam_core.lineage.document import LINEAGE, portable
 from usam_core.lineage.environment import checkout, versions
 from usam_core.project import Project
@@ -111,7 +112,11 @@ def _annotate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
     head = annotate.head_path(project)
     weights = {
         "checkpoint": _checkpoint(project),
-        "head": {"path": portable(head, project.root), "sha256": file_digest(head)},
+        "head": {
+            "path": portable(head, project.root),
+            "sha256": file_digest(head),
+            "card_sha256": file_digest(card_path(head)),
+        },
     }
     return {"images": _images(project), "store": _store(project)}, weights
 
