@@ -5,6 +5,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.lineage import flow_run
 from tasks.policy import BY_CONTENT, RETRIES
 from tasks.progress import RunProgress, whole_bar
 from usam_core import stages
@@ -36,7 +37,10 @@ def run_step(
     """See `usam_core.stages.run_step`; `key` is there for the cache."""
     del key
     project = open_project(project_file, level)
-    return stages.run_step(step, project, refresh=refresh, progress=RunProgress()).to_json()
+    result = stages.run_step(
+        step, project, refresh=refresh, progress=RunProgress(), flow_run=flow_run()
+    )
+    return result.to_json()
 
 
 @task(

@@ -19,6 +19,19 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def files_digest(path: str | Path, pattern: str = "*") -> str:
+    """Return the SHA-256 of a file, or of the files below a folder with their names.
+
+    Raises:
+        OSError: the file, or one of the files, cannot be read.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return file_digest(path)
+    files = sorted(file for file in path.rglob(pattern) if file.is_file())
+    return value_digest([[file.relative_to(path).as_posix(), file_digest(file)] for file in files])
+
+
 def remembered_digest(path: str | Path) -> str:
     """Return a file's digest; gigabytes are read once a process, again when the file changed.
 

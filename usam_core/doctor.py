@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import torch
 
-from usam_core.lineage import versions
+from usam_core.lineage.environment import versions
 from usam_core.project import Project
 from usam_core.sam.download import cache_folder
 from usam_core.sam.nano import NANO_WEIGHTS

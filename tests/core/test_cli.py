@@ -6,7 +6,18 @@ import sys
 
 import pytest
 
-COMMANDS = ["init", "collect", "embed", "fit", "annotate", "evaluate", "doctor", "run", "demo"]
+COMMANDS = [
+    "init",
+    "collect",
+    "embed",
+    "fit",
+    "annotate",
+    "evaluate",
+    "lineage",
+    "doctor",
+    "run",
+    "demo",
+]
 
 
 def usam(*words, cwd=None):

@@ -169,8 +169,8 @@ def test_generated_pictures_go_through_every_step_with_their_origin(tiny_project
     assert provenance["scheduler"] == {"PNDMScheduler": 9}
     _, card = load_head(step_folder(project, "fit") / "student.safetensors")
     assert card["training_provenance"] == provenance
-    lineage = json.loads((step_folder(project, "annotate") / "run.json").read_text())
-    assert lineage["head"]["training_provenance"] == provenance
+    lineage = json.loads((step_folder(project, "fit") / "lineage.json").read_text())
+    assert lineage["inputs"]["pictures"]["provenance"] == provenance
     manifest = pd.read_parquet(step_folder(project, "collect") / "manifest.parquet")
     first = json.loads(manifest["provenance"][0])
     assert first["prompt"] == "a photo of a disc"

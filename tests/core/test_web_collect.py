@@ -217,8 +217,8 @@ def test_other_provenance_reaches_the_head_and_the_lineage(tmp_path):
     assert provenance["licence"] == {"CC0": 10}
     _, card = load_head(step_folder(project, "fit") / "student.safetensors")
     assert card["training_provenance"] == provenance
-    lineage = json.loads((step_folder(project, "annotate") / "run.json").read_text())
-    assert lineage["head"]["training_provenance"] == provenance
+    lineage = json.loads((step_folder(project, "fit") / "lineage.json").read_text())
+    assert lineage["inputs"]["pictures"]["provenance"] == provenance
     assert results["annotate"].summary["labelled"] == 0, "the labels themselves hold"
     copy = step_folder(project, "fit") / "training.parquet"
     assert file_digest(copy) == provenance["manifest_sha256"]

@@ -1,5 +1,6 @@
 """The flow on a real Prefect server: cached by content, healed, retried where the world fails."""
 
+import json
 import shutil
 
 import pytest
@@ -11,6 +12,7 @@ from flows.annotate import annotate_dataset
 from flows.parameters import AnnotateDatasetSettings, StepSettings
 from flows.steps import fit
 from tasks import steps as task_steps
+from usam_core.digest import file_digest
 from usam_core.errors import MissingStepError, TransientError
 from usam_core.project import load_project
 from usam_core.stages import step_folder
@@ -59,6 +61,23 @@ def test_the_whole_job_and_what_is_on_its_page(project_file):
     assert {"collect disc", "collect ring", "collect rod"} <= set(tasks)
     assert "| disc | 3 |" in artifacts["training-pictures"]
     assert "data:image/jpeg;base64," in artifacts["training-pictures"]
+
+
+def test_the_run_page_shows_the_lineage_and_the_lineage_names_the_run(project_file):
+    _, _, artifacts = run(project_file, start="annotate", refresh=True)
+    folder = step_folder(load_project(project_file), "evaluate")
+    shown = artifacts["lineage"]
+    assert shown.startswith("```mermaid\nflowchart LR\n")
+    assert file_digest(folder / "lineage.json")[:12] in shown
+    assert "9 for training" in shown
+    assert "SAM nano, bundled with usam" in shown
+    with get_client(sync_client=True) as client:
+        (last,) = client.read_flow_runs(sort="START_TIME_DESC", limit=1)
+    for step in ("annotate", "evaluate"):
+        document = json.loads((folder.parent / step / "lineage.json").read_text())
+        assert document["flow_run"] == {"id": str(last.id), "name": last.name}
+    earlier = json.loads((folder.parent / "fit" / "lineage.json").read_text())
+    assert earlier["flow_run"]["id"] != str(last.id), "a step that is reused keeps its lineage"
 
 
 def test_the_same_again_is_cached_and_says_so(project_file):

@@ -126,7 +126,7 @@ def annotate(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Label every image: COCO JSON, palette PNGs, overlays, run.json."""
+    """Label every image: COCO JSON, palette PNGs, overlays, lineage.json."""
     _step("annotate", project, level, refresh, json, verbose)
 
 
@@ -142,6 +142,21 @@ def evaluate(
     result = _step("evaluate", project, level, refresh, json, verbose)
     if not json:
         print_classes(result)
+
+
+@app.command(
+    epilog="Examples: `usam lineage out/annotate/masks/s0.png`, "
+    "`usam lineage out/evaluate/metrics.json --json`"
+)
+def lineage(
+    file: Annotated[Path, typer.Argument(help="An output of a project, or a step's folder.")],
+    json: Json = False,
+) -> None:
+    """Say what an output was made of, back to pictures and checkpoint, and check every link."""
+    from usam_core.cli.lineage import print_lineage
+
+    if not print_lineage(file, json):
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: `usam doctor project.yaml --json`")

@@ -8,18 +8,20 @@ at. A step's key is the digest of its code and its inputs; a step whose record h
 and whose outputs are undamaged is not run again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from usam_core.code import code_digest
 from usam_core.compute import open_workers
 from usam_core.digest import value_digest
 from usam_core.errors import UserError
+from usam_core.lineage.document import LINEAGE, write_document
 from usam_core.locks import only_one
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
-from usam_core.stages import annotate, collect, embed, evaluate, fit
+from usam_core.stages import annotate, collect, embed, evaluate, fit, lineage
 from usam_core.stages.embed import EmbedPlan
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labelled import listed_once
@@ -81,7 +83,12 @@ def intact(step: str, project: Project, key: str | None = None) -> StepResult | 
 
 
 def run_step(
-    step: str, project: Project, *, refresh: bool = False, progress: Progress = SILENT
+    step: str,
+    project: Project,
+    *,
+    refresh: bool = False,
+    progress: Progress = SILENT,
+    flow_run: Mapping[str, str] | None = None,
 ) -> StepResult:
     """Run one step unless its outputs still hold.
 
@@ -92,12 +99,13 @@ def run_step(
             (`collect_class` drops them), and embedding is never repeated for images that the
             store has: to do so, delete the store.
         progress: told how the work goes on.
+        flow_run: what an orchestrator calls this run (`id`, `name`), for the lineage.
 
     Raises:
         UserError: the step cannot run; the message says why and what to do.
     """
     if step == "embed":
-        return _run_embed(project, refresh, progress)
+        return _run_embed(project, refresh, progress, flow_run)
     folder = step_folder(project, step)
     with only_one(folder / ".lock", str(folder)):
         with listed_once():
@@ -105,9 +113,9 @@ def run_step(
             found = None if refresh else intact(step, project, key)
         if found is not None:
             return found
+        made_of = lineage.origins(step, project)
         result = _module(step).run(project, key, progress)
-        write_record(folder, result)
-    return result
+        return _record(project, result, made_of, flow_run)
 
 
 def collect_class(
@@ -117,7 +125,9 @@ def collect_class(
     return collect.collect_class(project, name, refresh=refresh, progress=progress)
 
 
-def _run_embed(project: Project, refresh: bool, progress: Progress) -> StepResult:
+def _run_embed(
+    project: Project, refresh: bool, progress: Progress, flow_run: Mapping[str, str] | None
+) -> StepResult:
     # Not under one lock: several runs share the work, shard by shard.
     with listed_once():
         found = None if refresh else intact("embed", project)
@@ -125,7 +135,7 @@ def _run_embed(project: Project, refresh: bool, progress: Progress) -> StepResul
             return found
         groups = plan_embed(project, progress).groups
     done = embed_groups(project, groups, progress)
-    return finish_embed(project, sum(sum(counts.values()) for counts in done))
+    return finish_embed(project, sum(sum(counts.values()) for counts in done), flow_run)
 
 
 def plan_embed(project: Project, progress: Progress = SILENT) -> EmbedPlan:
@@ -155,10 +165,31 @@ def embed_workers(project: Project, groups: int) -> Iterator[int]:
         yield workers.count
 
 
-def finish_embed(project: Project, embedded: int = 0) -> StepResult:
-    """Check that all groups are done and write the step's record."""
-    with listed_once():
-        return embed.finish(project, step_key("embed", project), embedded)
+def finish_embed(
+    project: Project, embedded: int = 0, flow_run: Mapping[str, str] | None = None
+) -> StepResult:
+    """Check that all groups are done and write the step's lineage and record."""
+    folder = step_folder(project, "embed")
+    with only_one(folder / ".lock", str(folder)):
+        made_of = lineage.origins("embed", project)
+        with listed_once():
+            result = embed.finish(project, step_key("embed", project), embedded)
+        return _record(project, result, made_of, flow_run)
+
+
+def _record(
+    project: Project,
+    result: StepResult,
+    made_of: dict[str, Any],
+    flow_run: Mapping[str, str] | None,
+) -> StepResult:
+    """Write the lineage beside the outputs, and the record last of all."""
+    folder = step_folder(project, result.step)
+    text = lineage.document(project, result, code_revision(result.step), made_of, flow_run)
+    sha256 = write_document(folder, text, project.root)
+    result = replace(result, outputs={**result.outputs, LINEAGE: sha256})
+    write_record(folder, result)
+    return result
 
 
 def _module(step: str) -> Any:

@@ -10,14 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from usam_core.atomic import write_json
 from usam_core.code import code_digest
 from usam_core.compute import Piece, run_pieces
 from usam_core.digest import file_digest, value_digest, values_digest
 from usam_core.errors import MissingStepError
 from usam_core.headfile import card_path, load_head
 from usam_core.images import read_image
-from usam_core.lineage import run_lineage
 from usam_core.outputs.coco_json import assemble
 from usam_core.outputs.overlay import save_overlay
 from usam_core.outputs.voc_png import read_label_png
@@ -35,7 +33,6 @@ CALCULATIONS = ("usam_core.stages.labelling",)
 """Modules that decide the step's results."""
 
 COCO = "coco.json"
-RUN = "run.json"
 MASKS = "masks"
 OVERLAYS = "overlays"
 PARTS = "parts"
@@ -47,7 +44,7 @@ def inputs(project: Project) -> dict[str, Any]:
     return {
         **_labelling(project),
         "overlays": project.config.outputs.overlays,
-        "card": file_digest(card_path(_head_path(project))),
+        "card": file_digest(card_path(head_path(project))),
         "colours": [spec.colour for spec in project.config.classes],
         "images": values_digest(
             sorted(zip(listing["path"], listing["sha256"].fillna(""), strict=True))
@@ -63,7 +60,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     """
     folder = step_folder(project, "annotate")
     store = embed.open_store(project)
-    head_file = _head_path(project)
+    head_file = head_path(project)
     _, card = load_head(head_file)
     images = _images(project, store)
     labelling = value_digest(_labelling(project))
@@ -81,17 +78,6 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     _sweep(folder, done, set(names.values()))
     counts = assemble(folder / COCO, _read(done), card["classes"])
     overlays = _overlays(project, folder, images, names, card["classes"], progress)
-    lineage = run_lineage(
-        project,
-        key=key,
-        revisions={
-            "annotate": code_digest(__name__, CALCULATIONS),
-            "embed": code_digest(embed.__name__, embed.CALCULATIONS),
-        },
-        head=card,
-        images=dict(zip(images["path"], images["sha256"], strict=True)),
-    )
-    write_json(folder / RUN, lineage)
     return StepResult(
         step="annotate",
         key=key,
@@ -104,7 +90,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "instances": sum(counts.values()),
             "per_class": counts,
         },
-        outputs=digests(folder, [folder / COCO, folder / RUN, *done, *overlays]),
+        outputs=digests(folder, [folder / COCO, *done, *overlays]),
     )
 
 
@@ -131,17 +117,12 @@ def entries(folder: Path) -> Iterator[dict[str, Any]]:
     yield from sorted(_read(sorted((folder / PARTS).glob("*.json"))), key=lambda e: e["file_name"])
 
 
-def _labelling(project: Project) -> dict[str, Any]:
-    """Return what decides the labels of a single image."""
-    return {
-        "code": code_digest(__name__, CALCULATIONS),
-        "head": file_digest(_head_path(project)),
-        "inference": project.config.inference.model_dump(mode="json"),
-        "encoder": embed.spec(project),
-    }
+def head_path(project: Project) -> Path:
+    """Return the head that labels: of `fit`, the one that `inference.head` names.
 
-
-def _head_path(project: Project) -> Path:
+    Raises:
+        MissingStepError: `fit` has not run.
+    """
     record = read_record(step_folder(project, "fit"))
     if record is None or not Path(record.path).exists():
         raise MissingStepError(
@@ -150,6 +131,16 @@ def _head_path(project: Project) -> Path:
     chosen = f"{project.config.inference.head}.safetensors"
     # Without distillation there is the teacher only.
     return Path(record.path).with_name(chosen) if chosen in record.outputs else Path(record.path)
+
+
+def _labelling(project: Project) -> dict[str, Any]:
+    """Return what decides the labels of a single image."""
+    return {
+        "code": code_digest(__name__, CALCULATIONS),
+        "head": file_digest(head_path(project)),
+        "inference": project.config.inference.model_dump(mode="json"),
+        "encoder": embed.spec(project),
+    }
 
 
 def _images(project: Project, store: EmbeddingStore) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from usam_core.atomic import whole_file, write_json
 from usam_core.config import ClassSpec
-from usam_core.digest import file_digest
+from usam_core.digest import file_digest, value_digest
 from usam_core.errors import InputError, MissingStepError, StoreError, UserError
 from usam_core.outputs.picture_sheet import save_picture_sheet
 from usam_core.progress import SILENT, Progress
@@ -158,6 +158,16 @@ def read_manifest(project: Project) -> pd.DataFrame:
         raise MissingStepError(
             f"{folder}: no training pictures yet; run `usam collect {project.file}` first"
         )
+    return read_table(project)
+
+
+def read_table(project: Project) -> pd.DataFrame:
+    """Return the manifest as it lies there, its paths absolute.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    folder = step_folder(project, "collect")
     try:
         table = pd.read_parquet(manifest_path(folder))
     except (OSError, ValueError) as error:
@@ -167,6 +177,11 @@ def read_manifest(project: Project) -> pd.DataFrame:
         ) from error
     table["path"] = [str(project.root / path) for path in table["path"]]
     return table
+
+
+def pictures_digest(manifest: pd.DataFrame) -> str:
+    """Return one digest of the pictures and their classes, wherever the files lie."""
+    return value_digest(sorted(zip(manifest["class"], manifest["sha256"], strict=True)))
 
 
 def training_provenance(project: Project) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from usam_core.sam.load import encoder_spec, open_embedder
 from usam_core.stages.folders import step_folder
 from usam_core.stages.images import wanted_files
 from usam_core.stages.labelled import labelled_images, listed_once
-from usam_core.stages.record import StepResult, read_record, write_record
+from usam_core.stages.record import StepResult, intact_record
 from usam_core.store.arrivals import Arrivals
+from usam_core.store.layout import folder_name
 from usam_core.store.store import EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile
 
@@ -53,6 +54,11 @@ def spec(project: Project) -> dict[str, Any]:
         **encoder_spec(project.config.sam, project.checkpoint),
         "window": images.window if isinstance(images.window, str) else list(images.window),
     }
+
+
+def store_folder(project: Project) -> Path:
+    """Return the folder of this encoder's store, there or not."""
+    return project.store_root / folder_name(spec(project))
 
 
 def open_store(project: Project, *, create: bool = False) -> EmbeddingStore:
@@ -149,7 +155,7 @@ def embed_group(
 
 
 def finish(project: Project, key: str, embedded: int) -> StepResult:
-    """Check that every image is in the store, and write the step's record.
+    """Check that every image is in the store, and say what became of all of them.
 
     Args:
         project: the project.
@@ -172,7 +178,7 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
     ]
     for bad in quarantine:
         _log.warning("quarantined %s: %s", bad["path"], bad["reason"])
-    result = StepResult(
+    return StepResult(
         step="embed",
         key=key,
         reused=False,
@@ -184,14 +190,12 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
             "quarantined": quarantine,
         },
     )
-    write_record(step_folder(project, "embed"), result)
-    return result
 
 
 def intact(project: Project, key: str) -> StepResult | None:
     """Return the record if its key holds and the store still has every image."""
-    record = read_record(step_folder(project, "embed"))
-    if record is None or record.key != key:
+    record = intact_record(step_folder(project, "embed"), key)
+    if record is None:
         return None
     try:
         store = open_store(project)
@@ -201,7 +205,7 @@ def intact(project: Project, key: str) -> StepResult | None:
     if store.plan(wanted_files(project)) or store.verify(deep=False):
         return None
     summary = {**record.summary, "embedded": 0, "reused": record.summary["images"]}
-    return StepResult("embed", key, True, record.path, summary, record.outputs)
+    return replace(record, summary=summary)
 
 
 def _store_to_write(project: Project) -> EmbeddingStore:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from usam_core.digest import value_digest
 from usam_core.errors import ConfigError, InputError, MissingStepError
 from usam_core.images import read_image
 from usam_core.metrics.instance import average_precision
@@ -17,7 +16,7 @@ from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.stages import annotate
 from usam_core.stages.folders import step_folder
-from usam_core.stages.record import StepResult, digests, read_record
+from usam_core.stages.record import StepResult, digests, made_digest, read_record
 from usam_core.truth.choose import open_truth
 
 CALCULATIONS = (
@@ -40,7 +39,7 @@ def inputs(project: Project) -> dict[str, Any]:
     record = _annotated(project)
     truth = open_truth(project)
     return {
-        "labels": value_digest(record.outputs),
+        "labels": made_digest(record),
         "truth": truth.digest(),
         "label_of": project.config.label_of,
     }

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from usam_core.atomic import write_json
-from usam_core.digest import file_digest
+from usam_core.digest import file_digest, value_digest
+from usam_core.lineage.document import LINEAGE
 
 RECORD = "record.json"
 
@@ -47,6 +48,11 @@ def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
     return {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
 
 
+def made_digest(result: StepResult) -> str:
+    """Return one digest of what a step made; its lineage, which holds the time, is left out."""
+    return value_digest({k: v for k, v in result.outputs.items() if k != LINEAGE})
+
+
 def write_record(folder: Path, result: StepResult) -> None:
     """Write the record last of all: without it, the step has not happened."""
     write_json(folder / RECORD, result.to_json())
@@ -68,7 +74,7 @@ def read_record(folder: Path) -> StepResult | None:
 def intact_record(folder: Path, key: str) -> StepResult | None:
     """Return the record, marked as reused, if its key holds and its outputs are undamaged."""
     record = read_record(folder)
-    if record is None or record.key != key:
+    if record is None or record.key != key or LINEAGE not in record.outputs:
         return None
     try:
         found = digests(folder, (folder / name for name in record.outputs))

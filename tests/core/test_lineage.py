@@ -1,0 +1,396 @@
+"""From any output back to training pictures and checkpoint; every tampered link is noticed."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from usam_core.errors import InputError
+from usam_core.lineage import environment
+from usam_core.lineage.chain import read_chain
+from usam_core.lineage.checks import check_chain
+from usam_core.lineage.diagram import markdown
+from usam_core.lineage.document import LINEAGE
+from usam_core.lineage.show import broken_links, to_json, tree
+from usam_core.project import load_project
+from usam_core.sam.nano import NANO_WEIGHTS
+from usam_core.stages import STEPS, run_step
+from usam_core.stages.embed import open_store
+
+PNG = "out/annotate/masks/s1.png"
+
+
+@pytest.fixture
+def root(finished_project, tmp_path):
+    """Return the folder of a copy of the finished project: it has moved, in other words."""
+    return shutil.copytree(finished_project.parent, tmp_path / "moved")
+
+
+def broken(file):
+    return [(f.link and f.link[0], f.name) for f in broken_links(check_chain(read_chain(file)))]
+
+
+def sentences(file):
+    return "\n".join(f.text for f in broken_links(check_chain(read_chain(file))))
+
+
+def document(root, step):
+    return json.loads((root / "out" / step / LINEAGE).read_text())
+
+
+def test_every_step_says_what_it_was_made_of(finished_project):
+    root = finished_project.parent
+    for step in STEPS:
+        said = document(root, step)
+        assert said["step"] == step
+        assert said["code"]["versions"]["usam"]
+        assert said["seed"] == 0
+        assert said["flow_run"] is None
+        assert str(root) not in json.dumps(said), "no path of this machine"
+    fit = document(root, "fit")
+    assert fit["inputs"]["pictures"]["per_class"] == {"disc": 3, "ring": 3, "rod": 3}
+    assert fit["config"]["head"]["steps"] == 5
+    head = document(root, "annotate")["weights"]["head"]
+    assert head["path"] == "out/fit/student.safetensors"
+    assert head["sha256"] == fit["outputs"]["student.safetensors"]
+    record = json.loads((root / "out" / "fit" / "record.json").read_text())
+    assert LINEAGE in record["outputs"], "the record comes last and covers the lineage"
+
+
+def test_a_label_png_leads_back_to_its_image_the_pictures_and_the_checkpoint(root):
+    chain = read_chain(root / PNG)
+    findings = check_chain(chain)
+    assert not broken_links(findings)
+    shown = to_json(chain, findings)
+    assert shown["image"]["file_name"] == "s1.png"
+    assert shown["whole"]
+    steps = [step["step"] for step in shown["steps"]]
+    assert sorted(steps) == ["annotate", "collect", "embed", "fit"]
+    by_step = {step["step"]: step["document"] for step in shown["steps"]}
+    assert by_step["collect"]["pictures"]["provenance"]["sources"] == {"render": 9}
+    text = "\n".join(tree(chain, findings))
+    store = open_store(load_project(root / "project.yaml"))
+    index = store.index().set_index("sha256")
+    for expected in (
+        "images/s1.png",
+        shown["image"]["sha256"],
+        index.loc[shown["image"]["sha256"], "shard"],
+        "9 for training (disc 3, ring 3, rod 3); 9 from render",
+        "SAM nano, bundled with usam",
+        "the chain is whole",
+    ):
+        assert expected in text
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "out/annotate/coco.json",
+        "out/annotate/overlays/s0.jpg",
+        "out/annotate",
+        "out/annotate/masks",
+        "out/annotate/lineage.json",
+        "out/fit/student.safetensors",
+        "out/fit/student.card.json",
+        "out/evaluate/metrics.json",
+        "out/evaluate/contact_sheet.png",
+        "out/collect/manifest.parquet",
+        "out/collect/pictures/disc-96-0-1/0000.png",
+        "out/embed",
+    ],
+)
+def test_every_output_of_a_moved_project_has_a_whole_chain(root, output):
+    chain = read_chain(root / output)
+    findings = check_chain(chain)
+    assert broken_links(findings) == []
+    assert "collect" in {link.step for link in chain.links.values()}
+
+
+def replace_head(root):
+    head = root / "out" / "fit" / "student.safetensors"
+    head.write_bytes((root / "out" / "fit" / "teacher.safetensors").read_bytes())
+
+
+def change_bytes(name):
+    def tamper(root):
+        file = root / name
+        content = bytearray(file.read_bytes())
+        content[-9] ^= 1
+        file.write_bytes(content)
+
+    return tamper
+
+
+def edit_json(name, *keys):
+    def tamper(root):
+        file = root / name
+        whole = json.loads(file.read_text())
+        inner = whole
+        for key in keys[:-2]:
+            inner = inner[key]
+        inner[keys[-2]] = keys[-1]
+        file.write_text(json.dumps(whole))
+
+    return tamper
+
+
+def lose(name):
+    return lambda root: (root / name).unlink()
+
+
+def replace_manifest(root):
+    file = root / "out" / "collect" / "manifest.parquet"
+    pd.read_parquet(file).iloc[1:].to_parquet(file, index=False)
+
+
+def damage_shard(root):
+    project = load_project(root / "project.yaml")
+    (sha256,) = {
+        image["sha256"]
+        for image in json.loads((root / "out/annotate/coco.json").read_text())["images"]
+        if image["file_name"] == "s1.png"
+    }
+    store = open_store(project)
+    shard = store.index().set_index("sha256").loc[sha256, "shard"]
+    chunk = next(
+        p for p in (store.path / "shards" / shard / "tokens" / "c").rglob("*") if p.is_file()
+    )
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 1
+    chunk.write_bytes(content)
+
+
+PART = "out/annotate/parts/*.json"
+TAMPERINGS = {
+    "head replaced": (replace_head, ("out/annotate/lineage.json", "head"), "the head was replaced"),
+    "card edited": (
+        edit_json("out/fit/student.card.json", "classes", ["ring", "disc", "rod"]),
+        ("out/annotate/lineage.json", "head"),
+        "student.card.json: expected",
+    ),
+    "label PNG painted over": (change_bytes(PNG), (None, "file"), "masks/s1.png: expected SHA-256"),
+    "image changed": (change_bytes("images/s1.png"), (None, "image"), "images/s1.png: expected"),
+    "image gone": (lose("images/s1.png"), (None, "image"), "got No such file"),
+    "masks damaged": (damage_shard, (None, "masks"), "run `usam embed` again"),
+    "picture changed": (
+        change_bytes("out/collect/pictures/rod-96-0-1/0001.png"),
+        ("out/collect/lineage.json", "pictures"),
+        "rod-96-0-1/0001.png: expected",
+    ),
+    "manifest replaced": (
+        replace_manifest,
+        ("out/fit/lineage.json", "pictures"),
+        "fit used 9 training pictures",
+    ),
+    "fit's lineage edited": (
+        edit_json("out/fit/lineage.json", "seed", 7),
+        ("out/fit/lineage.json", "lineage"),
+        "gone or changed",
+    ),
+    "fit's lineage gone": (
+        lose("out/fit/lineage.json"),
+        ("out/fit/lineage.json", "lineage"),
+        "gone or changed",
+    ),
+    "collect's lineage edited": (
+        edit_json("out/collect/lineage.json", "pictures", "provenance", {"sources": {"web": 9}}),
+        ("out/collect/lineage.json", "lineage"),
+        "gone or changed",
+    ),
+    "own lineage edited": (
+        edit_json("out/annotate/lineage.json", "config", "inference", "threshold", 0.9),
+        ("out/annotate/lineage.json", "lineage"),
+        "changed by hand, or the step did not finish",
+    ),
+    "record gone": (
+        lose("out/annotate/record.json"),
+        ("out/annotate/lineage.json", "lineage"),
+        "cannot be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERINGS)
+def test_a_tampered_link_is_named(root, name):
+    tamper, link, sentence = TAMPERINGS[name]
+    assert broken(root / PNG) == []
+    tamper(root)
+    assert link in broken(root / PNG)
+    assert sentence in sentences(root / PNG)
+
+
+def test_another_checkpoint_is_noticed(tiny_project):
+    root = tiny_project.parent
+    settings = yaml.safe_load(tiny_project.read_text())
+    settings["sam"]["checkpoint"] = "my_sam.safetensors"
+    tiny_project.write_text(yaml.safe_dump(settings))
+    shutil.copy(NANO_WEIGHTS, root / "my_sam.safetensors")
+    project = load_project(tiny_project)
+    for step in STEPS[:2]:
+        run_step(step, project)
+    assert broken(root / "out" / "embed") == []
+    change_bytes("my_sam.safetensors")(root)
+    assert broken(root / "out" / "embed") == [("out/embed/lineage.json", "checkpoint")]
+
+
+@pytest.mark.parametrize(
+    ("tamper", "name"),
+    [
+        (change_bytes(PNG), "outputs"),
+        (change_bytes("images/s3.png"), "outputs"),
+        (lose("truth/s0.png"), "truth"),
+    ],
+)
+def test_metrics_are_checked_down_to_every_label_image_and_truth(root, tamper, name):
+    tamper(root)
+    assert name in {found for _, found in broken(root / "out" / "evaluate" / "metrics.json")}
+
+
+def test_labels_that_were_made_again_are_not_those_that_were_measured(root):
+    file = root / "project.yaml"
+    file.write_text(file.read_text().replace("threshold: 0.3", "threshold: 0.9"))
+    run_step("annotate", load_project(file))
+    assert broken(root / PNG) == []
+    found = broken(root / "out" / "evaluate" / "metrics.json")
+    assert ("out/annotate/lineage.json", "outputs") in found
+
+
+def test_a_file_that_no_step_made_is_no_output(root, tmp_path):
+    shutil.copy(root / PNG, root / "out" / "annotate" / "masks" / "mine.png")
+    assert broken(root / "out" / "annotate" / "masks" / "mine.png") == [(None, "file")]
+    with pytest.raises(InputError, match="neither its folder nor one above"):
+        read_chain(root / "images" / "s0.png")
+    with pytest.raises(InputError, match="no such file"):
+        read_chain(root / "out" / "annotate" / "masks" / "none.png")
+
+
+def test_steps_that_run_again_keep_the_chain_of_what_stays(root):
+    project = load_project(root / "project.yaml")
+    before = (root / "out" / "fit" / LINEAGE).read_bytes()
+    kept = (root / "out" / "embed" / LINEAGE).read_bytes()
+    Image.open(root / "images" / "s0.png").rotate(90, expand=True).save(root / "images" / "n.png")
+    run_step("embed", project)
+    assert run_step("fit", project).reused
+    run_step("annotate", project)
+    assert (root / "out" / "fit" / LINEAGE).read_bytes() == before
+    earlier = list((root / "out" / "embed" / "lineage").iterdir())
+    assert [file.read_bytes() for file in earlier] == [kept]
+    chain = read_chain(root / "out" / "annotate" / "masks" / "n.png")
+    assert broken_links(check_chain(chain)) == []
+    embeds = [link.current for link in chain.links.values() if link.step == "embed"]
+    assert sorted(embeds) == [False, True], "fit used the earlier one, annotate the present one"
+    earlier[0].unlink()
+    assert broken(root / PNG) == [("out/embed/lineage.json", "lineage")]
+
+
+def test_the_coarser_level_has_a_chain_of_its_own(root):
+    project = load_project(root / "project.yaml", level="parents")
+    for step in ("fit", "annotate"):
+        run_step(step, project)
+    chain = read_chain(root / "out" / "parents" / "annotate" / "masks" / "s1.png")
+    assert broken_links(check_chain(chain)) == []
+    assert "out/parents/fit/lineage.json" in {link.path for link in chain.links.values()}
+    assert broken(root / PNG) == []
+
+
+ODD = ['a "quoted" name', "rows | and [brackets]", "`tick` <b>", "日本", "new\nline", "\x1b[2Jred"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_file_names(root, name):
+    (root / "images" / "s1.png").rename(root / "images" / f"{name}.png")
+    run_step("annotate", load_project(root / "project.yaml"))
+    chain = read_chain(root / "out" / "annotate" / "masks" / f"{name}.png")
+    findings = check_chain(chain)
+    assert broken_links(findings) == []
+    lines = list(tree(chain, findings))
+    assert all(line.isprintable() for line in lines)
+    assert json.loads(json.dumps(to_json(chain, findings)))["image"]["file_name"] == f"{name}.png"
+
+
+def test_what_prefect_calls_the_run_is_recorded_and_stays(root):
+    project = load_project(root / "project.yaml")
+    run = {"id": "0b6f", "name": "amber-fox"}
+    run_step("fit", project, refresh=True, flow_run=run)
+    assert document(root, "fit")["flow_run"] == run
+    assert run_step("fit", project, flow_run={"id": "1", "name": "other"}).reused
+    assert document(root, "fit")["flow_run"] == run
+    run_step("embed", project, refresh=True, flow_run=run)
+    assert document(root, "embed")["flow_run"] == run
+
+
+def test_the_commit_is_that_of_this_checkout_alone(tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
+
+    git("init")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-m", "x")
+    inside = tmp_path / "usam_core" / "lineage" / "environment.py"
+    monkeypatch.setattr(environment, "__file__", str(inside))
+    found = environment.checkout.__wrapped__()
+    assert found is not None
+    assert len(found["commit"]) == 40
+    assert not found["changed"]
+    (tmp_path / "venv").mkdir()
+    installed = tmp_path / "venv" / "usam_core" / "lineage" / "environment.py"
+    monkeypatch.setattr(environment, "__file__", str(installed))
+    assert environment.checkout.__wrapped__() is None
+
+
+def test_usam_lineage_prints_the_chain_and_its_exit_code(root):
+    from tests.core.test_cli import usam
+
+    found = usam("lineage", root / PNG, "--json")
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["whole"] is True
+    replace_head(root)
+    found = usam("lineage", Path("out/annotate/masks/s1.png"), cwd=root)
+    assert found.returncode == 1
+    assert "out/fit/student.safetensors: expected SHA-256" in found.stdout
+    assert "the head was replaced after the labels were made" in found.stdout
+
+
+def test_the_diagram_has_a_box_for_every_step_and_origin_and_the_arrows(finished_project):
+    chain = read_chain(finished_project.parent / "out" / "evaluate")
+    text = markdown(chain)
+    assert text.startswith("```mermaid\nflowchart LR\n")
+    diagram, table = text.removeprefix("```mermaid\n").split("\n```\n")
+    boxes = dict(re.findall(r'^    (\w+)\(?\["(\w[^"]*)"\]\)?$', diagram, flags=re.M))
+    arrows = set(re.findall(r"^    (\w+) --> (\w+)$", diagram, flags=re.M))
+    assert len(boxes) + len(arrows) == len(diagram.splitlines()) - 1, "every line is one or other"
+    words = {name: re.split("<br/>|,", text)[0] for name, text in boxes.items()}
+    assert {(words[a], words[b]) for a, b in arrows} >= {
+        ("annotate", "evaluate"),
+        ("fit", "annotate"),
+        ("embed", "annotate"),
+        ("collect", "fit"),
+        ("checkpoint: SAM nano", "embed"),
+        ("truth: truth", "evaluate"),
+    }
+    assert "9 for training" in table
+
+
+def test_odd_names_cannot_break_the_diagram_or_the_table(finished_project):
+    chain = read_chain(finished_project.parent / "out" / "fit")
+    plain = markdown(chain)
+    odd = ODD[0] + '"]; end ```\n```mermaid\n' + "|<script>|#quot; %% \\ \x00 %{init}%"
+    link = chain.last
+    for entry in (link.document["inputs"]["pictures"], link.document["weights"]["checkpoint"]):
+        entry["per_class"] = {odd: 3}
+        entry["path"] = odd
+    link.document["flow_run"] = {"id": "1", "name": odd}
+    text = markdown(chain)
+    assert len(text.splitlines()) == len(plain.splitlines()) + 1, "one more checkpoint, its arrow"
+    for line, before in zip(text.splitlines()[:2], plain.splitlines()[:2], strict=True):
+        assert line == before
+    for line in text.splitlines():
+        assert line.count("|") in (0, 4)
+        assert line.count('"') in (0, 2)
+        assert line.count("```") == (line in ("```", "```mermaid"))
+        assert not set(line) & set("\\%\x00\x1b")

@@ -1,0 +1,173 @@
+"""The chain of `lineage.json` documents from an output back to pictures, images and weights."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from usam_core.digest import file_digest
+from usam_core.errors import StoreError
+from usam_core.lineage.document import EARLIER, LINEAGE, find_document, read_document
+from usam_core.lineage.subject import Subject, find_subject
+
+_WIDTH = 12
+"""Digits of a digest that people are shown."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """One step of a chain, as its document describes it.
+
+    Attributes:
+        step: name of the step.
+        path: where the document is expected, from the project's folder.
+        sha256: digest that the next step names, None if there was no document then.
+        document: what it says; None if it is not to be found.
+        current: it describes the outputs that are there now; else the step has run again since.
+    """
+
+    step: str
+    path: str
+    sha256: str | None
+    document: dict[str, Any] | None
+    current: bool
+
+    @property
+    def parents(self) -> list[tuple[str, str | None]]:
+        """Return the parents as keys of `Chain.links`."""
+        named = self.document["parents"] if self.document else []
+        return [(parent["path"], parent["sha256"]) for parent in named]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What an output was made from.
+
+    Attributes:
+        subject: the output.
+        root: the project's folder.
+        links: every step, each once, by path and digest; the first is the output's own.
+    """
+
+    subject: Subject
+    root: Path
+    links: dict[tuple[str, str | None], Link] = field(default_factory=dict)
+
+    @property
+    def last(self) -> Link:
+        """Return the step that made the output."""
+        return next(iter(self.links.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One thing that a step read, for people.
+
+    Attributes:
+        name: a key of the document: images, pictures, checkpoint, store, head, labels, truth.
+        text: what it is.
+        sha256: its digest.
+    """
+
+    name: str
+    text: str
+    sha256: str | None
+
+
+def read_chain(path: str | Path) -> Chain:
+    """Follow the documents from an output; nothing but documents is read.
+
+    Raises:
+        InputError: the path is no output of a step.
+        StoreError: the output's own document cannot be read.
+    """
+    subject = find_subject(path)
+    document = read_document(subject.document)
+    root = Path(os.path.normpath(subject.folder / document["root"]))
+    chain = Chain(subject, root)
+    own = subject.folder / LINEAGE
+    name = own.relative_to(root).as_posix() if own.is_relative_to(root) else own.as_posix()
+    current = subject.document.parent.name != EARLIER
+    _follow(chain, Link(document["step"], name, file_digest(subject.document), document, current))
+    return chain
+
+
+def entries(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what a step read, and the pictures that `collect` made, in an order that reads well.
+
+    The keys are those of `_DESCRIBE`.
+    """
+    own = {"pictures": document["pictures"]} if "pictures" in document else {}
+    every = {**document["inputs"], **document["weights"], **own}
+    return {name: every[name] for name in _DESCRIBE if every.get(name)}
+
+
+def facts(document: dict[str, Any]) -> list[Fact]:
+    """Return what a step read, for people."""
+    return [
+        Fact(name, _DESCRIBE[name](entry), entry.get("sha256"))
+        for name, entry in entries(document).items()
+    ]
+
+
+def short(sha256: str | None) -> str:
+    """Return the first digits of a digest."""
+    return sha256[:_WIDTH] if sha256 else "none"
+
+
+def made_by(document: dict[str, Any]) -> str:
+    """Return which code, and which run, made a step's outputs."""
+    code = document["code"]
+    words = [f"usam {code['versions']['usam']}"]
+    if code["checkout"]:
+        changed = ", changed" if code["checkout"]["changed"] else ""
+        words.append(f"commit {code['checkout']['commit'][:_WIDTH]}{changed}")
+    words.append(f"code {short(code['sha256'])}")
+    if document["flow_run"]:
+        words.append(f"flow run {document['flow_run'].get('name')!r}")
+    return ", ".join(words)
+
+
+def _follow(chain: Chain, link: Link) -> None:
+    key = (link.path, link.sha256)
+    if key in chain.links:
+        return
+    chain.links[key] = link
+    for parent in link.document["parents"] if link.document else []:
+        _follow(chain, _link(chain.root, parent))
+
+
+def _link(root: Path, parent: dict[str, Any]) -> Link:
+    file, sha256 = root / parent["path"], parent["sha256"]
+    found = find_document(file, sha256) if sha256 else None
+    try:
+        document = read_document(found) if found else None
+    except StoreError:
+        document = None
+    return Link(parent["step"], parent["path"], sha256, document, found == file)
+
+
+def _pictures(entry: dict[str, Any]) -> str:
+    classes = ", ".join(f"{name} {count}" for name, count in entry["per_class"].items())
+    sources = entry["provenance"].get("sources", {})
+    given = ", ".join(f"{count} from {name}" for name, count in sources.items())
+    return f"{entry['count']} for training ({classes}); {given or 'no source recorded'}"
+
+
+def _checkpoint(entry: dict[str, Any]) -> str:
+    where = entry["path"]
+    if where is None:
+        where = "bundled with usam" if entry["model"] == "nano" else "the official checkpoint"
+    return f"SAM {entry['model']}, {where}"
+
+
+_DESCRIBE = {
+    "images": lambda entry: f"{entry['count']} in {entry['path']}",
+    "labels": lambda entry: entry["path"],
+    "truth": lambda entry: entry["path"],
+    "head": lambda entry: entry["path"],
+    "source": lambda entry: f"{entry['name']}, its settings and what it draws on",
+    "pictures": _pictures,
+    "store": lambda entry: entry["path"],
+    "checkpoint": _checkpoint,
+}

@@ -1,0 +1,185 @@
+"""The checks of a link: each returns what it compared, or raises `Broken`.
+
+None means that there is nothing to compare with, which is no damage.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from usam_core.digest import files_digest, value_digest
+from usam_core.headfile import card_path
+from usam_core.lineage.chain import Chain, Link, entries, short
+from usam_core.lineage.compare import (
+    Broken,
+    Entry,
+    check_shards,
+    compare,
+    document_of,
+    read_manifest,
+)
+from usam_core.lineage.document import LINEAGE
+from usam_core.lineage.subject import PARTS, RECORD, read_parts
+from usam_core.progress import Progress
+from usam_core.sam.download import cache_folder
+from usam_core.sam.nano import NANO_WEIGHTS
+from usam_core.sam.registry import OFFICIAL
+from usam_core.stages.collect import pictures_digest
+
+
+def check_document(chain: Chain, link: Link) -> str | None:
+    """Check that the document is the one that was named, and that its step finished."""
+    if link.document is None:
+        named = f"with SHA-256 {short(link.sha256)}" if link.sha256 else "and there was none then"
+        raise Broken(
+            f"{link.path}: the document that the next step was made from is gone or changed "
+            f"(expected one {named}); run `usam {link.step}` and the steps after it again"
+        )
+    if not link.current:
+        return f"kept; {link.step} has run again since"
+    record = json.loads((chain.root / link.path).with_name(RECORD).read_text(encoding="utf-8"))
+    if record["outputs"].get(LINEAGE) != link.sha256:
+        raise Broken(
+            f"{link.path}: expected SHA-256 {short(record['outputs'].get(LINEAGE))} as in "
+            f"{RECORD}, got {short(link.sha256)}: it was changed by hand, or the step did not "
+            f"finish; run `usam {link.step}` again"
+        )
+    return "as recorded"
+
+
+def check_labels_of_all(chain: Chain, link: Link, progress: Progress) -> str | None:
+    """Check every output of `annotate`, with all label PNGs and the images they were made of."""
+    if _is_history(chain, link):
+        return None
+    document, folder = document_of(link), (chain.root / link.path).parent
+    outputs = [(folder / name, sha256) for name, sha256 in document["outputs"].items()]
+    compare(outputs, chain, progress)
+    images = chain.root / document["inputs"]["images"]["path"]
+    labelled = list(read_parts(folder, _parts(document)))
+    pairs = [(folder / one["png"], one["png_sha256"]) for one in labelled]
+    pairs += [(images / one["file_name"], one["sha256"]) for one in labelled]
+    compare(pairs, chain, progress)
+    return f"{len(outputs)} files, {len(labelled)} label PNGs and their images"
+
+
+def _check_head(chain: Chain, link: Link, entry: Entry, _: Progress) -> str:
+    advice = (
+        "the head was replaced after the labels were made; run `usam annotate` again, and before "
+        "it `usam fit` if the head is damaged"
+    )
+    head = chain.root / entry["path"]
+    files = [(head, entry["sha256"]), (card_path(head), entry["card_sha256"])]
+    compare(files, chain, advice=advice)
+    fit = _parent(chain, link, "fit")
+    if fit is not None and fit["outputs"].get(Path(entry["path"]).name) != entry["sha256"]:
+        raise Broken(
+            f"{entry['path']}: annotate used SHA-256 {short(entry['sha256'])}, but the fit that it "
+            f"names made another; run `usam fit` and `usam annotate` again"
+        )
+    return short(entry["sha256"])
+
+
+def _check_pictures(chain: Chain, link: Link, entry: Entry, progress: Progress) -> str | None:
+    table = read_manifest(chain, entry)
+    if pictures_digest(table) != entry["sha256"]:
+        raise Broken(
+            f"{entry['manifest']}: {link.step} used {entry['count']} training pictures with digest "
+            f"{short(entry['sha256'])}, the manifest now names {len(table)} others with "
+            f"{short(pictures_digest(table))}: they were collected again since; run the steps "
+            f"after collect again"
+        )
+    if link.step == "collect":
+        files = zip(map(Path, table["path"]), table["sha256"], strict=True)
+        compare(list(files), chain, progress)
+    return f"{len(table)} pictures"
+
+
+def _check_store(chain: Chain, link: Link, entry: Entry, _: Progress) -> str | None:
+    if link.step == "fit":
+        pictures = entries(document_of(link))["pictures"]
+        table = read_manifest(chain, pictures)
+        if pictures_digest(table) != pictures["sha256"]:
+            return None  # told by the check of the pictures
+        wanted = set(table["sha256"])
+    elif link.step == "annotate":
+        if chain.subject.entry is not None:
+            wanted = {chain.subject.entry["sha256"]}
+        elif _is_history(chain, link):
+            return None
+        else:
+            parts = read_parts((chain.root / link.path).parent, _parts(document_of(link)))
+            wanted = {one["sha256"] for one in parts}
+    else:
+        wanted = None
+    shards = check_shards(chain, entry, wanted)
+    return f"{len(shards)} shards"
+
+
+def _check_checkpoint(chain: Chain, link: Link, entry: Entry, _: Progress) -> str | None:
+    store = document_of(link)["inputs"]["store"]
+    if store["spec"]["checkpoint_sha256"] != entry["sha256"]:
+        raise Broken(
+            f"{link.path}: names another checkpoint than its store; it was changed by hand"
+        )
+    model = entry["model"]
+    if entry["path"] is not None:
+        file = chain.root / entry["path"]
+    elif model in OFFICIAL:
+        file = cache_folder() / OFFICIAL[model].file_name
+        if not file.exists():
+            return None  # the masks are there, and need it no more
+    else:
+        file = NANO_WEIGHTS
+    advice = "the checkpoint was replaced; give the old one back, or run everything again"
+    compare([(file, entry["sha256"])], chain, advice=advice)
+    return short(entry["sha256"])
+
+
+def _check_labels(chain: Chain, link: Link, entry: Entry, _: Progress) -> str | None:
+    labels = _parent(chain, link, "annotate")
+    if labels is None:
+        return None
+    if value_digest(labels["outputs"]) != entry["sha256"]:
+        raise Broken(
+            f"{entry['path']}: evaluate measured labels with digest {short(entry['sha256'])}, but "
+            "the annotate that it names made others; run `usam evaluate` again"
+        )
+    return short(entry["sha256"])
+
+
+def _check_truth(chain: Chain, _link: Link, entry: Entry, _: Progress) -> str:
+    found = files_digest(chain.root / entry["path"], "*.png")
+    if found != entry["sha256"]:
+        raise Broken(
+            f"{entry['path']}: expected truth with digest {short(entry['sha256'])}, as when "
+            f"evaluate ran, got {short(found)}; run `usam evaluate` again"
+        )
+    return short(found)
+
+
+CHECKS: dict[str, Callable[[Chain, Link, Entry, Progress], str | None]] = {
+    "head": _check_head,
+    "pictures": _check_pictures,
+    "store": _check_store,
+    "checkpoint": _check_checkpoint,
+    "labels": _check_labels,
+    "truth": _check_truth,
+}
+"""Of a link's facts, by name."""
+
+
+def _parent(chain: Chain, link: Link, step: str) -> dict[str, Any] | None:
+    """Return the document of one of a link's parents; a missing one is told by its own check."""
+    return next(
+        (chain.links[key].document for key in link.parents if chain.links[key].step == step), None
+    )
+
+
+def _is_history(chain: Chain, link: Link) -> bool:
+    """Return whether a person asked for a kept document, whose outputs were replaced since."""
+    return link is chain.last and not link.current
+
+
+def _parts(document: dict[str, Any]) -> list[str]:
+    return sorted(name for name in document["outputs"] if name.startswith(PARTS))

@@ -1,0 +1,87 @@
+"""What the checks of a chain are made of: digests of files, the manifest, the store's shards."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from usam_core.digest import file_digest
+from usam_core.lineage.chain import Chain, Link, short
+from usam_core.lineage.document import portable
+from usam_core.progress import SILENT, Progress
+from usam_core.store.arrays import Damaged
+from usam_core.store.layout import SHARDS
+from usam_core.store.shard import check_shard
+from usam_core.store.store import EmbeddingStore
+
+_MOST_NAMED = 3
+"""So many broken files are named; the others are counted."""
+
+Entry = dict[str, Any]
+"""What a document says of one thing that a step read."""
+
+
+class Broken(Exception):
+    """Something is not what the documents say; the message names it."""
+
+
+def compare(
+    files: Sequence[tuple[Path, str | None]],
+    chain: Chain,
+    progress: Progress = SILENT,
+    advice: str = "it was changed or replaced since",
+) -> None:
+    """Compare the digests of files with those that are expected; several misses make one error."""
+    misses = []
+    with progress.bar("Checking files", len(files)) as bar:
+        for path, expected in files:
+            try:
+                found = short(file_digest(path))
+            except OSError as error:
+                found = str(error.strerror)
+            if found != short(expected):
+                misses.append(
+                    f"{portable(path, chain.root)}: expected SHA-256 {short(expected)}, got {found}"
+                )
+            bar.advance()
+    if misses:
+        others = f" (and {len(misses) - _MOST_NAMED} more)" if len(misses) > _MOST_NAMED else ""
+        raise Broken("; ".join(misses[:_MOST_NAMED]) + f"{others}: {advice}")
+
+
+def document_of(link: Link) -> dict[str, Any]:
+    """Return the document of a link that has one: those without are not checked further."""
+    assert link.document is not None
+    return link.document
+
+
+def read_manifest(chain: Chain, pictures: Entry) -> pd.DataFrame:
+    """Return the manifest of the training pictures as it is now, its paths absolute."""
+    table = pd.read_parquet(chain.root / pictures["manifest"])
+    return table.assign(path=[str(chain.root / path) for path in table["path"]])
+
+
+def check_shards(
+    chain: Chain, entry: Entry, wanted: set[str] | None, *, deep: bool = False
+) -> list[str]:
+    """Check the shards of some images, or all of the store; return their names."""
+    store = EmbeddingStore.find((chain.root / entry["path"]).parent, entry["spec"])
+    index = store.index()
+    if wanted is None:
+        for damaged in store.verify(deep=deep):
+            raise Broken(f"{damaged.shard}: {damaged.reason}; run `usam embed` again")
+        return sorted(index["shard"].unique())
+    index = index[index["sha256"].isin(wanted)]
+    if len(index) < len(wanted):
+        raise Broken(
+            f"{entry['path']}: {len(wanted) - len(index)} of {len(wanted)} images are no longer "
+            "in the store, or their shard is damaged; run `usam embed` again"
+        )
+    shards = sorted(index["shard"].unique())
+    for shard in shards:
+        try:
+            check_shard(store.path / SHARDS / shard, store.fingerprint, deep=deep)
+        except Damaged as error:
+            raise Broken(f"{error}; run `usam embed` again") from error
+    return shards

@@ -1,0 +1,120 @@
+"""A chain for people and for machines: a tree of lines, and one JSON document."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from usam_core.lineage.chain import Chain, Link, facts, made_by, short
+from usam_core.lineage.checks import Finding
+from usam_core.lineage.document import portable
+
+_MARKS = {"ok": "ok", "broken": "BROKEN", "unknown": "not checked"}
+
+Key = tuple[str, str | None]
+
+
+def tree(chain: Chain, findings: Sequence[Finding]) -> Iterator[str]:
+    """Yield the lines of a chain, from the output back to pictures, images and checkpoint."""
+    subject = chain.subject
+    yield plain(f"{portable(subject.file, chain.root)}: {subject.kind}")
+    for finding in findings:
+        if finding.link is None:
+            yield plain(f"│  {finding.name}: {_verdict(finding)}")
+    yield from _branch(chain, next(iter(chain.links)), findings, "", last=True, seen=set())
+    broken = broken_links(findings)
+    yield ""
+    if broken:
+        yield f"{len(broken)} of {len(findings)} checks failed:"
+        yield from (plain(f"* {finding.text}") for finding in broken)
+    else:
+        yield f"all {len(findings)} checks passed: the chain is whole"
+
+
+def to_json(chain: Chain, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return the chain with its findings, JSON-like; documents stand in it as they are on disk."""
+    entry = chain.subject.entry
+    image = entry and {key: entry[key] for key in ("file_name", "sha256", "height", "width")}
+    return {
+        "file": portable(chain.subject.file, chain.root),
+        "kind": chain.subject.kind,
+        "image": image,
+        "whole": not broken_links(findings),
+        "output": [_finding(finding) for finding in findings if finding.link is None],
+        "steps": [
+            {
+                "step": link.step,
+                "path": link.path,
+                "sha256": link.sha256,
+                "current": link.current,
+                "findings": [_finding(finding) for finding in findings if finding.link == key],
+                "document": link.document,
+            }
+            for key, link in chain.links.items()
+        ],
+    }
+
+
+def broken_links(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings that say the chain is broken."""
+    return [finding for finding in findings if finding.verdict == "broken"]
+
+
+def plain(text: str) -> str:
+    r"""Return text with what a terminal would obey, and line breaks, spelled out.
+
+    >>> plain("a\nb\x1b[2J")
+    'a\\nb\\x1b[2J'
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
+
+
+def _branch(
+    chain: Chain, key: Key, findings: Sequence[Finding], indent: str, *, last: bool, seen: set[Key]
+) -> Iterator[str]:
+    link = chain.links[key]
+    yield plain(f"{indent}{'└─' if last else '├─'} {_title(link)}")
+    inner = indent + ("   " if last else "│  ")
+    if key in seen:
+        yield f"{inner}   (as above)"
+        return
+    seen.add(key)
+    bar = "│  " if link.parents else "   "
+    for line in _lines(link, [finding for finding in findings if finding.link == key]):
+        yield plain(f"{inner}{bar}{line}")
+    for number, parent in enumerate(link.parents, start=1):
+        end = number == len(link.parents)
+        yield from _branch(chain, parent, findings, inner, last=end, seen=seen)
+
+
+def _title(link: Link) -> str:
+    if link.document is None:
+        return f"{link.step}: no document {short(link.sha256)}"
+    again = "" if link.current else " (has run again since)"
+    return f"{link.step}, {link.document['finished']}{again}: {link.path} {short(link.sha256)}"
+
+
+def _lines(link: Link, findings: Sequence[Finding]) -> Iterator[str]:
+    if link.document is None:
+        yield from (_verdict(finding) for finding in findings)
+        return
+    yield f"by {made_by(link.document)}; seed {link.document['seed']}"
+    by_name = {finding.name: finding for finding in findings}
+    for fact in facts(link.document):
+        finding = by_name.pop(fact.name, None)
+        mark = f" [{_MARKS[finding.verdict]}]" if finding else ""
+        digest = f" {short(fact.sha256)}" if fact.sha256 else ""
+        yield f"{fact.name}: {fact.text}{digest}{mark}"
+    yield from (f"{finding.name}: {_verdict(finding)}" for finding in by_name.values())
+
+
+def _verdict(finding: Finding) -> str:
+    # What is broken is told at the end, in a sentence.
+    text = "" if finding.verdict == "broken" else f"{finding.text} "
+    return f"{text}[{_MARKS[finding.verdict]}]"
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {key: value for key, value in asdict(finding).items() if key != "link"}

@@ -1,0 +1,197 @@
+"""What each step's `lineage.json` says: inputs with digests, weights, settings, code, parents.
+
+`origins` is asked before a step runs, together with its key: what changes during the run belongs
+to the next one. Long lists are not repeated: they stand in outputs of the step (the manifest, the
+parts), whose digests the document holds.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from usam_core.digest import file_digest, files_digest, value_digest
+from usam_core.headfile import card_path
+from usam_core.lineage.document import LINEAGE, portable
+from usam_core.lineage.environment import checkout, versions
+from usam_core.project import Project
+from usam_core.sources.base import manifest_path
+from usam_core.stages import annotate, collect, embed
+from usam_core.stages.folders import step_folder
+from usam_core.stages.labelled import labelled_images
+from usam_core.stages.record import StepResult, made_digest, read_record
+
+PARENTS: dict[str, tuple[str, ...]] = {
+    "collect": (),
+    "embed": ("collect",),
+    "fit": ("collect", "embed"),
+    "annotate": ("fit", "embed"),
+    "evaluate": ("annotate",),
+}
+
+_SETTINGS: dict[str, tuple[str, ...]] = {
+    "collect": ("classes", "training", "images"),
+    "embed": ("sam", "images"),
+    "fit": ("classes", "level", "head"),
+    "annotate": ("classes", "level", "inference", "outputs", "images"),
+    "evaluate": ("classes", "level", "evaluation"),
+}
+"""Sections of the project file that a step reads."""
+
+
+def origins(step: str, project: Project) -> dict[str, Any]:
+    """Return what a step is about to be made of: settings, inputs, weights and parents."""
+    settings = project.config.model_dump(mode="json", include=set(_SETTINGS[step]))
+    inputs, weights = _READS[step](project)
+    return {
+        "config": settings,
+        "seed": project.config.seed,
+        "inputs": inputs,
+        "weights": weights,
+        "parents": [_parent(project, parent) for parent in PARENTS[step]],
+    }
+
+
+def document(
+    project: Project,
+    result: StepResult,
+    code: str,
+    made_of: dict[str, Any],
+    flow_run: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    """Return the lineage of a step that has just run.
+
+    Args:
+        project: the project.
+        result: the step's result, its outputs with their digests.
+        code: digest of the code that decided the result.
+        made_of: `origins`, from before it ran.
+        flow_run: what Prefect calls the run (`id`, `name`), if it was one.
+    """
+    full = {
+        "step": result.step,
+        "key": result.key,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "project": project.config.name,
+        "project_file": project.file.name,
+        "code": {"sha256": code, "checkout": checkout(), "versions": versions()},
+        "flow_run": dict(flow_run) if flow_run else None,
+        **made_of,
+        "outputs": result.outputs,
+    }
+    if result.step == "collect":
+        # The manifest is not recorded yet, but it lies there.
+        full["pictures"] = _pictures_in(project, result.summary["provenance"])
+    return full
+
+
+def _collect(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
+    inputs = collect.inputs(project)
+    source = {key: inputs[key] for key in ("classes", "filters", "min_per_class")}
+    read: dict[str, Any] = {"source": {"name": inputs["source"], "sha256": value_digest(source)}}
+    if inputs["labelled"] is not None:
+        read["images"] = _images(project)
+    return read, {}
+
+
+def _embed(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
+    read = {
+        "images": _images(project),
+        "pictures": _pictures(project),
+        "store": _store(project),
+    }
+    return read, {"checkpoint": _checkpoint(project)}
+
+
+def _fit(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
+    read = {"pictures": _pictures(project), "store": _store(project)}
+    return read, {"checkpoint": _checkpoint(project)}
+
+
+def _annotate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
+    head = annotate.head_path(project)
+    weights = {
+        "checkpoint": _checkpoint(project),
+        "head": {
+            "path": portable(head, project.root),
+            "sha256": file_digest(head),
+            "card_sha256": file_digest(card_path(head)),
+        },
+    }
+    return {"images": _images(project), "store": _store(project)}, weights
+
+
+def _evaluate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
+    folder = step_folder(project, "annotate")
+    record = read_record(folder)
+    read = {
+        "labels": {
+            "path": portable(folder, project.root),
+            "sha256": made_digest(record) if record else None,
+        },
+        "truth": _truth(project),
+    }
+    return read, {}
+
+
+def _truth(project: Project) -> dict[str, Any] | None:
+    truth = project.truth_path
+    if truth is None:
+        return None
+    return {"path": portable(truth, project.root), "sha256": files_digest(truth, "*.png")}
+
+
+_READS = {
+    "collect": _collect,
+    "embed": _embed,
+    "fit": _fit,
+    "annotate": _annotate,
+    "evaluate": _evaluate,
+}
+
+
+def _images(project: Project) -> dict[str, Any]:
+    listing = labelled_images(project)
+    listed = sorted(zip(listing["path"], listing["sha256"].fillna(""), strict=True))
+    return {
+        "path": portable(project.images_path, project.root),
+        "count": len(listed),
+        "sha256": value_digest(listed),
+    }
+
+
+def _pictures(project: Project) -> dict[str, Any]:
+    return _pictures_in(project, collect.training_provenance(project))
+
+
+def _pictures_in(project: Project, provenance: dict[str, Any]) -> dict[str, Any]:
+    manifest = manifest_path(step_folder(project, "collect"))
+    table = collect.read_table(project)
+    return {
+        "manifest": portable(manifest, project.root),
+        "sha256": collect.pictures_digest(table),
+        "count": len(table),
+        "per_class": {str(k): int(v) for k, v in table["class"].value_counts(sort=False).items()},
+        "provenance": provenance,
+    }
+
+
+def _store(project: Project) -> dict[str, Any]:
+    store = embed.store_folder(project)
+    return {"path": portable(store, project.root), "spec": embed.spec(project)}
+
+
+def _checkpoint(project: Project) -> dict[str, Any]:
+    local: Path | None = project.checkpoint
+    spec = embed.spec(project)
+    return {
+        "model": spec["model"],
+        "sha256": spec["checkpoint_sha256"],
+        "path": portable(local, project.root) if local else None,
+    }
+
+
+def _parent(project: Project, step: str) -> dict[str, Any]:
+    file = step_folder(project, step) / LINEAGE
+    sha256 = file_digest(file) if file.exists() else None
+    return {"step": step, "path": portable(file, project.root), "sha256": sha256}
