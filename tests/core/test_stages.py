@@ -42,6 +42,18 @@ def test_everything_is_there_at_the_end(finished_project):
     assert 0 < metrics["semantic"]["miou"] <= 1
 
 
+def test_what_the_labels_were_made_of_stands_beside_them(finished_project):
+    project = load_project(finished_project)
+    run = json.loads((step_folder(project, "annotate") / "run.json").read_text())
+    assert set(run["images"]) == {f"s{i}.png" for i in range(4)}
+    assert run["encoder"]["model"] == "nano"
+    assert len(run["encoder"]["checkpoint_sha256"]) == 64
+    assert run["head"]["classes"] == ["disc", "ring", "rod"]
+    assert run["config"]["inference"]["threshold"] == 0.3
+    assert run["seed"] == 0
+    assert "torch" in run["versions"]
+
+
 def test_a_second_run_does_nothing(finished_project):
     results = run_all(finished_project)
     assert all(result.reused for result in results.values())
@@ -94,7 +106,7 @@ def test_a_class_list_that_shrinks_embeds_nothing(finished_project, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["delete", "truncate"])
-@pytest.mark.parametrize("victim", ["masks/s1.png", "coco.json", "lineage.json"])
+@pytest.mark.parametrize("victim", ["masks/s1.png", "coco.json", "run.json", "lineage.json"])
 def test_damaged_outputs_are_noticed_and_made_again(finished_project, tmp_path, victim, damage):
     file = copied(finished_project, tmp_path)
     project = load_project(file)

@@ -18,6 +18,7 @@ from usam_core.headfile import card_path, load_head
 from usam_core.images import read_image
 from usam_core.outputs.coco_json import assemble
 from usam_core.outputs.overlay import save_overlay
+from usam_core.outputs.run_json import write_run
 from usam_core.outputs.voc_png import read_label_png
 from usam_core.palette import class_colours
 from usam_core.progress import Progress
@@ -33,6 +34,7 @@ CALCULATIONS = ("usam_core.stages.labelling",)
 """Modules that decide the step's results."""
 
 COCO = "coco.json"
+RUN = "run.json"
 MASKS = "masks"
 OVERLAYS = "overlays"
 PARTS = "parts"
@@ -78,6 +80,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     _sweep(folder, done, set(names.values()))
     counts = assemble(folder / COCO, _read(done), card["classes"])
     overlays = _overlays(project, folder, images, names, card["classes"], progress)
+    write_run(folder / RUN, project, card, dict(zip(images["path"], images["sha256"], strict=True)))
     return StepResult(
         step="annotate",
         key=key,
@@ -90,7 +93,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "instances": sum(counts.values()),
             "per_class": counts,
         },
-        outputs=digests(folder, [folder / COCO, *done, *overlays]),
+        outputs=digests(folder, [folder / COCO, folder / RUN, *done, *overlays]),
     )
 
 

@@ -1,0 +1,39 @@
+"""`run.json`: what one set of labels was made of, in one file that can be sent along with them.
+
+The chain with parents, code and times is `lineage.json`'s (`usam_core.lineage`); this file holds
+no time, so that the same run writes the same bytes.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from usam_core.atomic import write_json
+from usam_core.lineage.environment import versions
+from usam_core.project import Project
+
+_OF_THE_CARD = ("role", "classes", "weights_sha256", "training_digest", "training_provenance")
+
+
+def write_run(
+    path: Path, project: Project, head: Mapping[str, Any], images: Mapping[str, str]
+) -> None:
+    """Write configuration, versions, and the digests of checkpoint, head and images.
+
+    Args:
+        path: where to.
+        project: the project that was labelled.
+        head: card of the head.
+        images: content digest of every labelled image by its path.
+    """
+    write_json(
+        path,
+        {
+            "config": project.config.model_dump(mode="json"),
+            "seed": project.config.seed,
+            "versions": versions(),
+            "encoder": head["encoder"],
+            "head": {key: head[key] for key in _OF_THE_CARD},
+            "images": dict(images),
+        },
+    )
