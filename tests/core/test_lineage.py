@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from usam_core.digest import file_digest
 from usam_core.errors import InputError
 from usam_core.lineage import environment
 from usam_core.lineage.chain import read_chain
@@ -117,6 +118,12 @@ def replace_head(root):
     head.write_bytes((root / "out" / "fit" / "teacher.safetensors").read_bytes())
 
 
+def forge_head(root):
+    replace_head(root)
+    sha256 = file_digest(root / "out" / "fit" / "student.safetensors")
+    edit_json("out/annotate/lineage.json", "weights", "head", "sha256", sha256)(root)
+
+
 def change_bytes(name):
     def tamper(root):
         file = root / name
@@ -169,6 +176,16 @@ def damage_shard(root):
 PART = "out/annotate/parts/*.json"
 TAMPERINGS = {
     "head replaced": (replace_head, ("out/annotate/lineage.json", "head"), "the head was replaced"),
+    "head forged": (
+        forge_head,
+        ("out/annotate/lineage.json", "head"),
+        "the fit that it names made another",
+    ),
+    "checkpoint forged": (
+        edit_json("out/annotate/lineage.json", "weights", "checkpoint", "sha256", "0" * 64),
+        ("out/annotate/lineage.json", "checkpoint"),
+        "names another checkpoint than its store",
+    ),
     "card edited": (
         edit_json("out/fit/student.card.json", "classes", ["ring", "disc", "rod"]),
         ("out/annotate/lineage.json", "head"),
@@ -245,6 +262,7 @@ def test_another_checkpoint_is_noticed(tiny_project):
         (change_bytes(PNG), "outputs"),
         (change_bytes("images/s3.png"), "outputs"),
         (lose("truth/s0.png"), "truth"),
+        (edit_json("out/evaluate/lineage.json", "inputs", "labels", "sha256", "0" * 64), "labels"),
     ],
 )
 def test_metrics_are_checked_down_to_every_label_image_and_truth(root, tamper, name):
@@ -287,6 +305,18 @@ def test_steps_that_run_again_keep_the_chain_of_what_stays(root):
     assert sorted(embeds) == [False, True], "fit used the earlier one, annotate the present one"
     earlier[0].unlink()
     assert broken(root / PNG) == [("out/embed/lineage.json", "lineage")]
+
+
+@pytest.mark.parametrize("place", ["inside", "outside"])
+def test_a_linked_folder_of_results_leads_to_its_project(root, tmp_path, place):
+    if place == "inside":
+        (root / "out").rename(tmp_path / "scratch")
+        (root / "out").symlink_to(tmp_path / "scratch")
+        file = root / PNG
+    else:
+        (tmp_path / "link").symlink_to(root / "out")
+        file = tmp_path / "link" / "annotate" / "masks" / "s1.png"
+    assert broken(file) == []
 
 
 def test_the_coarser_level_has_a_chain_of_its_own(root):

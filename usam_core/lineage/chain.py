@@ -81,9 +81,7 @@ def read_chain(path: str | Path) -> Chain:
         InputError: the path is no output of a step.
         StoreError: the output's own document cannot be read.
     """
-    subject = find_subject(path)
-    document = read_document(subject.document)
-    root = Path(os.path.normpath(subject.folder / document["root"]))
+    subject, document, root = _start(path)
     chain = Chain(subject, root)
     own = subject.folder / LINEAGE
     name = own.relative_to(root).as_posix() if own.is_relative_to(root) else own.as_posix()
@@ -126,6 +124,20 @@ def made_by(document: dict[str, Any]) -> str:
     if document["flow_run"]:
         words.append(f"flow run {document['flow_run'].get('name')!r}")
     return ", ".join(words)
+
+
+def _start(path: str | Path) -> tuple[Subject, dict[str, Any], Path]:
+    """Return the output, its document and the project's folder."""
+    found = []
+    # A linked folder of results leads to its project by the one or by the other path.
+    for way in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
+        subject = find_subject(way)
+        document = read_document(subject.document)
+        root = Path(os.path.normpath(subject.folder / document["root"]))
+        if (root / document["project_file"]).exists():
+            return subject, document, root
+        found.append((subject, document, root))
+    return found[0]
 
 
 def _follow(chain: Chain, link: Link) -> None:
