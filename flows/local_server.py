@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -140,7 +141,7 @@ _SETTINGS = {
 }
 
 
-def _wait(folder: Path, name: str, done) -> None:
+def _wait(folder: Path, name: str, done: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while not done():
         processes.check_alive(folder, name)
