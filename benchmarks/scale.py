@@ -261,7 +261,7 @@ def main() -> None:
     # Processor time: on a machine with other work, the clock differs by more than Prefect takes.
     over = flow["cpu_seconds"] - core["cpu_seconds"]
     summary = {
-        "shards": len(list(project.store_root.glob("*/shards/*"))),
+        "shards": len(list(project.store_root.glob("*/shards/*/index.parquet"))),
         "store": {"bytes": store_bytes, "files": store_files},
         "labels": {"bytes": labels_bytes, "files": label_files},
         "prefect_cpu_seconds_of_embed": round(over, 1),
