@@ -158,7 +158,7 @@ def test_the_index_reads_new_shards_only(tmp_path, index_reads):
     store = EmbeddingStore.create_or_open(tmp_path, SPEC)
     for number in range(40):
         store.write_shard([bad(number)])
-    assert len(index_reads) == 40  # each once, right after it was written
+    assert index_reads == []  # who only writes needs none
     index_reads.clear()
     # A new process reads all, and writes the cache; the next reads none.
     assert len(EmbeddingStore.open(store.path).index()) == 40
