@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows.parameters import AnnotateDatasetSettings
 from tasks.collect import collect_all
+from tasks.gate import pass_gate
 from tasks.report import report_collected, report_metrics, report_quarantine, report_run
 from tasks.steps import cached_step, embed_all
 from usam_core.stages import STEPS, StepResult
@@ -39,4 +40,5 @@ def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]]:
         results.append(cached_step("evaluate", file, level, refresh))
         report_metrics(results[-1])
     report_run(project.config.name, results)
+    pass_gate(file, level)
     return [result.to_json() for result in results]

@@ -59,7 +59,7 @@ def report_collected(result: StepResult) -> None:
         notes += entry["notes"]
     lines += ["", *(f"* {note}" for note in notes)]
     for sheet in sorted((folder / "sheets").glob("*.jpg"))[:_MOST_SHEETS]:
-        lines += ["", f"![{sheet.stem}]({_data_uri(sheet)})"]
+        lines += ["", f"![{sheet.stem}]({data_uri(sheet)})"]
     create_markdown_artifact(
         "\n".join(lines),
         key="training-pictures",
@@ -80,7 +80,7 @@ def report_overlays(result: StepResult, most: int = _MOST_OVERLAYS) -> None:
     if overlays:
         create_markdown_artifact(
             "\n\n".join(
-                f"**{file.stem}**\n\n![{file.stem}]({_data_uri(file)})" for file in overlays
+                f"**{file.stem}**\n\n![{file.stem}]({data_uri(file)})" for file in overlays
             ),
             key="overlays",
             description=sentence("annotate", result.summary, result.reused),
@@ -95,7 +95,7 @@ def report_run(name: str, results: list[StepResult]) -> None:
         lines.append(f"| {result.step} | {text} | `{result.key[:12]}` |")
     picture = _picture(results)
     if picture is not None:
-        lines += ["", f"![image, truth and labels of the first images]({_data_uri(picture)})"]
+        lines += ["", f"![image, truth and labels of the first images]({data_uri(picture)})"]
     lines += ["", *(f"* {result.step}: `{result.path}`" for result in results)]
     create_markdown_artifact("\n".join(lines), key="annotation-run", description=name)
 
@@ -113,7 +113,7 @@ def _overlays(folder: Path) -> list[Path]:
     return sorted((folder / "overlays").rglob("*.jpg"))
 
 
-def _data_uri(path: Path) -> str:
+def data_uri(path: Path) -> str:
     """Return a picture as a data URI, small enough for the run page."""
     with Image.open(path) as picture:
         small = picture.convert("RGB")

@@ -1,5 +1,6 @@
 """Files and folders that are either whole or not there: write beside, sync, then rename."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,7 +10,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from usam_core.errors import StoreError
+
 TEMPORARY_PREFIX = ".partial-"
+
+
+_REFUSALS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+}
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what a disk refuses within the block into a sentence that names `path`.
+
+    Raises:
+        StoreError: the disk is full or does not let us write.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        raise StoreError(
+            f"{path}: cannot be written: {error.strerror}. Free space or allow writing there, and "
+            "run again: what was done is kept"
+        ) from error
 
 
 def _beside(path: Path) -> Path:
@@ -23,16 +54,20 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
     A reader sees the old file or the new one, never half of one. On an error the temporary
     file is removed and `path` is left as it was.
+
+    Raises:
+        StoreError: the disk is full or does not let us write.
     """
     path = Path(path)
-    temporary = _beside(path)
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with disk_errors(path):
+        temporary = _beside(path)
+        try:
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -192,6 +192,23 @@ class EvaluationConfig(Section):
     """Names of the palette's indices 1, 2, ...; empty means the project's classes in order."""
 
 
+class GateConfig(Section):
+    """When a run fails although every step ended; `null` leaves a check out."""
+
+    max_quarantined: Fraction | None = None
+    """Largest share of images that may be quarantined."""
+    max_share_change: Annotated[Float, Field(gt=1)] | None = None
+    """Largest factor between a class's share of the pixels and its median over the last runs."""
+    max_confidence_drop: Fraction | None = None
+    """Largest drop of the mean score below its median over the last runs."""
+    min_miou: Fraction | None = None
+    """Least mIoU, where there is truth."""
+    max_miou_drop: Fraction | None = None
+    """Largest drop of the mIoU below its median over the last runs."""
+    history: Annotated[Int, Field(ge=1, le=1000)] = 5
+    """How many of the last runs that passed are compared with."""
+
+
 class ProjectConfig(Section):
     """The whole of `project.yaml`."""
 
@@ -209,6 +226,7 @@ class ProjectConfig(Section):
     inference: InferenceConfig = InferenceConfig()
     outputs: OutputsConfig = OutputsConfig()
     evaluation: EvaluationConfig | None = None
+    gate: GateConfig = GateConfig()
     seed: Annotated[Int, Field(ge=0, lt=2**31)] = 0
     """Everything random follows from this number."""
 

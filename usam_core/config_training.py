@@ -8,7 +8,7 @@ in docs/decisions/0006-training-pictures.md.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from usam_core.config_base import Float, Int, Section
 
@@ -36,6 +36,18 @@ class SyntheticConfig(Section):
     """Pictures to make for each class (U-SAM, section 4.1)."""
     prompts: Annotated[list[str], Field(min_length=1)] = ["a photo of a {c}"]
     """Templates used in turn; `{c}` is the class name. A class's own prompts replace them."""
+
+    @field_validator("prompts")
+    @classmethod
+    def _prompts_name_the_class(cls, value: list[str]) -> list[str]:
+        for prompt in value:
+            if "{c}" not in prompt:
+                raise ValueError(
+                    f"{prompt!r} has no {{c}}, so that all classes would get the same pictures; "
+                    "expected it where the class name belongs, as in 'a photo of a {c}'"
+                )
+        return value
+
     negative_prompt: str = ""
     """What the pictures should not show."""
     scheduler: str | None = None

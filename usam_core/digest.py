@@ -1,7 +1,9 @@
 """Content digests: of files, and of plain values in one canonical form."""
 
+import functools
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,21 @@ def file_digest(path: str | Path) -> str:
     """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remembered_digest(path: str | Path) -> str:
+    """Return a file's digest; gigabytes are read once a process, again when the file changed.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    found = os.stat(path)
+    return _remembered(str(path), found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _remembered(path: str, _size: int, _mtime_ns: int) -> str:
+    return file_digest(path)
 
 
 def value_digest(value: Any) -> str:

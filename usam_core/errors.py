@@ -6,6 +6,7 @@
     │   ├── InputError            a file or folder that the user named is not usable
     │   └── MissingStepError      an earlier step has to run first
     ├── StoreError             1  what we wrote before is damaged or of another kind
+    ├── GateError              1  the run ended, but its results are not to be trusted
     └── TransientError         1  the world failed (network, hub); trying again may help
 
 Every message names the file, the value that came, what was expected, and the fix.
@@ -38,6 +39,10 @@ class MissingStepError(UserError):
 
 class StoreError(UsamError):
     """A store, a head or a record on disk is damaged or was written by something else."""
+
+
+class GateError(UsamError):
+    """A run did not pass the quality gate; its results are kept."""
 
 
 class TransientError(UsamError):

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from usam_core.atomic import whole_file, write_json
 from usam_core.digest import file_digest
@@ -27,7 +27,8 @@ def save_head(path: Path, head: Head, card: dict[str, Any]) -> list[Path]:
             the weights and the input width are added.
     """
     with whole_file(path) as temporary:
-        save_file({k: v.contiguous() for k, v in head.state_dict().items()}, temporary)
+        # Written by ourselves: what a full disk says is then an OSError like everywhere.
+        temporary.write_bytes(save({k: v.contiguous() for k, v in head.state_dict().items()}))
     full = {**card, "features_width": len(head.mean), "weights_sha256": file_digest(path)}
     write_json(card_path(path), full)
     return [path, card_path(path)]

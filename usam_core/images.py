@@ -26,6 +26,7 @@ REASONS = {
     "too_large": "more pixels than images.max_megapixels, or more than memory holds",
     "animated": "an animation: which frame to label is not known",
     "multi_page": "several full pages in one file: which one to label is not known",
+    "too_many_scans": "a JPEG made to take for ever",
     "truncated": "begins like an image, but the data end early or are damaged",
     "no_values": "no pixel holds a finite number",
 }
@@ -39,6 +40,9 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF
 
 MOST_ELONGATED = 64
 """Largest ratio of the longer side to the shorter."""
+
+MOST_SCANS = 100
+"""Most scans of a JPEG; cameras and encoders make 1 to 12."""
 
 _PREFIX_BYTES = 16
 _KIND_TAG = 254  # TIFF NewSubfileType: bit 0 a smaller copy of another page, bit 2 a mask
@@ -98,6 +102,7 @@ def read_image(
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise BadImage("changed", f"{path}: the file changed since it was listed; run again")
     image = _open(io.BytesIO(content), path, max_megapixels)
+    _check_scans(path, image, content)
     try:
         with image:
             mode = _stored_mode(image)
@@ -110,6 +115,17 @@ def read_image(
     except Exception as error:  # decoders raise anything on damaged bytes
         raise _damaged(path, error) from error
     return DecodedImage(rgb, (0.0, 65535.0) if ";16" in mode and used is None else used, mode)
+
+
+def _check_scans(path: str | Path, image: ImageFile.ImageFile, content: bytes) -> None:
+    # Each scan of a progressive JPEG goes over all pixels again: a small file with thousands of
+    # them would take hours. In coded data the marker's first byte never stands alone.
+    scans = content.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
+    if scans > MOST_SCANS:
+        raise BadImage(
+            "too_many_scans",
+            f"{path}: the JPEG has {scans} scans; expected at most {MOST_SCANS}. Save it again",
+        )
 
 
 def check_image(path: str | Path, max_megapixels: float = 100.0) -> None:

@@ -41,7 +41,7 @@ def run_lineage(
     project: Project,
     *,
     key: str,
-    revisions: dict[str, int],
+    revisions: dict[str, str],
     head: dict[str, Any],
     images: dict[str, str],
 ) -> dict[str, Any]:

@@ -202,8 +202,8 @@ def _stat(path: Path) -> os.stat_result:
         return found
     except FileNotFoundError as error:
         raise BadImage("missing", f"{path}: no such file, or a link that leads nowhere") from error
-    except OSError as error:
-        raise BadImage("unreadable", f"{path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # a name may be too long, or hold a NUL
+        raise BadImage("unreadable", f"{path}: {getattr(error, 'strerror', error)}") from error
 
 
 def _digest(path: Path, found: os.stat_result) -> str | None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from usam_core.atomic import disk_errors
+
 _PATIENCE = 1.0
 """Seconds before a person is told what is waited for."""
 
@@ -21,13 +23,14 @@ def only_one(lock: Path, what: str) -> Iterator[None]:
         lock: the lock file; it stays behind, empty.
         what: what is done under the lock, for the message to those who wait.
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(lock)
-    try:
-        held.acquire(timeout=_PATIENCE)
-    except Timeout:
-        _log.warning("%s: another run is at work on it; waiting", what)
-        held.acquire()
+    with disk_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held.acquire(timeout=_PATIENCE)
+        except Timeout:
+            _log.warning("%s: another run is at work on it; waiting", what)
+            held.acquire()
     try:
         yield
     finally:

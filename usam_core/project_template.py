@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from usam_core.atomic import whole_file, write_json
 from usam_core.config import (
     ClassSpec,
+    GateConfig,
     HeadConfig,
     ImagesConfig,
     InferenceConfig,
@@ -125,6 +126,7 @@ def _lines(
         ("head", HeadConfig, {}),
         ("inference", InferenceConfig, {}),
         ("outputs", OutputsConfig, {}),
+        ("gate", GateConfig, {}),
     ):
         yield ""
         yield f"{key}:"

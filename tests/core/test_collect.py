@@ -117,7 +117,7 @@ def test_a_class_that_ends_with_too_few_says_what_was_dropped_and_what_to_try(fo
 def test_a_csv_file_names_class_and_path(folder_project):
     rows = [f"{name},pictures/{name}/{name}{i}.png" for name in ("disc", "rod") for i in range(3)]
     rows += [f"annulus, pictures/ring/ring{i}.png" for i in range(3)]
-    rows += ["rod,pictures/rod/gone.png", "other,pictures/x.png"]
+    rows += ["rod,pictures/rod/gone.png", "other,pictures/x.png", "rod,"]
     (folder_project.root / "list.csv").write_text("\n".join(["class,path", *rows]))
     values = yaml.safe_load(folder_project.file.read_text())
     values["classes"][1]["synonyms"] = ["annulus"]
@@ -175,3 +175,28 @@ def test_generated_pictures_go_through_every_step_with_their_origin(tiny_project
     first = json.loads(manifest["provenance"][0])
     assert first["prompt"] == "a photo of a disc"
     assert run_step("collect", project).reused
+
+
+def test_names_of_any_form_find_their_folder_and_have_a_sheet(tiny_project):
+    values = yaml.safe_load(tiny_project.read_text())
+    long = 40 * "\u957f"
+    values["classes"] = ["caf\u00e9", long, "d/i".replace("/", ":")]
+    tiny_project.write_text(yaml.safe_dump(values))
+    for folder, name in (("cafe\u0301", "disc"), (long, "ring"), ("d:i", "rod")):
+        drawn(tiny_project.parent / "pictures" / folder, name, 3)
+    project = with_training(tiny_project, source="folder", path="pictures")
+    result = run_step("collect", project)
+    assert set(result.summary["per_class"].values()) == {3}
+    assert len(list((step_folder(project, "collect") / "sheets").iterdir())) == 3
+
+
+def test_paths_that_no_disk_can_hold_are_rejected_lines(folder_project):
+    rows = [
+        f"{name},pictures/{name}/{name}{i}.png"
+        for name in ("disc", "ring", "rod")
+        for i in range(3)
+    ]
+    rows += ["disc," + 300 * "x" + ".png"]
+    (folder_project.root / "list.csv").write_text("\n".join(["class,path", *rows]))
+    project = with_training(folder_project.file, source="folder", path="list.csv")
+    assert run_step("collect", project).summary["rejected"] == {"unreadable": 1}

@@ -256,3 +256,16 @@ def test_any_damage_gives_pixels_or_a_known_verdict(tmp_path_factory, kind, dama
     else:
         verdict = "pixels" if rgb.dtype == np.uint8 and rgb.ndim == 3 else "rubbish"
     assert verdict in (*REASONS, "pixels")
+
+
+def test_a_jpeg_of_a_thousand_scans_is_refused_before_it_is_decoded(tmp_path):
+    path = tmp_path / "slow.jpg"
+    Image.effect_noise((64, 64), 50).convert("RGB").save(path, progressive=True)
+    content = path.read_bytes()
+    assert 1 < content.count(b"\xff\xda") < 20
+    last = content.rindex(b"\xff\xda")
+    scan = content[last:-2]
+    path.write_bytes(content[:-2] + 1000 * scan + content[-2:])
+    with pytest.raises(BadImage) as caught:
+        read_image(path)
+    assert caught.value.quarantined.code == "too_many_scans"

@@ -290,3 +290,12 @@ def test_what_comes_is_contiguous_and_of_its_own(tmp_path, orientation):
     assert found.flags.c_contiguous
     assert found.flags.writeable
     assert found.dtype == np.uint8
+
+
+def test_a_few_bright_spots_on_an_even_ground_are_seen(tmp_path):
+    values = np.full((100, 100), 300, np.uint16)
+    values[50, 50:53] = 60000
+    picture = read_image(png16(tmp_path / "spots.png", values))
+    assert picture.window == (300.0, 60000.0)
+    assert picture.rgb[50, 51].tolist() == [255, 255, 255]
+    assert picture.rgb[0, 0].tolist() == [0, 0, 0]

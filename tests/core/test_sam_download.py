@@ -6,8 +6,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from usam_core.errors import InputError, TransientError
+from usam_core.config import SamConfig
+from usam_core.errors import InputError, StoreError, TransientError
 from usam_core.sam.download import cache_folder, download
+from usam_core.sam.load import load_sam
 from usam_core.sam.registry import OFFICIAL, Checkpoint
 
 CONTENT = bytes(range(256)) * 4096
@@ -111,3 +113,17 @@ def test_the_registry_holds_the_official_names():
         "sam_vit_h_4b8939.pth",
     }
     assert all(len(c.sha256) == 64 for c in OFFICIAL.values())
+
+
+def test_a_file_of_another_size_under_the_name_is_fetched_anew(server, tmp_path):
+    (tmp_path / "sam.pth").write_bytes(b"a download that was cut")
+    assert download(checkpoint(server), tmp_path).read_bytes() == CONTENT
+
+
+def test_an_official_checkpoint_with_other_bytes_is_not_loaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("USAM_CACHE", str(tmp_path))
+    official = OFFICIAL["vit_b"]
+    with open(tmp_path / official.file_name, "wb") as file:
+        file.truncate(official.bytes)  # the right size, nothing but zeros
+    with pytest.raises(StoreError, match=rf"expected SHA-256 {official.sha256}, got"):
+        load_sam(SamConfig(model="vit_b"))

@@ -36,7 +36,8 @@ def pixels(found):
 class Calls:
     """Stands before the pipeline's `__call__`: counts, and spoils what a test wants spoiled."""
 
-    def __init__(self, monkeypatch, spoil=None, most=None, die_after=None):
+    def __init__(self, monkeypatch, spoil=None, most=None, die_after=None, error=None):
+        self.tried = []
         self.batches = []
         self.seeds = []
         real = StableDiffusionPipeline.__call__
@@ -45,8 +46,9 @@ class Calls:
         def call(pipe, prompt=None, generator=None, **others):
             if die_after is not None and len(self.batches) >= die_after:
                 raise KeyboardInterrupt
+            self.tried.append(len(prompt))
             if most is not None and len(prompt) > most:
-                raise torch.OutOfMemoryError("Tried to allocate 20.00 GiB")
+                raise error or torch.OutOfMemoryError("Tried to allocate 20.00 GiB")
             result = real(pipe, prompt=prompt, generator=generator, **others)
             if others["num_inference_steps"] and prompt != ["a trial"]:
                 self.batches.append(len(prompt))
@@ -112,6 +114,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path, model, monkeypatch
     plain = source(tmp_path / "plain", model, batch_size=1, per_class=5).collect(DOG, SILENT)
     calls = Calls(monkeypatch, most=2)
     found = source(tmp_path / "tight", model, batch_size=5, per_class=5).collect(DOG, SILENT)
+    assert calls.tried == [1, 5, 2, 2, 1], "a trial, then the batch halves"
     assert calls.batches == [2, 2, 1]
     for one, other in zip(pixels(plain), pixels(found), strict=True):
         assert np.abs(one - other).max() <= 1
@@ -162,11 +165,13 @@ def test_provenance_says_how_a_picture_was_made(tmp_path, model):
     assert first["seed"] != second["seed"]
 
 
-def test_other_weights_make_other_pictures_in_a_folder_of_their_own(tmp_path, model):
-    other = save_untrained(tmp_path / "other", seed=1)
-    one, two = source(tmp_path, model), source(tmp_path, other)
-    assert one.inputs(DOG) != two.inputs(DOG)
-    made = {p.sha256 for s in (one, two) for p in s.collect(DOG, SILENT).pictures}
+def test_other_weights_at_the_same_place_make_other_pictures(tmp_path):
+    place = save_untrained(tmp_path / "model")
+    before = source(tmp_path, place).inputs(DOG)
+    made = {p.sha256 for p in source(tmp_path, place).collect(DOG, SILENT).pictures}
+    assert save_untrained(tmp_path / "model", seed=1) == place
+    assert source(tmp_path, place).inputs(DOG) != before
+    made |= {p.sha256 for p in source(tmp_path, place).collect(DOG, SILENT).pictures}
     assert len(made) == 8
 
 
@@ -195,3 +200,54 @@ def test_damaged_weights_name_the_folder(tmp_path):
     (model / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(InputError, match=r"tiny-sd: cannot be loaded as a diffusers pipeline"):
         source(tmp_path, model).collect(DOG, SILENT)
+
+
+def test_attention_in_slices_draws_the_same(tmp_path, model):
+    whole = source(tmp_path / "a", model, low_memory="off").collect(DOG, SILENT)
+    sliced = source(tmp_path / "b", model, low_memory="slicing").collect(DOG, SILENT)
+    for one, other in zip(pixels(whole), pixels(sliced), strict=True):
+        assert np.abs(one - other).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)",
+        "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory",
+        "MPS backend out of memory (MPS allocated: 9.07 GB)",
+    ],
+)
+def test_every_way_to_say_that_memory_is_out_halves_the_batch(
+    tmp_path, model, monkeypatch, message
+):
+    calls = Calls(monkeypatch, most=2, error=RuntimeError(message))
+    source(tmp_path, model, per_class=3, batch_size=3).collect(DOG, SILENT)
+    assert calls.batches == [1, 1, 1]
+
+
+def test_another_error_of_the_pipeline_is_not_taken_for_memory(tmp_path, model, monkeypatch):
+    Calls(monkeypatch, most=0, error=RuntimeError("shapes do not match in the allocation"))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        source(tmp_path, model).collect(DOG, SILENT)
+
+
+def test_half_precision_weights_under_names_of_their_own_are_found(tmp_path):
+    place = save_untrained(tmp_path)
+    for file in place.rglob("*.safetensors"):
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    assert len(source(tmp_path, place).collect(DOG, SILENT).pictures) == 4
+
+
+def test_spare_pictures_come_behind_those_that_are_wanted(tmp_path, model):
+    some = source(tmp_path, model, per_class=2)
+    first = some.collect(DOG, SILENT).pictures
+    assert some.collect(DOG, SILENT, spare=2).pictures[:2] == first
+    assert len(some.collect(DOG, SILENT, spare=2).pictures) == 4
+
+
+@pytest.mark.parametrize("prompt", ["a photo", "", "{C} and {class}"])
+def test_a_template_without_the_name_is_refused(prompt):
+    with pytest.raises(ValueError, match=r"has no \{c\}"):
+        SyntheticConfig(prompts=[prompt])

@@ -13,7 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.web_site import Site, settings
+from tests.web_site import Site, picture, settings
+from usam_core.digest import file_digest
 from usam_core.headfile import load_head
 from usam_core.project import load_project
 from usam_core.stages import STEPS, run_step, step_folder
@@ -138,3 +139,86 @@ def test_one_class_before_the_others_leaves_no_manifest(tmp_path):
         assert json.loads(found.stdout) == {"cat": {"pictures": 10, "rejected": 2}}
         assert not (file.parent / MANIFEST).exists()
         assert not [path for path in site.counts if "q=dog" in path]
+
+
+def test_what_the_filters_drop_is_made_up_for_by_the_next_results_and_engines(tmp_path):
+    with Site() as site:
+        file = project_of(tmp_path / "p", site, ["dog"])
+        # The first engine knows best what is to be labelled.
+        for number in range(6):
+            (file.parent / "images" / f"{number}.jpg").write_bytes(picture(number))
+        site.results["bing"]["dog"] = [f"/img/{n}.jpg" for n in range(12)]
+        site.results["google"]["dog"] = [f"/img/{n}.jpg" for n in range(20, 40)]
+        result = run_step("collect", load_project(file))
+    assert result.summary["per_class"] == {"dog": 10}
+    assert result.summary["rejected"] == {"leak": 6}
+    assert result.summary["provenance"]["engine"] == {"bing": 6, "google": 4}
+
+
+def test_a_class_that_a_broken_engine_left_short_is_asked_for_again(tmp_path):
+    with Site() as site:
+        file = project_of(tmp_path / "p", site, ["dog"], retries=0)
+        site.down = {"bing"}
+        project = load_project(file)
+        first = run_step("collect", project)
+        assert first.summary["per_class"]["dog"] < 10
+        assert first.summary["incomplete"] == ["dog"]
+        site.down = set()
+        second = run_step("collect", project)
+        assert not second.reused
+        assert second.summary["per_class"] == {"dog": 10}
+        before = site.counts
+        assert run_step("collect", project).reused
+        assert site.counts == before
+
+
+def test_a_cap_on_time_holds_for_the_whole_command(tmp_path):
+    with Site() as site:
+        site.delay = 0.4
+        caps = {"max_minutes": 0.02, "concurrency": 1, "per_class": 14}
+        file = project_of(tmp_path / "p", site, ["dog"], **caps)
+        began = time.monotonic()
+        found = subprocess.run(command(file, "--json"), capture_output=True, text=True, timeout=200)
+        visits = [when for when, *_ in site.visits]
+    assert time.monotonic() - began < 60
+    assert max(visits) - min(visits) < 2.5, "one budget of 1.2 s, not one a pass"
+    assert "minutes (training.web.max_minutes) are over" in found.stdout + found.stderr
+
+
+def test_a_run_killed_in_a_crawl_blocks_no_later_one(tmp_path):
+    with Site() as site:
+        site.delay = 0.2
+        file = project_of(tmp_path / "p", site, ["dog"], concurrency=1)
+        words = [sys.executable, "-m", "flows", "run", str(file)]
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 100
+        while time.monotonic() < deadline and sum(site.counts.values()) < 4:
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+        site.delay = 0.0
+        found = subprocess.run(words, capture_output=True, text=True, timeout=150)
+    assert found.returncode == 0, found.stderr
+    assert len(pd.read_parquet(file.parent / MANIFEST)) == 10
+
+
+def test_other_provenance_reaches_the_head_and_the_lineage(tmp_path):
+    with Site() as site:
+        file = project_of(tmp_path / "p", site, ["dog"], engines=["urls"], urls="list.csv")
+        rows = [f"dog,{site.url}/img/{n}.jpg" for n in range(10)]
+        (file.parent / "list.csv").write_text("\n".join(["class,url", *rows]))
+        project = load_project(file)
+        for step in STEPS[:-1]:
+            run_step(step, project)
+        licensed = [f"{row},CC0" for row in rows]
+        (file.parent / "list.csv").write_text("\n".join(["class,url,licence", *licensed]))
+        results = {step: run_step(step, project) for step in STEPS[:-1]}
+    provenance = results["collect"].summary["provenance"]
+    assert provenance["licence"] == {"CC0": 10}
+    _, card = load_head(step_folder(project, "fit") / "student.safetensors")
+    assert card["training_provenance"] == provenance
+    lineage = json.loads((step_folder(project, "annotate") / "run.json").read_text())
+    assert lineage["head"]["training_provenance"] == provenance
+    assert results["annotate"].summary["labelled"] == 0, "the labels themselves hold"
+    copy = step_folder(project, "fit") / "training.parquet"
+    assert file_digest(copy) == provenance["manifest_sha256"]

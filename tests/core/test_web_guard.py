@@ -190,3 +190,10 @@ def test_nothing_of_the_users_goes_along(site, monkeypatch, tmp_path):
         assert set(headers) <= {"host", "user-agent", "accept", "accept-encoding", "connection"}
         assert headers["user-agent"].startswith("usam/")
         assert headers["user-agent"].endswith(" (+owner@example.org)")
+
+
+@pytest.mark.parametrize(
+    "address", ["192.0.0.192", "192.88.99.1", "168.63.129.16", "3fff::1", "192.0.0.8"]
+)
+def test_addresses_that_tables_forget_are_not_public(address):
+    assert unfit(address) is not None

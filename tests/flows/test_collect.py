@@ -1,10 +1,9 @@
-"""The collect flow: a task a class, crawls that take turns over all runs of a server."""
+"""The collect flow: a task a class, and one class anew."""
 
 from prefect.client.orchestration import get_client
 
 from flows.parameters import CollectSettings
 from flows.steps import collect
-from tasks.collect import WEB_LIMIT
 from tests.core.test_web_collect import project_of
 
 
@@ -20,10 +19,6 @@ def test_a_crawl_is_a_task_a_class_and_one_class_is_got_anew_alone(site, tmp_pat
     state = collect(CollectSettings(project_file=str(file)), return_state=True)
     assert state.result()["summary"]["per_class"] == {"dog": 10, "cat": 10}
     assert task_names(state) == ["collect", "collect cat", "collect dog"]
-    with get_client(sync_client=True) as client:
-        limit = client.read_global_concurrency_limit_by_name(WEB_LIMIT)
-    assert (limit.limit, limit.active_slots) == (1, 0)
-
     before = site.counts
     assert collect(CollectSettings(project_file=str(file)))["reused"]
     assert site.counts == before

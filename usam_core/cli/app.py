@@ -198,4 +198,6 @@ def _step(
         line = f"{step}: {sentence(step, result.summary, result.reused)}"
         terminal.screen.print(line, soft_wrap=True, highlight=False)
         terminal.screen.print(f"  {result.path}", soft_wrap=True, highlight=False)
+        for note in result.summary.get("notes", []):
+            terminal.screen.print(f"  {note}", soft_wrap=True, highlight=False)
     return result

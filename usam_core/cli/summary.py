@@ -18,7 +18,9 @@ def sentence(step: str, summary: dict[str, Any], reused: bool) -> str:
 def _collect(s: dict[str, Any]) -> str:
     dropped = ", ".join(f"{count} {code}" for code, count in s["rejected"].items())
     text = f"{s['pictures']} training pictures of {len(s['per_class'])} classes ({s['source']})"
-    return f"{text}; dropped: {dropped}" if dropped else text
+    text = f"{text}; dropped: {dropped}" if dropped else text
+    waiting = ", ".join(s["incomplete"])
+    return f"{text}; run again for more of {waiting}" if waiting else text
 
 
 def _embed(s: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """A sheet of training pictures: what was kept of a class, and what was dropped with its reason."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def save_picture_sheet(
         kept: files of the pictures kept; the first 48 are shown.
         dropped: file and reason of the others; the first 48 whose file is there are shown.
     """
-    there = [(file, code) for file, code in dropped if Path(file).is_file()]
+    there = [(file, code) for file, code in dropped if os.path.isfile(file)]
     kept_tiles = [(file, "") for file in kept]
     parts = [
         _part(f"{name}: {len(kept)} kept", kept_tiles[:_MOST]),

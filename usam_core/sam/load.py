@@ -1,7 +1,6 @@
 """Load a SAM: the bundled nano model, an official checkpoint, or a local file."""
 
 import functools
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 
 from usam_core.config import SamConfig
-from usam_core.digest import file_digest
+from usam_core.digest import remembered_digest
 from usam_core.errors import InputError, StoreError
 from usam_core.progress import SILENT, Progress
 from usam_core.sam.download import cache_folder, download
@@ -82,7 +81,7 @@ def encoder_spec(config: SamConfig, checkpoint: Path | None) -> dict[str, Any]:
     if checkpoint is None and config.model in OFFICIAL:
         digest = OFFICIAL[config.model].sha256
     else:
-        digest = _remembered_digest(checkpoint_file(config, checkpoint))
+        digest = _checkpoint_digest(checkpoint_file(config, checkpoint))
     return embedder_spec(config.model, digest, config.points_per_side)
 
 
@@ -96,7 +95,7 @@ def load_sam(
         TransientError: a download failed in a way that may heal.
     """
     path = checkpoint_file(config, checkpoint, progress)
-    digest = _remembered_digest(path)
+    digest = _checkpoint_digest(path)
     if config.model == NANO:
         return LoadedSam(_load_nano(path, given=checkpoint is not None), NANO, digest)
     if checkpoint is None and digest != OFFICIAL[config.model].sha256:
@@ -139,7 +138,7 @@ def open_embedder(
         progress: told of a download.
     """
     path = checkpoint_file(config, checkpoint, progress)
-    return _open_embedder(config, str(path), _remembered_digest(path))
+    return _open_embedder(config, str(path), _checkpoint_digest(path))
 
 
 @functools.lru_cache(maxsize=1)
@@ -155,18 +154,11 @@ def _open_embedder(config: SamConfig, path: str, digest: str) -> SamEmbedder:
     )
 
 
-def _remembered_digest(path: Path) -> str:
-    """Return a file's digest; gigabytes are read once a process, again when the file changed."""
+def _checkpoint_digest(path: Path) -> str:
     try:
-        found = os.stat(path)
+        return remembered_digest(path)
     except OSError as error:
         raise InputError(f"{path}: cannot read the checkpoint: {error.strerror}") from error
-    return _digest(str(path), found.st_size, found.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=16)
-def _digest(path: str, _size: int, _mtime_ns: int) -> str:
-    return file_digest(path)
 
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:

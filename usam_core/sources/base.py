@@ -14,8 +14,10 @@ from typing import Any, Protocol
 import pandas as pd
 
 from usam_core.config import ClassSpec
+from usam_core.digest import value_digest
 from usam_core.progress import Progress
 
+_LONGEST_NAME = 160  # bytes: file systems take 255, and endings and marks come behind
 COLUMNS = ["class", "path", "sha256", "bytes", "source", "provenance"]
 
 
@@ -65,11 +67,25 @@ class Collected:
         pictures: the usable ones, in an order that does not depend on timing.
         rejected: the others.
         notes: sentences for the report, such as that an engine returned too little.
+        complete: whether asking again would give the same; off when a cap or a failure of the
+            world ended it early.
     """
 
     pictures: list[TrainingPicture]
     rejected: list[Rejected] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    complete: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-like mapping that `from_json` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Collected":
+        """Return what `to_json` wrote."""
+        pictures = [TrainingPicture(**picture) for picture in value["pictures"]]
+        rejected = [Rejected(**line) for line in value["rejected"]]
+        return cls(pictures, rejected, value["notes"], value["complete"])
 
 
 class PictureSource(Protocol):
@@ -80,15 +96,18 @@ class PictureSource(Protocol):
     filtered: bool
     """Whether the filters of `training.filters` look at its pictures."""
 
+    wanted: int | None
+    """Pictures that a class shall have after filtering; None takes all that there are."""
+
     def inputs(self, spec: ClassSpec) -> Any:
         """Return everything that decides the pictures of a class, as a JSON-like value."""
         ...
 
-    def collect(self, spec: ClassSpec, progress: Progress) -> Collected:
-        """Return the pictures of a class, making or fetching only what is not there yet.
+    def collect(self, spec: ClassSpec, progress: Progress, spare: int = 0) -> Collected:
+        """Return `wanted + spare` pictures of a class, getting only what is not there yet.
 
-        Killed at any point and called again, it repeats only what was in flight and ends with
-        the same pictures.
+        Fewer come when there are no more. Killed at any point and called again, it repeats only
+        what was in flight and ends with the same pictures.
 
         Raises:
             InputError: the source cannot give any, and why.
@@ -123,4 +142,7 @@ def class_folder(name: str) -> str:
     >>> class_folder("potted plant"), class_folder("..")
     ('potted plant', '%2E%2E')
     """
-    return "".join(f"%{ord(c):02X}" if c in '<>:"|?*%.' else c for c in name)
+    safe = "".join(f"%{ord(c):02X}" if c in '<>:"|?*%.' else c for c in name)
+    if len(safe.encode()) <= _LONGEST_NAME:
+        return safe
+    return safe.encode()[: _LONGEST_NAME // 2].decode(errors="ignore") + value_digest(name)[:16]

@@ -15,6 +15,7 @@ import torch
 from usam_core.config_training import SyntheticConfig
 from usam_core.errors import InputError
 from usam_core.sam.load import choose_device
+from usam_core.sources.model_files import weights_digest
 
 _OFFLOAD_BELOW = 6e9  # bytes free; Stable Diffusion v1 in float16 with its activations needs 5 GB
 _SLICE_BELOW = 10e9
@@ -67,7 +68,15 @@ class Painter:
         self._accepted = set(inspect.signature(self._pipe.__call__).parameters)
         self._check_accepted()
         self._pipe.set_progress_bar_config(disable=True)
-        self._place()
+        try:
+            self._place()
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise InputError(
+                f"training.synthetic.model: {config.model!r} does not fit in the memory of "
+                f"{self._device}; set low_memory: offload, or device: cpu"
+            ) from error
         self.batch_size = config.batch_size
         self.scheduler = type(self._pipe.scheduler).__name__
         self.compute_dtype = str(_dtype(config.dtype, self._device)).removeprefix("torch.")
@@ -128,8 +137,15 @@ class Painter:
         }
         if not config.negative_prompt:
             del wanted["negative_prompt"]
-        with torch.inference_mode():
-            result = self._pipe(**{k: v for k, v in wanted.items() if k in self._accepted})
+        try:
+            with torch.inference_mode():
+                result = self._pipe(**{k: v for k, v in wanted.items() if k in self._accepted})
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"training.synthetic.model: {self._config.model!r}, a "
+                f"{type(self._pipe).__name__}, does not draw from a prompt alone ({error}); "
+                "expected a text-to-image pipeline"
+            ) from error
         flags = getattr(result, "nsfw_content_detected", None) or [False] * len(orders)
         return [
             Drawn((np.nan_to_num(image) * 255).round().astype(np.uint8), bool(flag))
@@ -170,11 +186,11 @@ class Painter:
 
 def open_painter(config: SyntheticConfig, folder: Path) -> Painter:
     """Return the painter of these settings; a process loads each model once."""
-    return _open_painter(config.model_dump_json(), folder)
+    return _open_painter(config.model_dump_json(), folder, weights_digest(folder))
 
 
 @functools.lru_cache(maxsize=1)
-def _open_painter(config: str, folder: Path) -> Painter:
+def _open_painter(config: str, folder: Path, _weights: str) -> Painter:
     return Painter(SyntheticConfig.model_validate_json(config), folder)
 
 
@@ -185,9 +201,16 @@ def _load(config: SyntheticConfig, folder: Path, dtype: torch.dtype) -> Any:
 
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()  # loading takes seconds; ours shows the pictures
+    # Some repositories hold half-precision weights under names of their own, and only those.
+    half = any(folder.rglob("*.fp16.safetensors"))
+    whole = any(not p.stem.endswith(".fp16") for p in (folder / "unet").glob("*.safetensors"))
     try:
         pipe = DiffusionPipeline.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            variant="fp16" if half and not whole else None,
         )
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise InputError(
@@ -218,4 +241,5 @@ def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("memory" in text and "alloc" in text)
+    signs = ("out of memory", "alloc_failed", "can't allocate", "not enough memory")
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)

@@ -11,9 +11,6 @@ import pandas as pd
 from usam_core.config_training import FilterConfig
 from usam_core.sources.base import Rejected, TrainingPicture
 
-FILTER_REVISION = 1
-"""Part of the collect step's key: raised when the same pictures are judged otherwise."""
-
 _NEIGHBOURS = 5
 _FEWEST_FOR_OUTLIERS = 2 * _NEIGHBOURS
 _MAD_TO_DEVIATION = 1.4826  # of a normal distribution
@@ -116,10 +113,12 @@ def _mark_duplicates(
     left: np.ndarray,
     bits: int,
 ) -> None:
-    kept: list[int] = []
+    kept = np.empty(len(left), int)
+    known = np.empty(len(left), np.uint64)
+    count = 0
     for i in left:
-        differing = np.bitwise_count(hashes[kept] ^ hashes[i])
-        if len(kept) and differing.min() <= bits:
+        differing = np.bitwise_count(known[:count] ^ hashes[i])
+        if count and differing.min() <= bits:
             first = kept[int(differing.argmin())]
             verdicts[i] = (
                 "near_duplicate",
@@ -127,7 +126,8 @@ def _mark_duplicates(
                 f"than filters.duplicate_bits, {bits}, is needed",
             )
         else:
-            kept.append(i)
+            kept[count], known[count] = i, hashes[i]
+            count += 1
 
 
 def _mark_outliers(

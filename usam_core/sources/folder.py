@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from usam_core.config import ClassSpec, ImagesConfig
+from usam_core.config import ClassSpec, ImagesConfig, plain
 from usam_core.errors import InputError
 from usam_core.listing import list_files, list_images
 from usam_core.progress import SILENT, Progress
@@ -25,6 +25,7 @@ class FolderSource:
 
     name = "folder"
     filtered = True
+    wanted = None
 
     def __init__(self, root: Path, images: ImagesConfig, cache: Path) -> None:
         self.root = root
@@ -35,8 +36,9 @@ class FolderSource:
         """Return the digests of the class's pictures, sorted."""
         return sorted(self._listing(spec, SILENT)["sha256"].dropna())
 
-    def collect(self, spec: ClassSpec, progress: Progress) -> Collected:
+    def collect(self, spec: ClassSpec, progress: Progress, spare: int = 0) -> Collected:
         """Return the class's pictures, each content once."""
+        del spare
         listing = self._listing(spec, progress)
         usable = listing["status"] == "ok"
         again = usable & listing["sha256"].duplicated()
@@ -84,9 +86,9 @@ class FolderSource:
         return list_files(self._images, files, cache, progress)
 
     def _folders(self, spec: ClassSpec) -> list[Path]:
-        wanted = {word.casefold() for word in (spec.name, *spec.synonyms)}
+        wanted = {plain(word) for word in (spec.name, *spec.synonyms)}
         present = sorted(path for path in self.root.iterdir() if path.is_dir())
-        found = [path for path in present if path.name.casefold() in wanted]
+        found = [path for path in present if plain(path.name) in wanted]
         if not found:
             raise InputError(
                 f"{self.root}: no folder named {spec.name!r} (nor a synonym); expected one folder "

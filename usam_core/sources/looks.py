@@ -25,6 +25,8 @@ LOOKS_REVISION = 1
 COLUMNS = ["sha256", "width", "height", "contrast", "phash", "features", "code", "reason"]
 _MEAN, _STD = 127.0, 128.0  # what the bundled backbone was trained with
 _BATCH = 16
+_SAVE_EVERY = 2000
+"""Pictures between two savings: a look that is killed goes on from there."""
 _THREADS = 2
 
 
@@ -60,12 +62,14 @@ def picture_looks(
     """
     known = _read(cache, features)
     missing = {sha256: path for sha256, path in files.items() if sha256 not in known.index}
-    if missing:
-        rows = list(_look_at(missing, images, progress, features))
-        known = pd.concat([known, _frame(rows)])
-        with whole_file(cache) as temporary:
-            table = known.reset_index(drop=True)
-            table.assign(revision=LOOKS_REVISION).to_parquet(temporary, index=False)
+    rows: list[dict] = []
+    for number, row in enumerate(_look_at(missing, images, progress, features), start=1):
+        rows.append(row)
+        if number % _SAVE_EVERY == 0 or number == len(missing):
+            known, rows = pd.concat([known, _frame(rows)]), []
+            with whole_file(cache) as temporary:
+                table = known.reset_index(drop=True)
+                table.assign(revision=LOOKS_REVISION).to_parquet(temporary, index=False)
     return known.loc[list(files)].reset_index(drop=True)
 
 
@@ -99,7 +103,7 @@ def _look_at(
             return _Picture(sha256, None, bad.code, bad.reason)
         return _Picture(sha256, found.rgb)
 
-    encoder = _Encoder() if features else None
+    encoder = _Encoder() if features and files else None
     items = list(files.items())
     with (
         progress.bar("Looking at pictures", len(items)) as bar,

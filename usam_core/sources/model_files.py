@@ -1,10 +1,9 @@
 """The files of a diffusers pipeline: a folder of the user's, or downloaded from the hub."""
 
-import functools
 from pathlib import Path
 
 from usam_core.config_training import SyntheticConfig
-from usam_core.digest import file_digest, value_digest
+from usam_core.digest import remembered_digest, value_digest
 from usam_core.errors import InputError, TransientError, UsamError
 
 KNOWN_GB = {"CompVis/stable-diffusion-v1-4": 5.5}
@@ -63,8 +62,8 @@ def _explained(config: SyntheticConfig, error: BaseException) -> UsamError:
         )
     size = KNOWN_GB.get(config.model)
     return TransientError(
-        f"{given}, which is not on this machine and the hub cannot be reached; to be "
-        f"downloaded: {f'about {size} GB' if size else 'some GB'}. Offline: fetch it where "
+        f"{given}, which is no folder beside the project file, and the hub cannot be reached; to "
+        f"be downloaded: {f'about {size} GB' if size else 'some GB'}. Offline: fetch it where "
         f"there is internet (`hf download {config.model} --local-dir FOLDER`), copy the "
         "folder here and name it as training.synthetic.model"
     )
@@ -92,8 +91,7 @@ def commit_of(folder: Path) -> str | None:
     return folder.name if folder.parent.name == "snapshots" else None
 
 
-@functools.lru_cache(maxsize=4)
 def weights_digest(folder: Path) -> str:
-    """Return a digest of all weights and settings of a pipeline, read once a process."""
+    """Return a digest of all weights and settings of a pipeline."""
     files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".txt"))
-    return value_digest({p.relative_to(folder).as_posix(): file_digest(p) for p in files})
+    return value_digest({p.relative_to(folder).as_posix(): remembered_digest(p) for p in files})

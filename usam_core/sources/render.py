@@ -34,6 +34,7 @@ class RenderSource:
     """
 
     name = "render"
+    wanted = None
     filtered = False  # a disc looks like a disc: near duplicates are meant
 
     def __init__(self, folder: Path, config: RenderConfig, seed: int) -> None:
@@ -50,8 +51,9 @@ class RenderSource:
             **self._config.model_dump(),
         }
 
-    def collect(self, spec: ClassSpec, progress: Progress) -> Collected:
+    def collect(self, spec: ClassSpec, progress: Progress, spare: int = 0) -> Collected:
         """Draw what is missing; return the class's pictures."""
+        del spare
         shape = _drawable(spec)
         folder = self._folder_of(spec)
         pictures = []

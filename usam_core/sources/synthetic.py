@@ -53,7 +53,7 @@ class _Slot:
             note = json.loads(self.note.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
-        return note["given_up"] or self.picture.is_file()
+        return "given_up" in note and (bool(note["given_up"]) or self.picture.is_file())
 
 
 class SyntheticSource:
@@ -83,10 +83,15 @@ class SyntheticSource:
         """Return what decides the pictures: model, prompts, settings, seed."""
         return {"per_class": self._config.per_class, **self._settings(spec)}
 
-    def collect(self, spec: ClassSpec, progress: Progress) -> Collected:
+    @property
+    def wanted(self) -> int:
+        """How many pictures a class shall have."""
+        return self._config.per_class
+
+    def collect(self, spec: ClassSpec, progress: Progress, spare: int = 0) -> Collected:
         """Make what is missing; return the class's pictures in the order of their numbers."""
         folder = self._folder_of(spec)
-        slots = [_Slot(number, folder) for number in range(self._config.per_class)]
+        slots = [_Slot(number, folder) for number in range(self.wanted + spare)]
         missing = [slot for slot in slots if not slot.is_done()]
         with progress.bar(f"Generating {spec.name}", len(slots)) as bar:
             bar.advance(len(slots) - len(missing))

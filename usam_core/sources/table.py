@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from usam_core.config import ClassSpec
+from usam_core.config import ClassSpec, plain
 from usam_core.errors import InputError
 
 
@@ -18,7 +18,9 @@ def class_table(file: Path, column: str, spec: ClassSpec) -> pd.DataFrame:
         InputError: the file cannot be read, lacks a column, or has no row of the class.
     """
     try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, skipinitialspace=True)
+        table = pd.read_csv(
+            file, dtype=str, keep_default_na=False, skipinitialspace=True, index_col=False
+        )
     except (OSError, ValueError) as error:
         raise InputError(
             f"{file}: cannot be read as CSV ({error}); expected the columns class and {column}"
@@ -30,8 +32,8 @@ def class_table(file: Path, column: str, spec: ClassSpec) -> pd.DataFrame:
             f"got {list(table.columns)}"
         )
     table = table.apply(lambda values: values.str.strip())
-    wanted = {word.casefold() for word in (spec.name, *spec.synonyms)}
-    rows = table[table["class"].str.casefold().isin(wanted) & (table[column] != "")]
+    wanted = {plain(word) for word in (spec.name, *spec.synonyms)}
+    rows = table[table["class"].map(plain).isin(wanted) & (table[column] != "")]
     if rows.empty:
         raise InputError(
             f"{file}: no row of the class {spec.name!r} (nor a synonym); expected rows "

@@ -2,14 +2,15 @@
 
     collect  ->  embed  ->  fit  ->  annotate  ->  evaluate
 
-Each step lives in a module of its own with `REVISION`, `inputs(project)` and `run(project, key,
-progress)`, and with `intact(project, key)` where more than the recorded files has to be looked
-at. A step's key is the digest of its revision and its inputs; a step whose record has
-the same key and whose outputs are undamaged is not run again.
+Each step lives in a module of its own with `CALCULATIONS`, `inputs(project)` and `run(project,
+key, progress)`, and with `intact(project, key)` where more than the recorded files has to be looked
+at. A step's key is the digest of its code and its inputs; a step whose record has the same key
+and whose outputs are undamaged is not run again.
 """
 
 from typing import Any
 
+from usam_core.code import code_digest
 from usam_core.digest import value_digest
 from usam_core.errors import UserError
 from usam_core.locks import only_one
@@ -21,10 +22,10 @@ from usam_core.stages.folders import step_folder
 from usam_core.stages.record import StepResult, intact_record, write_record
 
 __all__ = [
-    "REVISION",
     "STEPS",
     "EmbedPlan",
     "StepResult",
+    "code_revision",
     "collect_class",
     "embed_group",
     "finish_embed",
@@ -46,9 +47,6 @@ _MODULES: dict[str, Any] = {
 STEPS = tuple(_MODULES)
 """Names of the steps in their order."""
 
-REVISION = {step: module.REVISION for step, module in _MODULES.items()}
-"""Raised by hand when a step's code gives other results for the same inputs."""
-
 
 def step_key(step: str, project: Project) -> str:
     """Return the digest of everything a step depends on.
@@ -56,10 +54,14 @@ def step_key(step: str, project: Project) -> str:
     Raises:
         MissingStepError: an earlier step has to run first.
     """
+    inputs = _module(step).inputs(project)
+    return value_digest({"step": step, "code": code_revision(step), "inputs": inputs})
+
+
+def code_revision(step: str) -> str:
+    """Return the digest of the code that decides a step's results."""
     module = _module(step)
-    return value_digest(
-        {"step": step, "revision": module.REVISION, "inputs": module.inputs(project)}
-    )
+    return code_digest(module.__name__, module.CALCULATIONS)
 
 
 def intact(step: str, project: Project, key: str | None = None) -> StepResult | None:

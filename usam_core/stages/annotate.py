@@ -12,10 +12,11 @@ import pandas as pd
 
 from usam_core.atomic import write_json
 from usam_core.candidates import label_image
+from usam_core.code import code_digest
 from usam_core.digest import file_digest, value_digest
 from usam_core.errors import MissingStepError
 from usam_core.head import Head
-from usam_core.headfile import load_head
+from usam_core.headfile import card_path, load_head
 from usam_core.images import read_image
 from usam_core.lineage import run_lineage
 from usam_core.outputs.coco_json import annotation_records, assemble
@@ -30,7 +31,13 @@ from usam_core.stages.labelled import labelled_images
 from usam_core.stages.record import StepResult, digests, intact_record, read_record
 from usam_core.store.store import EmbeddingStore
 
-REVISION = 2
+CALCULATIONS = (
+    "usam_core.candidates",
+    "usam_core.headfile",
+    "usam_core.outputs.coco_json",
+    "usam_core.outputs.voc_png",
+)
+"""Modules that decide the step's results."""
 
 COCO = "coco.json"
 RUN = "run.json"
@@ -45,6 +52,7 @@ def inputs(project: Project) -> dict[str, Any]:
     return {
         **_labelling(project),
         "overlays": project.config.outputs.overlays,
+        "card": file_digest(card_path(_head_path(project))),
         "colours": [spec.colour for spec in project.config.classes],
         "images": sorted(zip(listing["path"], listing["sha256"].fillna(""), strict=True)),
     }
@@ -82,7 +90,10 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     lineage = run_lineage(
         project,
         key=key,
-        revisions={"annotate": REVISION, "embed": embed.REVISION},
+        revisions={
+            "annotate": code_digest(__name__, CALCULATIONS),
+            "embed": code_digest(embed.__name__, embed.CALCULATIONS),
+        },
         head=card,
         images=dict(zip(images["path"], images["sha256"], strict=True)),
     )
@@ -129,7 +140,7 @@ def entries(folder: Path) -> Iterator[dict[str, Any]]:
 def _labelling(project: Project) -> dict[str, Any]:
     """Return what decides the labels of a single image."""
     return {
-        "revision": REVISION,
+        "code": code_digest(__name__, CALCULATIONS),
         "head": file_digest(_head_path(project)),
         "inference": project.config.inference.model_dump(mode="json"),
         "encoder": embed.spec(project),

@@ -5,7 +5,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from usam_core.atomic import whole_file, write_json
@@ -24,15 +23,28 @@ from usam_core.sources.base import (
     to_frame,
 )
 from usam_core.sources.choose import choose_source
-from usam_core.sources.filters import FILTER_REVISION, filter_pictures
-from usam_core.sources.looks import picture_looks
 from usam_core.stages.folders import step_folder
+from usam_core.stages.gather import forget_gathered, gather, gathered, looks_for_leaks
 from usam_core.stages.labelled import labelled_files
-from usam_core.stages.record import StepResult, digests, read_record
+from usam_core.stages.record import StepResult, digests, intact_record, read_record
 
-REVISION = 2
+CALCULATIONS = ("usam_core.stages.gather",)
+"""Modules that decide the step's results."""
 
-_ORIGINS = ("model", "revision", "weights_sha256", "scheduler", "engine", "licence", "given_by")
+_ORIGINS = (
+    "model",
+    "revision",
+    "weights_sha256",
+    "prompt",
+    "negative_prompt",
+    "scheduler",
+    "steps",
+    "guidance",
+    "engine",
+    "query",
+    "licence",
+    "given_by",
+)
 """Parts of the provenance that are counted for the head's card and the run's lineage."""
 
 _HINTS = {
@@ -52,16 +64,22 @@ def inputs(project: Project) -> dict[str, Any]:
         "source": source.name,
         "min_per_class": config.training.min_per_class,
         "classes": {spec.name: source.inputs(spec) for spec in config.classes},
-        "filters": filters and [FILTER_REVISION, filters.model_dump(mode="json")],
+        "filters": filters and filters.model_dump(mode="json"),
         # Images that came since may be what a training picture shows.
-        "labelled": sorted(labelled_files(project)) if _looks_for_leaks(project) else None,
+        "labelled": sorted(labelled_files(project)) if looks_for_leaks(project) else None,
     }
+
+
+def intact(project: Project, key: str) -> StepResult | None:
+    """Return the record if it still holds and no class waits for more pictures."""
+    record = intact_record(step_folder(project, "collect"), key)
+    return None if record is None or record.summary["incomplete"] else record
 
 
 def collect_class(
     project: Project, name: str, *, refresh: bool = False, progress: Progress = SILENT
 ) -> dict[str, int]:
-    """Get the pictures of one class, without filtering them; `run` does that for all.
+    """Get and filter the pictures of one class; `run` makes the manifest of all.
 
     Args:
         project: the project.
@@ -72,16 +90,13 @@ def collect_class(
     Returns:
         Counts by the keys `pictures` and `rejected`.
     """
-    spec = _spec(project, name)
     source = choose_source(project, step_folder(project, "collect"))
-    if refresh:
-        source.forget(spec)
-    found = source.collect(spec, progress)
+    found = gather(project, source, _spec(project, name), progress, refresh=refresh)
     return {"pictures": len(found.pictures), "rejected": len(found.rejected)}
 
 
 def run(project: Project, key: str, progress: Progress) -> StepResult:
-    """Collect and filter the pictures of every class; write manifest, report and sheets.
+    """Get the pictures of every class that `collect_class` has not got; write the manifest.
 
     Raises:
         InputError: some classes have fewer pictures than `training.min_per_class`; the report
@@ -90,9 +105,14 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     folder = step_folder(project, "collect")
     source = choose_source(project, folder)
     specs = project.config.classes
-    found = [source.collect(spec, progress) for spec in specs]
-    if source.filtered:
-        _filter(project, found, progress)
+    found = [
+        gathered(project, source, spec) or gather(project, source, spec, progress) for spec in specs
+    ]
+    incomplete = [spec.name for spec, one in zip(specs, found, strict=True) if not one.complete]
+    for spec in specs:
+        if spec.name in incomplete:
+            # This run has what it got; the next one asks again.
+            forget_gathered(project, spec)
     pictures = [picture for one in found for picture in one.pictures]
     rejected = [line for one in found for line in one.rejected]
     report = _report(specs, found)
@@ -120,6 +140,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "source": source.name,
             "rejected": dict(Counter(line.code for line in rejected).most_common()),
             "notes": [note for one in found for note in one.notes],
+            "incomplete": incomplete,
             "provenance": _origins(pictures, manifest_path(folder)),
         },
         outputs=digests(folder, files),
@@ -160,39 +181,6 @@ def _spec(project: Project, name: str) -> ClassSpec:
             return spec
     names = [spec.name for spec in project.config.classes]
     raise UserError(f"--class: got {name!r}; expected one of {names}")
-
-
-def _looks_for_leaks(project: Project) -> bool:
-    training = project.config.training
-    return training.source in ("folder", "web") and training.filters.leak_bits is not None
-
-
-def _filter(project: Project, found: list[Collected], progress: Progress) -> None:
-    """Move what the filters drop from the pictures of each class to its rejected lines."""
-    config, folder = project.config, step_folder(project, "collect")
-    filters = config.training.filters
-    files = {picture.sha256: picture.path for one in found for picture in one.pictures}
-    looks = picture_looks(
-        files,
-        config.images,
-        folder / "looks.parquet",
-        progress,
-        features=filters.outlier_deviations is not None,
-    ).set_index("sha256", drop=False)
-    hashes = np.empty(0, np.uint64)
-    if _looks_for_leaks(project):
-        labelled = picture_looks(
-            labelled_files(project, progress),
-            config.images,
-            folder / "labelled_looks.parquet",
-            progress,
-            features=False,
-        )
-        hashes = labelled.loc[labelled["code"] == "", "phash"].to_numpy(np.uint64)
-    for one in found:
-        rows = looks.loc[[picture.sha256 for picture in one.pictures]].reset_index(drop=True)
-        one.pictures, dropped = filter_pictures(one.pictures, rows, filters, hashes)
-        one.rejected.extend(dropped)
 
 
 def _report(specs: list[ClassSpec], found: list[Collected]) -> dict[str, dict[str, Any]]:

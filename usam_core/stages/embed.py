@@ -18,7 +18,11 @@ from usam_core.stages.record import StepResult, read_record, write_record
 from usam_core.store.store import EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile
 
-REVISION = 1
+CALCULATIONS = (
+    "usam_core.images",
+    "usam_core.sam.embedder",
+)
+"""Modules that decide the step's results."""
 LOCKS = "locks"
 _log = logging.getLogger(__name__)
 

@@ -20,7 +20,15 @@ from usam_core.stages.folders import step_folder
 from usam_core.stages.record import StepResult, digests, read_record
 from usam_core.truth.choose import open_truth
 
-REVISION = 1
+CALCULATIONS = (
+    "usam_core.metrics.instance",
+    "usam_core.metrics.presence",
+    "usam_core.metrics.report",
+    "usam_core.metrics.semantic",
+    "usam_core.truth.coco",
+    "usam_core.truth.voc",
+)
+"""Modules that decide the step's results."""
 
 COMMON_IMAGES = 10
 """A class counts as common when at least this many evaluated images hold it."""

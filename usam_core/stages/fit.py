@@ -1,18 +1,21 @@
 """Step 3, fit: a head from the stored embeddings of the training pictures to the class names."""
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from usam_core.atomic import whole_file
 from usam_core.bags import BagSource
 from usam_core.digest import value_digest
 from usam_core.errors import InputError
 from usam_core.headfile import card_path, save_head
 from usam_core.progress import Progress
 from usam_core.project import Project
+from usam_core.sources.base import manifest_path
 from usam_core.stages import embed
 from usam_core.stages.collect import read_manifest, training_provenance
 from usam_core.stages.folders import step_folder
@@ -20,7 +23,14 @@ from usam_core.stages.record import StepResult, digests
 from usam_core.store.store import EmbeddingStore
 from usam_core.train import train
 
-REVISION = 1
+CALCULATIONS = (
+    "usam_core.bags",
+    "usam_core.headfile",
+    "usam_core.train",
+)
+"""Modules that decide the step's results."""
+TRAINING = "training.parquet"
+"""A copy of the manifest: every picture's provenance stays with the head that learned from it."""
 _log = logging.getLogger(__name__)
 
 
@@ -31,6 +41,7 @@ def inputs(project: Project) -> dict[str, Any]:
     return {
         "pictures": sorted(zip(manifest["class"], manifest["sha256"], strict=True)),
         "labels": project.config.label_of,
+        "provenance": training_provenance(project),
         "encoder": embed.spec(project),
         "head": settings,
         "seed": project.config.seed,
@@ -89,6 +100,10 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             of_role = [epoch for epoch in trained.history if epoch["role"] == name]
             metrics = of_role[-1] if of_role else {}
             files += save_head(path, head, {**card, "role": name, "metrics": metrics})
+    training = folder / TRAINING
+    with whole_file(training) as temporary:
+        shutil.copyfile(manifest_path(step_folder(project, "collect")), temporary)
+    files.append(training)
     used = "student" if trained.student is not None else "teacher"
     last = trained.history[-1] if trained.history else {}
     return StepResult(

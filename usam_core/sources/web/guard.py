@@ -22,6 +22,12 @@ from usam_core.sources.web.failures import FetchFailed
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
+# Not public although Python's tables of some versions say nothing of them: protocol assignments,
+# 6to4 relays, documentation, and the address of a cloud's host.
+_MORE = [
+    ipaddress.ip_network(text)
+    for text in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "3fff::/20")
+]
 _UNFIT = (
     "unspecified",
     "loopback",
@@ -52,6 +58,8 @@ def unfit(address: str) -> str | None:
             return unfit(str(inner))
         if ip in _LOCAL_NAT64:
             return "private"
+    if any(ip in network for network in _MORE if network.version == ip.version):
+        return "reserved"
     for kind in _UNFIT:
         if getattr(ip, f"is_{kind}", False):
             return kind.replace("_", "-")

@@ -1,5 +1,6 @@
 """What the owners of a site let programs read (RFC 9309)."""
 
+import math
 import threading
 import time
 from urllib.parse import urlsplit
@@ -16,6 +17,15 @@ AGENT = "usam"
 
 KEPT_SECONDS = 24 * 3600.0
 """How long a robots.txt counts before it is fetched again (RFC 9309, section 2.4)."""
+
+
+MOST_DELAY = 60.0
+"""A site that asks for more seconds between requests is left alone."""
+
+
+def _delay(rules: Protego) -> float:
+    delay = float(rules.crawl_delay(AGENT) or 0)
+    return delay if math.isfinite(delay) and delay > 0 else 0.0
 
 
 class Robots:
@@ -47,9 +57,15 @@ class Robots:
             rules = self._rules.get(origin)
             if rules is None:
                 rules = self._rules[origin] = Protego.parse(self._text(origin))
-                self._session.pace.slow_down(
-                    parts.hostname or "", float(rules.crawl_delay(AGENT) or 0)
-                )
+                delay = _delay(rules)
+                if delay <= MOST_DELAY:
+                    self._session.pace.slow_down(parts.hostname or "", delay)
+        if _delay(rules) > MOST_DELAY:
+            raise FetchFailed(
+                "robots",
+                f"{origin}/robots.txt asks for {_delay(rules):g} s between requests; at most "
+                f"{MOST_DELAY:g} are waited",
+            )
         if not rules.can_fetch(url, AGENT):
             raise FetchFailed("robots", f"{origin}/robots.txt asks programs not to read {url}")
 

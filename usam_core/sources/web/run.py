@@ -43,6 +43,7 @@ class ClassRun:
         folder: where its pictures go.
         session: what fetches.
         journal: what is known already.
+        budget: what the class may use of time and bytes.
         advance: called with the number of usable pictures, from the caller's thread.
     """
 
@@ -55,6 +56,7 @@ class ClassRun:
         folder: Path,
         session: PoliteSession,
         journal: Journal,
+        budget: Budget,
         advance: Callable[[int], None],
     ) -> None:
         self._spec = spec
@@ -64,7 +66,7 @@ class ClassRun:
         self._session = session
         self._journal = journal
         self._advance = advance
-        self._budget = Budget(config.max_minutes * 60, int(config.max_total_mb * 1e6))
+        self._budget = budget
         self._crawl = SiteCrawl(sites, config, session, journal, self._budget)
         self._lost: list[str] = []
         self._cap: CapReached | None = None

@@ -160,7 +160,8 @@ class PoliteSession(Session):
         status = response.status_code
         target = response.headers.get("Location")
         if status in _REDIRECTS and target:
-            return urljoin(url, target)
+            # Headers are read as Latin-1; what they hold beyond ASCII is UTF-8.
+            return urljoin(url, target.encode("latin-1", "ignore").decode("utf-8", "replace"))
         if status != 200:
             raise FetchFailed(
                 f"http_{status}",
@@ -172,7 +173,7 @@ class PoliteSession(Session):
         if check_type is not None:
             check_type(content_type)
         length = response.headers.get("Content-Length", "")
-        if length.isdigit() and int(length) > self._most_bytes:
+        if length.isascii() and length.isdigit() and int(length) > self._most_bytes:
             raise self._too_many_bytes(url, f"says to be of {int(length) / _MEGABYTE:.1f} MB")
         body = bytearray()
         for chunk in response.iter_content(CHUNK):
@@ -221,7 +222,7 @@ def _asked_wait(value: str | None) -> float | None:
     """Return the seconds of a Retry-After header, which holds seconds or a date."""
     if value is None:
         return None
-    if value.strip().isdigit():
+    if value.strip().isascii() and value.strip().isdigit():
         return float(value)
     try:
         date = parsedate_to_datetime(value)

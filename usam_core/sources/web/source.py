@@ -11,9 +11,12 @@ from usam_core.config import ClassSpec
 from usam_core.config_training import WebConfig
 from usam_core.digest import file_digest, value_digest
 from usam_core.errors import ConfigError, InputError
+from usam_core.locks import only_one
 from usam_core.progress import Progress
+from usam_core.sam.download import cache_folder
 from usam_core.sources.base import Collected, class_folder
 from usam_core.sources.web.journal import Candidate, Journal
+from usam_core.sources.web.limits import Budget
 from usam_core.sources.web.run import ClassRun
 from usam_core.sources.web.session import PoliteSession
 from usam_core.sources.web.sites import address
@@ -24,6 +27,8 @@ WEB_REVISION = 1
 """Raised when the same settings lead to other pictures than before."""
 
 JOURNAL = "journal.sqlite"
+CRAWL_LOCK = "crawl.lock"
+"""In the user's cache folder: two crawls at once would ask hosts twice as fast as allowed."""
 
 
 class WebSource:
@@ -43,6 +48,7 @@ class WebSource:
         self._config = config
         self._root = root
         self._session = PoliteSession(config)
+        self._used: dict[str, tuple[float, int]] = {}
 
     def inputs(self, spec: ClassSpec) -> Any:
         """Return what decides the pictures: what is asked, of whom, and the limits of size."""
@@ -61,8 +67,16 @@ class WebSource:
             "max_total_mb": config.max_total_mb,
         }
 
-    def collect(self, spec: ClassSpec, progress: Progress) -> Collected:
+    @property
+    def wanted(self) -> int:
+        """How many pictures a class shall have."""
+        return self._config.per_class
+
+    def collect(self, spec: ClassSpec, progress: Progress, spare: int = 0) -> Collected:
         """Fetch what is missing; return the class's pictures.
+
+        One class is crawled at a time on this machine, whoever asks; what a class may use of
+        time and bytes counts over all calls of one source.
 
         Raises:
             InputError: the list of addresses is not usable.
@@ -70,9 +84,13 @@ class WebSource:
             StoreError: the class's journal is damaged.
             TransientError: there is no network, or no engine answers.
         """
-        config = self._config
+        with only_one(cache_folder() / CRAWL_LOCK, f"the crawl for {spec.name!r}"):
+            return self._collect(spec, progress, spare)
+
+    def _collect(self, spec: ClassSpec, progress: Progress, spare: int) -> Collected:
+        config = self._config.model_copy(update={"per_class": self.wanted + spare})
         folder = self._folder / class_folder(spec.name)
-        inputs = value_digest(self.inputs(spec))
+        inputs = value_digest([self.inputs(spec), spare])
         sites, listed = self._sites(spec), self._listed(spec)
         journal = Journal(folder / JOURNAL)
         try:
@@ -90,13 +108,22 @@ class WebSource:
                         shown = usable
 
                 finished = journal.finished(inputs) if whole else None
+                complete = finished is not None
                 if finished is None:
-                    run = ClassRun(
-                        spec, config, sites, listed, folder, self._session, journal, advance
+                    budget = Budget(
+                        config.max_minutes * 60,
+                        int(config.max_total_mb * 1e6),
+                        self._used.get(spec.name, (0.0, 0)),
                     )
-                    run.run()
-                    finished = run.tally.order, run.notes
-                    if run.complete:
+                    run = ClassRun(
+                        spec, config, sites, listed, folder, self._session, journal, budget, advance
+                    )
+                    try:
+                        run.run()
+                    finally:
+                        self._used[spec.name] = budget.used
+                    finished, complete = (run.tally.order, run.notes), run.complete
+                    if complete:
                         journal.finish(inputs, *finished)
                 order, notes = finished
                 pictures, rejected = sort_out(
@@ -105,7 +132,7 @@ class WebSource:
                 advance(len(pictures))
         finally:
             journal.close()
-        return Collected(pictures, rejected, notes)
+        return Collected(pictures, rejected, notes, complete)
 
     def forget(self, spec: ClassSpec) -> None:
         """Drop the class's pictures and its journal."""

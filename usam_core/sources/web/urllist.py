@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from usam_core.config import ClassSpec
+from usam_core.config import ClassSpec, plain
 from usam_core.errors import InputError
 from usam_core.sources.web.journal import Candidate
 
@@ -41,7 +41,7 @@ def read_url_list(path: Path, spec: ClassSpec) -> list[Candidate]:
         )
     if not rows:
         raise InputError(f"training.web.urls: {path} has no rows below its header; add some")
-    names = {word.casefold() for word in (spec.name, *spec.synonyms)}
+    names = {plain(word) for word in (spec.name, *spec.synonyms)}
     found = []
     for line, row in rows:
         url = (row["url"] or "").strip()
@@ -50,7 +50,7 @@ def read_url_list(path: Path, spec: ClassSpec) -> list[Candidate]:
                 f"training.web.urls: {path}, line {line}: url is {url!r}; expected an address that "
                 "begins with http:// or https://"
             )
-        if (row["class"] or "").strip().casefold() in names:
+        if plain(row["class"] or "") in names:
             page, licence = row.get("page_url") or None, row.get("licence") or None
             found.append(Candidate("urls", path.name, url, page, None, licence))
     return found

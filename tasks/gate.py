@@ -1,0 +1,31 @@
+"""The quality gate as a task: it fails the run, and says on its page why, with pictures."""
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+
+from tasks.report import data_uri
+from tasks.steps import open_project
+from usam_core.errors import GateError
+from usam_core.stages.gate import check_gate
+
+
+@task(name="quality-gate")
+def pass_gate(project_file: str, level: str | None) -> None:
+    """Judge the run just finished.
+
+    Raises:
+        GateError: it is not to be trusted; the labels stay where they are.
+    """
+    verdict = check_gate(open_project(project_file, level))
+    if not verdict.objections:
+        return
+    reasons = [f"{objection.check}: {objection.reason}" for objection in verdict.objections]
+    lines = ["# This run did not pass the quality gate", "", *(f"* {text}" for text in reasons)]
+    if verdict.sheet is not None:
+        lines += ["", f"![images that show it]({data_uri(verdict.sheet)})"]
+    create_markdown_artifact("\n".join(lines), key="quality-gate", description="; ".join(reasons))
+    raise GateError(
+        "the run did not pass the quality gate: "
+        + "; ".join(reasons)
+        + f". Look at {verdict.sheet}; the labels are kept, and settings of `gate` say what passes"
+    )

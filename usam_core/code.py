@@ -1,0 +1,94 @@
+"""Which code a result was made with: a digest of what decides it, not of how it is written down."""
+
+import ast
+import functools
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+
+from usam_core.digest import value_digest
+
+PACKAGE = "usam_core"
+
+WITHOUT_INFLUENCE = (
+    "usam_core.cli",
+    "usam_core.config",  # settings enter every key by their values
+    "usam_core.errors",
+    "usam_core.locks",
+    "usam_core.progress",
+    "usam_core.project",
+)
+"""Modules, with those whose names begin likewise, that decide no result."""
+
+
+@functools.cache
+def code_digest(stage: str, calculations: tuple[str, ...]) -> str:
+    """Return a digest of a step's own module and of all that its calculations are made of.
+
+    Comments, docstrings and layout do not count. Other Python versions may give other digests:
+    then a step is done again, never wrongly kept.
+
+    Args:
+        stage: the step's module; only its own file counts.
+        calculations: modules that decide the step's results; what they import within usam_core
+            counts too.
+    """
+    modules = {stage, *closure(calculations)}
+    return value_digest({name: _meaning(_file(name).read_text("utf-8")) for name in modules})
+
+
+def closure(modules: Iterable[str]) -> set[str]:
+    """Return the modules and everything of usam_core that they import, directly or not."""
+    found: set[str] = set()
+    left = list(modules)
+    while left:
+        name = left.pop()
+        if name in found or name.startswith(WITHOUT_INFLUENCE):
+            continue
+        found.add(name)
+        left += _imports(_file(name).read_text("utf-8"))
+    return found
+
+
+def _file(module: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"{module}: no module of that name has a source file")
+    return Path(spec.origin)
+
+
+def _imports(source: str) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from package import module` and `from module import name` look alike.
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    ours = (name for name in names if name.split(".")[0] == PACKAGE)
+    return {name for name in ours if _is_module(name)}
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _meaning(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [part for part in body if not _is_bare_text(part)]
+    return ast.dump(tree)
+
+
+def _is_bare_text(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )

@@ -1,0 +1,144 @@
+"""The quality gate of a project: statistics of its last run, its history, a sheet of suspects."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from usam_core.atomic import whole_file
+from usam_core.errors import MissingStepError
+from usam_core.gate import Objection, RunStatistics, judge
+from usam_core.images import read_image
+from usam_core.outputs.overlay import overlay
+from usam_core.outputs.voc_png import read_label_png
+from usam_core.palette import class_colours
+from usam_core.project import Project
+from usam_core.stages import annotate
+from usam_core.stages.folders import step_folder
+from usam_core.stages.record import StepResult, read_record
+
+HISTORY = "history.jsonl"
+SUSPECTS = "suspects.jpg"
+
+_SUSPECTS = 6
+_SIDE = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate says of a run.
+
+    Attributes:
+        objections: empty when the run passes.
+        statistics: what it was judged by.
+        sheet: overlays of the images that speak most for the objections, if there are any.
+    """
+
+    objections: list[Objection]
+    statistics: RunStatistics
+    sheet: Path | None = None
+
+
+def check_gate(project: Project) -> Verdict:
+    """Judge the last run; one that passes joins the history that later runs are compared with.
+
+    Raises:
+        MissingStepError: `annotate` has not run.
+    """
+    folder = step_folder(project, "gate")
+    now, per_image = _statistics(project)
+    history = _read(folder / HISTORY)
+    objections = judge(now, [run for run in history if run.key != now.key], project.config.gate)
+    sheet = None
+    if objections:
+        sheet = folder / SUSPECTS
+        _draw(project, _suspects(per_image, objections), sheet)
+    elif all(run.key != now.key for run in history):
+        _write(folder / HISTORY, [*history, now])
+    return Verdict(objections, now, sheet)
+
+
+def _statistics(project: Project) -> tuple[RunStatistics, list[dict[str, Any]]]:
+    """Return the run's statistics, and of each image its classes' areas and its mean score."""
+    labels = step_folder(project, "annotate")
+    record = read_record(labels)
+    if record is None:
+        raise MissingStepError(f"{labels}: no labels yet; run `usam annotate {project.file}` first")
+    names = project.config.label_names
+    areas, pixels, scores, per_image = dict.fromkeys(names, 0), 0, [], []
+    for entry in annotate.entries(labels):
+        own = dict.fromkeys(names, 0)
+        for annotation in entry["annotations"]:
+            own[names[annotation["category_id"] - 1]] += annotation["area"]
+        for name, area in own.items():
+            areas[name] += area
+        found = [annotation["score"] for annotation in entry["annotations"]]
+        scores += found
+        pixels += entry["height"] * entry["width"]
+        score = float(np.mean(found)) if found else 1.0
+        per_image.append({**entry, "annotations": None, "areas": own, "score": score})
+    quarantined = len(_summary(project, "embed").get("quarantined", []))
+    total = len(per_image) + quarantined
+    return (
+        RunStatistics(
+            key=record.key,
+            images=len(per_image),
+            quarantined=quarantined / total if total else 0.0,
+            class_share={name: area / max(1, pixels) for name, area in areas.items()},
+            mean_score=float(np.mean(scores)) if scores else None,
+            miou=_summary(project, "evaluate").get("miou"),
+        ),
+        per_image,
+    )
+
+
+def _summary(project: Project, step: str) -> dict[str, Any]:
+    record: StepResult | None = read_record(step_folder(project, step))
+    return {} if record is None else record.summary
+
+
+def _suspects(per_image: list[dict[str, Any]], objections: list[Objection]) -> list[dict[str, Any]]:
+    """Return the images that show best what is objected to: much of a class, or low scores."""
+    classes = [objection.class_name for objection in objections if objection.class_name]
+    if classes:
+        ranked = sorted(per_image, key=lambda e: -sum(e["areas"][name] for name in classes))
+    else:
+        ranked = sorted(per_image, key=lambda e: e["score"])
+    return ranked[:_SUSPECTS]
+
+
+def _draw(project: Project, entries: list[dict[str, Any]], target: Path) -> None:
+    config, labels = project.config, step_folder(project, "annotate")
+    colours = class_colours(config.label_names, {s.name: s.colour for s in config.classes})
+    tiles = []
+    for entry in entries:
+        picture = read_image(
+            project.images_path / entry["file_name"],
+            max_megapixels=config.images.max_megapixels,
+            window=config.images.window,
+        )
+        shown = overlay(picture.rgb, read_label_png(labels / entry["png"]), colours)
+        tile = Image.fromarray(shown)
+        tile.thumbnail((_SIDE, _SIDE))
+        tiles.append(tile)
+    sheet = Image.new("RGB", (3 * _SIDE, -(-len(tiles) // 3) * _SIDE), "white")
+    for number, tile in enumerate(tiles):
+        sheet.paste(tile, (number % 3 * _SIDE, number // 3 * _SIDE))
+    with whole_file(target) as temporary:
+        sheet.save(temporary, format="JPEG", quality=85)
+
+
+def _read(path: Path) -> list[RunStatistics]:
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [RunStatistics(**json.loads(line)) for line in lines]
+
+
+def _write(path: Path, runs: list[RunStatistics]) -> None:
+    with whole_file(path) as temporary:
+        text = "".join(json.dumps(asdict(run)) + "\n" for run in runs)
+        temporary.write_text(text, encoding="utf-8")
