@@ -59,8 +59,16 @@ class LocalServer:
 
     def ask(self, path: str, **body: Any) -> Any:
         """Return what the server answers to a request with this body."""
-        answer = self._client.post(path, json=body)
-        return answer.raise_for_status().json()
+        return self._post(path, body).raise_for_status().json()
+
+    def _post(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        """Ask again while SQLite is busy (503), as Prefect's own client does."""
+        for _ in range(20):
+            answer = self._client.post(path, json=body)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(0.5)
+        return answer
 
     def deployment(self, name: str) -> dict[str, Any]:
         found = self.ask("/deployments/filter", deployments={"name": {"any_": [name]}})
@@ -71,7 +79,7 @@ class LocalServer:
         """Ask for a run of a deployment, as the form does."""
         parameters = {} if settings is None else {"settings": settings}
         path = f"/deployments/{self.deployment(name)['id']}/create_flow_run"
-        return self._client.post(path, json={"parameters": parameters})
+        return self._post(path, {"parameters": parameters})
 
     def run(self, name: str, **settings: Any) -> dict[str, Any]:
         """Run a deployment on this project and wait for its end."""

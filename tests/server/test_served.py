@@ -115,7 +115,8 @@ def test_a_failed_run_is_tried_again_and_does_only_what_failed(local, whole_run)
     local.start_again(failed["id"], "AwaitingRetry")
     done = local.wait(failed["id"])
     assert (done["state"]["type"], done["run_count"]) == ("COMPLETED", 2)
-    assert local.tasks(failed["id"], attempt=2) == {
+    second = local.tasks(failed["id"], attempt=2)
+    assert {name: state for name, state in second.items() if "gate" not in name} == {
         "fit": "Cached",
         "annotate": "Cached",
         "evaluate": "Completed",
