@@ -200,3 +200,14 @@ def test_paths_that_no_disk_can_hold_are_rejected_lines(folder_project):
     (folder_project.root / "list.csv").write_text("\n".join(["class,path", *rows]))
     project = with_training(folder_project.file, source="folder", path="list.csv")
     assert run_step("collect", project).summary["rejected"] == {"unreadable": 1}
+
+
+def test_a_project_that_moved_reads_its_own_pictures(folder_project, tmp_path_factory):
+    run_step("collect", folder_project)
+    moved = tmp_path_factory.mktemp("elsewhere") / "project"
+    folder_project.root.rename(moved)
+    project = load_project(moved / folder_project.file.name)
+    again = run_step("collect", project, refresh=True)
+    assert again.summary["per_class"] == {"disc": 4, "ring": 4, "rod": 4}
+    manifest = pd.read_parquet(step_folder(project, "collect") / "manifest.parquet")
+    assert not [path for path in manifest["path"] if path.startswith("/")]

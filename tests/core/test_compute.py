@@ -28,11 +28,11 @@ def run(function, pieces, config=TWO, progress=SILENT):
 
 def files_below(folder: Path) -> dict[str, bytes]:
     """Return all files but those that hold times."""
-    timed = ("record.json", "run.json", "images.parquet")
+    timed = ("record.json", "lineage.json", "images.parquet")
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in timed
+        if path.is_file() and path.name not in timed and path.parent.name != "lineage"
     }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from usam_core.atomic import write_json
 from usam_core.config import ClassSpec
 from usam_core.digest import value_digest
+from usam_core.lineage.document import portable
 from usam_core.locks import only_one
 from usam_core.progress import Progress
 from usam_core.project import Project
@@ -55,7 +56,11 @@ def gather(
             source.forget(spec)
         found = _get(project, source, spec, progress)
         key = _key(project, source, spec)
-        write_json(_file(folder, spec), {"key": key, **found.to_json()})
+        value = found.to_json()
+        for picture in value["pictures"]:
+            # Pictures below the project's folder move with it.
+            picture["path"] = portable(Path(picture["path"]), project.root)
+        write_json(_file(folder, spec), {"key": key, **value})
     return found
 
 
@@ -63,6 +68,8 @@ def gathered(project: Project, source: PictureSource, spec: ClassSpec) -> Collec
     """Return what `gather` remembered of a class, if it still holds and its files are there."""
     try:
         value = json.loads(_file(step_folder(project, "collect"), spec).read_text(encoding="utf-8"))
+        for picture in value["pictures"]:
+            picture["path"] = str(project.root / picture["path"])
         found = Collected.from_json(value)
     except (OSError, ValueError, KeyError, TypeError):
         return None
