@@ -84,10 +84,8 @@ def test_the_same_again_is_cached_and_says_so(project_file):
     results, tasks, _ = run(project_file)
     assert all(result["reused"] for result in results.values())
     # What has to be looked at each time: which images came, and whether the run can be trusted.
-    assert {name for name, state in tasks.items() if state != "Cached"} == {
-        "plan-embed",
-        "quality-gate",
-    }
+    always = ("plan-embed", "quality-gate")
+    assert {"Cached"} == {state for name, state in tasks.items() if not name.startswith(always)}
 
 
 def test_a_deleted_output_is_made_again_although_the_cache_knows_the_step(project_file):
