@@ -1,0 +1,33 @@
+"""What `project.yaml` may say of region features: which encoders describe SAM's masks."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from usam_core.config_base import Float, Int, Section
+
+
+class FeatureConfig(Section):
+    """One block of region features, made by an encoder from `transformers`."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """Hub id ("facebook/dinov2-base") or a folder with `config.json` and safetensors; a relative
+    folder counts from the project file."""
+    revision: str | None = None
+    """The hub's commit; empty takes the newest and remembers it with the features."""
+    family: Literal["auto", "dinov2", "dinov3", "clip", "siglip2"] = "auto"
+    """Which kind of encoder; `auto` reads it from the model's config."""
+    image_size: Annotated[Int, Field(ge=32, le=4096)] | None = None
+    """Longer side of the picture that the encoder sees, pixels, rounded to whole patches; empty
+    takes the size that the model was trained with."""
+    pooling: Literal["dense", "crop", "masked_image"] = "dense"
+    """How a mask gets its vector: `dense` averages the picture's patch features inside the mask,
+    `crop` encodes the mask's own box, `masked_image` the picture with all else black (the papers'
+    SAM+CLIP, U-SAM section 4)."""
+    crop_below: Annotated[Float, Field(ge=0, le=1)] = 0.0
+    """With `dense`: masks smaller than this share of the picture are encoded from their own
+    crop too, and both vectors averaged."""
+    batch_size: Annotated[Int, Field(ge=1)] | None = None
+    """Pictures or crops at a time; empty picks by device. Does not change the result."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the encoder; `auto` takes bfloat16 on a GPU and float32 on a CPU."""
