@@ -28,10 +28,10 @@ def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]]:
     wanted = STEPS[STEPS.index(settings.start) :]
     results: list[StepResult] = []
     if "collect" in wanted:
-        results.append(collect_all(file, level))
+        results.append(collect_all(file, level, refresh))
         report_collected(results[-1])
     if "embed" in wanted:
-        results.append(embed_all(file, level))
+        results.append(embed_all(file, level, refresh))
         report_quarantine(results[-1])
     if "fit" in wanted:
         results.append(cached_step("fit", file, level, refresh))

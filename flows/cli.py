@@ -10,7 +10,7 @@ import typer
 
 from flows import local_commands  # noqa: F401  (adds `up` and `down`)
 from usam_core.cli import terminal
-from usam_core.cli.app import Json, Level, ProjectFile, Refresh, Verbose, app, set_logging
+from usam_core.cli.app import Json, Level, ProjectFile, Verbose, app, set_logging
 from usam_core.errors import UsamError
 
 
@@ -23,13 +23,21 @@ def run(
     level: Level = None,
     start: Annotated[
         str, typer.Option("--from", help="First step; those before it are left untouched.")
-    ] = "collect",
-    refresh: Refresh = False,
+    ] = "",
+    refresh: Annotated[
+        bool,
+        typer.Option("--refresh", help="With --from: do that step and all after it again."),
+    ] = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Do everything that is not up to date, as a Prefect flow; no server has to be started."""
-    results, seconds = _run_flow(project, level, start, refresh, verbose)
+    if refresh and not start:
+        raise typer.BadParameter(
+            "--refresh repeats work; expected the first step to repeat too: --from annotate is the "
+            "least, --from collect drops pictures and embeddings"
+        )
+    results, seconds = _run_flow(project, level, start or "collect", refresh, verbose)
     if json:
         terminal.print_json({"seconds": round(seconds, 1), "steps": results})
     else:

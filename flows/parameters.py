@@ -82,6 +82,19 @@ class StepSettings(LevelSettings):
     )
 
 
+class OneStepSettings(StepSettings):
+    """Which project, at which level, and what the step shall be built on."""
+
+    manifest: str = Field(
+        "",
+        title="Manifest",
+        description="The lineage.json that a step before wrote: its path, or the first digits of "
+        "its SHA-256, as run pages show them. The run ends at once if the project has another by "
+        "now. Empty: whatever is there.",
+        examples=["out/collect/lineage.json", "3f0c9a51b2de"],
+    )
+
+
 class AnnotateDatasetSettings(StepSettings):
     """Which project, at which level, and where to start."""
 
@@ -93,8 +106,9 @@ class AnnotateDatasetSettings(StepSettings):
     refresh: bool = Field(
         False,
         title="Refresh",
-        description="Run the steps even if nothing has changed. Stored embeddings and training "
-        "pictures are kept: the flow collect drops the pictures.",
+        description="Do the first step and all after it again, although nothing has changed: "
+        "from collect on, pictures that were made or fetched are dropped and got anew; from embed "
+        "on, all images of the project are embedded again.",
     )
 
 
@@ -125,7 +139,13 @@ class CollectSettings(ProjectSettings):
 
 
 class EmbedSettings(ProjectSettings):
-    """Which project; images that the store has are never embedded again."""
+    """Which project; images that the store has are not embedded again."""
+
+    refresh: bool = Field(
+        False,
+        title="Refresh",
+        description="Remove what the store has of the project's images, and embed all again.",
+    )
 
 
 class ReportSettings(ProjectSettings):

@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.parameters import CollectSettings, EmbedSettings, ReportSettings, StepSettings
+from flows.parameters import CollectSettings, EmbedSettings, OneStepSettings, ReportSettings
 from tasks.collect import collect_all
 from tasks.report import (
     last_results,
@@ -16,6 +16,7 @@ from tasks.report import (
 )
 from tasks.steps import cached_step, embed_all
 from usam_core.stages import StepResult
+from usam_core.stages.built_on import check_manifest
 
 
 @flow(name="collect", flow_run_name="collect {settings.project_name}")
@@ -29,19 +30,19 @@ def collect(settings: CollectSettings) -> dict[str, Any]:
 @flow(name="embed", flow_run_name="embed {settings.project_name}")
 def embed(settings: EmbedSettings) -> dict[str, Any]:
     """Run SAM over the images that the store does not have yet."""
-    result = embed_all(settings.project_file, None)
+    result = embed_all(settings.project_file, None, settings.refresh)
     report_quarantine(result)
     return result.to_json()
 
 
 @flow(name="fit", flow_run_name="fit {settings.project_name}")
-def fit(settings: StepSettings) -> dict[str, Any]:
+def fit(settings: OneStepSettings) -> dict[str, Any]:
     """Learn the head from the training pictures' embeddings."""
     return _step("fit", settings).to_json()
 
 
 @flow(name="annotate", flow_run_name="annotate {settings.project_name}")
-def annotate(settings: StepSettings) -> dict[str, Any]:
+def annotate(settings: OneStepSettings) -> dict[str, Any]:
     """Label every embedded image with the head, and show some."""
     result = _step("annotate", settings)
     report_overlays(result)
@@ -49,7 +50,7 @@ def annotate(settings: StepSettings) -> dict[str, Any]:
 
 
 @flow(name="evaluate", flow_run_name="evaluate {settings.project_name}")
-def evaluate(settings: StepSettings) -> dict[str, Any]:
+def evaluate(settings: OneStepSettings) -> dict[str, Any]:
     """Measure the labels against truth."""
     result = _step("evaluate", settings)
     report_metrics(result)
@@ -74,5 +75,6 @@ def report(settings: ReportSettings) -> list[dict[str, Any]]:
     return [result.to_json() for result in results]
 
 
-def _step(step: str, settings: StepSettings) -> StepResult:
+def _step(step: str, settings: OneStepSettings) -> StepResult:
+    check_manifest(step, settings.load(), settings.manifest)
     return cached_step(step, settings.project_file, settings.other_level, settings.refresh)

@@ -2,14 +2,21 @@
 
 from prefect import task
 
-from tasks.policy import RETRIES
+from tasks.policy import ONCE_A_RUN, RETRIES
 from tasks.progress import RunProgress
 from tasks.steps import cached_step, open_project
 from usam_core import stages
 from usam_core.stages import StepResult
 
 
-@task(name="collect-class", task_run_name="collect {name}", tags=["usam-collect"], **RETRIES)
+@task(
+    name="collect-class",
+    task_run_name="collect {name}",
+    tags=["usam-collect"],
+    cache_policy=ONCE_A_RUN,
+    persist_result=True,
+    **RETRIES,
+)
 def collect_class(project_file: str, level: str | None, name: str, refresh: bool) -> dict[str, int]:
     """See `usam_core.stages.collect_class`; what is there already is not got again.
 

@@ -2,11 +2,15 @@
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
+from prefect.events import emit_event
 
 from tasks.report import data_uri
 from tasks.steps import open_project
 from usam_core.errors import GateError
 from usam_core.stages.gate import check_gate
+
+GATE_EVENT = "usam.quality-gate.failed"
+"""What an automation waits for (deployments/notify.py)."""
 
 
 @task(name="quality-gate")
@@ -16,7 +20,8 @@ def pass_gate(project_file: str, level: str | None) -> None:
     Raises:
         GateError: it is not to be trusted; the labels stay where they are.
     """
-    verdict = check_gate(open_project(project_file, level))
+    project = open_project(project_file, level)
+    verdict = check_gate(project)
     if not verdict.objections:
         return
     reasons = [f"{objection.check}: {objection.reason}" for objection in verdict.objections]
@@ -24,6 +29,9 @@ def pass_gate(project_file: str, level: str | None) -> None:
     if verdict.sheet is not None:
         lines += ["", f"![images that show it]({data_uri(verdict.sheet)})"]
     create_markdown_artifact("\n".join(lines), key="quality-gate", description="; ".join(reasons))
+    name = project.config.name
+    resource = {"prefect.resource.id": f"usam.project.{name}", "prefect.resource.name": name}
+    emit_event(GATE_EVENT, resource=resource, payload={"reasons": reasons})
     raise GateError(
         "the run did not pass the quality gate: "
         + "; ".join(reasons)

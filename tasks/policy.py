@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.cache_policies import INPUTS, RUN_ID, CacheKeyFnPolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.tasks import Task, exponential_backoff
@@ -20,6 +20,9 @@ BY_CONTENT = CacheKeyFnPolicy(cache_key_fn=_key)
 Prefect's own policies would hash paths, which do not change when a file does, and the wrapper's
 source, which does not change when the core does.
 """
+
+ONCE_A_RUN = RUN_ID + INPUTS
+"""What throws results away on request is done once a run: a retry of the run does not again."""
 
 
 def only_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:

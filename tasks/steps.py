@@ -6,7 +6,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.lineage import flow_run
-from tasks.policy import BY_CONTENT, RETRIES
+from tasks.policy import BY_CONTENT, ONCE_A_RUN, RETRIES
 from tasks.progress import RunProgress, whole_bar
 from usam_core import stages
 from usam_core.project import Project, load_project
@@ -63,6 +63,12 @@ def plan_embed(project_file: str) -> list[dict[str, str]]:
     return stages.plan_embed(open_project(project_file, None), RunProgress()).groups
 
 
+@task(name="forget-embeddings", cache_policy=ONCE_A_RUN, persist_result=True, **RETRIES)
+def forget_embeddings(project_file: str) -> int:
+    """See `usam_core.stages.forget_embeddings`."""
+    return stages.forget_embeddings(open_project(project_file, None))
+
+
 def cached_step(
     step: str, project_file: str, level: str | None, refresh: bool = False
 ) -> StepResult:
@@ -79,8 +85,16 @@ def cached_step(
     return found or result
 
 
-def embed_all(project_file: str, level: str | None) -> StepResult:
-    """Embed what is missing, in at most `MOST_EMBED_TASKS` tasks, then record the step."""
+def embed_all(project_file: str, level: str | None, refresh: bool = False) -> StepResult:
+    """Embed what is missing, in at most `MOST_EMBED_TASKS` tasks, then record the step.
+
+    Args:
+        project_file: the project.
+        level: replaces the file's level when given.
+        refresh: forget what is stored of the project's images first.
+    """
+    if refresh:
+        forget_embeddings(project_file)
     with stages.listed_once():
         groups = plan_embed(project_file)
         done = None if groups else cached_step("embed", project_file, level)

@@ -142,3 +142,9 @@ def test_a_level_that_is_none_is_refused_by_name(tiny_project):
     assert found.returncode == 2
     assert "colours" in found.stderr
     assert "parents" in found.stderr
+
+
+def test_refreshing_a_run_wants_to_know_from_where(finished_project):
+    done = usam("run", str(finished_project), "--refresh")
+    assert done.returncode == 2
+    assert "--from annotate" in done.stderr

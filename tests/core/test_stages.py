@@ -9,9 +9,11 @@ import time
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from pycocotools.coco import COCO
 
+from tests.conftest import write_tiny_project
 from usam_core.errors import ConfigError, InputError, MissingStepError
 from usam_core.project import load_project
 from usam_core.stages import STEPS, intact, plan_embed, run_step, step_folder, step_key
@@ -85,6 +87,27 @@ def test_an_image_that_moved_is_not_embedded_again(finished_project, tmp_path):
     labels = step_folder(project, "annotate")
     assert (labels / "masks" / "deep" / "renamed.png").exists()
     assert not (labels / "masks" / "s0.png").exists()
+
+
+def test_refreshing_embed_embeds_all_images_of_the_project_and_no_others(
+    finished_project, tmp_path
+):
+    file = copied(finished_project, tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    file_of_other = write_tiny_project(other)
+    settings = yaml.safe_load(file_of_other.read_text())
+    settings["outputs"] = {"store": str(file.parent / "out" / "store")}
+    file_of_other.write_text(yaml.safe_dump(settings))
+    Image.new("RGB", (64, 48), "teal").save(other / "images" / "own.png")
+    theirs = load_project(file_of_other)
+    for step in ("collect", "embed"):
+        run_step(step, theirs)
+    project = load_project(file)
+    assert run_step("embed", project, refresh=True).summary["embedded"] == 13
+    assert run_step("embed", project).summary["embedded"] == 0
+    # Their own shard held none of ours.
+    assert run_step("embed", theirs).summary["embedded"] == 0
 
 
 def test_another_grouping_embeds_nothing(finished_project, tmp_path):

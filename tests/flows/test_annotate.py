@@ -9,11 +9,11 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.states import StateType
 
 from flows.annotate import annotate_dataset
-from flows.parameters import AnnotateDatasetSettings, StepSettings
+from flows.parameters import AnnotateDatasetSettings, OneStepSettings
 from flows.steps import fit
 from tasks import steps as task_steps
 from usam_core.digest import file_digest
-from usam_core.errors import MissingStepError, TransientError
+from usam_core.errors import InputError, MissingStepError, TransientError
 from usam_core.project import load_project
 from usam_core.stages import step_folder
 
@@ -23,7 +23,7 @@ def settings(file, **parameters):
 
 
 def step_settings(file, **parameters):
-    return StepSettings(project_file=str(file), **parameters)
+    return OneStepSettings(project_file=str(file), **parameters)
 
 
 def run(file, **parameters):
@@ -115,6 +115,34 @@ def test_coarser_classes_embed_nothing(project_file):
 
 def test_a_step_alone_runs_as_its_own_flow(project_file):
     assert fit(step_settings(project_file))["reused"]
+
+
+def test_a_step_builds_on_the_chosen_manifest_and_on_no_other(project_file, tmp_path):
+    collected = step_folder(load_project(project_file), "collect") / "lineage.json"
+    chosen = file_digest(collected)
+    for manifest in (str(collected), str(collected.parent), chosen, chosen[:12].upper()):
+        assert fit(step_settings(project_file, manifest=manifest))["reused"]
+    other = tmp_path / "lineage.json"
+    other.write_text("{}")
+    for manifest, expected in (
+        (str(other), f"would build on collect {chosen[:12]}, embed "),
+        ("0123456789ab", "run the step before again"),
+        ("no/such.json", "which is no file"),
+        (chosen[:7], "which is no file"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            fit(step_settings(project_file, manifest=manifest, refresh=True))
+
+
+def test_refresh_repeats_the_step_and_all_after_it(project_file):
+    results, tasks, _ = run(project_file, start="embed", refresh=True)
+    assert results["embed"]["summary"]["embedded"] == 13
+    assert any(name.startswith("forget-embeddings") for name in tasks)
+    assert not any(results[step]["reused"] for step in ("fit", "annotate", "evaluate"))
+    assert "collect" not in results
+    results, tasks, _ = run(project_file, refresh=True)
+    assert not any(result["reused"] for result in results.values())
+    assert {"collect disc", "collect ring", "collect rod"} <= set(tasks)
 
 
 def test_a_wrong_parameter_is_refused_before_the_run_starts(project_file):

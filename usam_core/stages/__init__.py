@@ -37,6 +37,7 @@ __all__ = [
     "embed_groups",
     "embed_workers",
     "finish_embed",
+    "forget_embeddings",
     "intact",
     "listed_once",
     "plan_embed",
@@ -95,9 +96,8 @@ def run_step(
     Args:
         step: one of `STEPS`.
         project: the project.
-        refresh: run it even if nothing has changed. Pictures that were made or fetched are kept
-            (`collect_class` drops them), and embedding is never repeated for images that the
-            store has: to do so, delete the store.
+        refresh: run it even if nothing has changed: `embed` embeds all of the project's images
+            again. Pictures that were made or fetched are kept (`collect_class` drops them).
         progress: told how the work goes on.
         flow_run: what an orchestrator calls this run (`id`, `name`), for the lineage.
 
@@ -129,13 +129,20 @@ def _run_embed(
     project: Project, refresh: bool, progress: Progress, flow_run: Mapping[str, str] | None
 ) -> StepResult:
     # Not under one lock: several runs share the work, shard by shard.
+    if refresh:
+        forget_embeddings(project)
     with listed_once():
-        found = None if refresh else intact("embed", project)
+        found = intact("embed", project)
         if found is not None:
             return found
         groups = plan_embed(project, progress).groups
     done = embed_groups(project, groups, progress)
     return finish_embed(project, sum(sum(counts.values()) for counts in done), flow_run)
+
+
+def forget_embeddings(project: Project) -> int:
+    """Remove the stored shards that hold images of the project; how many there were."""
+    return embed.forget(project)
 
 
 def plan_embed(project: Project, progress: Progress = SILENT) -> EmbedPlan:

@@ -90,6 +90,23 @@ def inputs(project: Project) -> dict[str, Any]:
         }
 
 
+def forget(project: Project) -> int:
+    """Remove the shards that hold images of the project, so that they are embedded again.
+
+    In a store that projects share, other projects' images of these shards go too; their next run
+    embeds them again.
+
+    Returns:
+        How many shards were removed.
+    """
+    store = open_store(project, create=True)
+    index = store.index(refresh=True)
+    held = index.loc[index["sha256"].isin(wanted_files(project)), "shard"].unique()
+    for shard in held:
+        store.drop_shard(shard)
+    return len(held)
+
+
 def plan(project: Project, progress: Progress = SILENT) -> EmbedPlan:
     """Compare the images with the store and say what is missing."""
     store = open_store(project, create=True)
