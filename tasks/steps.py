@@ -81,11 +81,22 @@ def cached_step(
 
 def embed_all(project_file: str, level: str | None) -> StepResult:
     """Embed what is missing, in at most `MOST_EMBED_TASKS` tasks, then record the step."""
+    # Images that come meanwhile are the next run's: the record speaks of what was planned.
     with stages.listed_once():
         groups = plan_embed(project_file)
-        done = None if groups else cached_step("embed", project_file, level)
-    if done is not None:
-        return done
+        if not groups:
+            return cached_step("embed", project_file, level)
+        counts = _embed(project_file, level, groups)
+        result = cached_step("embed", project_file, level)
+    embedded = sum(count["embedded"] for count in counts)
+    done = embedded + sum(count["quarantined"] for count in counts)
+    summary = {**result.summary, "embedded": embedded, "reused": result.summary["images"] - done}
+    return StepResult("embed", result.key, not done, result.path, summary, result.outputs)
+
+
+def _embed(
+    project_file: str, level: str | None, groups: list[dict[str, str]]
+) -> list[dict[str, int]]:
     project = open_project(project_file, level)
     counts: list[dict[str, int]] = []
     with (
@@ -98,8 +109,4 @@ def embed_all(project_file: str, level: str | None) -> StepResult:
             some = groups[start : start + size]
             span = f"{start + 1} to {start + len(some)}"
             counts += embed_shards(project_file, some, span, len(groups))
-    result = cached_step("embed", project_file, level)
-    embedded = sum(count["embedded"] for count in counts)
-    done = embedded + sum(count["quarantined"] for count in counts)
-    summary = {**result.summary, "embedded": embedded, "reused": result.summary["images"] - done}
-    return StepResult("embed", result.key, not done, result.path, summary, result.outputs)
+    return counts

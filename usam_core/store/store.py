@@ -17,10 +17,12 @@ import pandas as pd
 from usam_core.errors import StoreError
 from usam_core.images import PATH_CODES
 from usam_core.progress import SILENT, Progress
+from usam_core.stamps import CheckedFolders
 from usam_core.store.arrays import Damaged, check_array, write_array
 from usam_core.store.commit import commit, remove_folder, sweep
 from usam_core.store.index import Place, StoreIndex
 from usam_core.store.layout import (
+    CHECKED_FILE,
     COLUMNS,
     FEATURES,
     GROUP_FILE,
@@ -261,19 +263,27 @@ class EmbeddingStore:
         """Return the shards that are not as they were written.
 
         Args:
-            deep: read all bytes; off compares sizes, metadata and indexes only.
+            deep: read all bytes; off compares sizes, metadata and indexes only, and of shards
+                whose files are as they were at the last time, sizes and times.
             progress: told of each shard.
         """
         self._refresh()
         shards = sorted({*self._index.names(), *self._index.damaged})
         damaged = []
+        checked = CheckedFolders(self.path / CHECKED_FILE, self.fingerprint)
         with progress.bar("Checking the store", len(shards)) as bar:
             for shard in shards:
+                bar.advance()
+                folder = self._shards / shard
+                if not deep and checked.holds(folder):
+                    continue
                 try:
-                    check_shard(self._shards / shard, self.fingerprint, deep=deep)
+                    check_shard(folder, self.fingerprint, deep=deep)
                 except Damaged as error:
                     damaged.append(DamagedShard(shard, str(error)))
-                bar.advance()
+                else:
+                    checked.add(folder)
+        checked.save(shards)
         return damaged
 
     def drop_shard(self, shard: str) -> None:
