@@ -1,32 +1,30 @@
 """Many images through embed and annotate on a Prefect server, with an encoder that costs nothing.
 
-    python benchmarks/scale.py --out /tmp/scale --images 100000 [--workers 2]
+    python benchmarks/scale.py --out /tmp/scale --images 100000 [--workers 2] [--alone]
+    python benchmarks/scale.py --out /tmp/scale --images 100000 --again
 
 The encoder behind the real seam gives back mask sets that the nano SAM made of eight drawn scenes,
 so that reading, storing, labelling and orchestration are measured and SAM is not. Prints seconds,
-processor seconds, images a second, memory after each quarter of each step, sizes, task runs and
-the server's database; then a run with nothing new, and Prefect's own share of an embed run.
+processor seconds, images a second, memory after each quarter of each step, how long the server's
+pages had to wait, sizes, task runs and the server's database; then runs from the command line
+with nothing new. `--alone` embeds once more without Prefect, for Prefect's own share; `--again`
+repeats only the runs with nothing new, on what an earlier call has left.
 """
 
 import argparse
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 from PIL import Image
+from scale_watch import database, measured, pages, server
 
 from usam_core.compute import open_workers
 from usam_core.config import SamConfig
@@ -40,6 +38,7 @@ CLASSES = ["disc", "ring", "rod"]
 SIZE_HW = (96, 128)
 SIDE = 2
 A_FOLDER = 1000
+QUIET_SECONDS = 15
 NANO_SECONDS = 0.45
 """An image through the nano SAM with 100 prompts on one core (docs/decisions/0003-nano-sam.md)."""
 
@@ -117,109 +116,51 @@ def make_project(folder: Path, out: str, workers: int) -> Path:
     return file
 
 
-class Memory:
-    """Watches the resident memory of this process and, added up, of its Dask workers."""
-
-    def __init__(self) -> None:
-        self.samples: list[tuple[float, float]] = []
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        me = psutil.Process()
-        while not self._end.wait(0.5):
-            workers = 0
-            for child in me.children(recursive=True):
-                try:
-                    if "spawn_main" in " ".join(child.cmdline()):
-                        workers += child.memory_info().rss
-                except psutil.Error:
-                    continue
-            self.samples.append((me.memory_info().rss / 2**20, workers / 2**20))
-
-    def stop(self) -> dict[str, list[int]]:
-        """Return MiB after a quarter, half, three quarters and all of the time, and the peak."""
-        self._end.set()
-        self._thread.join()
-        count = len(self.samples)
-        report = {}
-        for name, column in (("process", 0), ("workers", 1)):
-            values = [sample[column] for sample in self.samples] or [0.0]
-            marks = [values[min(count * q // 4, count - 1)] for q in (1, 2, 3, 4)]
-            report[name] = [round(value) for value in (*marks, max(values))]
-        return report
-
-
-@contextmanager
-def server(home: Path) -> Iterator[Path]:
-    """Run a Prefect server of its own while the block runs; yield its database."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    os.environ |= {
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
-    with open(home.with_suffix(".log"), "w") as log:
-        process = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log)
-    try:
-        import httpx
-
-        for _ in range(240):
-            try:
-                httpx.get(f"http://127.0.0.1:{port}/api/health").raise_for_status()
-                break
-            except httpx.HTTPError:
-                time.sleep(0.5)
-        yield home / "prefect.db"
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
 def size_of(folder: Path) -> tuple[int, int]:
     """Return bytes and number of files below a folder."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return sum(file.stat().st_size for file in files), len(files)
 
 
-def database(file: Path) -> dict[str, int]:
-    """Return the server's database in bytes, and its rows of the tables that grow."""
-    import sqlite3
-
-    with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as connection:
-        tables = ("flow_run", "task_run", "task_run_state", "artifact", "events", "log")
-        rows = {t: connection.execute(f"select count(*) from {t}").fetchone()[0] for t in tables}
-    files = file.parent.glob(f"{file.name}*")
-    return {"bytes": sum(one.stat().st_size for one in files), **rows}
-
-
-def cpu_seconds(process: psutil.Process) -> float:
-    """Return the processor time of a process and of its living and dead children."""
-    times = process.cpu_times()
-    own = times.user + times.system + times.children_user + times.children_system
-    return own + sum(cpu_seconds(child) for child in process.children())
+def run_again(file: Path) -> None:
+    """Run the whole project from the command line, in a process of its own as a person would."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flows", "run", str(file)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
 
 
-def measured(name: str, images: int, work: Any) -> dict[str, Any]:
-    """Run `work` and print what it took; the processor time is that of everything, server too."""
-    memory = Memory()
-    start, cpu = time.monotonic(), cpu_seconds(psutil.Process())
-    work()
-    seconds, cpu = time.monotonic() - start, cpu_seconds(psutil.Process()) - cpu
-    row = {
-        "what": name,
-        "seconds": round(seconds, 1),
-        "cpu_seconds": round(cpu, 1),
-        "images_per_second": round(images / seconds, 1),
-        "mib_at_quarters_and_peak": memory.stop(),
-    }
-    print(json.dumps(row), flush=True)
-    return row
+def steps_on_a_server(folder: Path, sets: list, images: int, workers: int) -> dict[str, Any]:
+    """Run embed and annotate as flows; return what embed took."""
+    # After the server's address is set: Prefect reads it at import.
+    from flows import steps
+    from flows.parameters import CollectSettings, EmbedSettings, StepSettings
+
+    file = str(make_project(folder, "out", workers))
+    fake_encoder(sets)
+    latency = folder / "latency.csv"
+    with open_workers(load_project(file).config.compute, "cpu", workers) as opened:
+        if workers:
+            opened.client.run(fake_encoder_of_worker, sets)
+        steps.collect(CollectSettings(project_file=file))
+        embed = EmbedSettings(project_file=file)
+        taken = measured("embed, Prefect", images, latency, lambda: steps.embed(embed))
+        steps.fit(StepSettings(project_file=file))
+        annotate = StepSettings(project_file=file)
+        measured("annotate, Prefect", images, latency, lambda: steps.annotate(annotate))
+    return taken
+
+
+def embed_alone(folder: Path, images: int, workers: int) -> dict[str, Any]:
+    """Do the same work as embed without Prefect; return what it took."""
+    alone = load_project(make_project(folder, "alone", workers))
+    run_step("collect", alone)
+    latency = folder / "latency.csv"
+    return measured("embed, no Prefect", images, latency, lambda: run_step("embed", alone))
 
 
 def main() -> None:
@@ -230,43 +171,38 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--alone", action="store_true", help="embed once more, without Prefect")
+    parser.add_argument("--again", action="store_true", help="only run what --out has again")
     args = parser.parse_args()
     folder = args.out.resolve()
-    shutil.rmtree(folder, ignore_errors=True)
-    make_images(folder / "images", args.images)
-    sets = make_sets()
     print(json.dumps({"date": str(date.today()), "images": args.images, "workers": args.workers}))
-    with server(folder / "prefect") as db:
-        # After the server's address is set: Prefect reads it at import.
-        from flows import steps
-        from flows.annotate import annotate_dataset
-
-        file = str(make_project(folder, "out", args.workers))
-        project = load_project(file)
-        fake_encoder(sets)
-        with open_workers(project.config.compute, "cpu", args.workers) as workers:
-            if args.workers:
-                workers.client.run(fake_encoder_of_worker, sets)
-            steps.collect(file)
-            flow = measured("embed, Prefect", args.images, lambda: steps.embed(file))
-            steps.fit(file)
-            measured("annotate, Prefect", args.images, lambda: steps.annotate(file))
-            measured("nothing new, Prefect", args.images, lambda: annotate_dataset(file))
-            print(json.dumps({"database": database(db)}), flush=True)
-            alone = load_project(make_project(folder, "alone", args.workers))
-            run_step("collect", alone)
-            core = measured("embed, no Prefect", args.images, lambda: run_step("embed", alone))
-        store_bytes, store_files = size_of(project.store_root)
-        labels_bytes, label_files = size_of(step_folder(project, "annotate"))
-    # Processor time: on a machine with other work, the clock differs by more than Prefect takes.
-    over = flow["cpu_seconds"] - core["cpu_seconds"]
-    summary = {
-        "shards": len(list(project.store_root.glob("*/shards/*/index.parquet"))),
-        "store": {"bytes": store_bytes, "files": store_files},
-        "labels": {"bytes": labels_bytes, "files": label_files},
-        "prefect_cpu_seconds_of_embed": round(over, 1),
-        "prefect_percent_at_nano_speed": round(100 * over / (args.images * NANO_SECONDS), 2),
-    }
+    if not args.again:
+        shutil.rmtree(folder, ignore_errors=True)
+        make_images(folder / "images", args.images)
+    with server(folder / "prefect") as latency:
+        if not args.again:
+            flow = steps_on_a_server(folder, make_sets(), args.images, args.workers)
+        file = folder / "out.yaml"
+        for name in ("the first run again", "nothing new", "nothing new, once more"):
+            measured(name, args.images, latency, lambda: run_again(file))
+        began = time.time()
+        time.sleep(QUIET_SECONDS)
+        print(json.dumps({"what": "quiet", "pages": pages(latency, began)}))
+        print(json.dumps({"database": database(folder / "prefect" / "prefect.db")}), flush=True)
+        core = embed_alone(folder, args.images, args.workers) if args.alone else None
+    project = load_project(file)
+    summary: dict[str, Any] = {"shards": len(list(project.store_root.glob("*/shards/*/zarr.json")))}
+    for name, where in (
+        ("store", project.store_root),
+        ("labels", step_folder(project, "annotate")),
+    ):
+        summary[name] = dict(zip(("bytes", "files"), size_of(where), strict=True))
+    if core is not None and not args.again:
+        # Not by the clock, which differs by more where there is other work.
+        over = flow["cpu_seconds"] - core["cpu_seconds"]
+        summary["prefect_cpu_seconds_of_embed"] = round(over, 1)
+        share = 100 * over / (args.images * NANO_SECONDS)
+        summary["prefect_percent_at_nano_speed"] = round(share, 2)
     print(json.dumps(summary), flush=True)
 
 

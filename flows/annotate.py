@@ -10,7 +10,7 @@ from tasks.gate import pass_gate
 from tasks.lineage import report_lineage
 from tasks.report import report_collected, report_metrics, report_quarantine, report_run
 from tasks.steps import cached_step, embed_all
-from usam_core.stages import STEPS, StepResult
+from usam_core.stages import STEPS, StepResult, listed_once
 
 
 @flow(name="annotate-dataset", flow_run_name="annotate-dataset {settings.project_name}")
@@ -23,6 +23,11 @@ def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]]:
     Returns:
         The steps' results, as `StepResult.to_json` gives them.
     """
+    with listed_once():
+        return [result.to_json() for result in _run(settings)]
+
+
+def _run(settings: AnnotateDatasetSettings) -> list[StepResult]:
     file, level, refresh = settings.project_file, settings.other_level, settings.refresh
     project = settings.load()
     wanted = STEPS[STEPS.index(settings.start) :]
@@ -37,10 +42,10 @@ def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]]:
         results.append(cached_step("fit", file, level, refresh))
     if "annotate" in wanted:
         results.append(cached_step("annotate", file, level, refresh))
-    if project.config.evaluation is not None:
+    if project.config.evaluation is not None or settings.start == "evaluate":
         results.append(cached_step("evaluate", file, level, refresh))
         report_metrics(results[-1])
     report_run(project.config.name, results)
     report_lineage(project, results)
     pass_gate(file, level)
-    return [result.to_json() for result in results]
+    return results

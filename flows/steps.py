@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows.parameters import CollectSettings, EmbedSettings, OneStepSettings, ReportSettings
 from tasks.collect import collect_all
+from tasks.lineage import report_lineage
 from tasks.report import (
     last_results,
     report_collected,
@@ -24,6 +25,7 @@ def collect(settings: CollectSettings) -> dict[str, Any]:
     """Get the training pictures of every class, and filter them."""
     result = collect_all(settings.project_file, None, settings.refresh, settings.only)
     report_collected(result)
+    report_lineage(settings.load(), [result])
     return result.to_json()
 
 
@@ -32,6 +34,7 @@ def embed(settings: EmbedSettings) -> dict[str, Any]:
     """Run SAM over the images that the store does not have yet."""
     result = embed_all(settings.project_file, None, settings.refresh)
     report_quarantine(result)
+    report_lineage(settings.load(), [result])
     return result.to_json()
 
 
@@ -72,9 +75,13 @@ def report(settings: ReportSettings) -> list[dict[str, Any]]:
         elif result.step == "evaluate":
             report_metrics(result)
     report_run(project.config.name, results)
+    report_lineage(project, results)
     return [result.to_json() for result in results]
 
 
 def _step(step: str, settings: OneStepSettings) -> StepResult:
-    check_manifest(step, settings.load(), settings.manifest)
-    return cached_step(step, settings.project_file, settings.other_level, settings.refresh)
+    project = settings.load()
+    check_manifest(step, project, settings.manifest)
+    result = cached_step(step, settings.project_file, settings.other_level, settings.refresh)
+    report_lineage(project, [result])
+    return result

@@ -35,5 +35,6 @@ def pass_gate(project_file: str, level: str | None) -> None:
     raise GateError(
         "the run did not pass the quality gate: "
         + "; ".join(reasons)
-        + f". Look at {verdict.sheet}; the labels are kept, and settings of `gate` say what passes"
+        + f". Look at {verdict.sheet or project.out}; the labels are kept, and settings of `gate` "
+        "say what passes"
     )

@@ -1,10 +1,13 @@
 """Lineage and Prefect: which run made a step's outputs, and the chain on the run page."""
 
+import json
+
 from prefect import runtime
 from prefect.artifacts import create_markdown_artifact
 
 from usam_core.lineage.chain import read_chain
 from usam_core.lineage.diagram import markdown
+from usam_core.lineage.document import LINEAGE
 from usam_core.project import Project
 from usam_core.stages import StepResult, step_folder
 
@@ -19,6 +22,17 @@ def flow_run() -> dict[str, str] | None:
     if not found["id"]:
         return None
     return {key: str(value) for key, value in found.items() if value}
+
+
+def made_by_this_run(project: Project, step: str) -> bool:
+    """Return whether a step's outputs are of this very run: of an earlier attempt at it."""
+    now = flow_run()
+    try:
+        text = (step_folder(project, step) / LINEAGE).read_text(encoding="utf-8")
+        made_by = json.loads(text)["flow_run"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return now is not None and made_by is not None and made_by["id"] == now["id"]
 
 
 def report_lineage(project: Project, results: list[StepResult]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.lineage import flow_run
+from tasks.lineage import flow_run, made_by_this_run
 from tasks.policy import BY_CONTENT, ONCE_A_RUN, RETRIES
 from tasks.progress import RunProgress, whole_bar
 from usam_core import stages
@@ -77,6 +77,8 @@ def cached_step(
     Prefect's record does not know whether the files it speaks of are still there; the core does.
     """
     project = open_project(project_file, level)
+    # A retry of the run does not repeat what its first attempt has done on request.
+    refresh = refresh and not made_by_this_run(project, step)
     with stages.listed_once():
         key = stages.step_key(step, project)
         found = None if refresh else stages.intact(step, project, key)
@@ -95,11 +97,22 @@ def embed_all(project_file: str, level: str | None, refresh: bool = False) -> St
     """
     if refresh:
         forget_embeddings(project_file)
+    # Images that come meanwhile are the next run's: the record speaks of what was planned.
     with stages.listed_once():
         groups = plan_embed(project_file)
-        done = None if groups else cached_step("embed", project_file, level)
-    if done is not None:
-        return done
+        if not groups:
+            return cached_step("embed", project_file, level)
+        counts = _embed(project_file, level, groups)
+        result = cached_step("embed", project_file, level)
+    embedded = sum(count["embedded"] for count in counts)
+    done = embedded + sum(count["quarantined"] for count in counts)
+    summary = {**result.summary, "embedded": embedded, "reused": result.summary["images"] - done}
+    return StepResult("embed", result.key, not done, result.path, summary, result.outputs)
+
+
+def _embed(
+    project_file: str, level: str | None, groups: list[dict[str, str]]
+) -> list[dict[str, int]]:
     project = open_project(project_file, level)
     counts: list[dict[str, int]] = []
     with (
@@ -112,8 +125,4 @@ def embed_all(project_file: str, level: str | None, refresh: bool = False) -> St
             some = groups[start : start + size]
             span = f"{start + 1} to {start + len(some)}"
             counts += embed_shards(project_file, some, span, len(groups))
-    result = cached_step("embed", project_file, level)
-    embedded = sum(count["embedded"] for count in counts)
-    done = embedded + sum(count["quarantined"] for count in counts)
-    summary = {**result.summary, "embedded": embedded, "reused": result.summary["images"] - done}
-    return StepResult("embed", result.key, not done, result.path, summary, result.outputs)
+    return counts

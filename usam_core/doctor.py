@@ -12,8 +12,7 @@ import torch
 from usam_core.lineage.environment import versions
 from usam_core.project import Project
 from usam_core.sam.download import cache_folder
-from usam_core.sam.nano import NANO_WEIGHTS
-from usam_core.sam.registry import OFFICIAL
+from usam_core.sam.registry import NANO_WEIGHTS, OFFICIAL
 from usam_core.sources.model_files import KNOWN_GB, local_folder
 
 _GIB = 1 << 30

@@ -87,6 +87,8 @@ def _drops(
     found = []
     for check, words, most, name in checks:
         value = getattr(now, name)
+        if value is None and check == "max_confidence_drop":
+            value = 0.0  # not one instance: nothing was found with any confidence
         values = [v for run in last if (v := getattr(run, name)) is not None]
         if most is None or value is None or not values:
             continue

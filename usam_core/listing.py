@@ -3,12 +3,15 @@
 import logging
 import os
 import stat
+import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from usam_core.atomic import whole_file
 from usam_core.config import ImagesConfig
@@ -16,6 +19,7 @@ from usam_core.digest import file_digest
 from usam_core.errors import InputError
 from usam_core.images import BadImage, check_image
 from usam_core.progress import SILENT, Progress
+from usam_core.stamps import SETTLED_NS
 
 COLUMNS = ["path", "sha256", "bytes", "mtime_ns", "status", "code", "reason"]
 """`path` counts from the listed folder, with forward slashes; `sha256` is missing where the bytes
@@ -23,14 +27,33 @@ could not be read; `status` is "ok" or "quarantined", the latter with `code` and
 
 _log = logging.getLogger(__name__)
 
-_CACHE_COLUMNS = [*COLUMNS, "ctime_ns", "seen_ns", "max_megapixels"]
 _SAVE_EVERY = 2000
 """Files between two savings of the cache: a listing that is killed goes on from there."""
 _BATCH = 32
 _THREADS = 8  # reading waits for disks and networks; hashing lets go of the interpreter
-_SETTLED_NS = 2_000_000_000
-"""A file changed this shortly before it was read may change again without its time moving: some
-file systems count in steps of two seconds."""
+_SETTLED_NS = SETTLED_NS
+
+
+class _Row(NamedTuple):
+    """What is known of a file: `COLUMNS`, and what tells whether it still holds.
+
+    A tuple, not a mapping: there may be millions.
+    """
+
+    path: str
+    sha256: str | None = None
+    bytes: int = 0
+    mtime_ns: int = 0
+    status: str = "ok"
+    code: str = ""
+    reason: str = ""
+    ctime_ns: int = 0
+    seen_ns: int = 0
+    max_megapixels: float = 0.0
+
+
+_REPEATED = ("status", "code", "reason")
+"""Columns that hold few different texts."""
 
 
 def list_images(
@@ -77,13 +100,13 @@ def list_files(
         progress: as for `list_images`.
     """
     known = _read_cache(cache)
-    rows: list[dict] = []
+    rows: list[_Row] = []
     with (
         progress.bar("Listing images", len(files)) as bar,
         ThreadPoolExecutor(_THREADS, thread_name_prefix="usam-listing") as pool,
     ):
 
-        def look(some: Sequence[tuple[str, str | Path]]) -> list[tuple[dict, bool]]:
+        def look(some: Sequence[tuple[str, str | Path]]) -> list[tuple[_Row, bool]]:
             return [_look(file, known, config.max_megapixels) for file in some]
 
         unsaved = 0
@@ -101,7 +124,7 @@ def list_files(
                 unsaved = 0
     if unsaved or len(rows) != len(known):
         _write_cache(cache, rows)
-    return _frame(rows, COLUMNS)
+    return _frame(rows)[COLUMNS]
 
 
 def _find(config: ImagesConfig, root: Path, leave_out: Collection[Path]) -> list[tuple[str, str]]:
@@ -156,44 +179,29 @@ def _walk(
 
 
 def _look(
-    file: tuple[str, str | Path], known: dict[str, dict], max_megapixels: float
-) -> tuple[dict, bool]:
+    file: tuple[str, str | Path], known: dict[str, _Row], max_megapixels: float
+) -> tuple[_Row, bool]:
     """Return a file's row, and whether it was not known already."""
     name, path = file
+    before = known.get(name)
     seen_ns = time.time_ns()
-    row = {
-        "path": name,
-        "sha256": None,
-        "bytes": 0,
-        "mtime_ns": 0,
-        "status": "ok",
-        "code": "",
-        "reason": "",
-        "ctime_ns": 0,
-        "seen_ns": seen_ns,
-        "max_megapixels": max_megapixels,
-    }
+    row = _Row(name, seen_ns=seen_ns, max_megapixels=max_megapixels)
     try:
         if not _is_unicode(name):
-            row["path"] = name.encode("utf-8", "replace").decode("utf-8")
-            raise BadImage("bad_name", f"{row['path']}: the name is not valid Unicode; rename it")
+            row = row._replace(path=name.encode("utf-8", "replace").decode("utf-8"))
+            raise BadImage("bad_name", f"{row.path}: the name is not valid Unicode; rename it")
         found = _stat(path)
-        row |= {
-            "bytes": found.st_size,
-            "mtime_ns": found.st_mtime_ns,
-            "ctime_ns": found.st_ctime_ns,
-        }
-        before = known.get(name)
-        if before is not None and _is_unchanged(before, row):
+        if before is not None and _is_unchanged(before, found, max_megapixels):
             return before, False
-        row["sha256"] = _digest(path, found)
+        row = row._replace(
+            bytes=found.st_size, mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns
+        )
+        row = row._replace(sha256=_digest(path, found))
         check_image(Path(path), max_megapixels)
     except BadImage as error:
-        row |= {
-            "status": "quarantined",
-            "code": error.quarantined.code,
-            "reason": error.quarantined.reason.encode("utf-8", "replace").decode("utf-8"),
-        }
+        bad = error.quarantined
+        reason = bad.reason.encode("utf-8", "replace").decode("utf-8")
+        row = row._replace(status="quarantined", code=bad.code, reason=reason)
     return row, True
 
 
@@ -220,11 +228,15 @@ def _digest(path: str | Path, found: os.stat_result) -> str | None:
         raise BadImage("unreadable", f"{path}: {error.strerror}; check its permissions") from error
 
 
-def _is_unchanged(before: dict, now: dict) -> bool:
-    same = ("bytes", "mtime_ns", "ctime_ns", "max_megapixels")
-    settled = max(before["mtime_ns"], before["ctime_ns"]) < before["seen_ns"] - _SETTLED_NS
-    readable = isinstance(before["sha256"], str)
-    return settled and readable and all(before[name] == now[name] for name in same)
+def _is_unchanged(before: _Row, found: os.stat_result, max_megapixels: float) -> bool:
+    return (
+        before.mtime_ns == found.st_mtime_ns
+        and before.ctime_ns == found.st_ctime_ns
+        and before.bytes == found.st_size
+        and before.max_megapixels == max_megapixels
+        and before.sha256 is not None
+        and max(before.mtime_ns, before.ctime_ns) < before.seen_ns - _SETTLED_NS
+    )
 
 
 def _is_unicode(name: str) -> bool:
@@ -235,28 +247,30 @@ def _is_unicode(name: str) -> bool:
     return True
 
 
-def _read_cache(cache: Path | None) -> dict[str, dict]:
+def _read_cache(cache: Path | None) -> dict[str, _Row]:
     if cache is None or not cache.exists():
         return {}
+    names = list(_Row._fields)
     try:
-        table = pd.read_parquet(cache, columns=_CACHE_COLUMNS, page_checksum_verification=True)
+        table = pq.read_table(cache, columns=names, page_checksum_verification=True)
+        columns = {name: table[name].to_numpy(zero_copy_only=False).tolist() for name in names}
     except Exception as error:  # parquet raises anything on damaged bytes; all can be read again
         _log.warning("%s: not readable, listing everything anew: %s", cache, error)
         return {}
-    return {row["path"]: row for row in table.to_dict("records")}
+    for name in _REPEATED:
+        columns[name] = map(sys.intern, columns[name])
+    return {row.path: row for row in map(_Row, *columns.values())}
 
 
-def _write_cache(cache: Path | None, rows: list[dict]) -> None:
+def _write_cache(cache: Path | None, rows: Iterable[_Row]) -> None:
     if cache is None:
         return
-    last = {row["path"]: row for row in rows}
+    last = {row.path: row for row in rows}
     with whole_file(cache) as temporary:
-        _frame(list(last.values()), _CACHE_COLUMNS).to_parquet(
-            temporary, index=False, write_page_checksum=True
-        )
+        _frame(list(last.values())).to_parquet(temporary, index=False, write_page_checksum=True)
 
 
-def _frame(rows: list[dict], columns: list[str]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=columns)
-    numbers = [name for name in columns if name in ("bytes", "mtime_ns", "ctime_ns", "seen_ns")]
-    return frame.astype(dict.fromkeys(numbers, "int64"))
+def _frame(rows: list[_Row]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=_Row._fields)
+    numbers = ("bytes", "mtime_ns", "ctime_ns", "seen_ns")
+    return frame.astype({**dict.fromkeys(numbers, "int64"), "max_megapixels": "float64"})

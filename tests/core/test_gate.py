@@ -69,9 +69,24 @@ def test_the_median_of_the_last_runs_counts():
     assert checks(run(miou=0.35), {"max_miou_drop": 0.1, "history": 3}, before) != []
 
 
-def test_no_instances_and_no_truth_are_no_drop():
-    config = {"max_miou_drop": 0.01, "max_confidence_drop": 0.01}
-    assert checks(run(miou=None, mean_score=None), config) == []
+def test_no_truth_is_no_drop_but_no_instance_at_all_is_one():
+    assert checks(run(miou=None), {"max_miou_drop": 0.01}) == []
+    assert checks(run(mean_score=None), {"max_confidence_drop": 0.3}) == [
+        ("max_confidence_drop", None)
+    ]
+    assert checks(run(mean_score=None), {"max_confidence_drop": 0.3}, before=[]) == []
+
+
+def test_a_run_whose_images_are_all_bad_is_judged(tiny_project):
+    project = with_gate(tiny_project, max_quarantined=0.05)
+    for image in (tiny_project.parent / "images").iterdir():
+        image.write_bytes(b"no image")
+    for step in ("collect", "embed", "fit", "annotate"):
+        run_step(step, project)
+    verdict = check_gate(project)
+    assert [o.check for o in verdict.objections] == ["max_quarantined"]
+    assert "100.0% of the images are quarantined" in verdict.objections[0].reason
+    assert verdict.sheet is None
 
 
 def with_gate(file, **gate):

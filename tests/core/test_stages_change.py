@@ -217,3 +217,16 @@ def test_images_whose_names_differ_in_their_endings_have_labels_of_their_own():
     names = annotate._png_names(pd.Series(["a.jpg", "a.png", "a.jpg.tif", "b.tif"]))
     assert len(set(names.values())) == 4
     assert names["b.tif"] == "b.png"
+
+
+def test_embeddings_made_by_other_code_are_kept_and_the_run_says_so(
+    finished_project, tmp_path, monkeypatch
+):
+    project = load_project(copied(finished_project, tmp_path))
+    for module in (stages, stages.embed):
+        monkeypatch.setattr(module, "code_digest", lambda *_: "other")
+    summary = run_step("embed", project).summary
+    assert (summary["embedded"], summary["reused"]) == (0, 13)
+    (note,) = summary["notes"]
+    assert "13 stored embeddings are kept" in note
+    assert run_step("embed", project).reused

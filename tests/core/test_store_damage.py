@@ -1,5 +1,6 @@
 """No damage to a file ever reads as values: it raises, is found by `verify`, and can be mended."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -111,13 +112,38 @@ def test_a_damaged_data_file_raises_and_names_the_fix(store, shard, column, how)
         other = bytes(len(content))
         changed = {"empty": b"", "short": content[:-1], "long": content + b"x", "other": other}
         file.write_bytes(changed[how])
-    with pytest.raises(StoreError, match=rf"shard {shard.name} is damaged: .*{column}.*Delete"):
+    said = rf"shard {shard.name} is damaged: .*{column}.*Run `usam embed`"
+    with pytest.raises(StoreError, match=said):
         list(store.read_rows([sha(0), sha(1), sha(2)], [column]))
     (found,) = store.verify()
     assert found.shard == shard.name
     assert str(file) in found.reason
     if how != "other":
         assert len(store.verify(deep=False)) == 1
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_flipped_byte_is_found_by_the_quick_check_too(store, shard, known):
+    file = data_file(shard, "packed_masks")
+    if known:
+        assert store.verify() == []
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert [bad.shard for bad in store.verify(deep=False)] == [shard.name]
+    assert [bad.shard for bad in store.verify(deep=False)] == [shard.name], "it stays damaged"
+
+
+def test_what_reading_finds_damaged_is_looked_through_again(store, shard):
+    old = 1_000_000_000
+    for file in [shard, *shard.rglob("*")]:
+        os.utime(file, (old, old))
+    checked = store.path / ".checked.json"
+    checked.write_text("{}")
+    data_file(shard, "tokens").write_bytes(b"x")
+    with pytest.raises(StoreError, match="Run `usam embed`"):
+        list(store.read_rows([sha(0)], ["tokens"]))
+    assert not checked.exists()
 
 
 @pytest.mark.parametrize("column", ["tokens", BLOCK])

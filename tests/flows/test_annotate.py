@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.states import StateType
@@ -13,7 +14,7 @@ from flows.parameters import AnnotateDatasetSettings, OneStepSettings
 from flows.steps import fit
 from tasks import steps as task_steps
 from usam_core.digest import file_digest
-from usam_core.errors import InputError, MissingStepError, TransientError
+from usam_core.errors import ConfigError, InputError, MissingStepError, TransientError
 from usam_core.project import load_project
 from usam_core.stages import step_folder
 
@@ -111,6 +112,16 @@ def test_coarser_classes_embed_nothing(project_file):
     results, tasks, _ = run(project_file, level="parents")
     assert not [name for name in tasks if name.startswith("embed shards")]
     assert results["fit"]["summary"]["classes"] == ["round", "long"]
+
+
+def test_beginning_with_evaluate_wants_truth(project_file, tmp_path):
+    shutil.copytree(project_file.parent, tmp_path / "copy")
+    file = tmp_path / "copy" / "project.yaml"
+    values = yaml.safe_load(file.read_text())
+    del values["evaluation"]
+    file.write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match="no `evaluation` section"):
+        run(file, start="evaluate")
 
 
 def test_a_step_alone_runs_as_its_own_flow(project_file):

@@ -85,6 +85,17 @@ def test_the_run_page_leads_to_summary_and_overlay(browser, see, local, whole_ru
     keep(browser, "artifact.png")
 
 
+def test_the_lineage_is_drawn(browser, see, local, whole_run):
+    made = {"flow_run_id": {"any_": [whole_run["id"]]}, "key": {"any_": ["lineage"]}}
+    (artifact,) = local.ask("/artifacts/filter", artifacts=made)
+    browser.get(f"{local.page}/v2/artifacts/artifact/{artifact['id']}")
+    # Text inside the drawing: were the diagram only shown as code, there would be no svg.
+    drawing = see("//*[local-name()='svg'][.//*[contains(text(), 'training')]]")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", drawing)
+    assert see("//td[contains(., 'SAM nano, bundled with usam')]")
+    keep(browser, "lineage.png")
+
+
 def test_the_form_of_a_step_offers_its_choices(browser, see, local):
     browser.get(f"{local.page}/v2/deployments/deployment/{local.deployment('fit')['id']}/run")
     see("//label[contains(., 'Level')]")

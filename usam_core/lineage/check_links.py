@@ -23,8 +23,7 @@ from usam_core.lineage.document import LINEAGE
 from usam_core.lineage.subject import PARTS, RECORD, read_parts
 from usam_core.progress import Progress
 from usam_core.sam.download import cache_folder
-from usam_core.sam.nano import NANO_WEIGHTS
-from usam_core.sam.registry import OFFICIAL
+from usam_core.sam.registry import NANO_WEIGHTS, OFFICIAL
 from usam_core.stages.collect import pictures_digest
 
 

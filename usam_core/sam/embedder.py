@@ -2,12 +2,10 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from segment_anything.modeling import Sam
-from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from usam_core.masks import valid_hw
@@ -15,6 +13,9 @@ from usam_core.sam.grid import grid_points
 from usam_core.sam.pooling import pool_in_masks
 from usam_core.sam.tokens import decode
 from usam_core.types import MASKS_PER_PROMPT, MaskSet
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
 
 EMBED_REVISION = 1
 """Part of the store's fingerprint; raised when the same SAM and image give other numbers."""
@@ -44,13 +45,16 @@ class SamEmbedder:
 
     def __init__(
         self,
-        sam: Sam,
+        sam: "Sam",
         name: str,
         checkpoint_sha256: str,
         points_per_side: int = 10,
         points_per_batch: int | None = None,
         device: str = "cpu",
     ) -> None:
+        # Two seconds (it brings all of torchvision), for which runs with nothing new do not wait.
+        from segment_anything.utils.transforms import ResizeLongestSide
+
         self.sam = sam.to(device).eval()
         self.spec = embedder_spec(name, checkpoint_sha256, points_per_side)
         self.batch_size = _IMAGES_PER_BATCH[device]

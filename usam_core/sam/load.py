@@ -1,14 +1,15 @@
-"""Load a SAM: the bundled nano model, an official checkpoint, or a local file."""
+"""Load a SAM: the bundled nano model, an official checkpoint, or a local file.
+
+What identifies a SAM is known without `segment_anything`, whose import takes seconds.
+"""
 
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
-from segment_anything import sam_model_registry
-from segment_anything.modeling import Sam
 
 from usam_core.config import SamConfig
 from usam_core.digest import remembered_digest
@@ -16,8 +17,10 @@ from usam_core.errors import InputError, StoreError
 from usam_core.progress import SILENT, Progress
 from usam_core.sam.download import cache_folder, download
 from usam_core.sam.embedder import SamEmbedder, embedder_spec
-from usam_core.sam.nano import NANO_WEIGHTS, build_nano_sam
-from usam_core.sam.registry import OFFICIAL
+from usam_core.sam.registry import NANO_WEIGHTS, OFFICIAL
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
 
 NANO = "nano"
 
@@ -32,7 +35,7 @@ class LoadedSam:
         checkpoint_sha256: digest of the weights file.
     """
 
-    sam: Sam
+    sam: "Sam"
     name: str
     checkpoint_sha256: str
 
@@ -103,6 +106,8 @@ def load_sam(
             f"{path}: expected SHA-256 {OFFICIAL[config.model].sha256}, got {digest}; delete the "
             "file, and it is downloaded again"
         )
+    from segment_anything import sam_model_registry
+
     sam = sam_model_registry[config.model]()
     state = _read_state(path)
     try:
@@ -115,7 +120,9 @@ def load_sam(
     return LoadedSam(sam.eval(), config.model, digest)
 
 
-def _load_nano(path: Path, *, given: bool) -> Sam:
+def _load_nano(path: Path, *, given: bool) -> "Sam":
+    from usam_core.sam.nano import build_nano_sam
+
     try:
         return build_nano_sam(path)
     except StoreError as error:

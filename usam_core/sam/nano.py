@@ -18,8 +18,8 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from usam_core.errors import StoreError
+from usam_core.sam.registry import NANO_WEIGHTS
 
-NANO_WEIGHTS = Path(__file__).parent / "weights" / "nano_sam.safetensors"
 NANO_SIZE = 320
 NANO_STRIDE = 16
 EMBEDDING_WIDTH = 256

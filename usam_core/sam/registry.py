@@ -1,6 +1,9 @@
-"""The official SAM checkpoints: name, address, size, digest."""
+"""The SAM checkpoints: where the bundled one lies; the official ones' address, size, digest."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+NANO_WEIGHTS = Path(__file__).parent / "weights" / "nano_sam.safetensors"
 
 
 @dataclass(frozen=True, slots=True)

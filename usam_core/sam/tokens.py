@@ -7,12 +7,15 @@ four are kept, masks, IoUs and tokens in the same order.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from segment_anything.modeling import Sam
 from torch import Tensor
 
 from usam_core.types import MASKS_PER_PROMPT
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
 
 _MASK_TOKENS = slice(1, 1 + MASKS_PER_PROMPT)
 _FOREGROUND = 1
@@ -34,7 +37,7 @@ class Decoded:
 
 
 @torch.inference_mode()
-def decode(sam: Sam, embedding: Tensor, points_xy: Tensor) -> Decoded:
+def decode(sam: "Sam", embedding: Tensor, points_xy: Tensor) -> Decoded:
     """Decode single-point foreground prompts of one image, all at once.
 
     Args:
@@ -62,7 +65,7 @@ def decode(sam: Sam, embedding: Tensor, points_xy: Tensor) -> Decoded:
 
 
 @torch.inference_mode()
-def masks_from_tokens(sam: Sam, tokens: Tensor, upscaled: Tensor) -> Tensor:
+def masks_from_tokens(sam: "Sam", tokens: Tensor, upscaled: Tensor) -> Tensor:
     """Recompute mask logits from stored tokens through the model's own hypernetworks.
 
     Args:

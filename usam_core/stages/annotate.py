@@ -28,9 +28,18 @@ from usam_core.stages.folders import step_folder
 from usam_core.stages.labelled import labelled_images
 from usam_core.stages.labelling import Part, label_part, part_holds
 from usam_core.stages.record import StepResult, digests, intact_record, read_record
+from usam_core.stamps import CheckedFolders
 from usam_core.store.store import EmbeddingStore
 
-CALCULATIONS = ("usam_core.stages.labelling",)
+_LABELLING = ("usam_core.stages.labelling",)
+"""Modules that decide an image's labels."""
+
+CALCULATIONS = (
+    *_LABELLING,
+    "usam_core.outputs.coco_json",
+    "usam_core.outputs.overlay",
+    "usam_core.outputs.run_json",
+)
 """Modules that decide the step's results."""
 
 COCO = "coco.json"
@@ -38,6 +47,7 @@ RUN = "run.json"
 MASKS = "masks"
 OVERLAYS = "overlays"
 PARTS = "parts"
+CHECKED = ".checked.json"
 
 
 def inputs(project: Project) -> dict[str, Any]:
@@ -49,7 +59,9 @@ def inputs(project: Project) -> dict[str, Any]:
         "card": file_digest(card_path(head_path(project))),
         "colours": [spec.colour for spec in project.config.classes],
         "images": values_digest(
-            sorted(zip(listing["path"], listing["sha256"].fillna(""), strict=True))
+            sorted(
+                zip(listing["path"].tolist(), listing["sha256"].fillna("").tolist(), strict=True)
+            )
         ),
     }
 
@@ -100,15 +112,21 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
 def intact(project: Project, key: str) -> StepResult | None:
     """Return the record if its key holds and every file it speaks of is there, label PNGs too."""
     folder = step_folder(project, "annotate")
-    record = intact_record(folder, key)
-    if record is None:
+    record = read_record(folder)
+    if record is None or record.key != key:
         return None
-    parts = [folder / name for name in record.outputs if name.startswith(f"{PARTS}/")]
-    if not all(part_holds(folder, part) for part in parts):
-        return None
-    return replace(
-        record, summary={**record.summary, "labelled": 0, "reused": record.summary["images"]}
-    )
+    # Against the outputs' digests: a record of the same key may be of other outputs.
+    checked = CheckedFolders(folder / CHECKED, value_digest(record.outputs))
+    if not checked.holds(folder):
+        if intact_record(folder, key) is None:
+            return None
+        parts = [folder / name for name in record.outputs if name.startswith(f"{PARTS}/")]
+        if not all(part_holds(folder, part) for part in parts):
+            return None
+        checked.add(folder)
+        checked.save([folder.name])
+    summary = {**record.summary, "labelled": 0, "reused": record.summary["images"]}
+    return replace(record, reused=True, summary=summary)
 
 
 def entries(folder: Path) -> Iterator[dict[str, Any]]:
@@ -139,7 +157,7 @@ def head_path(project: Project) -> Path:
 def _labelling(project: Project) -> dict[str, Any]:
     """Return what decides the labels of a single image."""
     return {
-        "code": code_digest(__name__, CALCULATIONS),
+        "code": code_digest(__name__, _LABELLING),
         "head": file_digest(head_path(project)),
         "inference": project.config.inference.model_dump(mode="json"),
         "encoder": embed.spec(project),

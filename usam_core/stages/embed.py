@@ -6,26 +6,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from usam_core.code import code_digest
 from usam_core.compute import Piece, run_pieces
 from usam_core.digest import value_digest, values_digest
-from usam_core.errors import MissingStepError, UserError
+from usam_core.errors import MissingStepError, StoreError, UserError
 from usam_core.images import BadImage, read_image
+from usam_core.lineage.document import LINEAGE, read_document
 from usam_core.locks import only_one
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
+from usam_core.sam.embedder import EMBED_REVISION
 from usam_core.sam.load import encoder_spec, open_embedder
 from usam_core.stages.folders import step_folder
 from usam_core.stages.images import wanted_files
-from usam_core.stages.labelled import labelled_images, listed_once
+from usam_core.stages.labelled import labelled_images, listed_once, once
 from usam_core.stages.record import StepResult, intact_record
 from usam_core.store.arrivals import Arrivals
 from usam_core.store.layout import folder_name
-from usam_core.store.store import EmbeddingStore, ShardRecord
+from usam_core.store.store import DamagedShard, EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile
 
 CALCULATIONS = (
     "usam_core.images",
     "usam_core.sam.embedder",
+    "usam_core.sam.load",
 )
 """Modules that decide the step's results."""
 LOCKS = "locks"
@@ -111,7 +115,7 @@ def plan(project: Project, progress: Progress = SILENT) -> EmbedPlan:
     """Compare the images with the store and say what is missing."""
     store = open_store(project, create=True)
     wanted = wanted_files(project, progress)
-    for damaged in store.verify(deep=False):
+    for damaged in _damaged(store):
         _log.warning("%s: %s; its images are embedded again", damaged.shard, damaged.reason)
         store.drop_shard(damaged.shard)
     planned = store.plan(wanted, project.config.outputs.shard_size)
@@ -181,6 +185,7 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
     """
     store = open_store(project)
     index = store.index(refresh=True)
+    store.verify(deep=False, fresh=True)
     with listed_once():
         wanted = wanted_files(project)
         listing = labelled_images(project)
@@ -205,8 +210,29 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
             "embedded": embedded,
             "reused": len(wanted) - embedded,
             "quarantined": quarantine,
+            "notes": _notes(project, len(wanted) - embedded),
         },
     )
+
+
+def _notes(project: Project, reused: int) -> list[str]:
+    """Say that embeddings made by other code are kept, if there are any.
+
+    `EMBED_REVISION`, part of the store's fingerprint, says whether a change of the code changes
+    results (docs/decisions/0005): ten million images are not embedded again for a refactoring.
+    """
+    try:
+        document = read_document(step_folder(project, "embed") / LINEAGE)
+        before = document["code"]["sha256"]
+    except (UserError, StoreError, KeyError):
+        return []
+    if not reused or before == code_digest(__name__, CALCULATIONS):
+        return []
+    return [
+        "the code that embeds has changed since the last run, its number of the results "
+        f"({EMBED_REVISION}) has not: {reused} stored embeddings are kept; to make them anew: "
+        f"usam embed {project.file} --refresh"
+    ]
 
 
 def intact(project: Project, key: str) -> StepResult | None:
@@ -219,10 +245,16 @@ def intact(project: Project, key: str) -> StepResult | None:
     except UserError:
         return None
     store.index(refresh=True)
-    if store.plan(wanted_files(project)) or store.verify(deep=False):
+    if store.plan(wanted_files(project)) or _damaged(store):
         return None
     summary = {**record.summary, "embedded": 0, "reused": record.summary["images"]}
     return replace(record, summary=summary)
+
+
+def _damaged(store: EmbeddingStore) -> list[DamagedShard]:
+    """Return the damaged shards; within `listed_once` a whole store is looked through once."""
+    whole = once("whole", str(store.path), lambda: not store.verify(deep=False))
+    return [] if whole else store.verify(deep=False)
 
 
 def _store_to_write(project: Project) -> EmbeddingStore:

@@ -24,6 +24,7 @@ CALCULATIONS = (
     "usam_core.metrics.presence",
     "usam_core.metrics.report",
     "usam_core.metrics.semantic",
+    "usam_core.outputs.contact_sheet",
     "usam_core.truth.coco",
     "usam_core.truth.voc",
 )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from usam_core.atomic import whole_file
+from usam_core.atomic import whole_file, write_json
 from usam_core.errors import MissingStepError
 from usam_core.gate import Objection, RunStatistics, judge
 from usam_core.images import read_image
@@ -18,10 +18,11 @@ from usam_core.palette import class_colours
 from usam_core.project import Project
 from usam_core.stages import annotate
 from usam_core.stages.folders import step_folder
-from usam_core.stages.record import StepResult, read_record
+from usam_core.stages.record import StepResult, made_digest, read_record
 
 HISTORY = "history.jsonl"
 SUSPECTS = "suspects.jpg"
+LABELS = "labels.json"
 
 _SUSPECTS = 6
 _SIDE = 300
@@ -34,7 +35,8 @@ class Verdict:
     Attributes:
         objections: empty when the run passes.
         statistics: what it was judged by.
-        sheet: overlays of the images that speak most for the objections, if there are any.
+        sheet: overlays of the images that speak most for the objections; None where no image was
+            labelled.
     """
 
     objections: list[Objection]
@@ -49,50 +51,82 @@ def check_gate(project: Project) -> Verdict:
         MissingStepError: `annotate` has not run.
     """
     folder = step_folder(project, "gate")
-    now, per_image = _statistics(project)
+    now = _statistics(project)
     history = _read(folder / HISTORY)
     objections = judge(now, [run for run in history if run.key != now.key], project.config.gate)
     sheet = None
     if objections:
-        sheet = folder / SUSPECTS
-        _draw(project, _suspects(per_image, objections), sheet)
+        suspects = _suspects(_per_image(project), objections)
+        sheet = folder / SUSPECTS if suspects else None
+        _draw(project, suspects, folder / SUSPECTS)
     elif all(run.key != now.key for run in history):
         _write(folder / HISTORY, [*history, now])
     return Verdict(objections, now, sheet)
 
 
-def _statistics(project: Project) -> tuple[RunStatistics, list[dict[str, Any]]]:
-    """Return the run's statistics, and of each image its classes' areas and its mean score."""
-    labels = step_folder(project, "annotate")
-    record = read_record(labels)
-    if record is None:
-        raise MissingStepError(f"{labels}: no labels yet; run `usam annotate {project.file}` first")
-    names = project.config.label_names
-    areas, pixels, scores, per_image = dict.fromkeys(names, 0), 0, [], []
-    for entry in annotate.entries(labels):
-        own = dict.fromkeys(names, 0)
-        for annotation in entry["annotations"]:
-            own[names[annotation["category_id"] - 1]] += annotation["area"]
-        for name, area in own.items():
-            areas[name] += area
-        found = [annotation["score"] for annotation in entry["annotations"]]
-        scores += found
-        pixels += entry["height"] * entry["width"]
-        score = float(np.mean(found)) if found else 1.0
-        per_image.append({**entry, "annotations": None, "areas": own, "score": score})
+def _statistics(project: Project) -> RunStatistics:
+    labels = _labels(project)
     quarantined = len(_summary(project, "embed").get("quarantined", []))
-    total = len(per_image) + quarantined
-    return (
-        RunStatistics(
-            key=record.key,
-            images=len(per_image),
-            quarantined=quarantined / total if total else 0.0,
-            class_share={name: area / max(1, pixels) for name, area in areas.items()},
-            mean_score=float(np.mean(scores)) if scores else None,
-            miou=_summary(project, "evaluate").get("miou"),
-        ),
-        per_image,
+    total = labels["images"] + quarantined
+    return RunStatistics(
+        key=labels["key"],
+        images=labels["images"],
+        quarantined=quarantined / total if total else 0.0,
+        class_share=labels["class_share"],
+        mean_score=labels["mean_score"],
+        miou=_summary(project, "evaluate").get("miou"),
     )
+
+
+def _labels(project: Project) -> dict[str, Any]:
+    """Return what the labels are in sum; it is worked out once for the same labels."""
+    folder = step_folder(project, "annotate")
+    record = read_record(folder)
+    if record is None:
+        raise MissingStepError(f"{folder}: no labels yet; run `usam annotate {project.file}` first")
+    names = project.config.label_names
+    of = {"key": record.key, "made": made_digest(record), "classes": names}
+    file = step_folder(project, "gate") / LABELS
+    known = _known(file)
+    if {name: known.get(name) for name in of} == of:
+        return known
+    areas, pixels, images, scores = dict.fromkeys(names, 0), 0, 0, []
+    for entry in annotate.entries(folder):
+        images += 1
+        pixels += entry["height"] * entry["width"]
+        for annotation in entry["annotations"]:
+            areas[names[annotation["category_id"] - 1]] += annotation["area"]
+            scores.append(annotation["score"])
+    found = {
+        **of,
+        "images": images,
+        "class_share": {name: area / max(1, pixels) for name, area in areas.items()},
+        "mean_score": float(np.mean(scores)) if scores else None,
+    }
+    write_json(file, found)
+    return found
+
+
+def _known(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _per_image(project: Project) -> list[dict[str, Any]]:
+    """Return of each image its names, its classes' areas and its mean score."""
+    names = project.config.label_names
+    per_image = []
+    for entry in annotate.entries(step_folder(project, "annotate")):
+        areas = dict.fromkeys(names, 0)
+        for annotation in entry["annotations"]:
+            areas[names[annotation["category_id"] - 1]] += annotation["area"]
+        scores = [annotation["score"] for annotation in entry["annotations"]]
+        score = float(np.mean(scores)) if scores else 1.0
+        per_image.append({**entry, "annotations": None, "areas": areas, "score": score})
+    return per_image
 
 
 def _summary(project: Project, step: str) -> dict[str, Any]:
@@ -111,6 +145,9 @@ def _suspects(per_image: list[dict[str, Any]], objections: list[Objection]) -> l
 
 
 def _draw(project: Project, entries: list[dict[str, Any]], target: Path) -> None:
+    if not entries:
+        target.unlink(missing_ok=True)
+        return
     config, labels = project.config, step_folder(project, "annotate")
     colours = class_colours(config.label_names, {s.name: s.colour for s in config.classes})
     tiles = []

@@ -1,9 +1,10 @@
 """The images to be labelled, by content."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -13,22 +14,40 @@ from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
 from usam_core.stages.folders import step_folder
 
-_listings: ContextVar[dict[str, pd.DataFrame] | None] = ContextVar("listings", default=None)
+_T = TypeVar("_T")
+
+_found: ContextVar[dict[tuple[str, str], Any] | None] = ContextVar("found", default=None)
 
 
 @contextmanager
 def listed_once() -> Iterator[None]:
     """Within the block, each folder is listed once, however often it is asked for.
 
-    For blocks that compare, not for those that work for hours. An inner block belongs to the
-    outer one.
+    A whole run is such a block: images that come while it works are the next run's, and none of
+    its steps misses what an earlier one did not see. An inner block belongs to the outer one.
     """
-    token = _listings.set({}) if _listings.get() is None else None
+    token = _found.set({}) if _found.get() is None else None
     try:
         yield
     finally:
         if token is not None:
-            _listings.reset(token)
+            _found.reset(token)
+
+
+def once(what: str, of: str, make: Callable[[], _T]) -> _T:
+    """Return what `make` gives, within `listed_once` what it gave the first time.
+
+    Args:
+        what: what is made.
+        of: what of, such as a folder.
+        make: makes it; what it returns is shared and must not be changed.
+    """
+    found = _found.get()
+    if found is None:
+        return make()
+    if (what, of) not in found:
+        found[what, of] = make()
+    return found[what, of]
 
 
 def labelled_images(project: Project, progress: Progress = SILENT) -> pd.DataFrame:
@@ -40,10 +59,15 @@ def labelled_images(project: Project, progress: Progress = SILENT) -> pd.DataFra
     Raises:
         InputError: there is no file with one of the endings.
     """
-    known = _listings.get()
-    name = project.config.model_dump_json() + str(project.file)
-    if known is not None and name in known:
-        return known[name]
+    return once("listing", _name(project), lambda: _list(project, progress))
+
+
+def labelled_files(project: Project, progress: Progress = SILENT) -> dict[str, str]:
+    """Map the digest of every image to be labelled that looks usable to one path that holds it."""
+    return once("files", _name(project), lambda: _files(project, progress))
+
+
+def _list(project: Project, progress: Progress) -> pd.DataFrame:
     config = project.config.images
     cache = step_folder(project, "embed") / "images.parquet"
     own = [project.out, project.store_root, project.training_path, project.truth_path]
@@ -55,15 +79,16 @@ def labelled_images(project: Project, progress: Progress = SILENT) -> pd.DataFra
             f"{', '.join(config.extensions)}{'' if config.recursive else ' in the folder itself'}. "
             "Correct images.path or images.extensions"
         )
-    if known is not None:
-        known[name] = listing
     return listing
 
 
-def labelled_files(project: Project, progress: Progress = SILENT) -> dict[str, str]:
-    """Map the digest of every image to be labelled that looks usable to one path that holds it."""
+def _files(project: Project, progress: Progress) -> dict[str, str]:
     listing = labelled_images(project, progress)
     usable = listing[listing["status"] == "ok"].drop_duplicates("sha256")
     root = str(project.images_path)
-    paths = (os.path.join(root, path) for path in usable["path"])
-    return dict(zip(usable["sha256"], paths, strict=True))
+    paths = (os.path.join(root, path) for path in usable["path"].tolist())
+    return dict(zip(usable["sha256"].tolist(), paths, strict=True))
+
+
+def _name(project: Project) -> str:
+    return project.config.model_dump_json() + str(project.file)

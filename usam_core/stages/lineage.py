@@ -152,7 +152,9 @@ _READS = {
 
 def _images(project: Project) -> dict[str, Any]:
     listing = labelled_images(project)
-    listed = sorted(zip(listing["path"], listing["sha256"].fillna(""), strict=True))
+    listed = sorted(
+        zip(listing["path"].tolist(), listing["sha256"].fillna("").tolist(), strict=True)
+    )
     return {
         "path": portable(project.images_path, project.root),
         "count": len(listed),

@@ -6,6 +6,7 @@
             tokens, packed_masks, ...           arrays, one row an embedded image
             features/<block>                    arrays, one vector a mask; may be added later
         .index-cache                            all indexes in one; may be deleted at any time
+        .checked.json                           shards that were found whole; the same
 
 Every array folder holds a seal (see `usam_core.store.arrays`); the shard group's attributes hold
 the index's digest. `zarr.open_group(path)["shards/<shard id>/tokens"]` reads without this package.
@@ -28,6 +29,7 @@ SHARDS = "shards"
 FEATURES = "features"
 INDEX_FILE = "index.parquet"
 CACHE_FILE = ".index-cache"
+CHECKED_FILE = ".checked.json"
 GROUP_FILE = "zarr.json"
 
 COLUMNS = ("tokens", "packed_masks", "predicted_iou", "stability", "points_xy")

@@ -2,13 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from usam_core.errors import StoreError
 from usam_core.store.arrays import Damaged, SealedArray, open_array
-from usam_core.store.layout import COLUMNS, column_of
+from usam_core.store.layout import CHECKED_FILE, COLUMNS, column_of
 from usam_core.store.shard import blocks_of, read_index
 from usam_core.types import TOKENS_BLOCK, MaskSet
 
@@ -121,10 +122,16 @@ def mask_set(
 
 
 def damage(folder: Path, error: Damaged) -> StoreError:
-    """Return the error of a damaged shard, with the fix."""
+    """Return the error of a damaged shard, with the fix.
+
+    What is remembered of whole shards is forgotten: the next `embed` reads all, finds the damage
+    and repairs it, also where the disk changed bytes without the file's time.
+    """
+    with suppress(OSError):
+        (folder.parents[1] / CHECKED_FILE).unlink(missing_ok=True)
     return StoreError(
-        f"shard {folder.name} is damaged: {error}. Delete the folder {folder} and run `usam embed` "
-        "again: only its images are embedded anew"
+        f"shard {folder.name} is damaged: {error}. Run `usam embed` or `usam run` again: the "
+        f"images of {folder} are embedded anew, and no others"
     )
 
 

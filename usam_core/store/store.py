@@ -17,10 +17,12 @@ import pandas as pd
 from usam_core.errors import StoreError
 from usam_core.images import PATH_CODES
 from usam_core.progress import SILENT, Progress
+from usam_core.stamps import CheckedFolders
 from usam_core.store.arrays import Damaged, check_array, write_array
 from usam_core.store.commit import commit, remove_folder, sweep
 from usam_core.store.index import Place, StoreIndex
 from usam_core.store.layout import (
+    CHECKED_FILE,
     COLUMNS,
     FEATURES,
     GROUP_FILE,
@@ -257,23 +259,36 @@ class EmbeddingStore:
         common = set.intersection(*(set(blocks_of(self._shards / shard)) for shard in shards))
         return [TOKENS_BLOCK, *sorted(common)]
 
-    def verify(self, *, deep: bool = True, progress: Progress = SILENT) -> list[DamagedShard]:
+    def verify(
+        self, *, deep: bool = True, fresh: bool = False, progress: Progress = SILENT
+    ) -> list[DamagedShard]:
         """Return the shards that are not as they were written.
 
         Args:
-            deep: read all bytes; off compares sizes, metadata and indexes only.
+            deep: read all bytes; off reads them only of shards whose files are not as they were
+                at the last time, by names, sizes and times.
+            fresh: what was not looked at yet has just been written: its sizes, metadata and
+                indexes are enough.
             progress: told of each shard.
         """
         self._refresh()
         shards = sorted({*self._index.names(), *self._index.damaged})
         damaged = []
+        checked = CheckedFolders(self.path / CHECKED_FILE, self.fingerprint)
         with progress.bar("Checking the store", len(shards)) as bar:
             for shard in shards:
+                bar.advance()
+                folder = self._shards / shard
+                if not deep and checked.holds(folder):
+                    continue
                 try:
-                    check_shard(self._shards / shard, self.fingerprint, deep=deep)
+                    new = fresh and not checked.knows(folder)
+                    check_shard(folder, self.fingerprint, deep=deep or not new)
                 except Damaged as error:
                     damaged.append(DamagedShard(shard, str(error)))
-                bar.advance()
+                else:
+                    checked.add(folder)
+        checked.save(shards)
         return damaged
 
     def drop_shard(self, shard: str) -> None:
