@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -174,10 +174,14 @@ def _port_is_free(port: int) -> None:
 
 
 def _same(found: Served, wanted: Served) -> None:
+    # What was left at its default was not asked for.
+    other_port = wanted.port not in (PORT, found.port)
     asked = wanted.project is not None or wanted.cron is not None
-    if asked and (found.project, found.cron) != (wanted.project, wanted.cron):
+    same = replace(wanted, port=found.port) == found
+    if other_port or (asked and not same):
         project = f"the project {found.project}" if found.project else "no project"
+        schedule = f"{found.cron} ({found.timezone})" if found.cron else "none"
         raise UserError(
-            f"{found.page} runs already, with {project} and schedule {found.cron or 'none'}; "
+            f"{found.page} runs already, with {project} and schedule {schedule}; "
             "to change that: `usam down`, then `usam up` again"
         )

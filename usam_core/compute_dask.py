@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 import uuid
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -209,4 +210,10 @@ def _result(future: Future, piece: Piece) -> Any:
             f"{piece.name}: {deaths} worker processes died over it, one after the other. Most "
             "often memory runs out: set compute.workers lower or sam.points_per_batch lower, or "
             "compute.workers to 0 to see what happens. What is finished is kept"
+        ) from error
+    except CancelledError as error:
+        # Nobody here cancels a piece that is waited for: the scheduler ended, or the line did.
+        raise TransientError(
+            f"{piece.name}: the Dask scheduler went away ({error}); start it again, or set "
+            "compute.workers to 0 to work without. What is finished is kept"
         ) from error

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def run(function, pieces, config=TWO, progress=SILENT):
 
 def files_below(folder: Path) -> dict[str, bytes]:
     """Return all files but those that hold times."""
-    timed = ("record.json", "lineage.json", "images.parquet")
+    timed = ("record.json", "lineage.json", "images.parquet", ".checked.json")
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -138,6 +139,41 @@ def cluster_pids(cluster) -> list[int]:
 def none_open(monkeypatch):
     """Let a test open workers of its own while the module's are there."""
     monkeypatch.setattr(compute, "_open", [])
+
+
+def wait_long(progress):
+    del progress
+    time.sleep(60)
+
+
+def test_a_scheduler_that_ends_is_the_worlds_failure(tmp_path):
+    address = tmp_path / "address"
+    code = (
+        "import sys, time, pathlib\n"
+        "from distributed import LocalCluster\n"
+        "if __name__ == '__main__':\n"
+        "    cluster = LocalCluster(n_workers=1, threads_per_worker=1, processes=False,\n"
+        "        host='127.0.0.1', protocol='tcp://', dashboard_address=None)\n"
+        "    pathlib.Path(sys.argv[1]).write_text(cluster.scheduler_address)\n"
+        "    time.sleep(600)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(address)])
+    try:
+        while not (address.exists() and address.read_text()):
+            assert process.poll() is None
+            time.sleep(0.1)
+
+        def kill_soon():
+            time.sleep(3)
+            process.kill()
+
+        threading.Thread(target=kill_soon).start()
+        config = ComputeConfig(scheduler=address.read_text())
+        with pytest.raises(TransientError, match="piece: the Dask scheduler went away"):
+            run(wait_long, [Piece("piece", 1, ())], config)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_scheduler_address_is_used_and_left_running(tiny_project, none_open):

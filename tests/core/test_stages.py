@@ -110,6 +110,12 @@ def test_refreshing_embed_embeds_all_images_of_the_project_and_no_others(
     assert run_step("embed", theirs).summary["embedded"] == 0
 
 
+def test_refreshing_annotate_labels_all_images_again(finished_project, tmp_path):
+    project = load_project(copied(finished_project, tmp_path))
+    summary = run_step("annotate", project, refresh=True).summary
+    assert (summary["labelled"], summary["reused"]) == (4, 0)
+
+
 def test_another_grouping_embeds_nothing(finished_project, tmp_path):
     results = run_all(copied(finished_project, tmp_path), level="parents")
     assert results["embed"].summary["embedded"] == 0

@@ -46,6 +46,9 @@ def test_a_second_up_says_that_it_runs(local):
     other = local.usam("up", str(local.project), "--cron", "5 5 * * *", "--timezone", "UTC")
     assert other.returncode == 2
     assert "usam down" in other.stderr
+    elsewhere = local.usam("up", "--port", str(local.port + 1))
+    assert elsewhere.returncode == 2
+    assert local.page in elsewhere.stderr
 
 
 def test_the_scheduler_makes_the_runs_of_the_cron_schedule(local):

@@ -113,6 +113,8 @@ def run_step(
             found = None if refresh else intact(step, project, key)
         if found is not None:
             return found
+        if refresh and step == "annotate":
+            annotate.forget(project)
         made_of = lineage.origins(step, project)
         result = _module(step).run(project, key, progress)
         return _record(project, result, made_of, flow_run)

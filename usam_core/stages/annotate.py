@@ -109,6 +109,11 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     )
 
 
+def forget(project: Project) -> None:
+    """Remove what says which images are labelled already, so that all are labelled again."""
+    shutil.rmtree(step_folder(project, "annotate") / PARTS, ignore_errors=True)
+
+
 def intact(project: Project, key: str) -> StepResult | None:
     """Return the record if its key holds and every file it speaks of is there, label PNGs too."""
     folder = step_folder(project, "annotate")
