@@ -18,7 +18,7 @@ from usam_core.stages import STEPS, step_folder
 from usam_core.stages.embed import open_store
 
 CLASSES = ["disc", "ring", "rod"]
-SHARD_SIZE = 4
+SHARD_SIZE = 2
 
 
 def draw(folder: Path, images: int) -> Path:
@@ -30,10 +30,10 @@ def draw(folder: Path, images: int) -> Path:
     project = {
         "classes": CLASSES,
         "images": {"path": "images"},
-        "training": {"source": "render", "render": {"per_class": 6, "size": 96}},
-        "sam": {"points_per_side": 6},
-        "head": {"steps": 30, "hidden": [64, 32, 16]},
-        "outputs": {"shard_size": SHARD_SIZE, "overlays": 4},
+        "training": {"source": "render", "render": {"per_class": 3, "size": 96}},
+        "sam": {"points_per_side": 4},
+        "head": {"steps": 10, "hidden": [32, 16, 8]},
+        "outputs": {"shard_size": SHARD_SIZE, "overlays": 2},
     }
     file = folder / "project.yaml"
     file.write_text(yaml.safe_dump(project))

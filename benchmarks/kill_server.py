@@ -43,9 +43,9 @@ class Server:
         """Stop it."""
         local_server.down()
 
-    def start_run(self) -> subprocess.Popen[bytes]:
-        """Start `usam run`."""
-        words = [sys.executable, "-m", "flows", "run", str(self._project)]
+    def start_run(self, project: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start `usam run`, of the served project unless another is named."""
+        words = [sys.executable, "-m", "flows", "run", str(project or self._project)]
         with self._log.open("wb") as log:
             return subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
