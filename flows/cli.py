@@ -6,12 +6,13 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx
 import typer
 
 from flows import local_commands  # noqa: F401  (adds `up` and `down`)
 from usam_core.cli import terminal
 from usam_core.cli.app import Json, Level, ProjectFile, Refresh, Verbose, app, set_logging
-from usam_core.errors import UsamError
+from usam_core.errors import TransientError, UsamError
 
 
 @app.command(
@@ -124,7 +125,14 @@ def _run_flow(
 
         flow = annotate_dataset.with_options(on_running=[hold])
     began = time.monotonic()
-    results = flow(settings)
+    try:
+        results = flow(settings)
+    except httpx.TransportError as error:
+        server = os.environ.get("PREFECT_API_URL", "of this run")
+        raise TransientError(
+            f"the Prefect server {server} does not answer any more ({error!r}); start it again "
+            "(`usam up`), then run again: what was finished is kept"
+        ) from error
     return results, time.monotonic() - began
 
 
