@@ -1,104 +1,177 @@
-"""Kill -9 a run again and again at random moments; the end must equal an undisturbed run's.
+"""Kill -9 what works on a run, at random moments; the end must equal an undisturbed run's.
 
-    python benchmarks/kill_runs.py --out out/kills --times 30
+    python benchmarks/kill_runs.py --out out/kills --times 30 [--kinds flow,served,server,...]
 
-Draws a small project twice. One runs in peace; the other is started and killed, with every process
-that it started, until it has been killed `--times` times, a random setting being changed now and
-then so that there is something to do. Then both run to their end, and labels, heads and embeddings
-are compared byte by byte. Exits with 1 when anything differs.
+Draws a small project twice. One runs in peace. Of the other, something is lost, a run is started,
+and a process is killed at a random moment, by turns:
+
+    flow            the process of `usam run`, watched by a server
+    served          the process of a run of the deployment on `usam up`
+    worker          the process that serves the deployments, while such a run is in flight
+    server          the Prefect server, while `usam run` is in flight
+    server-served   the Prefect server, while a served run is in flight
+    dask            one of two Dask worker processes of `usam run`
+
+After each kill: what became of the run; then `usam run` to its end, which must not do again what
+was done. At last labels, heads and embeddings are compared byte by byte. Prints a line a kill and
+a table; exits with 1 when anything was repeated or differs.
 """
 
 import argparse
-import hashlib
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import yaml
-from PIL import Image
+import psutil
+from kill_project import Done, contents, draw, look, repeated, use_workers
+from kill_server import Server, dask_workers, kill
 
-from usam_core.project import load_project
-from usam_core.rng import generator
-from usam_core.sources.scenes import TRAINING_LOOK, scene
-from usam_core.stages import step_folder
-from usam_core.stages.embed import open_store
-
-CLASSES = ["disc", "ring", "rod"]
+KINDS = ("flow", "served", "worker", "server", "server-served", "dask")
+LOSSES = ("store", "store", "annotate", "fit", "collect")
+PATIENCE = 240.0
+"""Seconds for a run to notice that its server is gone, or to go on to its end."""
 
 
-def draw(folder: Path, images: int) -> Path:
-    """Write a project of drawn scenes, and return its file."""
-    (folder / "images").mkdir(parents=True)
-    for number in range(images):
-        picture = scene(generator(5, number), CLASSES, (96, 128), TRAINING_LOOK, most=3).image
-        Image.fromarray(picture).save(folder / "images" / f"{number:03d}.png")
-    project = {
-        "classes": CLASSES,
-        "images": {"path": "images"},
-        "training": {"source": "render", "render": {"per_class": 6, "size": 96}},
-        "sam": {"points_per_side": 6},
-        "head": {"steps": 30, "hidden": [64, 32, 16]},
-        "outputs": {"shard_size": 4, "overlays": 4},
-    }
-    file = folder / "project.yaml"
-    file.write_text(yaml.safe_dump(project))
-    return file
+@dataclass(frozen=True)
+class Kill:
+    """One kill and what followed.
+
+    Attributes:
+        kind: of `KINDS`.
+        lost: what of the outputs had been removed before the run.
+        step: the last finished step at the kill.
+        state: of the run, as its server had it when all was up again.
+        words: what `usam run` said last, if it ended by itself.
+        again: images that the next run embedded.
+        faults: what was done again although it was done, or lost although it was finished.
+    """
+
+    kind: str
+    lost: str
+    step: str
+    state: str
+    words: str
+    again: int
+    faults: list[str]
 
 
-def start(file: Path) -> subprocess.Popen:
-    """Start a run in a process group of its own."""
-    words = [sys.executable, "-m", "flows", "run", str(file)]
-    return subprocess.Popen(
-        words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+def one_kill(kind: str, server: Server, file: Path, seconds: float, rng: random.Random) -> Kill:
+    """Lose something, start a run, kill; then run to the end and look at what was repeated."""
+    use_workers(file, 2 if kind == "dask" else 0)
+    words = ""
+    while True:
+        lost = rng.choice(LOSSES)
+        subprocess.run(["rm", "-rf", str(file.parent / "out" / lost)], check=True)
+        start = look(file)
+        moment = rng.uniform(0.2, 0.9) * seconds
+        hit = hit_served if kind in ("served", "worker", "server-served") else hit_run
+        outcome = hit(kind, server, moment)
+        if outcome is not None:
+            break
+    run, words = outcome
+    server.up()  # what was killed of it; it tells what became of the run that it served
+    state = server.state(run, seconds=60) if run else "no run yet"
+    finished, begun = server.embedded(run) if run else (0, 0)
+    use_workers(file, 0)
+    killed = look(file)
+    faults = lost_work(start, killed, finished, begun)
+    if server.start_run().wait() != 0:
+        raise SystemExit(f"the run after a kill of {kind} failed: {server.last_words()}")
+    after = look(file)
+    faults += repeated(killed, after)
+    again = len(after.rows) - len(killed.rows)
+    return Kill(kind, lost, killed.step, state, words, again, faults)
 
 
-def finish(file: Path) -> float:
-    """Run to the end; return the seconds."""
+def lost_work(start: Done, killed: Done, finished: int, begun: int) -> list[str]:
+    """Return what a run had finished, or more than one shard that it had begun, but is not there.
+
+    A server that was killed may know less than was done, but never more.
+    """
+    written = len(killed.shards) - len(start.shards)
+    if written < finished:
+        return [f"{finished} shards were finished, {written} are stored"]
+    # A task of workers is of several shards; the others are of one.
+    most = 8 if begun % 8 == 0 and begun else 1
+    return [f"{begun} shards were begun, {written} are stored"] if begun - written > most else []
+
+
+def hit_run(kind: str, server: Server, moment: float) -> tuple[str | None, str] | None:
+    """Kill at `usam run` or below it; None if it came to its end before, else run and words."""
+    before = server.newest_run()
+    process = server.start_run()
+    try:
+        process.wait(timeout=moment)
+        return None
+    except subprocess.TimeoutExpired:
+        pass
+    run = server.newest_run()
+    run_id = run["id"] if run and (before is None or run["id"] != before["id"]) else None
+    if kind == "flow":
+        process.kill()
+        process.wait()
+        return run_id, "killed"
+    if kind == "dask":
+        workers = wait_for_workers(process)
+        if not workers:
+            return None
+        run = server.newest_run()
+        run_id = run["id"] if run else None
+        kill(workers[0])
+    else:
+        kill(server.process("server"))
     began = time.monotonic()
-    if start(file).wait() != 0:
-        raise SystemExit(f"{file}: an undisturbed run failed")
-    return time.monotonic() - began
+    code = process.wait(timeout=PATIENCE)
+    said = server.last_words() if code else "came to its end"
+    return run_id, f"exit {code} after {time.monotonic() - began:.0f} s: {said}"
 
 
-def contents(file: Path) -> dict[str, str]:
-    """Return what has to be equal: digests of labels and heads, and of every embedding."""
-    project = load_project(file)
-    found = {}
-    for step, pattern in (
-        ("annotate", "masks/*.png"),
-        ("annotate", "coco.json"),
-        ("fit", "*.saf*"),
-    ):
-        folder = step_folder(project, step)
-        for path in sorted(folder.glob(pattern)):
-            found[f"{step}/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    store = open_store(project)
-    if store.verify():
-        raise SystemExit(f"{store.path}: damaged: {store.verify()}")
-    for sha256 in sorted(store.index()["sha256"]):
-        masks = store.read(sha256)
-        parts = (masks.tokens, masks.packed_masks, masks.predicted_iou, masks.features["encoder"])
-        digest = hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
-        found[f"store/{sha256}"] = digest.hexdigest()
-    return found
+def wait_for_workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Return a run's Dask workers, as soon as there are any; none if it ends without."""
+    while process.poll() is None:
+        workers = dask_workers(psutil.Process(process.pid))
+        if workers:
+            return workers
+        time.sleep(0.2)
+    return []
 
 
-def reached(file: Path) -> str:
-    """Return the last step that has a record."""
-    out = file.parent / "out"
-    done = [
-        step
-        for step in ("collect", "embed", "fit", "annotate")
-        if (out / step / "record.json").exists()
-    ]
-    return done[-1] if done else "nothing"
+def hit_served(kind: str, server: Server, moment: float) -> tuple[str | None, str] | None:
+    """Kill at a served run; None if it came to its end before, else run and words."""
+    run = server.start_served()
+    deadline = time.monotonic() + moment + 10  # it is fetched within some seconds
+    while not server.run_processes() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(moment)
+    below = server.run_processes()
+    if server.state(run) != "Running" or not below:
+        server.state(run, seconds=PATIENCE)
+        return None
+    if kind == "served":
+        kill(below[0])
+        return run, f"the server said {server.state(run, seconds=60)}"
+    kill(server.process("flows" if kind == "worker" else "server"))
+    began = time.monotonic()
+    _, left = psutil.wait_procs(below, timeout=PATIENCE / 4)
+    what = "was still at work" if left else "had ended"
+    return run, f"its process {what} {time.monotonic() - began:.0f} s later"
+
+
+def table(kills: list[Kill]) -> str:
+    """Return what became of the runs, by kind."""
+    lines = ["| killed | times | state of the run afterwards | images embedded again |"]
+    lines.append("| --- | --- | --- | --- |")
+    for kind in dict.fromkeys(one.kind for one in kills):
+        those = [one for one in kills if one.kind == kind]
+        states = ", ".join(f"{n} {s}" for s, n in Counter(one.state for one in those).items())
+        again = " ".join(str(one.again) for one in those)
+        lines.append(f"| {kind} | {len(those)} | {states} | {again} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -108,34 +181,41 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--times", type=int, default=30)
-    parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--port", type=int, default=4290)
     args = parser.parse_args()
+    kinds = args.kinds.split(",")
+    unknown = sorted(set(kinds) - set(KINDS))
+    if unknown:
+        raise SystemExit(f"--kinds: no kind {', '.join(unknown)}; expected {', '.join(KINDS)}")
+    folder = args.out.resolve()
+    folder.mkdir(parents=True)
+    os.environ["OMP_NUM_THREADS"] = "1"
     rng = random.Random(args.seed)
-    calm, killed = (draw(args.out / name, args.images) for name in ("calm", "killed"))
-    seconds = finish(calm)
-    print(f"an undisturbed run takes {seconds:.1f} s; seed {args.seed}", flush=True)
-    points: Counter[str] = Counter()
-    kills = 0
-    while kills < args.times:
-        process = start(killed)
-        try:
-            process.wait(timeout=rng.uniform(0.15, 0.8) * seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
-            points[reached(killed)] += 1
-            continue
-        # It came to its end: lose something, so that the next runs have work to be killed at.
-        lost = rng.choice(["fit", "annotate", "store", "collect"])
-        subprocess.run(["rm", "-rf", str(killed.parent / "out" / lost)], check=True)
-    finish(killed)
+    calm, killed = (draw(folder / name, args.images) for name in ("calm", "killed"))
+    server = Server(folder, args.port, killed)
+    kills: list[Kill] = []
+    try:
+        server.up()
+        began = time.monotonic()
+        if server.start_run(calm).wait() != 0:
+            raise SystemExit(f"an undisturbed run failed: {server.last_words()}")
+        seconds = time.monotonic() - began
+        print(f"an undisturbed run takes {seconds:.1f} s; seed {args.seed}", flush=True)
+        while len(kills) < args.times:
+            kills.append(one_kill(kinds[len(kills) % len(kinds)], server, killed, seconds, rng))
+            print(f"{len(kills)}: {kills[-1]}", flush=True)
+    finally:
+        server.down()
     first, second = contents(calm), contents(killed)
     differing = sorted(name for name in first | second if first.get(name) != second.get(name))
-    print(f"killed {kills} times; last finished step at each kill: {dict(points)}")
+    faults = [fault for one in kills for fault in one.faults]
+    print(table(kills))
+    print(f"done again or lost: {faults or 'nothing'}")
     print(f"compared {len(first)} labels, heads and embeddings; differing: {differing or 'none'}")
-    sys.exit(bool(differing))
+    sys.exit(bool(differing or faults))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx
 import typer
 
 from flows import local_commands  # noqa: F401  (adds `up` and `down`)
 from usam_core.cli import terminal
 from usam_core.cli.app import Json, Level, ProjectFile, Verbose, app, set_logging
-from usam_core.errors import UsamError
+from usam_core.errors import TransientError, UsamError
 
 
 @app.command(
@@ -123,21 +124,34 @@ def _run_flow(
     settings = AnnotateDatasetSettings(
         project_file=str(project.absolute()), level=level or "file", start=start, refresh=refresh
     )
-    _use_local_server()
+    local = _use_local_server()
     from flows.annotate import annotate_dataset
 
+    flow = annotate_dataset
+    if local:
+        from flows.alive import hold
+
+        flow = annotate_dataset.with_options(on_running=[hold])
     began = time.monotonic()
-    results = annotate_dataset(settings)
+    try:
+        results = flow(settings)
+    except httpx.TransportError as error:
+        server = os.environ.get("PREFECT_API_URL", "of this run")
+        raise TransientError(
+            f"the Prefect server {server} does not answer any more ({error!r}); start it again "
+            "(`usam up`), then run again: what was finished is kept"
+        ) from error
     return results, time.monotonic() - began
 
 
-def _use_local_server() -> None:
+def _use_local_server() -> bool:
     """Let the run be seen on the page of `usam up`, unless another server was chosen."""
     from flows.local_server import client_environment, running
 
     served = running() if "PREFECT_API_URL" not in os.environ else None
     if served is not None:
         os.environ.update(client_environment(served))
+    return served is not None
 
 
 def _print_run(title: str, results: list[dict[str, Any]], seconds: float) -> None:

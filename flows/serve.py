@@ -8,6 +8,7 @@ each run in a process of its own, until it is told to stop.
 
 import argparse
 import asyncio
+import logging
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,12 +20,12 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.runner import Runner
 from prefect.states import Crashed
 
+from flows.alive import ALIVE, end_killed, runs_folder
 from flows.annotate import annotate_dataset
 from flows.steps import annotate, collect, embed, evaluate, fit, report
 from usam_core.atomic import write_json
@@ -33,6 +34,9 @@ FLOWS = (annotate_dataset, collect, embed, fit, annotate, evaluate, report)
 
 MOST_RUNS_AT_ONCE = 2
 """A long step and something short beside it; models are big, and one machine has one memory."""
+
+_SECONDS_BETWEEN = 15.0
+_log = logging.getLogger(__name__)
 
 
 async def deployments(
@@ -65,15 +69,25 @@ async def end_orphans(served: list[UUID]) -> None:
     Called before anything is run: their processes went with those that served them before, by
     `usam down`, a crash or a power cut, and nobody else tells the server.
     """
-    alive = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
     claim = FlowRunFilter(
         deployment_id=FlowRunFilterDeploymentId(any_=served),
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=alive)),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(ALIVE))),
     )
     state = Crashed(message="usam was stopped during this run; Retry goes on where it was.")
     async with get_client() as client:
         for run in await client.read_flow_runs(flow_run_filter=claim):
             await client.set_flow_run_state(run.id, state, force=True)
+
+
+async def watch_killed() -> None:
+    """Every few seconds, let the runs of `usam run` that were killed end as Crashed."""
+    while True:
+        try:
+            for run in await end_killed(runs_folder()):
+                _log.warning("run %s was killed", run)
+        except Exception as error:  # the server may be gone; runs are served as long as it is there
+            _log.debug("cannot look for killed runs: %s", error)
+        await asyncio.sleep(_SECONDS_BETWEEN)
 
 
 async def serve(project: str | None, cron: str | None, timezone: str, ready: Path) -> None:
@@ -82,7 +96,11 @@ async def serve(project: str | None, cron: str | None, timezone: str, ready: Pat
     found = await deployments(project, cron, timezone)
     await end_orphans([await runner.aadd_deployment(deployment) for deployment in found])
     write_json(ready, {"deployments": [deployment.full_name for deployment in found]})
-    await runner.start()
+    watching = asyncio.create_task(watch_killed())
+    try:
+        await runner.start()
+    finally:
+        watching.cancel()
 
 
 def main() -> None:
