@@ -1,4 +1,4 @@
-"""A model hub's files: what a failed download means, and what identifies files once they are here."""
+"""A model hub's files: what a failed download means, and what identifies those that are here."""
 
 from pathlib import Path
 

@@ -2,11 +2,11 @@
 
 A crop is a square around the mask's box with a tenth of its longer side on every side. What lies
 around the mask stays visible: CLIP was trained on pictures with surroundings, and does worse on
-cut-out objects unless it is trained for them (OVSeg, arXiv 2210.04150, section 3.3). The square is
-moved into the picture; where the picture is narrower, the rest is the model's mean colour. So all
-crops have one shape, no object is stretched, and a batch holds crops of any masks.
+cut-out objects unless it is trained for them (OVSeg, arXiv 2210.04150). The square is moved into
+the picture; where the picture is narrower, the rest is the model's mean colour. So all crops have
+one shape, no object is stretched, and a batch holds crops of any masks.
 
-`masked_image` is the papers' SAM+CLIP (U-SAM, supplement 3.1): the mask multiplied into the picture.
+`masked_image` is the papers' SAM+CLIP (U-SAM, supplement 3.1): the mask times the picture.
 """
 
 from dataclasses import dataclass

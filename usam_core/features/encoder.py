@@ -18,7 +18,6 @@ from usam_core.features.crops import (
     masked_pixels,
     masks_at,
 )
-from usam_core.features.families import Kind
 from usam_core.features.frames import grid_of, in_batches, normalised_pixels, scaled
 from usam_core.features.model import ModelFiles, find_model, load_model
 from usam_core.features.regions import Regions, find_regions, normalised, weights_on_grid
@@ -52,7 +51,7 @@ class TowerEncoder:
         self._tower = tower.to(device)
         self._device = torch.device(device)
         self._reduced = config.dtype == "bfloat16" or (config.dtype == "auto" and device == "cuda")
-        self._longest = files.kind.sides(config.image_size)
+        self._longest = files.kind.patches_along(config.image_size)
 
     @torch.inference_mode()
     def describe(
@@ -190,11 +189,11 @@ def _open_encoder(config: FeatureConfig, files: ModelFiles, device: str) -> Towe
 
 
 def _spec(config: FeatureConfig, files: ModelFiles) -> dict[str, Any]:
-    kind: Kind = files.kind
+    kind = files.kind
     return {
         **kind.as_json(),
         "weights": files.weights,
-        "image_size": kind.sides(config.image_size) * kind.patch,
+        "image_size": kind.patches_along(config.image_size) * kind.patch,
         "pooling": config.pooling,
         "crop_below": config.crop_below if config.pooling == "dense" else 0.0,
         "revision": FEATURES_REVISION,

@@ -11,7 +11,7 @@ The normalisation is the model's own if a file beside it says so, else what its 
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ class Kind:
     trained_size: int
     normalisation: Normalisation
 
-    def sides(self, image_size: int | None) -> int:
+    def patches_along(self, image_size: int | None) -> int:
         """Return the longer side of the grid, in patches."""
         return max(1, round((image_size or self.trained_size) / self.patch))
 
@@ -100,7 +100,9 @@ class Kind:
         return {
             "family": self.family.name,
             "model_type": self.model_type,
-            "normalisation": asdict(self.normalisation),
+            "mean": list(self.normalisation.mean),
+            "std": list(self.normalisation.std),
+            "resample": self.normalisation.resample,
         }
 
 

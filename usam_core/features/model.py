@@ -103,4 +103,4 @@ def load_model(files: ModelFiles) -> Any:
             f"{files.kind.model_type} model, such as {missing[0]!r}; expected the safetensors that "
             "belong to this config.json. Download the folder again"
         )
-    return model.to(torch.float32).eval()
+    return model.to(torch.float32).requires_grad_(False).eval()
