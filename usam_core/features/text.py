@@ -144,7 +144,7 @@ def _open_text(files: ModelFiles, device: str) -> TextSide:
 
 
 def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
     if not (folder / "tokenizer.json").is_file():
         raise InputError(
@@ -152,7 +152,8 @@ def _tokenizer(folder: Path) -> Any:
             "model, as `hf download` writes it"
         )
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # The file as it is: classes of single models build a tokenizer of their own from its words.
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # damaged files raise anything
         raise InputError(
             f"{folder / 'tokenizer.json'}: cannot be read as a tokenizer ({error}). Download it "
