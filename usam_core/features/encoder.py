@@ -183,7 +183,7 @@ def open_encoder(config: FeatureConfig, device: str, root: Path) -> RegionEncode
     return _open_encoder(config, find_model(config, root), device)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=4)
 def _open_encoder(config: FeatureConfig, files: ModelFiles, device: str) -> TowerEncoder:
     return TowerEncoder(config, files, build_tower(files.kind, load_model(files)), device)
 

@@ -1,5 +1,6 @@
 """An encoder's files and weights: a folder of the user's, or a model of the hub."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,27 +47,38 @@ def find_model(config: FeatureConfig, root: Path, *, with_weights: bool = True) 
     folder = root / config.model
     if folder.is_dir():
         return ModelFiles(folder, weights_digest(folder), read_kind(folder, config))
-    folder = _download(config, _SMALL_FILES + (_WEIGHTS if with_weights else []))
-    return ModelFiles(folder, f"{config.model}@{commit_of(folder)}", read_kind(folder, config))
+    folder = _small_files(config.model, config.revision)
+    commit = commit_of(folder)
+    if with_weights:
+        folder = _all_files(config.model, commit)
+    return ModelFiles(folder, f"{config.model}@{commit}", read_kind(folder, config))
 
 
-def _download(config: FeatureConfig, patterns: list[str]) -> Path:
+@functools.cache
+def _small_files(model: str, revision: str | None) -> Path:
+    # Asked once a process: the hub's newest may change while a run goes on.
+    return _download(model, revision, _SMALL_FILES)
+
+
+@functools.cache
+def _all_files(model: str, commit: str | None) -> Path:
+    return _download(model, commit, _SMALL_FILES + _WEIGHTS)
+
+
+def _download(model: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
         # Folders inside a repository hold exports to other formats.
         found = snapshot_download(
-            config.model,
-            revision=config.revision,
-            allow_patterns=patterns,
-            ignore_patterns=["*/*"],
+            model, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]
         )
     except (OSError, ValueError) as error:
         raise explained(
             error,
             setting=SETTING,
-            model=config.model,
-            revision=config.revision,
+            model=model,
+            revision=revision,
             expected="a transformers model, such as facebook/dinov2-base",
             size="0.1 GB (small) to 5 GB (giant)",
         ) from error

@@ -53,8 +53,8 @@ class Regions:
 def find_regions(masks: MaskSet) -> Regions:
     """Return the different masks of an image.
 
-    SAM answers neighbouring points with the same mask, and each is described once. An empty mask
-    becomes the pixel at its point.
+    Masks that are equal to the pixel are described once; few are, so this saves little. An empty
+    mask becomes the pixel at its point.
     """
     d, m, u, b = masks.packed_masks.shape
     rows, columns = valid_hw(masks.size_hw, u)
