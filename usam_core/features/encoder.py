@@ -179,7 +179,7 @@ def open_encoder(config: FeatureConfig, device: str, root: Path) -> RegionEncode
         InputError: there is no such model, it cannot be loaded, or no such device.
         TransientError: the hub cannot be reached and the model is not cached.
     """
-    device = choose_device(device, "features.device")
+    device = choose_device(device)
     return _open_encoder(config, find_model(config, root), device)
 
 

@@ -135,7 +135,7 @@ def open_text(config: FeatureConfig, device: str, root: Path) -> TextSide:
             f"{SETTING}: got {config.model!r} of the family {files.kind.family.name!r}, which has "
             "no text side; names can be compared with pictures by clip and siglip2"
         )
-    return _open_text(files, choose_device(device, "features.device"))
+    return _open_text(files, choose_device(device))
 
 
 @functools.lru_cache(maxsize=2)
