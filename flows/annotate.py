@@ -15,7 +15,7 @@ from usam_core.stages import STEPS, StepResult
 
 @flow(name="annotate-dataset", flow_run_name="annotate-dataset {settings.project_name}")
 def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]]:
-    """Collect, embed, fit, annotate and, where there is truth, evaluate.
+    """Collect, embed, compose, fit, annotate and, where there is truth, evaluate.
 
     Args:
         settings: the project, and where to start.
@@ -33,6 +33,8 @@ def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]]:
     if "embed" in wanted:
         results.append(embed_all(file, level))
         report_quarantine(results[-1])
+    if "compose" in wanted:
+        results.append(cached_step("compose", file, level, refresh))
     if "fit" in wanted:
         results.append(cached_step("fit", file, level, refresh))
     if "annotate" in wanted:

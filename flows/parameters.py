@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from usam_core.errors import ConfigError, InputError
 from usam_core.project import Project, load_project
 
-Step = Literal["collect", "embed", "fit", "annotate", "evaluate"]
+Step = Literal["collect", "embed", "compose", "fit", "annotate", "evaluate"]
 Level = Literal["classes", "parents"]
 LevelChoice = Literal["file", "classes", "parents"]
 
@@ -126,6 +126,14 @@ class CollectSettings(ProjectSettings):
 
 class EmbedSettings(ProjectSettings):
     """Which project; images that the store has are never embedded again."""
+
+
+class ComposeSettings(ProjectSettings):
+    """Which project, and whether to compose its scenes again."""
+
+    refresh: bool = Field(
+        False, title="Refresh", description="Do it again even if nothing has changed."
+    )
 
 
 class ReportSettings(ProjectSettings):

@@ -4,7 +4,13 @@ from typing import Any
 
 from prefect import flow
 
-from flows.parameters import CollectSettings, EmbedSettings, ReportSettings, StepSettings
+from flows.parameters import (
+    CollectSettings,
+    ComposeSettings,
+    EmbedSettings,
+    ReportSettings,
+    StepSettings,
+)
 from tasks.collect import collect_all
 from tasks.report import (
     last_results,
@@ -32,6 +38,12 @@ def embed(settings: EmbedSettings) -> dict[str, Any]:
     result = embed_all(settings.project_file, None)
     report_quarantine(result)
     return result.to_json()
+
+
+@flow(name="compose", flow_run_name="compose {settings.project_name}")
+def compose(settings: ComposeSettings) -> dict[str, Any]:
+    """Put cut-out objects together to scenes with known truth, and embed them."""
+    return cached_step("compose", settings.project_file, None, settings.refresh).to_json()
 
 
 @flow(name="fit", flow_run_name="fit {settings.project_name}")

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from usam_core.config_base import Bool, Float, Fraction, Int, PlacedError, Section
+from usam_core.config_compose import ComposeConfig
 from usam_core.config_compute import ComputeConfig
 from usam_core.config_training import TrainingConfig
 
@@ -223,6 +224,7 @@ class ProjectConfig(Section):
     images: ImagesConfig
     training: TrainingConfig = TrainingConfig()
     sam: SamConfig = SamConfig()
+    compose: ComposeConfig = ComposeConfig()
     head: HeadConfig = HeadConfig()
     inference: InferenceConfig = InferenceConfig()
     outputs: OutputsConfig = OutputsConfig()

@@ -30,6 +30,15 @@ def _embed(s: dict[str, Any]) -> str:
     )
 
 
+def _compose(s: dict[str, Any]) -> str:
+    if not s["train"] + s["held_out"]:
+        return "nothing to do: no scenes"
+    return (
+        f"{s['train']} scenes to learn from and {s['held_out']} held out, of "
+        f"{s['held_out_pictures']} pictures that the head does not see; {s['embedded']} embedded"
+    )
+
+
 def _fit(s: dict[str, Any]) -> str:
     features = " + ".join(s["features"])
     return f"{s['used']} for {len(s['classes'])} classes from {s['pictures']} pictures ({features})"
@@ -56,6 +65,7 @@ def _evaluate(s: dict[str, Any]) -> str:
 _SENTENCES = {
     "collect": _collect,
     "embed": _embed,
+    "compose": _compose,
     "fit": _fit,
     "annotate": _annotate,
     "evaluate": _evaluate,

@@ -1,4 +1,4 @@
-"""Step 3, fit: a head from the stored embeddings of the training pictures to the class names."""
+"""Step 4, fit: a head from the stored embeddings of the training pictures to the class names."""
 
 import logging
 import shutil
@@ -18,6 +18,7 @@ from usam_core.project import Project
 from usam_core.sources.base import manifest_path
 from usam_core.stages import embed
 from usam_core.stages.collect import read_manifest, training_provenance
+from usam_core.stages.compose import held_out_pictures
 from usam_core.stages.folders import step_folder
 from usam_core.stages.record import StepResult, digests
 from usam_core.store.store import EmbeddingStore
@@ -36,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 def inputs(project: Project) -> dict[str, Any]:
     """Return what the head depends on: pictures, names, encoder, settings and seed."""
-    manifest = read_manifest(project)
+    manifest = _pictures(project)
     settings = project.config.head.model_dump(mode="json", exclude={"cache_mb"})
     return {
         "pictures": sorted(zip(manifest["class"], manifest["sha256"], strict=True)),
@@ -53,7 +54,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
 
     Raises:
         InputError: a class has no picture that could be embedded.
-        MissingStepError: `collect` or `embed` has not run.
+        MissingStepError: `collect`, `embed` or `compose` has not run.
     """
     config = project.config
     store = embed.open_store(project)
@@ -122,9 +123,15 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     )
 
 
+def _pictures(project: Project) -> pd.DataFrame:
+    """Return the manifest without the pictures that are held out for calibration."""
+    manifest = read_manifest(project)
+    return manifest[~manifest["sha256"].isin(held_out_pictures(project))]
+
+
 def _bags_of(project: Project, store: EmbeddingStore) -> pd.DataFrame:
     """Return a table of booleans: one row a picture by digest, one column a label."""
-    manifest = read_manifest(project)
+    manifest = _pictures(project)
     index = store.index(refresh=True)
     usable = set(index.loc[index["status"] == "ok", "sha256"])
     manifest = manifest[manifest["sha256"].isin(usable)]

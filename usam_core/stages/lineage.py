@@ -24,7 +24,8 @@ from usam_core.stages.record import StepResult, made_digest, read_record
 PARENTS: dict[str, tuple[str, ...]] = {
     "collect": (),
     "embed": ("collect",),
-    "fit": ("collect", "embed"),
+    "compose": ("collect", "embed"),
+    "fit": ("collect", "embed", "compose"),
     "annotate": ("fit", "embed"),
     "evaluate": ("annotate",),
 }
@@ -32,6 +33,7 @@ PARENTS: dict[str, tuple[str, ...]] = {
 _SETTINGS: dict[str, tuple[str, ...]] = {
     "collect": ("classes", "training", "images"),
     "embed": ("sam", "images"),
+    "compose": ("classes", "compose", "images"),
     "fit": ("classes", "level", "head"),
     "annotate": ("classes", "level", "inference", "outputs", "images"),
     "evaluate": ("classes", "level", "evaluation"),
@@ -144,6 +146,7 @@ def _truth(project: Project) -> dict[str, Any] | None:
 _READS = {
     "collect": _collect,
     "embed": _embed,
+    "compose": _fit,
     "fit": _fit,
     "annotate": _annotate,
     "evaluate": _evaluate,
