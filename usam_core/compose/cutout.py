@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from usam_core.config_compose import ComposeConfig
 from usam_core.masks import unpack, upscale, valid_hw
 from usam_core.types import MaskSet
+
+_SPECK = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,24 @@ def object_mask(mask_set: MaskSet, config: ComposeConfig) -> np.ndarray | None:
         return None
     quality = (mask_set.predicted_iou * mask_set.stability).reshape(-1)
     best = int(np.where(right, quality, -np.inf).argmax())
-    return upscale(packed[best : best + 1], mask_set.size_hw)[0]
+    return without_specks(upscale(packed[best : best + 1], mask_set.size_hw)[0])
+
+
+def without_specks(mask: np.ndarray) -> np.ndarray:
+    """Return a mask (h, w) without parts smaller than a tenth of its largest, and without holes
+    smaller than a tenth of what is left.
+
+    >>> without_specks(np.array([[True, True, True], [False] * 3, [False] * 3])).sum()
+    3
+    """
+    for value in (True, False):
+        parts, _ = ndimage.label(mask == value)
+        sizes = np.bincount(parts.ravel())
+        least = _SPECK * (sizes[1:].max() if value else mask.sum())
+        small = sizes < least
+        small[0] = False
+        mask = mask ^ small[parts]
+    return mask
 
 
 def centre_share(masks: np.ndarray) -> np.ndarray:
