@@ -61,6 +61,29 @@ def assemble(
     return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
 
+class Bags(Protocol):
+    """What training reads of bags."""
+
+    labels: np.ndarray
+    """float32 (n, c), multi-hot."""
+    widths: list[int]
+    """Length of each feature block's vectors; they stand side by side in a row."""
+
+    def __len__(self) -> int:
+        """Return n, the number of bags."""
+        ...
+
+    def batches(
+        self, rng: np.random.Generator, batch_size: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield features and labels of a shuffled epoch."""
+        ...
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of each column."""
+        ...
+
+
 class BagSource:
     """The bags of the training pictures: features (d, f) and a multi-hot label each.
 
@@ -98,12 +121,12 @@ class BagSource:
         self._shas = list(shas)
         self._place = {sha256: number for number, sha256 in enumerate(self._shas)}
         self.labels = np.asarray(labels, np.float32)
-        self._features = list(features)
+        self.features = list(features)
         self._choice = mask_choice
         self._columns = ["predicted_iou", *map(block_column, features)]
         if mask_choice == "largest":
             self._columns.append("packed_masks")
-        first = next(self._read(self._shas[:1]))[1]
+        first, self.widths = self._first()
         self.prompts, self.width = first.shape
         room = int(cache_mb * 1e6) // first.nbytes
         self._cached = self._fill(self._shas[:room])
@@ -136,6 +159,19 @@ class BagSource:
         deviation[deviation < 1e-6] = 1
         return mean.astype(np.float32), deviation.astype(np.float32)
 
+    def blocks(self) -> "list[BlockOfBags]":
+        """Return the bags of each feature block alone."""
+        ends = np.cumsum(self.widths).tolist()
+        starts = [0, *ends[:-1]]
+        return [BlockOfBags(self, slice(*span)) for span in zip(starts, ends, strict=True)]
+
+    def _first(self) -> tuple[np.ndarray, list[int]]:
+        """Return the first bag, and the length of each block's vectors."""
+        ((_, columns),) = self._store.read_rows(self._shas[:1], self._columns)
+        chosen = choose_masks(columns, self._choice)
+        widths = [columns[block_column(block)].shape[-1] for block in self.features]
+        return assemble(columns, self.features, chosen), widths
+
     def _bags(self, rows: np.ndarray) -> np.ndarray:
         bags = np.empty((len(rows), self.prompts, self.width), np.float32)
         cached = rows < len(self._cached)
@@ -156,4 +192,35 @@ class BagSource:
     def _read(self, shas: list[str]) -> Iterator[tuple[str, np.ndarray]]:
         for sha256, columns in self._store.read_rows(shas, self._columns):
             chosen = choose_masks(columns, self._choice)
-            yield sha256, assemble(columns, self._features, chosen)
+            yield sha256, assemble(columns, self.features, chosen)
+
+
+class BlockOfBags:
+    """One feature block of bags.
+
+    Args:
+        bags: the bags.
+        columns: where the block stands in a row.
+    """
+
+    def __init__(self, bags: BagSource, columns: slice) -> None:
+        self.labels = bags.labels
+        self.widths = [columns.stop - columns.start]
+        self._bags = bags
+        self._columns = columns
+
+    def __len__(self) -> int:
+        """Return n, the number of bags."""
+        return len(self._bags)
+
+    def batches(
+        self, rng: np.random.Generator, batch_size: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """See `BagSource.batches`."""
+        for rows, labels in self._bags.batches(rng, batch_size):
+            yield np.ascontiguousarray(rows[..., self._columns]), labels
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """See `BagSource.moments`."""
+        mean, deviation = self._bags.moments()
+        return mean[self._columns], deviation[self._columns]

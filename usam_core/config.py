@@ -99,6 +99,10 @@ class HeadConfig(Section):
 
     features: Annotated[list[Block], Field(min_length=1)] = ["encoder"]
     """Feature blocks of the store that the head sees; `[tokens]` is the papers' mode."""
+    fusion: Literal["concat", "concat_equal", "late"] = "concat"
+    """What becomes of several blocks: `concat` puts them side by side, `concat_equal` brings each
+    block of each mask to one length first, `late` trains a head a block and averages their
+    logits."""
     mask_choice: Literal["single", "best_iou", "largest"] = "best_iou"
     """Which mask of a prompt gives the region features of its instance in the bag."""
     top_k_share: Annotated[Float, Field(ge=1)] = 20.0

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from usam_core.bags import BagSource
+from usam_core.bags import Bags, BagSource
 from usam_core.config import HeadConfig
 from usam_core.distill import bad_masks, uncertainty_loss
-from usam_core.head import Head
+from usam_core.head import Head, LateHead, make_head
 from usam_core.mil import image_scores, mil_loss
 from usam_core.progress import SILENT, Progress
 from usam_core.rng import derive_seed, generator
@@ -28,8 +28,8 @@ class TrainedHeads:
             training pictures whose best-scored class is one of their labels), `bad_share`.
     """
 
-    teacher: Head
-    student: Head | None
+    teacher: Head | LateHead
+    student: Head | LateHead | None
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -38,22 +38,31 @@ def train(
 ) -> TrainedHeads:
     """Train teacher and student; the same seed and bags give the same weights.
 
+    With `fusion: late`, each block's pair is trained by itself.
+
     Args:
         bags: the training pictures.
         config: settings; the papers' values are its defaults where they give them.
         seed: the project's seed. The global generator is left as it was.
         progress: told each epoch.
     """
-    history: list[dict[str, Any]] = []
-    moments = bags.moments() if config.standardise else None
-    epochs = passes(len(bags), config) * (2 if config.distil else 1)
-    # Dropout and initial weights draw from the global generator: fork it, seed the fork.
-    with torch.random.fork_rng(devices=[]), progress.bar("Training the head", epochs) as bar:
-        teacher = _train_one("teacher", None, bags, config, seed, moments, history, bar)
-        student = None
-        if config.distil:
-            student = _train_one("student", teacher, bags, config, seed, moments, history, bar)
-    return TrainedHeads(teacher, student, history)
+    late = config.fusion == "late" and len(bags.widths) > 1
+    parts = bags.blocks() if late else [bags]
+    epochs = passes(len(bags), config) * (2 if config.distil else 1) * len(parts)
+    with progress.bar("Training the head", epochs) as bar:
+        trained = [_train_pair(part, config, seed, bar) for part in parts]
+    if not late:
+        return trained[0]
+    students = [heads.student for heads in trained if heads.student is not None]
+    return TrainedHeads(
+        LateHead([heads.teacher for heads in trained]).eval(),
+        LateHead(students).eval() if students else None,
+        [
+            {"block": name, **epoch}
+            for name, heads in zip(bags.features, trained, strict=True)
+            for epoch in heads.history
+        ],
+    )
 
 
 def passes(pictures: int, config: HeadConfig) -> int:
@@ -65,10 +74,22 @@ def passes(pictures: int, config: HeadConfig) -> int:
     return math.ceil(config.steps / math.ceil(pictures / config.batch_size))
 
 
+def _train_pair(bags: Bags, config: HeadConfig, seed: int, bar: Any) -> TrainedHeads:
+    history: list[dict[str, Any]] = []
+    moments = bags.moments() if config.standardise else None
+    # Dropout and initial weights draw from the global generator: fork it, seed the fork.
+    with torch.random.fork_rng(devices=[]):
+        teacher = _train_one("teacher", None, bags, config, seed, moments, history, bar)
+        student = None
+        if config.distil:
+            student = _train_one("student", teacher, bags, config, seed, moments, history, bar)
+    return TrainedHeads(teacher, student, history)
+
+
 def _train_one(
     role: str,
     teacher: Head | None,
-    bags: BagSource,
+    bags: Bags,
     config: HeadConfig,
     seed: int,
     moments: tuple[np.ndarray, np.ndarray] | None,
@@ -76,7 +97,8 @@ def _train_one(
     bar: Any,
 ) -> Head:
     torch.manual_seed(derive_seed(seed, "head", role))
-    head = Head(bags.width, bags.labels.shape[1], config.hidden, config.dropout)
+    classes = bags.labels.shape[1]
+    head = make_head(bags.widths, classes, config.hidden, config.dropout, config.fusion)
     if moments is not None:
         head.mean.copy_(torch.from_numpy(moments[0]))
         head.deviation.copy_(torch.from_numpy(moments[1]))

@@ -82,6 +82,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         "label_of": config.label_of,
         "colours": {spec.name: spec.colour for spec in config.classes if spec.colour},
         "settings": config.head.model_dump(mode="json"),
+        "block_widths": bags.widths,
         "seed": config.seed,
         "store": store.fingerprint,
         "encoder": store.spec,
