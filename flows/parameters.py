@@ -114,7 +114,7 @@ class CollectSettings(ProjectSettings):
 
     @model_validator(mode="after")
     def _classes_exist(self) -> "CollectSettings":
-        names = [spec.name for spec in self.load().config.classes]
+        names = [spec.name for spec in self.load().config.collected]
         unknown = [name for name in self.only if name not in names]
         if unknown:
             raise ConfigError(

@@ -16,14 +16,17 @@ from usam_core.compose.cutout import Cutout, object_mask
 from usam_core.compose.deal import deal, held_out
 from usam_core.compose.scene import compose
 from usam_core.compose.studio import Studio
+from usam_core.compose.targets import mask_targets
 from usam_core.config_compose import ComposeConfig
-from usam_core.errors import MissingStepError
+from usam_core.errors import ConfigError, MissingStepError
+from usam_core.maskloss import UNKNOWN
 from usam_core.outputs.voc_png import read_label_png
 from usam_core.project import load_project
 from usam_core.rng import generator
-from usam_core.stages import intact, run_step, step_folder
+from usam_core.stages import STEPS, intact, run_step, step_folder
 from usam_core.stages.compose import held_out_pictures, read_scenes
 from usam_core.stages.embed import open_store
+from usam_core.stages.lessons import lessons
 from usam_core.types import MaskSet
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255,) * 3}
@@ -280,3 +283,80 @@ def test_fit_asks_for_the_scenes_first(copied):
     shutil.rmtree(copied.parent / "out" / "compose")
     with pytest.raises(MissingStepError, match="run `usam compose"):
         run_step("fit", load_project(copied))
+
+
+def test_what_each_mask_shows_is_what_it_lies_on():
+    truth = np.zeros((32, 32), np.uint8)
+    truth[:, 16:] = 2
+    masks = [box(0, 17, 32, 32), box(0, 0, 32, 14), box(0, 8, 32, 24), box(0, 14, 32, 32)]
+    masks.append(np.zeros((32, 32), bool))
+    packed = np.packbits(np.asarray(masks), axis=-1)
+    found = mask_targets(packed, truth, np.array([7, 0, 4]))
+    # Of the fourth, 16 of 18 columns are on the object; the fifth is empty.
+    assert found.tolist() == [4, 7, UNKNOWN, 4, UNKNOWN]
+
+
+@pytest.mark.parametrize("level", ["classes", "parents"])
+def test_fit_knows_the_scenes_labels_and_masks_at_both_levels(composed, level):
+    head = {"composed": "masks", "background": True, "steps": 2, "hidden": [8, 8, 8]}
+    project = load_project(composed, level=level, head=head)
+    taught = lessons(project, open_store(project))
+    names = project.config.label_names
+    scenes = read_scenes(project, "train").set_index("sha256")
+    assert taught.scenes == 5
+    label_of = project.config.label_of
+    for sha256, label, target in zip(taught.shas, taught.labels, taught.targets, strict=True):
+        here = {names[number] for number in np.flatnonzero(label)}
+        if sha256 in scenes.index:
+            assert here == {label_of[name] for name in scenes.loc[sha256, "labels"]}
+            assert {names[t] for t in target if 0 <= t < len(names)} <= here
+        else:
+            assert (target == UNKNOWN).all()
+    known = taught.targets[-5:]
+    assert (known == len(names)).any(), "some masks lie on no object"
+    assert ((known >= 0) & (known < len(names))).any(), "some lie on one"
+
+
+def test_without_the_option_scenes_change_nothing_of_the_head(copied):
+    def weights(**changes):
+        project = load_project(copied, **changes)
+        run_step("compose", project)
+        run_step("fit", project, refresh=True)
+        return (step_folder(project, "fit") / "student.safetensors").read_bytes()
+
+    held = {"held_out_scenes": 4, "held_out": 0.4, "size": 96}
+    head = {"steps": 3, "hidden": [16, 8, 8], "composed": "off", "background": False}
+    with_scenes = weights(compose={"scenes": 5, **held}, head=head)
+    assert weights(compose={"scenes": 0, **held}, head=head) == with_scenes
+    learned = weights(compose={"scenes": 5, **held}, head={**head, "composed": "bags"})
+    assert learned != with_scenes
+
+
+def test_negative_names_are_collected_and_learned_and_never_listed(copied):
+    values = yaml.safe_load(copied.read_text())
+    values["negatives"] = ["star"]
+    values["compose"]["backgrounds"] = ["negative"]
+    values["head"] |= {"composed": "masks", "background": True, "bank": "nearest"}
+    values["inference"]["threshold"] = 0.0
+    copied.write_text(yaml.safe_dump(values))
+    project = load_project(copied)
+    results = {step: run_step(step, project) for step in STEPS}
+    assert results["collect"].summary["per_class"]["star"] == 5
+    scenes = read_scenes(project, "train")
+    assert set(scenes["background"]) == {"negative"}
+    assert "star" not in set(scenes["labels"].explode())
+    card = json.loads((step_folder(project, "fit") / "student.card.json").read_text())
+    assert card["classes"] == ["disc", "ring", "rod"]
+    assert card["training_pictures"]["star"] == 3
+    coco = json.loads((step_folder(project, "annotate") / "coco.json").read_text())
+    assert [category["name"] for category in coco["categories"]] == ["disc", "ring", "rod"]
+    for png in (step_folder(project, "annotate") / "masks").glob("*.png"):
+        assert read_label_png(png).max() <= 3
+    assert set(results["evaluate"].summary["per_class_iou"]) == {"background", *card["classes"]}
+
+
+def test_a_name_is_a_class_or_a_negative(composed):
+    with pytest.raises(ConfigError, match=r"negatives.*'rod', which names 'rod' already"):
+        load_project(composed, negatives=["rod"])
+    with pytest.raises(ConfigError, match=r"expected compose\.scenes above 0"):
+        load_project(composed, compose={"scenes": 0}, head={"background": True})

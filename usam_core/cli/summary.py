@@ -41,7 +41,11 @@ def _compose(s: dict[str, Any]) -> str:
 
 def _fit(s: dict[str, Any]) -> str:
     features = " + ".join(s["features"])
-    return f"{s['used']} for {len(s['classes'])} classes from {s['pictures']} pictures ({features})"
+    scenes = f" and {s['scenes']} scenes" if s["scenes"] else ""
+    return (
+        f"{s['used']} for {len(s['classes'])} classes from {s['pictures']} pictures{scenes} "
+        f"({features})"
+    )
 
 
 def _annotate(s: dict[str, Any]) -> str:

@@ -31,10 +31,10 @@ PARENTS: dict[str, tuple[str, ...]] = {
 }
 
 _SETTINGS: dict[str, tuple[str, ...]] = {
-    "collect": ("classes", "training", "images"),
+    "collect": ("classes", "negatives", "training", "images"),
     "embed": ("sam", "images"),
-    "compose": ("classes", "compose", "images"),
-    "fit": ("classes", "level", "head"),
+    "compose": ("classes", "negatives", "compose", "images"),
+    "fit": ("classes", "negatives", "level", "head"),
     "annotate": ("classes", "level", "inference", "outputs", "images"),
     "evaluate": ("classes", "level", "evaluation"),
 }
