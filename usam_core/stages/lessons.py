@@ -47,11 +47,9 @@ def sources(project: Project) -> dict[str, Any]:
     }
     if _uses_scenes(project):
         scenes = read_scenes(project, TRAIN)
-        found["scenes"] = sorted(
-            zip(
-                scenes["sha256"], scenes["truth_sha256"], map(sorted, scenes["labels"]), strict=True
-            )
-        )
+        shown = map(sorted, scenes["labels"])
+        rows = zip(scenes["sha256"], scenes["truth_sha256"], shown, strict=True)
+        found["scenes"] = sorted(map(list, rows))
     return found
 
 
