@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from usam_core.errors import ConfigError, InputError
 from usam_core.project import Project, load_project
 
-Step = Literal["collect", "embed", "fit", "annotate", "evaluate"]
+Step = Literal["collect", "embed", "describe", "fit", "annotate", "evaluate"]
 Level = Literal["classes", "parents"]
 LevelChoice = Literal["file", "classes", "parents"]
 
@@ -126,6 +126,10 @@ class CollectSettings(ProjectSettings):
 
 class EmbedSettings(ProjectSettings):
     """Which project; images that the store has are never embedded again."""
+
+
+class DescribeSettings(ProjectSettings):
+    """Which project; images that have all features are not described again."""
 
 
 class ReportSettings(ProjectSettings):

@@ -4,11 +4,18 @@ from typing import Any
 
 from prefect import flow
 
-from flows.parameters import CollectSettings, EmbedSettings, ReportSettings, StepSettings
+from flows.parameters import (
+    CollectSettings,
+    DescribeSettings,
+    EmbedSettings,
+    ReportSettings,
+    StepSettings,
+)
 from tasks.collect import collect_all
 from tasks.report import (
     last_results,
     report_collected,
+    report_left_out,
     report_metrics,
     report_overlays,
     report_quarantine,
@@ -31,6 +38,14 @@ def embed(settings: EmbedSettings) -> dict[str, Any]:
     """Run SAM over the images that the store does not have yet."""
     result = embed_all(settings.project_file, None)
     report_quarantine(result)
+    return result.to_json()
+
+
+@flow(name="describe", flow_run_name="describe {settings.project_name}")
+def describe(settings: DescribeSettings) -> dict[str, Any]:
+    """Make the features that embedded images lack; SAM is not run."""
+    result = cached_step("describe", settings.project_file, None)
+    report_left_out(result)
     return result.to_json()
 
 
@@ -66,6 +81,8 @@ def report(settings: ReportSettings) -> list[dict[str, Any]]:
             report_collected(result)
         elif result.step == "embed":
             report_quarantine(result)
+        elif result.step == "describe":
+            report_left_out(result)
         elif result.step == "annotate" and settings.pictures:
             report_overlays(result, settings.pictures)
         elif result.step == "evaluate":

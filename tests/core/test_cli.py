@@ -10,6 +10,7 @@ COMMANDS = [
     "init",
     "collect",
     "embed",
+    "describe",
     "fit",
     "annotate",
     "evaluate",

@@ -19,7 +19,7 @@ from usam_core.store.store import EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile, MaskSet, Quarantined
 
 SPEC = {"model": "nano"}
-CLIP = {"model": "clip", "side": 224}
+CLIP = {"family": "clip", "side": 224}
 ID = block_id(CLIP)
 ROOT = Path(__file__).parents[2]
 

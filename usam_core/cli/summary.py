@@ -30,6 +30,13 @@ def _embed(s: dict[str, Any]) -> str:
     )
 
 
+def _describe(s: dict[str, Any]) -> str:
+    if not s["blocks"]:
+        return "no further features asked for"
+    text = f"{s['described']} images described by {', '.join(s['blocks'])}, {s['reused']} reused"
+    return f"{text}, {len(s['left_out'])} could not be read" if s["left_out"] else text
+
+
 def _fit(s: dict[str, Any]) -> str:
     features = " + ".join(s["features"])
     return f"{s['used']} for {len(s['classes'])} classes from {s['pictures']} pictures ({features})"
@@ -56,6 +63,7 @@ def _evaluate(s: dict[str, Any]) -> str:
 _SENTENCES = {
     "collect": _collect,
     "embed": _embed,
+    "describe": _describe,
     "fit": _fit,
     "annotate": _annotate,
     "evaluate": _evaluate,

@@ -17,6 +17,7 @@ from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.sources.base import manifest_path
 from usam_core.stages import embed
+from usam_core.stages.blocks import block_inputs, head_blocks, with_blocks
 from usam_core.stages.collect import read_manifest, training_provenance
 from usam_core.stages.folders import step_folder
 from usam_core.stages.record import StepResult, digests
@@ -43,6 +44,7 @@ def inputs(project: Project) -> dict[str, Any]:
         "labels": project.config.label_of,
         "provenance": training_provenance(project),
         "encoder": embed.spec(project),
+        **block_inputs(project),
         "head": settings,
         "seed": project.config.seed,
     }
@@ -57,6 +59,8 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     """
     config = project.config
     store = embed.open_store(project)
+    blocks = head_blocks(project)
+    store.use_blocks(blocks)
     labelled = _bags_of(project, store)
     classes = config.label_names
     if len(classes) == 1:
@@ -85,6 +89,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         "seed": config.seed,
         "store": store.fingerprint,
         "encoder": store.spec,
+        "blocks": blocks,
         "training_pictures": {c: int(labelled[c].sum()) for c in classes},
         "training_digest": value_digest(sorted(labelled.index)),
         "training_provenance": training_provenance(project),
@@ -128,6 +133,7 @@ def _bags_of(project: Project, store: EmbeddingStore) -> pd.DataFrame:
     manifest = read_manifest(project)
     index = store.index(refresh=True)
     usable = set(index.loc[index["status"] == "ok", "sha256"])
+    usable = with_blocks(project, store, usable.intersection(manifest["sha256"]))
     manifest = manifest[manifest["sha256"].isin(usable)]
     labels = manifest["class"].map(project.config.label_of)
     table = pd.crosstab(manifest["sha256"], labels) > 0

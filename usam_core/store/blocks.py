@@ -17,7 +17,7 @@ from usam_core.atomic import whole_folder
 from usam_core.errors import StoreError
 from usam_core.store.arrays import Damaged, SealedArray, check_array, open_array, write_array
 from usam_core.store.commit import remove_folder
-from usam_core.store.layout import FEATURES, check_block_name, folder_name
+from usam_core.store.layout import FEATURES, check_block_name, fingerprint
 
 LACKING = "lacking_rows"
 SPEC = "spec"
@@ -26,8 +26,12 @@ _log = logging.getLogger(__name__)
 
 
 def block_id(spec: dict[str, Any]) -> str:
-    """Return the name of a block's folder: readable model, then 16 digits of the spec's digest."""
-    return check_block_name(folder_name(spec))
+    """Return the name of a block's folder: the encoder's family, then 16 digits of a digest.
+
+    >>> block_id({"family": "dinov2", "weights": "1f"})
+    'dinov2-44c8ed8e64a9ebc2'
+    """
+    return check_block_name(f"{spec['family']}-{fingerprint(spec)[:16]}")
 
 
 def lacking_rows(array: SealedArray) -> frozenset[int]:
