@@ -195,7 +195,7 @@ def test_an_image_that_goes_between_the_steps_is_left_out_and_told(project_file,
         if fate == "deleted":
             victim.unlink()
         else:
-            Image.fromarray(np.full((64, 64, 3), 7, np.uint8)).save(victim)
+            Image.fromarray(np.full((96, 128, 3), 7, np.uint8)).save(victim)
         return work
 
     monkeypatch.setattr(describe, "plan", planned)

@@ -148,12 +148,14 @@ def describe_shard(
     ids = {block_id(spec): name for name, spec in work.blocks.items()}
     with only_one(store.path / embed.LOCKS / f"describe-{work.shard}", f"shard {work.shard}"):
         lacking = store.lacking(ids, work.files).get(work.shard, {})
+        if not lacking:
+            return 0, []
         missing = {ids[block]: set(shas) for block, shas in lacking.items()}
         encoders = {name: _encoder(project, name, work.blocks[name]) for name in missing}
         made: dict[str, dict[str, np.ndarray]] = {name: {} for name in missing}
         unread = []
         images = set().union(*missing.values())
-        at_once = max((encoder.batch_size for encoder in encoders.values()), default=1)
+        at_once = max(encoder.batch_size for encoder in encoders.values())
         found = store.read_shard(work.shard, images, blocks=())
         with progress.bar("Describing", len(images)) as bar:
             while some := list(islice(found, at_once)):
