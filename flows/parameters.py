@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from usam_core.errors import ConfigError, InputError
 from usam_core.project import Project, load_project
 
-Step = Literal["collect", "embed", "compose", "fit", "annotate", "evaluate"]
+Step = Literal["collect", "embed", "compose", "describe", "fit", "annotate", "evaluate"]
 Level = Literal["classes", "parents"]
 LevelChoice = Literal["file", "classes", "parents"]
 
@@ -134,6 +134,10 @@ class ComposeSettings(ProjectSettings):
     refresh: bool = Field(
         False, title="Refresh", description="Do it again even if nothing has changed."
     )
+
+
+class DescribeSettings(ProjectSettings):
+    """Which project; images that have all features are not described again."""
 
 
 class ReportSettings(ProjectSettings):

@@ -7,6 +7,7 @@ from prefect import flow
 from flows.parameters import (
     CollectSettings,
     ComposeSettings,
+    DescribeSettings,
     EmbedSettings,
     ReportSettings,
     StepSettings,
@@ -15,6 +16,7 @@ from tasks.collect import collect_all
 from tasks.report import (
     last_results,
     report_collected,
+    report_left_out,
     report_metrics,
     report_overlays,
     report_quarantine,
@@ -44,6 +46,14 @@ def embed(settings: EmbedSettings) -> dict[str, Any]:
 def compose(settings: ComposeSettings) -> dict[str, Any]:
     """Put cut-out objects together to scenes with known truth, and embed them."""
     return cached_step("compose", settings.project_file, None, settings.refresh).to_json()
+
+
+@flow(name="describe", flow_run_name="describe {settings.project_name}")
+def describe(settings: DescribeSettings) -> dict[str, Any]:
+    """Make the features that embedded images lack; SAM is not run."""
+    result = cached_step("describe", settings.project_file, None)
+    report_left_out(result)
+    return result.to_json()
 
 
 @flow(name="fit", flow_run_name="fit {settings.project_name}")
@@ -78,6 +88,8 @@ def report(settings: ReportSettings) -> list[dict[str, Any]]:
             report_collected(result)
         elif result.step == "embed":
             report_quarantine(result)
+        elif result.step == "describe":
+            report_left_out(result)
         elif result.step == "annotate" and settings.pictures:
             report_overlays(result, settings.pictures)
         elif result.step == "evaluate":

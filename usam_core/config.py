@@ -13,12 +13,12 @@ from pydantic import Field, field_validator, model_validator
 from usam_core.config_base import Bool, Float, Fraction, Int, PlacedError, Section
 from usam_core.config_compose import ComposeConfig
 from usam_core.config_compute import ComputeConfig
-from usam_core.config_gate import GateConfig
+from usam_core.config_features import FeatureConfig, FeatureName, check_blocks
 from usam_core.config_head import HeadOptions
+from usam_core.config_results import EvaluationConfig, GateConfig, OutputsConfig
 from usam_core.config_training import TrainingConfig
 
 BACKGROUND = "background"
-Block = Literal["tokens", "encoder"]
 Width = Annotated[Int, Field(ge=1, le=65536)]
 MaskChoice = Literal["single", "best_iou", "largest", "most_confident"]
 
@@ -99,12 +99,12 @@ class SamConfig(Section):
 class HeadConfig(HeadOptions):
     """The learned head (U-SAM, sections 3.5 and 4.2; GranSAM, supplement 2)."""
 
-    features: Annotated[list[Block], Field(min_length=1)] = ["encoder"]
-    """Feature blocks of the store that the head sees; `[tokens]` is the papers' mode."""
+    features: Annotated[list[str], Field(min_length=1)] = ["encoder"]
+    """Feature blocks that the head sees: `tokens` (alone, the papers' mode), `encoder` (of the
+    nano SAM), and names under `features`."""
     fusion: Literal["concat", "concat_equal", "late"] = "concat"
-    """What becomes of several blocks: `concat` puts them side by side, `concat_equal` brings each
-    block of each mask to one length first, `late` trains a head a block and averages their
-    logits."""
+    """Several blocks: `concat` puts them side by side, `concat_equal` at one length each, `late`
+    trains a head for each and averages their logits."""
     mask_choice: Literal["single", "best_iou", "largest"] = "best_iou"
     """Which mask of a prompt gives the region features of its instance in the bag."""
     top_k_share: Annotated[Float, Field(ge=1)] = 20.0
@@ -176,30 +176,6 @@ class InferenceConfig(Section):
         return self
 
 
-class OutputsConfig(Section):
-    """Where results go and which forms they take."""
-
-    path: Path = Path("out")
-    """Folder of this project's results."""
-    store: Path | None = None
-    """Folder of the embedding store; empty means `store` in `path`. Projects may share one."""
-    shard_size: Annotated[Int, Field(ge=1, le=4096)] = 64
-    """Images a shard of the store: the unit of work; a kill loses at most these."""
-    overlays: Annotated[Int, Field(ge=0)] = 50
-    """How many images get a coloured overlay picture."""
-
-
-class EvaluationConfig(Section):
-    """Truth to measure against, if there is any."""
-
-    format: Literal["voc", "coco"]
-    """`voc`: palette PNGs, one an image; `coco`: one instances JSON."""
-    path: Path
-    """Folder of the PNGs, or the JSON file."""
-    classes: list[str] | None = None
-    """Names of the palette's indices 1, 2, ...; empty means the project's classes in order."""
-
-
 class ProjectConfig(Section):
     """The whole of `project.yaml`."""
 
@@ -217,6 +193,8 @@ class ProjectConfig(Section):
     training: TrainingConfig = TrainingConfig()
     sam: SamConfig = SamConfig()
     compose: ComposeConfig = ComposeConfig()
+    features: dict[FeatureName, FeatureConfig] = {}
+    """Further blocks, by a name of your choice, for `head.features`."""
     head: HeadConfig = HeadConfig()
     inference: InferenceConfig = InferenceConfig()
     outputs: OutputsConfig = OutputsConfig()
@@ -278,6 +256,11 @@ class ProjectConfig(Section):
                     f"{spec.name!r} has no parent, but level is 'parents'; expected a parent for "
                     "every class, or level: classes",
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_are_known(self) -> "ProjectConfig":
+        check_blocks(self.features, self.head.features)
         return self
 
     @property

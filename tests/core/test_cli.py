@@ -11,6 +11,7 @@ COMMANDS = [
     "collect",
     "embed",
     "compose",
+    "describe",
     "fit",
     "annotate",
     "evaluate",

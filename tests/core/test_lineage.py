@@ -47,7 +47,7 @@ def document(root, step):
 
 def test_every_step_says_what_it_was_made_of(finished_project):
     root = finished_project.parent
-    for step in STEPS:
+    for step in set(STEPS) - {"describe"}:  # for which there is nothing to do
         said = document(root, step)
         assert said["step"] == step
         assert said["code"]["versions"]["usam"]

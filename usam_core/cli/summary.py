@@ -39,6 +39,13 @@ def _compose(s: dict[str, Any]) -> str:
     )
 
 
+def _describe(s: dict[str, Any]) -> str:
+    if not s["blocks"]:
+        return "no further features asked for"
+    text = f"{s['described']} images described by {', '.join(s['blocks'])}, {s['reused']} reused"
+    return f"{text}, {len(s['left_out'])} could not be read" if s["left_out"] else text
+
+
 def _fit(s: dict[str, Any]) -> str:
     features = " + ".join(s["features"])
     scenes = f" and {s['scenes']} scenes" if s["scenes"] else ""
@@ -70,6 +77,7 @@ _SENTENCES = {
     "collect": _collect,
     "embed": _embed,
     "compose": _compose,
+    "describe": _describe,
     "fit": _fit,
     "annotate": _annotate,
     "evaluate": _evaluate,

@@ -14,8 +14,8 @@ import torch
 
 from usam_core.config_training import SyntheticConfig
 from usam_core.errors import InputError
+from usam_core.hub import weights_digest
 from usam_core.sam.load import choose_device
-from usam_core.sources.model_files import weights_digest
 
 _OFFLOAD_BELOW = 6e9  # bytes free; Stable Diffusion v1 in float16 with its activations needs 5 GB
 _SLICE_BELOW = 10e9

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from usam_core.config_training import SyntheticConfig
-from usam_core.digest import remembered_digest, value_digest
-from usam_core.errors import InputError, TransientError, UsamError
+from usam_core.errors import InputError, UsamError
+from usam_core.hub import explained
 
 KNOWN_GB = {"CompVis/stable-diffusion-v1-4": 5.5}
 """Sizes of downloads; the hub would tell others, but may be out of reach."""
@@ -36,36 +36,14 @@ def model_folder(config: SyntheticConfig, root: Path) -> Path:
 
 
 def _explained(config: SyntheticConfig, error: BaseException) -> UsamError:
-    """Return what a failed download means; diffusers hides the hub's answer as a cause."""
-    from huggingface_hub import errors
-
-    causes: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    given = f"training.synthetic.model: got {config.model!r}"
-    if any(isinstance(cause, errors.GatedRepoError) for cause in causes):
-        return InputError(
-            f"{given}, whose owner asks for an agreement first; accept it on the hub and log in "
-            "with `hf auth login`"
-        )
-    unknown = (
-        errors.RepositoryNotFoundError,
-        errors.RevisionNotFoundError,
-        errors.HFValidationError,
-    )
-    if any(isinstance(cause, unknown) for cause in causes):
-        return InputError(
-            f"{given}, revision {config.revision or 'main'!r}, which is neither a folder nor on "
-            "the hub; expected a diffusers pipeline, such as CompVis/stable-diffusion-v1-4"
-        )
     size = KNOWN_GB.get(config.model)
-    return TransientError(
-        f"{given}, which is no folder beside the project file, and the hub cannot be reached; to "
-        f"be downloaded: {f'about {size} GB' if size else 'some GB'}. Offline: fetch it where "
-        f"there is internet (`hf download {config.model} --local-dir FOLDER`), copy the "
-        "folder here and name it as training.synthetic.model"
+    return explained(
+        error,
+        setting="training.synthetic.model",
+        model=config.model,
+        revision=config.revision,
+        expected="a diffusers pipeline, such as CompVis/stable-diffusion-v1-4",
+        size=f"about {size} GB" if size else "some GB",
     )
 
 
@@ -84,14 +62,3 @@ def local_folder(config: SyntheticConfig, root: Path) -> Path | None:
             "a diffusers pipeline, as its save_pretrained or `hf download` writes"
         )
     return folder
-
-
-def commit_of(folder: Path) -> str | None:
-    """Return the hub's commit of a cached model, or None for a folder of the user's."""
-    return folder.name if folder.parent.name == "snapshots" else None
-
-
-def weights_digest(folder: Path) -> str:
-    """Return a digest of all weights and settings of a pipeline."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".txt"))
-    return value_digest({p.relative_to(folder).as_posix(): remembered_digest(p) for p in files})

@@ -16,11 +16,12 @@ from usam_core.atomic import whole_file, write_json
 from usam_core.config import ClassSpec
 from usam_core.config_training import SyntheticConfig
 from usam_core.digest import file_digest, value_digest
+from usam_core.hub import commit_of, weights_digest
 from usam_core.progress import Bar, Progress
 from usam_core.rng import derive_seed
 from usam_core.sources.base import Collected, Rejected, TrainingPicture, class_folder
 from usam_core.sources.diffusion import Drawn, Order, Painter, open_painter
-from usam_core.sources.model_files import commit_of, local_folder, model_folder, weights_digest
+from usam_core.sources.model_files import local_folder, model_folder
 
 SYNTHETIC_REVISION = 1
 """Raised when the same settings make other pictures than before."""

@@ -138,6 +138,14 @@ def read_scenes(project: Project, split: str) -> pd.DataFrame:
     )
 
 
+def scene_files(project: Project) -> dict[str, str]:
+    """Map the digest of every scene of both splits to its path; empty while there are none."""
+    folder = step_folder(project, "compose")
+    if read_record(folder) is None:
+        return {}
+    return _files(folder, pd.read_parquet(folder / SCENES))
+
+
 def held_out_pictures(project: Project) -> set[str]:
     """Return the digests of the training pictures that the head must not see.
 

@@ -20,7 +20,7 @@ from usam_core.stages.labelled import labelled_images, listed_once
 from usam_core.stages.record import StepResult, intact_record
 from usam_core.store.arrivals import Arrivals
 from usam_core.store.layout import folder_name
-from usam_core.store.store import EmbeddingStore, ShardRecord
+from usam_core.store.store import DamagedShard, EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile
 
 CALCULATIONS = (
@@ -94,7 +94,7 @@ def plan(project: Project, progress: Progress = SILENT) -> EmbedPlan:
     """Compare the images with the store and say what is missing."""
     store = open_store(project, create=True)
     wanted = wanted_files(project, progress)
-    for damaged in store.verify(deep=False):
+    for damaged in _damaged(store):
         _log.warning("%s: %s; its images are embedded again", damaged.shard, damaged.reason)
         store.drop_shard(damaged.shard)
     planned = store.plan(wanted, project.config.outputs.shard_size)
@@ -202,10 +202,15 @@ def intact(project: Project, key: str) -> StepResult | None:
     except UserError:
         return None
     store.index(refresh=True)
-    if store.plan(wanted_files(project)) or store.verify(deep=False):
+    if store.plan(wanted_files(project)) or _damaged(store):
         return None
     summary = {**record.summary, "embedded": 0, "reused": record.summary["images"]}
     return replace(record, summary=summary)
+
+
+def _damaged(store: EmbeddingStore) -> list[DamagedShard]:
+    # Blocks that were added to a shard are for `describe` to make again.
+    return [found for found in store.verify(deep=False) if not found.block]
 
 
 def _store_to_write(project: Project) -> EmbeddingStore:

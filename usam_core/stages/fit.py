@@ -14,6 +14,7 @@ from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.sources.base import manifest_path
 from usam_core.stages import embed, lessons
+from usam_core.stages.blocks import block_inputs, head_blocks
 from usam_core.stages.collect import training_provenance
 from usam_core.stages.folders import step_folder
 from usam_core.stages.record import StepResult, digests
@@ -38,6 +39,7 @@ def inputs(project: Project) -> dict[str, Any]:
         **lessons.sources(project),
         "provenance": training_provenance(project),
         "encoder": embed.spec(project),
+        **block_inputs(project),
         "head": settings,
         "seed": project.config.seed,
     }
@@ -52,6 +54,8 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     """
     config = project.config
     store = embed.open_store(project)
+    blocks = head_blocks(project)
+    store.use_blocks(blocks)
     taught = lessons.lessons(project, store)
     classes = config.label_names
     if len(classes) == 1:
@@ -82,6 +86,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         "seed": config.seed,
         "store": store.fingerprint,
         "encoder": store.spec,
+        "blocks": blocks,
         "training_pictures": taught.pictures,
         "training_scenes": taught.scenes,
         "training_digest": value_digest(sorted(taught.shas)),

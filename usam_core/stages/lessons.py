@@ -12,6 +12,7 @@ from usam_core.errors import InputError
 from usam_core.maskloss import UNKNOWN
 from usam_core.outputs.voc_png import read_label_png
 from usam_core.project import Project
+from usam_core.stages.blocks import with_blocks
 from usam_core.stages.collect import read_manifest
 from usam_core.stages.compose import TRAIN, held_out_pictures, read_scenes
 from usam_core.store.store import EmbeddingStore
@@ -63,8 +64,11 @@ def lessons(project: Project, store: EmbeddingStore) -> Lessons:
     config = project.config
     names = [*config.label_names, *(spec.name for spec in config.negatives)]
     index = store.index(refresh=True)
-    usable = set(index.loc[index["status"] == "ok", "sha256"])
     manifest = _taught(project)
+    scenes = read_scenes(project, TRAIN) if _uses_scenes(project) else None
+    wanted = {*manifest["sha256"], *([] if scenes is None else scenes["sha256"])}
+    usable = wanted.intersection(index.loc[index["status"] == "ok", "sha256"])
+    usable = with_blocks(project, store, usable)
     manifest = manifest[manifest["sha256"].isin(usable)]
     label_of = {**config.label_of, **{spec.name: spec.name for spec in config.negatives}}
     table = pd.crosstab(manifest["sha256"], manifest["class"].map(label_of)) > 0
@@ -78,9 +82,8 @@ def lessons(project: Project, store: EmbeddingStore) -> Lessons:
     counts = {str(name): int(table[name].sum()) for name in names}
     shas = [str(sha256) for sha256 in table.index]
     labels = table.to_numpy(np.float32)
-    if not _uses_scenes(project):
+    if scenes is None:
         return Lessons(shas, labels, None, counts, 0)
-    scenes = read_scenes(project, TRAIN)
     scenes = scenes[scenes["sha256"].isin(usable)].reset_index(drop=True)
     shown = [{label_of[name] for name in row} for row in scenes["labels"]]
     more = np.array([[name in labels_of for name in names] for labels_of in shown], np.float32)

@@ -1,0 +1,106 @@
+"""An encoder's files and weights: a folder of the user's, or a model of the hub."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from usam_core.config_features import FeatureConfig
+from usam_core.errors import InputError
+from usam_core.features.families import SETTING, Kind, read_kind
+from usam_core.hub import commit_of, explained, weights_digest
+
+_SMALL_FILES = ["*.json", "*.txt", "*.model"]  # settings and tokenizers
+_WEIGHTS = ["*.safetensors"]
+_NEVER_LOADED = ("mask_token",)  # pretraining's; some checkpoints leave it out
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model on this disk.
+
+    Attributes:
+        folder: where its files lie.
+        weights: what identifies them: the digest of a folder, or the hub's name and commit.
+        kind: what its settings say.
+    """
+
+    folder: Path
+    weights: str
+    kind: Kind
+
+
+def find_model(config: FeatureConfig, root: Path, *, with_weights: bool = True) -> ModelFiles:
+    """Return a model's files, downloading from the hub what is not cached.
+
+    Args:
+        config: which model; a folder counts from `root`.
+        root: folder of the project file.
+        with_weights: whether weights of the hub are wanted too, or the settings alone.
+
+    Raises:
+        InputError: there is no such model, or it is of no known family.
+        TransientError: the hub cannot be reached and the model is not cached.
+    """
+    folder = root / config.model
+    if folder.is_dir():
+        return ModelFiles(folder, weights_digest(folder), read_kind(folder, config))
+    folder = _download(config, _SMALL_FILES + (_WEIGHTS if with_weights else []))
+    return ModelFiles(folder, f"{config.model}@{commit_of(folder)}", read_kind(folder, config))
+
+
+def _download(config: FeatureConfig, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        # Folders inside a repository hold exports to other formats.
+        found = snapshot_download(
+            config.model,
+            revision=config.revision,
+            allow_patterns=patterns,
+            ignore_patterns=["*/*"],
+        )
+    except (OSError, ValueError) as error:
+        raise explained(
+            error,
+            setting=SETTING,
+            model=config.model,
+            revision=config.revision,
+            expected="a transformers model, such as facebook/dinov2-base",
+            size="0.1 GB (small) to 5 GB (giant)",
+        ) from error
+    return Path(found)
+
+
+def load_model(files: ModelFiles) -> Any:
+    """Load all of a model on the CPU, float32, in evaluation mode.
+
+    Raises:
+        InputError: the weights are missing, damaged, or of another model.
+    """
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model, report = AutoModel.from_pretrained(
+            files.folder,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # damaged files raise anything
+        raise InputError(
+            f"{files.folder}: cannot be loaded as a {files.kind.model_type} model ({error}); "
+            "expected complete safetensors weights of it. Download them again"
+        ) from error
+    # What the files lack, transformers draws at random, with a warning at most.
+    missing = sorted(k for k in report["missing_keys"] if not k.endswith(_NEVER_LOADED))
+    if missing:
+        raise InputError(
+            f"{files.folder}: the weights lack {len(missing)} tensors of a "
+            f"{files.kind.model_type} model, such as {missing[0]!r}; expected the safetensors that "
+            "belong to this config.json. Download the folder again"
+        )
+    return model.to(torch.float32).eval()
