@@ -8,14 +8,22 @@ from flows.parameters import AnnotateDatasetSettings
 from tasks.collect import collect_all
 from tasks.gate import pass_gate
 from tasks.lineage import report_lineage
-from tasks.report import report_collected, report_metrics, report_quarantine, report_run
+from tasks.report import (
+    report_collected,
+    report_left_out,
+    report_metrics,
+    report_quarantine,
+    report_run,
+)
 from tasks.steps import cached_step, embed_all
 from usam_core.stages import STEPS, StepResult, listed_once
 
 
 @flow(name="annotate-dataset", flow_run_name="annotate-dataset {settings.project_name}")
 def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]]:
-    """Collect, embed, fit, annotate and, where there is truth, evaluate.
+    """Collect, embed, compose, describe, fit, annotate and evaluate.
+
+    Describe runs where there are `features`, evaluate where there is truth.
 
     Args:
         settings: the project, and where to start.
@@ -38,6 +46,11 @@ def _run(settings: AnnotateDatasetSettings) -> list[StepResult]:
     if "embed" in wanted:
         results.append(embed_all(file, level, refresh))
         report_quarantine(results[-1])
+    if "compose" in wanted:
+        results.append(cached_step("compose", file, level, refresh))
+    if "describe" in wanted and project.config.features:
+        results.append(cached_step("describe", file, level, refresh))
+        report_left_out(results[-1])
     if "fit" in wanted:
         results.append(cached_step("fit", file, level, refresh))
     if "annotate" in wanted:

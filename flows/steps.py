@@ -4,12 +4,20 @@ from typing import Any
 
 from prefect import flow
 
-from flows.parameters import CollectSettings, EmbedSettings, OneStepSettings, ReportSettings
+from flows.parameters import (
+    CollectSettings,
+    ComposeSettings,
+    DescribeSettings,
+    EmbedSettings,
+    OneStepSettings,
+    ReportSettings,
+)
 from tasks.collect import collect_all
 from tasks.lineage import report_lineage
 from tasks.report import (
     last_results,
     report_collected,
+    report_left_out,
     report_metrics,
     report_overlays,
     report_quarantine,
@@ -34,6 +42,23 @@ def embed(settings: EmbedSettings) -> dict[str, Any]:
     """Run SAM over the images that the store does not have yet."""
     result = embed_all(settings.project_file, None, settings.refresh)
     report_quarantine(result)
+    report_lineage(settings.load(), [result])
+    return result.to_json()
+
+
+@flow(name="compose", flow_run_name="compose {settings.project_name}")
+def compose(settings: ComposeSettings) -> dict[str, Any]:
+    """Put cut-out objects together to scenes with known truth, and embed them."""
+    result = cached_step("compose", settings.project_file, None, settings.refresh)
+    report_lineage(settings.load(), [result])
+    return result.to_json()
+
+
+@flow(name="describe", flow_run_name="describe {settings.project_name}")
+def describe(settings: DescribeSettings) -> dict[str, Any]:
+    """Make the features that embedded images lack; SAM is not run."""
+    result = cached_step("describe", settings.project_file, None)
+    report_left_out(result)
     report_lineage(settings.load(), [result])
     return result.to_json()
 
@@ -70,6 +95,8 @@ def report(settings: ReportSettings) -> list[dict[str, Any]]:
             report_collected(result)
         elif result.step == "embed":
             report_quarantine(result)
+        elif result.step == "describe":
+            report_left_out(result)
         elif result.step == "annotate" and settings.pictures:
             report_overlays(result, settings.pictures)
         elif result.step == "evaluate":

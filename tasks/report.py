@@ -74,6 +74,13 @@ def report_quarantine(result: StepResult) -> None:
         create_table_artifact(bad, key="quarantine", description=f"{len(bad)} images left out")
 
 
+def report_left_out(result: StepResult) -> None:
+    """Show the images that could not be described, if there are any."""
+    bad = result.summary["left_out"]
+    if bad:
+        create_table_artifact(bad, key="left-out", description=f"{len(bad)} images left out")
+
+
 def report_overlays(result: StepResult, most: int = _MOST_OVERLAYS) -> None:
     """Show the first labelled images, if the project draws overlays."""
     overlays = _overlays(Path(result.path).parent)[:most]

@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from usam_core.errors import InputError
+from usam_core.maskloss import UNKNOWN
 from usam_core.types import TOKENS_BLOCK
 
 MULTIMASKS = slice(1, 4)
@@ -61,6 +62,29 @@ def assemble(
     return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
 
+class Bags(Protocol):
+    """What training reads of bags."""
+
+    labels: np.ndarray
+    """float32 (n, c), multi-hot."""
+    widths: list[int]
+    """Length of each feature block's vectors; they stand side by side in a row."""
+
+    def __len__(self) -> int:
+        """Return n, the number of bags."""
+        ...
+
+    def batches(
+        self, rng: np.random.Generator, batch_size: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield features, labels and mask targets of a shuffled epoch."""
+        ...
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of each column."""
+        ...
+
+
 class BagSource:
     """The bags of the training pictures: features (d, f) and a multi-hot label each.
 
@@ -74,6 +98,10 @@ class BagSource:
         features: names of the feature blocks, `tokens` among them or not.
         mask_choice: which mask of a prompt gives its region features; see `choose_masks`.
         cache_mb: memory for bags, megabytes.
+        targets: int64 (n, d), what each mask shows where that is known; see
+            `usam_core.maskloss`. None: nothing is known.
+        weights: float64 (n,), how often each bag shall come, sum 1. None: all the same, each once
+            an epoch.
 
     Raises:
         InputError: a feature block is not in the store, or there is no picture.
@@ -87,6 +115,8 @@ class BagSource:
         features: Sequence[str],
         mask_choice: str = "best_iou",
         cache_mb: int = 1024,
+        targets: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         known = store.block_names()
         unknown = [block for block in features if block not in known]
@@ -98,13 +128,16 @@ class BagSource:
         self._shas = list(shas)
         self._place = {sha256: number for number, sha256 in enumerate(self._shas)}
         self.labels = np.asarray(labels, np.float32)
-        self._features = list(features)
+        self.features = list(features)
         self._choice = mask_choice
         self._columns = ["predicted_iou", *map(block_column, features)]
         if mask_choice == "largest":
             self._columns.append("packed_masks")
-        first = next(self._read(self._shas[:1]))[1]
+        first, self.widths = self._first()
         self.prompts, self.width = first.shape
+        shape = (len(self._shas), self.prompts)
+        self._targets = np.full(shape, UNKNOWN, np.int64) if targets is None else targets
+        self._weights = weights
         room = int(cache_mb * 1e6) // first.nbytes
         self._cached = self._fill(self._shas[:room])
 
@@ -114,19 +147,22 @@ class BagSource:
 
     def batches(
         self, rng: np.random.Generator, batch_size: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (features float32 (n', d, f), labels float32 (n', c)) of a shuffled epoch."""
-        order = rng.permutation(len(self))
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield features float32 (n', d, f), labels float32 (n', c) and targets int64 (n', d) of
+        a shuffled epoch."""
+        if self._weights is None:
+            order = rng.permutation(len(self))
+        else:
+            order = rng.choice(len(self), len(self), p=self._weights)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            yield self._bags(rows), self.labels[rows]
+            yield self._bags(rows), self.labels[rows], self._targets[rows]
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of each column over all masks, float32 (f,)."""
         total, square, count = np.zeros(self.width), np.zeros(self.width), 0
-        for start in range(0, len(self), 32):
-            rows = self._bags(np.arange(start, min(start + 32, len(self))))
-            rows = rows.reshape(-1, self.width).astype(np.float64)
+        for bags, _ in self.in_order():
+            rows = bags.reshape(-1, self.width).astype(np.float64)
             total += rows.sum(0)
             square += np.square(rows).sum(0)
             count += len(rows)
@@ -135,6 +171,25 @@ class BagSource:
         # A constant column says nothing: leave it at 0 instead of dividing by 0.
         deviation[deviation < 1e-6] = 1
         return mean.astype(np.float32), deviation.astype(np.float32)
+
+    def blocks(self) -> "list[BlockOfBags]":
+        """Return the bags of each feature block alone."""
+        ends = np.cumsum(self.widths).tolist()
+        starts = [0, *ends[:-1]]
+        return [BlockOfBags(self, slice(*span)) for span in zip(starts, ends, strict=True)]
+
+    def _first(self) -> tuple[np.ndarray, list[int]]:
+        """Return the first bag, and the length of each block's vectors."""
+        ((_, columns),) = self._store.read_rows(self._shas[:1], self._columns)
+        chosen = choose_masks(columns, self._choice)
+        widths = [columns[block_column(block)].shape[-1] for block in self.features]
+        return assemble(columns, self.features, chosen), widths
+
+    def in_order(self, batch_size: int = 32) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield features and labels of every bag once, in order."""
+        for start in range(0, len(self), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(self)))
+            yield self._bags(rows), self.labels[rows]
 
     def _bags(self, rows: np.ndarray) -> np.ndarray:
         bags = np.empty((len(rows), self.prompts, self.width), np.float32)
@@ -156,4 +211,35 @@ class BagSource:
     def _read(self, shas: list[str]) -> Iterator[tuple[str, np.ndarray]]:
         for sha256, columns in self._store.read_rows(shas, self._columns):
             chosen = choose_masks(columns, self._choice)
-            yield sha256, assemble(columns, self._features, chosen)
+            yield sha256, assemble(columns, self.features, chosen)
+
+
+class BlockOfBags:
+    """One feature block of bags.
+
+    Args:
+        bags: the bags.
+        columns: where the block stands in a row.
+    """
+
+    def __init__(self, bags: BagSource, columns: slice) -> None:
+        self.labels = bags.labels
+        self.widths = [columns.stop - columns.start]
+        self._bags = bags
+        self._columns = columns
+
+    def __len__(self) -> int:
+        """Return n, the number of bags."""
+        return len(self._bags)
+
+    def batches(
+        self, rng: np.random.Generator, batch_size: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """See `BagSource.batches`."""
+        for rows, labels, targets in self._bags.batches(rng, batch_size):
+            yield np.ascontiguousarray(rows[..., self._columns]), labels, targets
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """See `BagSource.moments`."""
+        mean, deviation = self._bags.moments()
+        return mean[self._columns], deviation[self._columns]

@@ -1,10 +1,15 @@
 """What `project.yaml` may say of region features: which encoders describe SAM's masks."""
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from usam_core.config_base import Float, Int, Section
+from usam_core.config_base import Float, Int, PlacedError, Section
+
+STORED = ("tokens", "encoder")
+"""Blocks that SAM itself gives."""
+FeatureName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=40)]
 
 
 class FeatureConfig(Section):
@@ -31,3 +36,24 @@ class FeatureConfig(Section):
     """Pictures or crops at a time; empty picks by device. Does not change the result."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the encoder; `auto` takes bfloat16 on a GPU and float32 on a CPU."""
+
+
+def check_blocks(named: Iterable[str], wanted: Sequence[str]) -> None:
+    """Check the names of the project's feature blocks, and those that its head reads.
+
+    Raises:
+        PlacedError: a name is taken, is not known, or is given twice.
+    """
+    for name in named:
+        if name in STORED:
+            raise PlacedError(
+                ("features", name), f"got {name!r}, which SAM itself gives; expected another name"
+            )
+    known = [*STORED, *named]
+    for place, name in enumerate(wanted):
+        if name not in known or name in wanted[:place]:
+            raise PlacedError(
+                ("head", "features", place),
+                f"got {name!r}; expected some of {known}, each once; others need a section of "
+                "that name under `features`",
+            )

@@ -17,6 +17,8 @@ class Head(nn.Module):
         classes: c, the number of classes; background is not one of them.
         hidden: widths of the three hidden layers.
         dropout: probability on the third hidden layer.
+        equal: widths of the feature blocks that are brought to one length, after the inputs were
+            standardised; empty leaves the row as it is.
     """
 
     mean: Tensor
@@ -28,9 +30,11 @@ class Head(nn.Module):
         classes: int,
         hidden: Sequence[int] = (512, 256, 128),
         dropout: float = 0.9,
+        equal: Sequence[int] = (),
     ) -> None:
         super().__init__()
         first, second, third = hidden
+        self.equal = tuple(equal)
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("deviation", torch.ones(features))
         self.layers = nn.Sequential(
@@ -44,6 +48,69 @@ class Head(nn.Module):
             nn.Linear(third, classes),
         )
 
+    @property
+    def width(self) -> int:
+        """Return f, the length of an input row."""
+        return len(self.mean)
+
     def forward(self, rows: Tensor) -> Tensor:
         """Return logits, float32 (..., c), of feature rows, float32 (..., f)."""
-        return self.layers((rows - self.mean) / self.deviation)
+        rows = (rows - self.mean) / self.deviation
+        return self.layers(equal_lengths(rows, self.equal) if self.equal else rows)
+
+
+class LateHead(nn.Module):
+    """One head a feature block; their logits are averaged.
+
+    The mean of logits and the mean of log-probabilities differ by a number that all classes of a
+    mask share, and so give the same probabilities.
+
+    Args:
+        heads: a head for each block, in the order of the blocks.
+    """
+
+    def __init__(self, heads: Sequence[Head]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+
+    @property
+    def width(self) -> int:
+        """Return f, the length of an input row: of all blocks together."""
+        return sum(head.width for head in self.heads)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return logits, float32 (..., c), of feature rows, float32 (..., f)."""
+        blocks = rows.split([head.width for head in self.heads], dim=-1)
+        logits = [head(block) for head, block in zip(self.heads, blocks, strict=True)]
+        return torch.stack(logits).mean(dim=0)
+
+
+def make_head(
+    widths: Sequence[int], classes: int, hidden: Sequence[int], dropout: float, fusion: str
+) -> Head | LateHead:
+    """Return an untrained head for feature blocks of these widths.
+
+    Args:
+        widths: length of each block's vectors, in the order in which they stand in a row.
+        classes: c.
+        hidden: widths of the hidden layers.
+        dropout: probability on the third hidden layer.
+        fusion: as `head.fusion` of the project file; one block needs none.
+    """
+    if fusion == "late" and len(widths) > 1:
+        return LateHead([Head(width, classes, hidden, dropout) for width in widths])
+    equal = widths if fusion == "concat_equal" and len(widths) > 1 else ()
+    return Head(sum(widths), classes, hidden, dropout, equal)
+
+
+def equal_lengths(rows: Tensor, widths: Sequence[int]) -> Tensor:
+    """Return rows whose blocks all have one length, so that no block drowns another.
+
+    The whole row keeps the length of one whose columns have deviation 1.
+
+    >>> equal_lengths(torch.tensor([[3.0, 4.0, 0.5]]), (2, 1)).round(decimals=2)
+    tensor([[0.7300, 0.9800, 1.2200]])
+    """
+    length = (rows.shape[-1] / len(widths)) ** 0.5
+    blocks = rows.split(list(widths), dim=-1)
+    return torch.cat([length * nn.functional.normalize(block, dim=-1) for block in blocks], dim=-1)

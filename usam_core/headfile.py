@@ -7,9 +7,13 @@ from typing import Any
 from safetensors.torch import load_file, save
 
 from usam_core.atomic import whole_file, write_json
+from usam_core.bank import add_bank
 from usam_core.digest import file_digest
 from usam_core.errors import StoreError
-from usam_core.head import Head
+from usam_core.head import Head, LateHead, make_head
+
+FORMAT = 2
+"""Raised when heads change so that older code cannot read them; 1 had no `format`, one block."""
 
 
 def card_path(path: Path) -> Path:
@@ -17,28 +21,30 @@ def card_path(path: Path) -> Path:
     return path.with_suffix(".card.json")
 
 
-def save_head(path: Path, head: Head, card: dict[str, Any]) -> list[Path]:
+def save_head(path: Path, head: Head | LateHead, card: dict[str, Any]) -> list[Path]:
     """Write weights and card; return both files.
 
     Args:
         path: the `.safetensors` file.
         head: the head.
-        card: JSON-like; holds at least `classes` and `settings` (of `HeadConfig`). The digest of
-            the weights and the input width are added.
+        card: JSON-like; holds at least `classes` and `settings` (of `HeadConfig`), and
+            `block_widths` where there are several blocks. The format, the digest of the weights
+            and the input width are added.
     """
     with whole_file(path) as temporary:
         # Written by ourselves: what a full disk says is then an OSError like everywhere.
         temporary.write_bytes(save({k: v.contiguous() for k, v in head.state_dict().items()}))
-    full = {**card, "features_width": len(head.mean), "weights_sha256": file_digest(path)}
-    write_json(card_path(path), full)
+    full = {"block_widths": [head.width], **card, "format": FORMAT, "features_width": head.width}
+    write_json(card_path(path), {**full, "weights_sha256": file_digest(path)})
     return [path, card_path(path)]
 
 
-def load_head(path: Path) -> tuple[Head, dict[str, Any]]:
+def load_head(path: Path) -> tuple[Head | LateHead, dict[str, Any]]:
     """Read a head in evaluation mode, and its card.
 
     Raises:
-        StoreError: weights or card are missing, damaged, or do not belong together.
+        StoreError: weights or card are missing, damaged, of a newer usam, or do not belong
+            together.
     """
     try:
         card = json.loads(card_path(path).read_text(encoding="utf-8"))
@@ -50,11 +56,22 @@ def load_head(path: Path) -> tuple[Head, dict[str, Any]]:
             f"{path}: expected weights with SHA-256 {card.get('weights_sha256')} as in its card, "
             f"got {digest}; fit again"
         )
+    if card.get("format", 1) not in range(1, FORMAT + 1):
+        raise StoreError(
+            f"{card_path(path)}: got a head of format {card['format']!r}; expected at most "
+            f"{FORMAT}. Fit again, or use the usam that made it"
+        )
     try:
         settings = card["settings"]
-        head = Head(
-            card["features_width"], len(card["classes"]), settings["hidden"], settings["dropout"]
+        labels = len(card["classes"]) + len(card.get("negatives", []))
+        head = make_head(
+            card.get("block_widths", [card["features_width"]]),
+            labels + settings.get("background", False),
+            settings["hidden"],
+            settings["dropout"],
+            settings.get("fusion", "concat"),
         )
+        head = add_bank(head, head.width, labels, settings)
         head.load_state_dict(load_file(path))
     except (KeyError, TypeError, RuntimeError) as error:
         raise StoreError(

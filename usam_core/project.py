@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -202,11 +202,14 @@ def _wish(problem: dict[str, Any]) -> str:
 def _section(place: Location) -> type[BaseModel] | None:
     """Return the model whose keys stand at a place."""
     model: Any = ProjectConfig
+    named = False
     for part in place:
-        if isinstance(part, int):
+        if isinstance(part, int) or named:
+            named = False  # a name of the user's choice, of sections that are alike
             continue
         field = model.model_fields.get(part) if model else None
         model = next((m for m in _models(field.annotation)), None) if field else None
+        named = field is not None and get_origin(field.annotation) is dict
     return model
 
 

@@ -1,11 +1,14 @@
 """What a project file promises and the disk does not hold, found before any work."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from usam_core.project import Project
+
+_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 Mistake = tuple[tuple[str | int, ...], str]
 """The keys that lead to it, and what came and what was expected."""
@@ -23,6 +26,13 @@ def mistakes_on_disk(project: "Project") -> Iterator[Mistake]:
     if config.evaluation is not None:
         kind = "folder" if config.evaluation.format == "voc" else "file"
         yield from _path(("evaluation", "path"), config.evaluation.path, project.truth_path, kind)
+    for name, feature in config.features.items():
+        if not (project.root / feature.model).is_dir() and not _HUB_ID.fullmatch(feature.model):
+            yield (
+                ("features", name, "model"),
+                f"got {feature.model!r}; expected a folder that exists (relative paths count from "
+                "the project file), or a model of the hub such as facebook/dinov2-base",
+            )
     for key, path in (("path", project.out), ("store", project.store_root)):
         if path.exists() and not path.is_dir():
             yield ("outputs", key), f"{path} is a file; expected a folder, or nothing yet"
@@ -73,7 +83,7 @@ def _web_source(project: "Project") -> Iterator[Mistake]:
         yield from _path((*place, "urls"), web.urls, project.root / web.urls, "file")
     elif "urls" in web.engines:
         yield (*place, "urls"), "missing; the engine 'urls' needs a CSV file: class,url"
-    names = {spec.name for spec in project.config.classes}
+    names = {spec.name for spec in project.config.collected}
     unknown = sorted(set(web.sites) - names)
     if unknown:
         yield (

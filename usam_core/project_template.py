@@ -20,7 +20,9 @@ from usam_core.config import (
     ProjectConfig,
     SamConfig,
 )
+from usam_core.config_compose import ComposeConfig
 from usam_core.config_compute import ComputeConfig
+from usam_core.config_features import FeatureConfig
 from usam_core.config_training import FilterConfig, SyntheticConfig, TrainingConfig, WebConfig
 from usam_core.errors import InputError
 
@@ -124,6 +126,7 @@ def _lines(
             yield from _defaults(model, {}, indent="  #   ", mark="")
     for key, model, given in (
         ("sam", SamConfig, {"model": sam}),
+        ("compose", ComposeConfig, {}),
         ("head", HeadConfig, {}),
         ("inference", InferenceConfig, {}),
         ("outputs", OutputsConfig, {}),
@@ -133,6 +136,10 @@ def _lines(
         yield ""
         yield f"{key}:"
         yield from _defaults(model, given)
+    yield ""
+    yield "# Further feature blocks for head.features, by encoders from transformers; one is shown."
+    yield "# features:\n#   dinov2:\n#     model: facebook/dinov2-base"
+    yield from _defaults(FeatureConfig, {}, leave_out=("model",), indent="#     ", mark="")
     yield ""
     yield "# Truth to measure against, if there is any."
     yield "# evaluation:\n#   format: voc        # palette PNGs; or coco\n#   path: truth"

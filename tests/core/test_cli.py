@@ -10,6 +10,8 @@ COMMANDS = [
     "init",
     "collect",
     "embed",
+    "compose",
+    "describe",
     "fit",
     "annotate",
     "evaluate",

@@ -93,7 +93,21 @@ def test_a_good_file_is_read_and_its_paths_count_from_it(project_file):
         (GOOD + "name: " + 2000 * "[" + "\n", "not valid YAML"),
         (GOOD + "head: {learning_rate: .inf}\n", "6: head.learning_rate: got inf"),
         (GOOD + "head: {hidden: [0, 1, 1]}\n", r"head.hidden\[0\]: got 0; expected greater"),
-        (GOOD + "head: {features: [bogus]}\n", r"features\[0\]: got 'bogus'; expected 'tokens'"),
+        (GOOD + "head: {features: [bogus]}\n", r"features\[0\]: got 'bogus'; expected some of"),
+        (
+            GOOD + "head: {features: [tokens, tokens]}\n",
+            r"features\[1\]: got 'tokens'; .* each once",
+        ),
+        (
+            GOOD + "features: {encoder: {model: a}}\n",
+            "6: features.encoder: got 'encoder', which SAM",
+        ),
+        (GOOD + "features: {a/b: {model: a}}\n", "6: features.a/b: got 'a/b'; expected text of"),
+        (
+            GOOD + "features: {a: {model: ./gone}}\n",
+            "6: features.a.model: got './gone'; expected a",
+        ),
+        (GOOD + "features: {a: {modle: b}}\n", "features.a.modle: unknown key; .*mean 'model'"),
         (GOOD + "head: {distil: 'off'}\n", "head.distil: got 'off'; expected a valid boolean"),
         (GOOD + "inference: {min_area: 0.9, max_area: 0.1}\n", "6: inference.min_area: got 0.9"),
         (GOOD.replace("path: images", "path: images\n  window: [5, 3]"), "4: images.window: got"),

@@ -220,16 +220,6 @@ def test_writing_a_shard_again_mends_it(store, shard, column):
     assert store.verify() == []
 
 
-def test_adding_a_feature_again_mends_it(store, shard):
-    values = np.ones((3, 2, 4, 5), np.float16)
-    store.add_feature(shard.name, "clip", values)
-    data_file(shard, "features/clip").write_bytes(b"")
-    assert len(store.verify()) == 1
-    store.add_feature(shard.name, "clip", values)
-    assert store.verify() == []
-    np.testing.assert_array_equal(store.read(sha(0)).features["clip"], values[0])
-
-
 def test_dropping_a_shard_gives_its_images_back_to_the_plan(store, shard):
     kept = store.write_shard(records(10))
     store.drop_shard(shard.name)

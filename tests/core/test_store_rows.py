@@ -97,49 +97,6 @@ def test_a_column_that_is_not_there_names_those_that_are(store):
         list(store.read_rows([sha(0)], ["features/clip"]))
 
 
-def test_add_feature(store):
-    shards = store.index()["shard"].unique()
-    rows = dict(store.index().query("status == 'ok'").groupby("shard")["row"].count())
-    for shard in shards:
-        assert store.block_names() == ["tokens", "encoder"]  # until every shard has it
-        values = np.arange(rows[shard] * 8, dtype=np.float16).reshape(-1, 2, 4, 1)
-        store.add_feature(shard, "clip", values)
-    assert store.block_names() == ["tokens", "clip", "encoder"]
-    found = store.read(sha(4)).features["clip"]  # row 3 of its shard
-    np.testing.assert_array_equal(found, np.arange(24, 32).reshape(2, 4, 1))
-    assert store.verify() == []
-
-
-def test_a_feature_that_is_there_stays(store):
-    shard = store.index()["shard"].iloc[-1]
-    store.add_feature(shard, "clip", np.ones((3, 2, 4, 1), np.float16))
-    store.add_feature(shard, "clip", np.zeros((3, 2, 4, 1), np.float16))
-    assert store.read(sha(20)).features["clip"].all()
-
-
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        ("clip", np.zeros((2, 2, 4, 1), np.float16)),
-        ("clip", np.zeros((3, 2, 4, 1), np.float32)),
-        ("clip", np.zeros((3, 2, 4), np.float16)),
-        ("../clip", np.zeros((3, 2, 4, 1), np.float16)),
-        ("tokens", np.zeros((3, 2, 4, 1), np.float16)),
-    ],
-)
-def test_a_feature_that_does_not_fit(store, name, values):
-    shard = store.index()["shard"].iloc[-1]
-    with pytest.raises(ValueError, match="expected"):
-        store.add_feature(shard, name, values)
-    assert store.block_names() == ["tokens", "encoder"]
-
-
-def test_a_feature_for_no_shard(store):
-    with pytest.raises(StoreError, match="shard 0123 is damaged"):
-        store.add_feature("0123", "clip", np.zeros((3, 2, 4, 1), np.float16))
-    assert not (store.path / "shards" / "0123").exists()
-
-
 @pytest.fixture
 def index_reads(monkeypatch) -> list[str]:
     """Return the ids of the shards whose index file was read, as they are."""

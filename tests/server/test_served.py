@@ -12,7 +12,17 @@ from usam_core.sources.scenes import TRAINING_LOOK, scene
 
 pytestmark = pytest.mark.server
 
-NAMES = {"annotate-dataset", "collect", "embed", "fit", "annotate", "evaluate", "report"}
+NAMES = {
+    "annotate-dataset",
+    "collect",
+    "embed",
+    "compose",
+    "describe",
+    "fit",
+    "annotate",
+    "evaluate",
+    "report",
+}
 
 
 def written(folder: Path) -> dict[str, int]:

@@ -181,5 +181,6 @@ _DESCRIBE = {
     "source": lambda entry: f"{entry['name']}, its settings and what it draws on",
     "pictures": _pictures,
     "store": lambda entry: entry["path"],
+    "blocks": lambda entry: ", ".join(f"{k} ({v})" for k, v in entry["ids"].items()),
     "checkpoint": _checkpoint,
 }

@@ -1,4 +1,4 @@
-"""Step 4, annotate: label every image from its stored masks; COCO, palette PNGs, overlays."""
+"""Step 5, annotate: label every image from its stored masks; COCO, palette PNGs, overlays."""
 
 import json
 import shutil
@@ -24,6 +24,7 @@ from usam_core.palette import class_colours
 from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.stages import embed
+from usam_core.stages.blocks import block_inputs, head_blocks, with_blocks
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labelled import labelled_images
 from usam_core.stages.labelling import Part, label_part, part_holds
@@ -79,12 +80,13 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     images = _images(project, store)
     labelling = value_digest(_labelling(project))
     names = _png_names(images["path"])
+    blocks = head_blocks(project)
     pieces, done = [], []
     for shard, group in images.groupby("shard", sort=True):
         rows = sorted(zip(group["path"], group["sha256"], strict=True))
         done.append(folder / PARTS / f"{value_digest([labelling, shard, rows])[:24]}.json")
         pngs = [f"{MASKS}/{names[path]}" for path, _ in rows]
-        part = Part(done[-1], shard, rows, pngs)
+        part = Part(done[-1], shard, rows, pngs, blocks)
         name = f"labelling {len(rows)} images from {rows[0][0]} on"
         pieces.append(Piece(name, len(rows), (project, store.path, head_file, part)))
     config = project.config
@@ -166,6 +168,7 @@ def _labelling(project: Project) -> dict[str, Any]:
         "head": file_digest(head_path(project)),
         "inference": project.config.inference.model_dump(mode="json"),
         "encoder": embed.spec(project),
+        **block_inputs(project),
     }
 
 
@@ -181,7 +184,8 @@ def _images(project: Project, store: EmbeddingStore) -> pd.DataFrame:
             f"{int(missing.sum())} images are not embedded yet, such as "
             f"{merged.loc[missing, 'path'].iloc[0]}; run `usam embed {project.file}` first"
         )
-    return merged[merged["status"] == "ok"].sort_values("path", ignore_index=True)
+    usable = with_blocks(project, store, merged.loc[merged["status"] == "ok", "sha256"])
+    return merged[merged["sha256"].isin(usable)].sort_values("path", ignore_index=True)
 
 
 def _png_names(paths: pd.Series) -> dict[str, str]:

@@ -252,9 +252,15 @@ def intact(project: Project, key: str) -> StepResult | None:
 
 
 def _damaged(store: EmbeddingStore) -> list[DamagedShard]:
-    """Return the damaged shards; within `listed_once` a whole store is looked through once."""
-    whole = once("whole", str(store.path), lambda: not store.verify(deep=False))
-    return [] if whole else store.verify(deep=False)
+    """Return the damaged shards; within `listed_once` a whole store is looked through once.
+
+    Blocks that were added to a shard are for `describe` to make again.
+    """
+
+    def damaged() -> list[DamagedShard]:
+        return [found for found in store.verify(deep=False) if not found.block]
+
+    return [] if once("whole", str(store.path), lambda: not damaged()) else damaged()
 
 
 def _store_to_write(project: Project) -> EmbeddingStore:

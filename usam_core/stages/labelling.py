@@ -17,7 +17,7 @@ from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.stages.folders import step_folder
 from usam_core.store.store import EmbeddingStore
-from usam_core.types import MaskSet
+from usam_core.types import TOKENS_BLOCK, MaskSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,14 @@ class Part:
         shard: the shard's id.
         rows: path as it is listed, and content digest, of each image.
         pngs: the label PNG of each, below the step's folder.
+        blocks: ids of feature blocks that were added to the store, by the head's names for them.
     """
 
     file: Path
     shard: str
     rows: list[tuple[str, str]]
     pngs: list[str]
+    blocks: dict[str, str]
 
 
 def label_part(
@@ -46,13 +48,15 @@ def label_part(
         return 0
     head, card = _head(head_file, file_digest(head_file))
     store = EmbeddingStore.open(store_path)
+    store.use_blocks(part.blocks)
+    blocks = [name for name in card["settings"]["features"] if name != TOKENS_BLOCK]
     # An image may be there twice under two names.
     wanted: dict[str, list[tuple[str, str]]] = {}
     for (path, sha256), png in zip(part.rows, part.pngs, strict=True):
         wanted.setdefault(sha256, []).append((path, png))
     entries = []
     with progress.bar("Labelling", len(part.rows)) as bar:
-        for sha256, mask_set in store.read_shard(part.shard, wanted):
+        for sha256, mask_set in store.read_shard(part.shard, wanted, blocks):
             for path, png in wanted[sha256]:
                 entry = _label(project, head, card, mask_set, folder / png)
                 entries.append({"file_name": path, "sha256": sha256, "png": png, **entry})

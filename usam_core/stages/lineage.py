@@ -17,22 +17,28 @@ from usam_core.lineage.environment import checkout, versions
 from usam_core.project import Project
 from usam_core.sources.base import manifest_path
 from usam_core.stages import annotate, collect, embed
+from usam_core.stages.blocks import block_specs, head_blocks
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labelled import labelled_images
 from usam_core.stages.record import StepResult, made_digest, read_record
+from usam_core.store.blocks import block_id
 
 PARENTS: dict[str, tuple[str, ...]] = {
     "collect": (),
     "embed": ("collect",),
-    "fit": ("collect", "embed"),
-    "annotate": ("fit", "embed"),
+    "compose": ("collect", "embed"),
+    "describe": ("collect", "embed", "compose"),
+    "fit": ("collect", "embed", "compose", "describe"),
+    "annotate": ("fit", "embed", "describe"),
     "evaluate": ("annotate",),
 }
 
 _SETTINGS: dict[str, tuple[str, ...]] = {
-    "collect": ("classes", "training", "images"),
+    "collect": ("classes", "negatives", "training", "images"),
     "embed": ("sam", "images"),
-    "fit": ("classes", "level", "head"),
+    "compose": ("classes", "negatives", "compose", "images"),
+    "describe": ("features", "sam", "images"),
+    "fit": ("classes", "negatives", "level", "head"),
     "annotate": ("classes", "level", "inference", "outputs", "images"),
     "evaluate": ("classes", "level", "evaluation"),
 }
@@ -48,7 +54,7 @@ def origins(step: str, project: Project) -> dict[str, Any]:
         "seed": project.config.seed,
         "inputs": inputs,
         "weights": weights,
-        "parents": [_parent(project, parent) for parent in PARENTS[step]],
+        "parents": [_parent(project, parent) for parent in _parents(step, project)],
     }
 
 
@@ -103,8 +109,24 @@ def _embed(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
     return read, {"checkpoint": _checkpoint(project)}
 
 
-def _fit(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
+def _compose(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
     read = {"pictures": _pictures(project), "store": _store(project)}
+    return read, {"checkpoint": _checkpoint(project)}
+
+
+def _describe(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
+    blocks = {name: block_id(spec) for name, spec in block_specs(project).items()}
+    read = {
+        "images": _images(project),
+        "pictures": _pictures(project),
+        "store": _store(project),
+        "blocks": {"ids": blocks, "specs": block_specs(project)},
+    }
+    return read, {"checkpoint": _checkpoint(project)}
+
+
+def _fit(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
+    read = {"pictures": _pictures(project), "store": _store(project), **_blocks(project)}
     return read, {"checkpoint": _checkpoint(project)}
 
 
@@ -118,7 +140,8 @@ def _annotate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
             "card_sha256": file_digest(card_path(head)),
         },
     }
-    return {"images": _images(project), "store": _store(project)}, weights
+    read = {"images": _images(project), "store": _store(project), **_blocks(project)}
+    return read, weights
 
 
 def _evaluate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -144,6 +167,8 @@ def _truth(project: Project) -> dict[str, Any] | None:
 _READS = {
     "collect": _collect,
     "embed": _embed,
+    "compose": _compose,
+    "describe": _describe,
     "fit": _fit,
     "annotate": _annotate,
     "evaluate": _evaluate,
@@ -181,6 +206,17 @@ def _pictures_in(project: Project, provenance: dict[str, Any]) -> dict[str, Any]
 def _store(project: Project) -> dict[str, Any]:
     store = embed.store_folder(project)
     return {"path": portable(store, project.root), "spec": embed.spec(project)}
+
+
+def _blocks(project: Project) -> dict[str, Any]:
+    blocks = head_blocks(project)
+    return {"blocks": {"ids": blocks}} if blocks else {}
+
+
+def _parents(step: str, project: Project) -> list[str]:
+    """Return the steps that a step is made from; `describe` only where the head needs it."""
+    unneeded = set() if head_blocks(project) else {"describe"}
+    return [parent for parent in PARENTS[step] if parent not in unneeded]
 
 
 def _checkpoint(project: Project) -> dict[str, Any]:

@@ -28,10 +28,15 @@ class Damaged(Exception):
     """A file of a shard is missing or not as it was written; the message says which and how."""
 
 
-def write_array(folder: Path, values: np.ndarray) -> None:
+def write_array(folder: Path, values: np.ndarray, attributes: dict[str, Any] | None = None) -> None:
     """Write `values` (n, ...) as a new array into `folder`, one chunk an image, then its seal.
 
     Not atomic: `folder` must lie in a folder that is renamed when everything is in it.
+
+    Args:
+        folder: where to.
+        values: the values.
+        attributes: JSON-like; sealed with the array's metadata.
     """
     array = zarr.create_array(
         LocalStore(folder),
@@ -41,6 +46,7 @@ def write_array(folder: Path, values: np.ndarray) -> None:
         shards=values.shape,
         compressors=[ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()],
         fill_value=0,
+        attributes=attributes,
         # A chunk that is not there could not be told from one of zeros.
         config={"write_empty_chunks": True},
     )

@@ -9,6 +9,7 @@ import hashlib
 import io
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,6 +89,15 @@ class StoreIndex:
             places = map(Place, *columns, rows.tolist())
             self._places = dict(zip(frame["sha256"].tolist(), places, strict=True))
         return self._places.get(sha256)
+
+    def embedded(self, shas: Iterable[str]) -> dict[str, dict[int, str]]:
+        """Return which of the images are embedded, as of the last refresh: by shard and row."""
+        found: dict[str, dict[int, str]] = {}
+        for sha256 in shas:
+            place = self.place(sha256)
+            if place is not None and place.row >= 0:
+                found.setdefault(place.shard, {})[place.row] = sha256
+        return found
 
     def names(self) -> list[str]:
         """Return the ids of the shards whose index was read."""

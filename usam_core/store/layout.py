@@ -4,7 +4,8 @@
         shards/<shard id>/                      a group, written once, never changed
             index.parquet                       one row an image, in the order of writing
             tokens, packed_masks, ...           arrays, one row an embedded image
-            features/<block>                    arrays, one vector a mask; may be added later
+            features/<block>                    arrays, one vector a mask; those that were added
+                                                later are named by the digest of their spec
         .index-cache                            all indexes in one; may be deleted at any time
         .checked.json                           shards that were found whole; the same
 

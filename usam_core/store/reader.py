@@ -9,7 +9,8 @@ import numpy as np
 
 from usam_core.errors import StoreError
 from usam_core.store.arrays import Damaged, SealedArray, open_array
-from usam_core.store.layout import CHECKED_FILE, COLUMNS, column_of
+from usam_core.store.blocks import lacking_rows
+from usam_core.store.layout import CHECKED_FILE, COLUMNS, FEATURES, column_of
 from usam_core.store.shard import blocks_of, read_index
 from usam_core.types import TOKENS_BLOCK, MaskSet
 
@@ -26,15 +27,24 @@ class ShardReader:
 
     Args:
         shards: the folder of all shards.
+
+    Attributes:
+        names: ids of added blocks, by the names that they are asked for.
     """
 
     def __init__(self, shards: Path) -> None:
+        self.names: dict[str, str] = {}
         self._shards = shards
         self._open: OrderedDict[tuple[str, str], SealedArray] = OrderedDict()
 
     def forget(self) -> None:
         """Forget open arrays: shards may have been dropped or written again."""
         self._open.clear()
+
+    def blocks_of(self, shard: str) -> list[str]:
+        """Return the names of a shard's blocks: those given, ids for the others."""
+        given = {block: name for name, block in self.names.items()}
+        return sorted(given.get(block, block) for block in blocks_of(self._shards / shard))
 
     def rows(
         self, shard: str, wanted: Mapping[int, str], columns: Sequence[str], rows: int
@@ -48,22 +58,36 @@ class ShardReader:
             rows: how many rows the shard's index has.
 
         Raises:
-            StoreError: the shard does not have a column, or is damaged.
+            StoreError: the shard does not have a column, a block does not have an image, or the
+                shard is damaged.
         """
         arrays = {name: self.array(shard, name, rows) for name in columns}
+        for name, array in arrays.items():
+            lacking = lacking_rows(array).intersection(wanted)
+            if lacking:
+                raise StoreError(
+                    f"{self._folder(shard, name)}: {len(lacking)} images are not in this feature "
+                    f"block, such as {wanted[min(lacking)]}; run `usam describe` first"
+                )
         largest = max((one.row_bytes for one in arrays.values()), default=1)
         at_once = min(max(1, _RUN_BYTES // largest), _RUN_ROWS)
         for start, stop in _runs(sorted(wanted), at_once):
-            try:
-                values = {name: one.values(start, stop) for name, one in arrays.items()}
-            except Damaged as error:
-                raise damage(self._shards / shard, error) from error
+            values = {}
+            for name, one in arrays.items():
+                try:
+                    values[name] = one.values(start, stop)
+                except Damaged as error:
+                    raise self._damage(shard, name, error) from error
             for row in range(start, stop):
                 # Copies, so that who keeps one image does not keep the whole run.
                 yield wanted[row], {name: run[row - start].copy() for name, run in values.items()}
 
     def mask_sets(
-        self, shard: str, fingerprint: str, shas: Iterable[str]
+        self,
+        shard: str,
+        fingerprint: str,
+        shas: Iterable[str],
+        blocks: Sequence[str] | None = None,
     ) -> Iterator[tuple[str, MaskSet]]:
         """See `EmbeddingStore.read_shard`."""
         folder = self._shards / shard
@@ -77,7 +101,8 @@ class ShardReader:
             if sha256 not in images:
                 raise StoreError(f"{folder}: image {sha256} is not in it; run `usam embed` first")
             wanted[images[sha256]["row"]] = sha256
-        blocks = blocks_of(folder)
+        if blocks is None:
+            blocks = self.blocks_of(shard)
         columns = [*COLUMNS, *map(column_of, blocks)]
         for sha256, values in self.rows(shard, wanted, columns, len(images)):
             size_hw = (images[sha256]["height"], images[sha256]["width"])
@@ -94,20 +119,36 @@ class ShardReader:
             self._open.move_to_end(key)
             return self._open[key]
         folder = self._shards / shard
-        known = [*COLUMNS, *(column_of(name) for name in blocks_of(folder))]
+        blocks = self.blocks_of(shard)
+        known = [*COLUMNS, *map(column_of, blocks)]
         if column not in known and folder.is_dir():
-            blocks = [TOKENS_BLOCK, *blocks_of(folder)]
             raise StoreError(
                 f"{folder}: no column {column!r}; expected one of {known}. If a feature block is "
-                f"meant, the store has {blocks}: change head.features, or embed with that block"
+                f"meant, the store has {[TOKENS_BLOCK, *blocks]}: change head.features, or make "
+                "the block with `usam describe`"
             )
         try:
-            self._open[key] = open_array(folder / column, rows)
+            self._open[key] = open_array(self._folder(shard, column), rows)
         except Damaged as error:
-            raise damage(folder, error) from error
+            raise self._damage(shard, column, error) from error
         if len(self._open) > _KEPT_OPEN:
             self._open.popitem(last=False)
         return self._open[key]
+
+    def _damage(self, shard: str, column: str, error: Damaged) -> StoreError:
+        folder = self._folder(shard, column)
+        if folder.name in self.names.values():
+            return StoreError(
+                f"feature block {folder.name} is damaged: {error}. Delete the folder {folder} and "
+                "run `usam describe` again: it alone is made anew"
+            )
+        return damage(self._shards / shard, error)
+
+    def _folder(self, shard: str, column: str) -> Path:
+        name = column.removeprefix(f"{FEATURES}/")
+        if name != column:
+            column = column_of(self.names.get(name, name))
+        return self._shards / shard / column
 
 
 def mask_set(

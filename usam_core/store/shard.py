@@ -122,7 +122,7 @@ def read_index(folder: Path, fingerprint: str) -> pa.Table:
 
 
 def check_shard(folder: Path, fingerprint: str, *, deep: bool) -> None:
-    """Check that a shard is as it was written.
+    """Check that a shard is as it was written; blocks that were added later are not looked at.
 
     Args:
         folder: the shard's folder.
@@ -135,9 +135,20 @@ def check_shard(folder: Path, fingerprint: str, *, deep: bool) -> None:
     attributes = _attributes(folder, fingerprint)
     _read_index(folder, attributes)
     _group(folder / FEATURES)
-    blocks = {*blocks_of(folder), *attributes["blocks"]}
-    for name in (*attributes["columns"], *(column_of(name) for name in sorted(blocks))):
+    for name in (*attributes["columns"], *map(column_of, attributes["blocks"])):
         check_array(folder / name, deep=deep)
+
+
+def check_added_blocks(folder: Path, fingerprint: str, *, deep: bool) -> dict[str, str]:
+    """Check the blocks that were added to a whole shard; return what is wrong, by block."""
+    own = _attributes(folder, fingerprint)["blocks"]
+    found = {}
+    for name in sorted({*blocks_of(folder)} - {*own}):
+        try:
+            check_array(folder / column_of(name), deep=deep)
+        except Damaged as error:
+            found[name] = str(error)
+    return found
 
 
 def blocks_of(folder: Path) -> list[str]:

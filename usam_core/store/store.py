@@ -5,8 +5,7 @@ same time; killed at any moment, a writer loses the shard in flight and leaves n
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,14 @@ from usam_core.errors import StoreError
 from usam_core.images import PATH_CODES
 from usam_core.progress import SILENT, Progress
 from usam_core.stamps import CheckedFolders
-from usam_core.store.arrays import Damaged, check_array, write_array
+from usam_core.store.blocks import add_block, lacking_images
 from usam_core.store.commit import commit, remove_folder, sweep
 from usam_core.store.index import Place, StoreIndex
 from usam_core.store.layout import (
     CHECKED_FILE,
     COLUMNS,
-    FEATURES,
     GROUP_FILE,
     SHARDS,
-    check_block_name,
     column_of,
     fingerprint,
     folder_name,
@@ -35,20 +32,13 @@ from usam_core.store.layout import (
     write_group,
 )
 from usam_core.store.reader import ShardReader, mask_set
-from usam_core.store.shard import OK, ShardRecord, blocks_of, check_shard, fill_shard, shard_id
+from usam_core.store.shard import OK, ShardRecord, check_shard, fill_shard, shard_id
+from usam_core.store.verify import DamagedShard, damaged_shards
 from usam_core.types import TOKENS_BLOCK, MaskSet
 
 __all__ = ["DamagedShard", "EmbeddingStore", "ShardRecord", "column_of", "fingerprint"]
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class DamagedShard:
-    """A shard that is not as it was written; `reason` names the file."""
-
-    shard: str
-    reason: str
 
 
 class EmbeddingStore:
@@ -175,31 +165,39 @@ class EmbeddingStore:
         self._reader.forget()
         return shard
 
-    def add_feature(self, shard: str, name: str, values: np.ndarray) -> None:
-        """Add a feature block to a shard, whole or not at all; one that is there already stays.
+    def use_blocks(self, names: Mapping[str, str]) -> None:
+        """Let added blocks be asked for by name, from here on; ids by name."""
+        self._reader.names = dict(names)
+        self._reader.forget()
+
+    def lacking(
+        self, blocks: Iterable[str], shas: Iterable[str]
+    ) -> dict[str, dict[str, list[str]]]:
+        """Return which embedded images lack which blocks: by shard, then by the block's id."""
+        self._refresh()
+        wanted = self._index.embedded(shas)
+        rows = {shard: self._index.rows(shard) for shard in wanted}
+        return lacking_images(self._shards, list(blocks), wanted, rows)
+
+    def add_block(self, shard: str, spec: dict[str, Any], made: Mapping[str, np.ndarray]) -> None:
+        """Add images to a feature block of a shard, all or none; those that it has stay.
 
         Args:
             shard: the shard's id.
-            name: the block's name.
-            values: float16 (n, d, m, f), n in the order of the index's `row`.
+            spec: what the block's numbers depend on, beside the store's own; see `block_id`.
+            made: float16 (d, m, f) by image digest.
 
         Raises:
-            ValueError: the name, dtype or shape does not fit.
-            StoreError: there is no such shard, or it cannot be written.
+            ValueError: a dtype or shape does not fit.
+            StoreError: the shard does not have an image, or cannot be written.
         """
         self._refresh()
-        expected = self._reader.array(shard, "predicted_iou", self._index.rows(shard)).array.shape
-        if values.dtype != np.float16 or values.ndim != 4 or values.shape[:3] != expected:
-            raise ValueError(
-                f"feature block {name!r}: expected float16 {(*expected, 'f')}, "
-                f"got {values.dtype} {values.shape}"
-            )
-        folder = self._shards / shard / FEATURES / check_block_name(name)
-        commit(
-            folder,
-            lambda target: write_array(target, values),
-            lambda: check_array(folder, deep=True),
-        )
+        if any(self._find(sha256).shard != shard for sha256 in made):
+            raise StoreError(f"{self._shards / shard}: the images lie in other shards; run again")
+        shape = self._reader.array(shard, "predicted_iou", self._index.rows(shard)).array.shape
+        rows = {self._find(sha256).row: values for sha256, values in made.items()}
+        add_block(self._shards / shard, spec, shape, rows)
+        self._reader.forget()
 
     def read(self, sha256: str) -> MaskSet:
         """Return everything stored about one image.
@@ -208,7 +206,7 @@ class EmbeddingStore:
             StoreError: it is not stored, was quarantined, or its shard is damaged.
         """
         place = self._find(sha256)
-        blocks = blocks_of(self._shards / place.shard)
+        blocks = self._reader.blocks_of(place.shard)
         columns = [*COLUMNS, *map(column_of, blocks)]
         ((_, values),) = self._reader.rows(place.shard, {place.row: sha256}, columns, place.rows)
         return mask_set(values, blocks, (place.height, place.width))
@@ -240,29 +238,36 @@ class EmbeddingStore:
             for shard, wanted in shards.items()
         )
 
-    def read_shard(self, shard: str, shas: Iterable[str]) -> Iterator[tuple[str, MaskSet]]:
-        """Yield everything stored about some images of one shard, by row.
+    def read_shard(
+        self, shard: str, shas: Iterable[str], blocks: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, MaskSet]]:
+        """Yield what is stored about some images of one shard, by row.
 
         Only this shard's index is read: who goes shard by shard needs no memory for all.
 
+        Args:
+            shard: the shard's id.
+            shas: images, all of them embedded in it.
+            blocks: the feature blocks to read; None reads all.
+
         Raises:
-            StoreError: the shard is damaged, or one of the images is not embedded in it.
+            StoreError: the shard is damaged, or does not have one of the images or blocks.
         """
-        return self._reader.mask_sets(shard, self.fingerprint, shas)
+        return self._reader.mask_sets(shard, self.fingerprint, shas, blocks)
 
     def block_names(self) -> list[str]:
-        """Return the feature blocks that every embedded image has, `tokens` first."""
+        """Return the blocks that every shard has, and those of `use_blocks`, `tokens` first."""
         frame = self._index.frame()
         shards = frame.loc[frame["status"] == OK, "shard"].unique()
         if not len(shards):
             return []
-        common = set.intersection(*(set(blocks_of(self._shards / shard)) for shard in shards))
-        return [TOKENS_BLOCK, *sorted(common)]
+        common = set.intersection(*(set(self._reader.blocks_of(shard)) for shard in shards))
+        return [TOKENS_BLOCK, *sorted(common.union(self._reader.names))]
 
     def verify(
         self, *, deep: bool = True, fresh: bool = False, progress: Progress = SILENT
     ) -> list[DamagedShard]:
-        """Return the shards that are not as they were written.
+        """Return the shards, and blocks added to whole ones, that are not as they were written.
 
         Args:
             deep: read all bytes; off reads them only of shards whose files are not as they were
@@ -272,24 +277,11 @@ class EmbeddingStore:
             progress: told of each shard.
         """
         self._refresh()
-        shards = sorted({*self._index.names(), *self._index.damaged})
-        damaged = []
+        shards = {*self._index.names(), *self._index.damaged}
         checked = CheckedFolders(self.path / CHECKED_FILE, self.fingerprint)
-        with progress.bar("Checking the store", len(shards)) as bar:
-            for shard in shards:
-                bar.advance()
-                folder = self._shards / shard
-                if not deep and checked.holds(folder):
-                    continue
-                try:
-                    new = fresh and not checked.knows(folder)
-                    check_shard(folder, self.fingerprint, deep=deep or not new)
-                except Damaged as error:
-                    damaged.append(DamagedShard(shard, str(error)))
-                else:
-                    checked.add(folder)
-        checked.save(shards)
-        return damaged
+        return damaged_shards(
+            self._shards, shards, self.fingerprint, checked, progress, deep=deep, fresh=fresh
+        )
 
     def drop_shard(self, shard: str) -> None:
         """Remove a shard, so that `plan` gives its images again; one that is gone is no error."""

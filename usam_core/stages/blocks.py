@@ -1,0 +1,77 @@
+"""The feature blocks of a project: what identifies each, and which images have them."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from usam_core.errors import MissingStepError
+from usam_core.features.base import RegionEncoder
+from usam_core.features.encoder import encoder_spec, open_encoder
+from usam_core.project import Project
+from usam_core.stages.folders import step_folder
+from usam_core.stages.record import read_record
+from usam_core.store.blocks import block_id
+from usam_core.store.store import EmbeddingStore
+
+_log = logging.getLogger(__name__)
+
+
+def block_specs(project: Project) -> dict[str, dict[str, Any]]:
+    """Return what identifies each block of `features:`, by name; no weights are loaded."""
+    features = project.config.features
+    return {name: encoder_spec(config, project.root) for name, config in features.items()}
+
+
+def block_encoder(project: Project, name: str) -> RegionEncoder:
+    """Return the encoder of a block of `features:`; a process loads each once."""
+    config = project.config
+    return open_encoder(config.features[name], config.sam.device, project.root)
+
+
+def head_blocks(project: Project) -> dict[str, str]:
+    """Return the ids of the blocks of `features:` that the head reads, by name."""
+    config = project.config
+    return {
+        name: block_id(encoder_spec(config.features[name], project.root))
+        for name in config.head.features
+        if name in config.features
+    }
+
+
+def block_inputs(project: Project) -> dict[str, Any]:
+    """Return what a step that reads the head's blocks depends on; nothing if there are none."""
+    blocks = head_blocks(project)
+    return {"blocks": blocks, "left_out": sorted(_left_out(project))} if blocks else {}
+
+
+def with_blocks(project: Project, store: EmbeddingStore, shas: Iterable[str]) -> set[str]:
+    """Return those of the embedded images that have the blocks that the head reads.
+
+    Images that `describe` had to leave out are left out here too.
+
+    Raises:
+        MissingStepError: `describe` has not looked at some of them.
+    """
+    shas = set(shas)
+    blocks = head_blocks(project)
+    lacking = _all_lacking(store, blocks.values(), shas) if blocks else set()
+    unknown = lacking - _left_out(project)
+    if unknown:
+        raise MissingStepError(
+            f"{len(unknown)} of {len(shas)} images lack the features {sorted(blocks)}; run "
+            f"`usam describe {project.file}` first"
+        )
+    if lacking:
+        _log.warning("%d images are left out: `usam describe` could not read them", len(lacking))
+    return shas - lacking
+
+
+def _all_lacking(store: EmbeddingStore, blocks: Iterable[str], shas: Iterable[str]) -> set[str]:
+    found = store.lacking(blocks, shas)
+    parts: list[Sequence[str]] = [part for by_block in found.values() for part in by_block.values()]
+    return {sha256 for part in parts for sha256 in part}
+
+
+def _left_out(project: Project) -> set[str]:
+    record = read_record(step_folder(project, "describe"))
+    return {one["sha256"] for one in record.summary["left_out"]} if record else set()
