@@ -95,7 +95,7 @@ def reached(file: Path) -> str:
     out = file.parent / "out"
     done = [
         step
-        for step in ("collect", "embed", "fit", "annotate")
+        for step in ("collect", "embed", "compose", "fit", "annotate")
         if (out / step / "record.json").exists()
     ]
     return done[-1] if done else "nothing"

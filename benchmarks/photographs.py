@@ -120,7 +120,7 @@ def measure(args: argparse.Namespace, name: str, row: dict, seed: int, targets: 
     for target in targets:
         start = time.monotonic()
         this = project(args, target, row, seed)
-        for step in ("collect", "embed"):
+        for step in ("collect", "embed", "compose"):
             run_step(step, this)
         if target != targets[0]:
             # The head is the same for every target: what one has fitted serves the next.

@@ -21,7 +21,7 @@ from usam_core.stages import STEPS, StepResult
 
 @flow(name="annotate-dataset", flow_run_name="annotate-dataset {settings.project_name}")
 def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]]:
-    """Collect, embed, describe, fit, annotate and evaluate.
+    """Collect, embed, compose, describe, fit, annotate and evaluate.
 
     Describe runs where there are `features`, evaluate where there is truth.
 
@@ -41,6 +41,8 @@ def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]]:
     if "embed" in wanted:
         results.append(embed_all(file, level))
         report_quarantine(results[-1])
+    if "compose" in wanted:
+        results.append(cached_step("compose", file, level, refresh))
     if "describe" in wanted and project.config.features:
         results.append(cached_step("describe", file, level, refresh))
         report_left_out(results[-1])

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from usam_core.errors import ConfigError, InputError
 from usam_core.project import Project, load_project
 
-Step = Literal["collect", "embed", "describe", "fit", "annotate", "evaluate"]
+Step = Literal["collect", "embed", "compose", "describe", "fit", "annotate", "evaluate"]
 Level = Literal["classes", "parents"]
 LevelChoice = Literal["file", "classes", "parents"]
 
@@ -114,7 +114,7 @@ class CollectSettings(ProjectSettings):
 
     @model_validator(mode="after")
     def _classes_exist(self) -> "CollectSettings":
-        names = [spec.name for spec in self.load().config.classes]
+        names = [spec.name for spec in self.load().config.collected]
         unknown = [name for name in self.only if name not in names]
         if unknown:
             raise ConfigError(
@@ -126,6 +126,14 @@ class CollectSettings(ProjectSettings):
 
 class EmbedSettings(ProjectSettings):
     """Which project; images that the store has are never embedded again."""
+
+
+class ComposeSettings(ProjectSettings):
+    """Which project, and whether to compose its scenes again."""
+
+    refresh: bool = Field(
+        False, title="Refresh", description="Do it again even if nothing has changed."
+    )
 
 
 class DescribeSettings(ProjectSettings):

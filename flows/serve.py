@@ -26,10 +26,10 @@ from prefect.runner import Runner
 from prefect.states import Crashed
 
 from flows.annotate import annotate_dataset
-from flows.steps import annotate, collect, describe, embed, evaluate, fit, report
+from flows.steps import annotate, collect, compose, describe, embed, evaluate, fit, report
 from usam_core.atomic import write_json
 
-FLOWS = (annotate_dataset, collect, embed, describe, fit, annotate, evaluate, report)
+FLOWS = (annotate_dataset, collect, embed, compose, describe, fit, annotate, evaluate, report)
 
 MOST_RUNS_AT_ONCE = 2
 """A long step and something short beside it; models are big, and one machine has one memory."""

@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows.parameters import (
     CollectSettings,
+    ComposeSettings,
     DescribeSettings,
     EmbedSettings,
     ReportSettings,
@@ -39,6 +40,12 @@ def embed(settings: EmbedSettings) -> dict[str, Any]:
     result = embed_all(settings.project_file, None)
     report_quarantine(result)
     return result.to_json()
+
+
+@flow(name="compose", flow_run_name="compose {settings.project_name}")
+def compose(settings: ComposeSettings) -> dict[str, Any]:
+    """Put cut-out objects together to scenes with known truth, and embed them."""
+    return cached_step("compose", settings.project_file, None, settings.refresh).to_json()
 
 
 @flow(name="describe", flow_run_name="describe {settings.project_name}")

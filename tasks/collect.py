@@ -34,7 +34,7 @@ def collect_all(
     """
     project = open_project(project_file, level)
     if refresh or stages.intact("collect", project) is None:
-        for spec in project.config.classes:
+        for spec in project.config.collected:
             wanted = not only or spec.name in only
             collect_class(project_file, level, spec.name, refresh and wanted)
     return cached_step("collect", project_file, level, refresh)

@@ -66,6 +66,7 @@ def write_tiny_project(folder: Path) -> Path:
         "images": {"path": "images"},
         "training": {"source": "render", "render": {"per_class": 3, "size": 96}},
         "sam": {"points_per_side": 4},
+        "compose": {"scenes": 2, "held_out_scenes": 0, "size": 96},
         "head": {"steps": 5, "hidden": [32, 16, 8], "dropout": 0.2},
         "inference": {"threshold": 0.3},
         "outputs": {"shard_size": 4, "overlays": 2},

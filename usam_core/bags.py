@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from usam_core.errors import InputError
+from usam_core.maskloss import UNKNOWN
 from usam_core.types import TOKENS_BLOCK
 
 MULTIMASKS = slice(1, 4)
@@ -75,8 +76,8 @@ class Bags(Protocol):
 
     def batches(
         self, rng: np.random.Generator, batch_size: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield features and labels of a shuffled epoch."""
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield features, labels and mask targets of a shuffled epoch."""
         ...
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
@@ -97,6 +98,10 @@ class BagSource:
         features: names of the feature blocks, `tokens` among them or not.
         mask_choice: which mask of a prompt gives its region features; see `choose_masks`.
         cache_mb: memory for bags, megabytes.
+        targets: int64 (n, d), what each mask shows where that is known; see
+            `usam_core.maskloss`. None: nothing is known.
+        weights: float64 (n,), how often each bag shall come, sum 1. None: all the same, each once
+            an epoch.
 
     Raises:
         InputError: a feature block is not in the store, or there is no picture.
@@ -110,6 +115,8 @@ class BagSource:
         features: Sequence[str],
         mask_choice: str = "best_iou",
         cache_mb: int = 1024,
+        targets: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         known = store.block_names()
         unknown = [block for block in features if block not in known]
@@ -128,6 +135,9 @@ class BagSource:
             self._columns.append("packed_masks")
         first, self.widths = self._first()
         self.prompts, self.width = first.shape
+        shape = (len(self._shas), self.prompts)
+        self._targets = np.full(shape, UNKNOWN, np.int64) if targets is None else targets
+        self._weights = weights
         room = int(cache_mb * 1e6) // first.nbytes
         self._cached = self._fill(self._shas[:room])
 
@@ -137,19 +147,22 @@ class BagSource:
 
     def batches(
         self, rng: np.random.Generator, batch_size: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (features float32 (n', d, f), labels float32 (n', c)) of a shuffled epoch."""
-        order = rng.permutation(len(self))
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield features float32 (n', d, f), labels float32 (n', c) and targets int64 (n', d) of
+        a shuffled epoch."""
+        if self._weights is None:
+            order = rng.permutation(len(self))
+        else:
+            order = rng.choice(len(self), len(self), p=self._weights)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            yield self._bags(rows), self.labels[rows]
+            yield self._bags(rows), self.labels[rows], self._targets[rows]
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of each column over all masks, float32 (f,)."""
         total, square, count = np.zeros(self.width), np.zeros(self.width), 0
-        for start in range(0, len(self), 32):
-            rows = self._bags(np.arange(start, min(start + 32, len(self))))
-            rows = rows.reshape(-1, self.width).astype(np.float64)
+        for bags, _ in self.in_order():
+            rows = bags.reshape(-1, self.width).astype(np.float64)
             total += rows.sum(0)
             square += np.square(rows).sum(0)
             count += len(rows)
@@ -171,6 +184,12 @@ class BagSource:
         chosen = choose_masks(columns, self._choice)
         widths = [columns[block_column(block)].shape[-1] for block in self.features]
         return assemble(columns, self.features, chosen), widths
+
+    def in_order(self, batch_size: int = 32) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield features and labels of every bag once, in order."""
+        for start in range(0, len(self), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(self)))
+            yield self._bags(rows), self.labels[rows]
 
     def _bags(self, rows: np.ndarray) -> np.ndarray:
         bags = np.empty((len(rows), self.prompts, self.width), np.float32)
@@ -215,10 +234,10 @@ class BlockOfBags:
 
     def batches(
         self, rng: np.random.Generator, batch_size: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """See `BagSource.batches`."""
-        for rows, labels in self._bags.batches(rng, batch_size):
-            yield np.ascontiguousarray(rows[..., self._columns]), labels
+        for rows, labels, targets in self._bags.batches(rng, batch_size):
+            yield np.ascontiguousarray(rows[..., self._columns]), labels, targets
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """See `BagSource.moments`."""

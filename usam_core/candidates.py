@@ -87,16 +87,33 @@ def choose(confidence: np.ndarray, mask_set: MaskSet, choice: str) -> np.ndarray
 
 
 def candidates(
-    head: nn.Module, mask_set: MaskSet, features: Sequence[str], config: InferenceConfig
+    head: nn.Module,
+    mask_set: MaskSet,
+    features: Sequence[str],
+    config: InferenceConfig,
+    classes: int | None = None,
 ) -> Candidates:
-    """Return one candidate a prompt, before any threshold."""
+    """Return one candidate a prompt, before any threshold.
+
+    Outputs beyond the classes (negative names, "none of these") share the probability, and a mask
+    that one of them claims is no candidate.
+
+    Args:
+        head: maps float32 (..., f) to logits (..., c), or more outputs than classes.
+        mask_set: the masks.
+        features: the head's feature blocks.
+        config: the inference settings.
+        classes: c; None when the head has no other outputs.
+    """
     logits = torch.from_numpy(class_logits(head, mask_set, features))
     probability = logits.softmax(-1).numpy()
     doubt = entropy(logits).numpy()
-    chosen = choose(probability.max(-1), mask_set, config.mask_choice)
+    chosen = choose(probability[..., :classes].max(-1), mask_set, config.mask_choice)
     prompts = np.arange(len(mask_set))
     probability = probability[prompts, chosen]
-    return Candidates(
+    claimed = probability.argmax(-1) < probability[:, :classes].shape[-1]
+    probability = probability[:, :classes]
+    found = Candidates(
         packed=mask_set.packed_masks[prompts, chosen],
         classes=probability.argmax(-1).astype(np.int64),
         confidence=probability.max(-1).astype(np.float32),
@@ -105,6 +122,7 @@ def candidates(
         stability=mask_set.stability[prompts, chosen],
         prompts=prompts,
     )
+    return found[claimed]
 
 
 def thresholds(config: InferenceConfig, class_names: Sequence[str]) -> np.ndarray:
@@ -160,7 +178,7 @@ def label_image(
         The instances, best first, and the label map, uint8 or uint16 (h, w); see
         `usam_core.paint` for who gets a pixel.
     """
-    found = candidates(head, mask_set, features, config)
+    found = candidates(head, mask_set, features, config, len(class_names))
     kept = found[passes(found, mask_set.size_hw, config, class_names)]
     scores = kept.confidence
     if config.score == "confidence_x_iou":

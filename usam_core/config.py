@@ -11,8 +11,12 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from usam_core.config_base import Bool, Float, Fraction, Int, PlacedError, Section
+from usam_core.config_compose import ComposeConfig
 from usam_core.config_compute import ComputeConfig
 from usam_core.config_features import FeatureConfig, FeatureName, check_blocks
+from usam_core.config_gate import GateConfig
+from usam_core.config_head import HeadOptions
+from usam_core.config_outputs import EvaluationConfig, OutputsConfig
 from usam_core.config_training import TrainingConfig
 
 BACKGROUND = "background"
@@ -93,7 +97,7 @@ class SamConfig(Section):
     """Where SAM runs. Does not change what is stored beyond rounding."""
 
 
-class HeadConfig(Section):
+class HeadConfig(HeadOptions):
     """The learned head (U-SAM, sections 3.5 and 4.2; GranSAM, supplement 2)."""
 
     features: Annotated[list[str], Field(min_length=1)] = ["encoder"]
@@ -173,47 +177,6 @@ class InferenceConfig(Section):
         return self
 
 
-class OutputsConfig(Section):
-    """Where results go and which forms they take."""
-
-    path: Path = Path("out")
-    """Folder of this project's results."""
-    store: Path | None = None
-    """Folder of the embedding store; empty means `store` in `path`. Projects may share one."""
-    shard_size: Annotated[Int, Field(ge=1, le=4096)] = 64
-    """Images a shard of the store: the unit of work; a kill loses at most these."""
-    overlays: Annotated[Int, Field(ge=0)] = 50
-    """How many images get a coloured overlay picture."""
-
-
-class EvaluationConfig(Section):
-    """Truth to measure against, if there is any."""
-
-    format: Literal["voc", "coco"]
-    """`voc`: palette PNGs, one an image; `coco`: one instances JSON."""
-    path: Path
-    """Folder of the PNGs, or the JSON file."""
-    classes: list[str] | None = None
-    """Names of the palette's indices 1, 2, ...; empty means the project's classes in order."""
-
-
-class GateConfig(Section):
-    """When a run fails although every step ended; `null` leaves a check out."""
-
-    max_quarantined: Fraction | None = None
-    """Largest share of images that may be quarantined."""
-    max_share_change: Annotated[Float, Field(gt=1)] | None = None
-    """Largest factor between a class's share of the pixels and its median over the last runs."""
-    max_confidence_drop: Fraction | None = None
-    """Largest drop of the mean score below its median over the last runs."""
-    min_miou: Fraction | None = None
-    """Least mIoU, where there is truth."""
-    max_miou_drop: Fraction | None = None
-    """Largest drop of the mIoU below its median over the last runs."""
-    history: Annotated[Int, Field(ge=1, le=1000)] = 5
-    """How many of the last runs that passed are compared with."""
-
-
 class ProjectConfig(Section):
     """The whole of `project.yaml`."""
 
@@ -221,6 +184,9 @@ class ProjectConfig(Section):
     """Shown in the Prefect UI and in reports."""
     classes: Annotated[list[ClassSpec], Field(min_length=1)]
     """The names to be found."""
+    negatives: list[ClassSpec] = []
+    """Names of what the images also show and nobody wants found, such as "grass" or "street".
+    Pictures of them are collected and teach the head; they are never painted nor listed."""
     level: Literal["classes", "parents"] = "classes"
     """Label with the classes themselves, or with their parents. Changing it needs a new head
     only: nothing is embedded again."""
@@ -229,6 +195,7 @@ class ProjectConfig(Section):
     sam: SamConfig = SamConfig()
     features: dict[FeatureName, FeatureConfig] = {}
     """Further blocks, by a name of your choice, for `head.features`."""
+    compose: ComposeConfig = ComposeConfig()
     head: HeadConfig = HeadConfig()
     inference: InferenceConfig = InferenceConfig()
     outputs: OutputsConfig = OutputsConfig()
@@ -238,7 +205,7 @@ class ProjectConfig(Section):
     seed: Annotated[Int, Field(ge=0, lt=2**31)] = 0
     """Everything random follows from this number."""
 
-    @field_validator("classes", mode="before")
+    @field_validator("classes", "negatives", mode="before")
     @classmethod
     def _names_may_stand_alone(cls, value: object) -> object:
         if not isinstance(value, list):
@@ -246,14 +213,28 @@ class ProjectConfig(Section):
         return [{"name": item} if isinstance(item, str) else item for item in value]
 
     @model_validator(mode="after")
+    def _options_have_what_they_need(self) -> "ProjectConfig":
+        head, wanted = self.head, self.compose.scenes
+        for key in ("composed", "background"):
+            if getattr(head, key) not in ("off", False) and not wanted:
+                raise PlacedError(
+                    ("head", key),
+                    f"got {getattr(head, key)!r} without composed scenes to learn from; expected "
+                    "compose.scenes above 0",
+                )
+        return self
+
+    @model_validator(mode="after")
     def _names_are_unique(self) -> "ProjectConfig":
         owners: dict[str, str] = {}
-        for number, spec in enumerate(self.classes):
+        places = [("classes", n) for n in range(len(self.classes))]
+        places += [("negatives", n) for n in range(len(self.negatives))]
+        for place, spec in zip(places, self.collected, strict=True):
             for word in (spec.name, *spec.synonyms):
                 owner = owners.get(plain(word))
                 if owner is not None:
                     raise PlacedError(
-                        ("classes", number),
+                        place,
                         f"got {word!r}, which names {owner!r} already; expected each name and "
                         "synonym once",
                     )
@@ -282,6 +263,11 @@ class ProjectConfig(Section):
     def _blocks_are_known(self) -> "ProjectConfig":
         check_blocks(self.features, self.head.features)
         return self
+
+    @property
+    def collected(self) -> list[ClassSpec]:
+        """Everything that pictures are collected of: the classes, then the negatives."""
+        return [*self.classes, *self.negatives]
 
     @property
     def label_of(self) -> dict[str, str]:

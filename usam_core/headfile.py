@@ -7,6 +7,7 @@ from typing import Any
 from safetensors.torch import load_file, save
 
 from usam_core.atomic import whole_file, write_json
+from usam_core.bank import add_bank
 from usam_core.digest import file_digest
 from usam_core.errors import StoreError
 from usam_core.head import Head, LateHead, make_head
@@ -62,13 +63,15 @@ def load_head(path: Path) -> tuple[Head | LateHead, dict[str, Any]]:
         )
     try:
         settings = card["settings"]
+        labels = len(card["classes"]) + len(card.get("negatives", []))
         head = make_head(
             card.get("block_widths", [card["features_width"]]),
-            len(card["classes"]),
+            labels + settings.get("background", False),
             settings["hidden"],
             settings["dropout"],
             settings.get("fusion", "concat"),
         )
+        head = add_bank(head, head.width, labels, settings)
         head.load_state_dict(load_file(path))
     except (KeyError, TypeError, RuntimeError) as error:
         raise StoreError(

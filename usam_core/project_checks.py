@@ -83,7 +83,7 @@ def _web_source(project: "Project") -> Iterator[Mistake]:
         yield from _path((*place, "urls"), web.urls, project.root / web.urls, "file")
     elif "urls" in web.engines:
         yield (*place, "urls"), "missing; the engine 'urls' needs a CSV file: class,url"
-    names = {spec.name for spec in project.config.classes}
+    names = {spec.name for spec in project.config.collected}
     unknown = sorted(set(web.sites) - names)
     if unknown:
         yield (

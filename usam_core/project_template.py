@@ -16,12 +16,13 @@ from usam_core.config import (
     HeadConfig,
     ImagesConfig,
     InferenceConfig,
-    OutputsConfig,
     ProjectConfig,
     SamConfig,
 )
+from usam_core.config_compose import ComposeConfig
 from usam_core.config_compute import ComputeConfig
 from usam_core.config_features import FeatureConfig
+from usam_core.config_outputs import OutputsConfig
 from usam_core.config_training import FilterConfig, SyntheticConfig, TrainingConfig, WebConfig
 from usam_core.errors import InputError
 
@@ -125,6 +126,7 @@ def _lines(
             yield from _defaults(model, {}, indent="  #   ", mark="")
     for key, model, given in (
         ("sam", SamConfig, {"model": sam}),
+        ("compose", ComposeConfig, {}),
         ("head", HeadConfig, {}),
         ("inference", InferenceConfig, {}),
         ("outputs", OutputsConfig, {}),

@@ -1,20 +1,25 @@
 """Train the head: the MIL teacher, then the uncertainty-distilled student (U-SAM, section 3.5)."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from usam_core.bags import Bags, BagSource
+from usam_core.bank import add_bank, fill_bank
 from usam_core.config import HeadConfig
 from usam_core.distill import bad_masks, uncertainty_loss
 from usam_core.head import Head, LateHead, make_head
-from usam_core.mil import image_scores, mil_loss
+from usam_core.maskloss import background_loss, class_loss, corrected
+from usam_core.mil import image_scores, mil_loss, top_k
 from usam_core.progress import SILENT, Progress
 from usam_core.rng import derive_seed, generator
+
+_LOSSES = ("mil", "uncertainty", "masks", "background")
+"""Parts of the loss; `lambda_NAME` of the settings is the weight of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +57,9 @@ def train(
     with progress.bar("Training the head", epochs) as bar:
         trained = [_train_pair(part, config, seed, bar) for part in parts]
     if not late:
-        return trained[0]
+        return _with_banks(trained[0], bags, config)
     students = [heads.student for heads in trained if heads.student is not None]
-    return TrainedHeads(
+    heads_of_all = TrainedHeads(
         LateHead([heads.teacher for heads in trained]).eval(),
         LateHead(students).eval() if students else None,
         [
@@ -63,6 +68,7 @@ def train(
             for epoch in heads.history
         ],
     )
+    return _with_banks(heads_of_all, bags, config)
 
 
 def passes(pictures: int, config: HeadConfig) -> int:
@@ -72,6 +78,23 @@ def passes(pictures: int, config: HeadConfig) -> int:
     4
     """
     return math.ceil(config.steps / math.ceil(pictures / config.batch_size))
+
+
+def _with_banks(heads: TrainedHeads, bags: BagSource, config: HeadConfig) -> TrainedHeads:
+    """Give each head its bank of training masks, if the settings want one."""
+    if config.bank == "off":
+        return heads
+    moments = bags.moments()
+    most = top_k(bags.prompts, config.top_k_share)
+
+    def banked(head: nn.Module | None) -> nn.Module | None:
+        if head is None:
+            return None
+        whole = add_bank(head, bags.width, bags.labels.shape[1], config.model_dump()).eval()
+        fill_bank(whole, bags.in_order(), moments, most)
+        return whole
+
+    return replace(heads, teacher=banked(heads.teacher), student=banked(heads.student))
 
 
 def _train_pair(bags: Bags, config: HeadConfig, seed: int, bar: Any) -> TrainedHeads:
@@ -98,7 +121,8 @@ def _train_one(
 ) -> Head:
     torch.manual_seed(derive_seed(seed, "head", role))
     classes = bags.labels.shape[1]
-    head = make_head(bags.widths, classes, config.hidden, config.dropout, config.fusion)
+    outputs = classes + config.background
+    head = make_head(bags.widths, outputs, config.hidden, config.dropout, config.fusion)
     if moments is not None:
         head.mean.copy_(torch.from_numpy(moments[0]))
         head.deviation.copy_(torch.from_numpy(moments[1]))
@@ -106,14 +130,11 @@ def _train_one(
     order = generator(seed, "batches", role)
     for epoch in range(passes(len(bags), config)):
         head.train()
-        sums = dict.fromkeys(("loss", "mil", "uncertainty", "accuracy", "bad_share"), 0.0)
-        for features, labels in bags.batches(order, config.batch_size):
-            parts = _step(
-                head, teacher, torch.from_numpy(features), torch.from_numpy(labels), config
-            )
-            loss = (
-                config.lambda_mil * parts["mil"] + config.lambda_uncertainty * parts["uncertainty"]
-            )
+        sums = dict.fromkeys(("loss", *_LOSSES, "accuracy", "bad_share"), 0.0)
+        for batch in bags.batches(order, config.batch_size):
+            features, labels, targets = map(torch.from_numpy, batch)
+            parts = _step(head, teacher, features, labels, targets, config)
+            loss = sum(getattr(config, f"lambda_{name}") * parts[name] for name in _LOSSES)
             parts["loss"] = loss
             optimiser.zero_grad()
             loss.backward()
@@ -126,14 +147,29 @@ def _train_one(
 
 
 def _step(
-    head: Head, teacher: Head | None, features: Tensor, labels: Tensor, config: HeadConfig
+    head: Head,
+    teacher: Head | None,
+    features: Tensor,
+    labels: Tensor,
+    targets: Tensor,
+    config: HeadConfig,
 ) -> dict[str, Tensor]:
-    logits = head(features)
+    outputs, classes = head(features), labels.shape[1]
+    # The papers' losses are about classes; an output for background has its own.
+    logits = outputs[..., :classes]
     zero = torch.zeros(())
-    parts = {"mil": mil_loss(logits, labels, config.top_k_share), "uncertainty": zero}
+    parts = dict.fromkeys(_LOSSES, zero)
+    parts["mil"] = mil_loss(logits, labels, config.top_k_share)
+    if config.composed == "masks":
+        parts["masks"] = class_loss(logits, targets)
+    if config.background:
+        parts["background"] = background_loss(outputs, targets)
     if teacher is not None:
         with torch.no_grad():
-            bad = bad_masks(teacher(features), labels, config.entropy_threshold)
+            said = teacher(features)[..., :classes]
+            bad = bad_masks(said, labels, config.entropy_threshold)
+            if config.composed == "masks":
+                bad = corrected(bad, targets, classes)
         parts["uncertainty"] = uncertainty_loss(logits, bad, config.uncertainty_reduction)
         parts["bad_share"] = bad.float().mean()
     with torch.no_grad():

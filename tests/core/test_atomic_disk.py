@@ -25,7 +25,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("done", [0, 1, 2, 3])
+@pytest.mark.parametrize("done", [0, 1, 2, 3, 4])
 def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(tiny_project, done):
     words = [sys.executable, "-c", FULL, str(tiny_project), str(done)]
     found = subprocess.run(words, capture_output=True, text=True, timeout=200)

@@ -10,6 +10,7 @@ COMMANDS = [
     "init",
     "collect",
     "embed",
+    "compose",
     "describe",
     "fit",
     "annotate",

@@ -81,12 +81,12 @@ def test_two_workers_write_the_store_and_the_labels_that_one_process_writes(
         if name == "alone":
             monkeypatch.setattr(compute, "_open", [])
         advanced = []
-        for step in ("collect", "embed", "fit", "annotate"):
+        for step in ("collect", "embed", "compose", "fit", "annotate"):
             run_step(step, project, progress=Advance(advanced.append))
         found[name] = files_below(project.out)
         project.out.rename(tmp_path / name)
     shards = [name for name in found["alone"] if name.endswith("index.parquet")]
-    assert len(shards) == 4
+    assert len(shards) == 5
     assert {"annotate/coco.json", "annotate/masks/s0.png"} < found["alone"].keys()
     assert found["dask"].keys() == found["alone"].keys()
     assert [name for name in shards if found["dask"][name] != found["alone"][name]] == []

@@ -16,6 +16,7 @@ from usam_core.errors import ConfigError, InputError, MissingStepError
 from usam_core.project import load_project
 from usam_core.stages import STEPS, intact, plan_embed, run_step, step_folder, step_key
 from usam_core.stages.annotate import entries
+from usam_core.stages.collect import read_manifest
 from usam_core.stages.embed import open_store
 
 
@@ -125,9 +126,9 @@ def test_damaged_outputs_are_noticed_and_made_again(finished_project, tmp_path, 
 
 def test_a_lost_shard_is_embedded_again(finished_project, tmp_path):
     project = load_project(copied(finished_project, tmp_path))
-    shards = sorted((open_store(project).path / "shards").iterdir())
-    lost = next(s for s in shards if s.is_dir())
-    shutil.rmtree(lost)
+    store = open_store(project)
+    picture = read_manifest(project)["sha256"].iloc[0]
+    shutil.rmtree(store.path / "shards" / store.index().set_index("sha256").loc[picture, "shard"])
     assert intact("embed", project) is None
     assert 1 <= run_step("embed", project).summary["embedded"] <= 4
 
@@ -169,6 +170,7 @@ def test_bad_images_are_quarantined_with_their_reasons_and_stop_nothing(tiny_pro
         "film.gif": "animated",
     }
     assert all(bad["reason"] for bad in result.summary["quarantined"])
+    run_step("compose", project)
     run_step("fit", project)
     assert run_step("annotate", project).summary["images"] == 4
     # Known to be bad: not tried again.
@@ -203,6 +205,8 @@ def test_a_step_that_comes_too_early_says_what_to_run(tiny_project):
         run_step("embed", project)
     run_step("collect", project)
     with pytest.raises(MissingStepError, match="run `usam embed"):
+        run_step("compose", project)
+    with pytest.raises(MissingStepError, match="run `usam compose"):
         run_step("fit", project)
     with pytest.raises(MissingStepError, match="run `usam fit"):
         run_step("annotate", project)

@@ -202,7 +202,14 @@ def test_two_runs_at_once_embed_every_image_once(tiny_project):
 
 def test_steps_after_one_that_ran_again_see_its_new_result(project_file):
     project = change(project_file, head={"steps": 6})
-    assert [run_step(step, project).reused for step in STEPS] == [True, True, False, False, False]
+    assert [run_step(step, project).reused for step in STEPS] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_truth_may_speak_of_the_coarser_names(project_file):

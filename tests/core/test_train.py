@@ -62,7 +62,7 @@ CONFIG = HeadConfig(steps=150, batch_size=16, top_k_share=4, dropout=0.3, hidden
 def test_bag_labels_teach_which_masks_hold_the_object():
     rows, labels, truth = toy()
     heads = train(source(rows, labels), CONFIG, seed=0)
-    bags, _ = next(source(rows, labels).batches(np.random.default_rng(0), 90))
+    bags, *_ = next(source(rows, labels).batches(np.random.default_rng(0), 90))
     order = np.random.default_rng(0).permutation(90)
     logits = heads.student(torch.from_numpy(bags)).detach()
     found = logits[:, :3].argmax(-1).numpy()
@@ -73,7 +73,7 @@ def test_the_student_is_less_sure_of_the_background_than_its_teacher():
     rows, labels, _ = toy()
     longer = CONFIG.model_copy(update={"steps": 480, "dropout": 0.0})
     heads = train(source(rows, labels), longer, seed=0)
-    bags, _ = next(source(rows, labels).batches(np.random.default_rng(0), 90))
+    bags, *_ = next(source(rows, labels).batches(np.random.default_rng(0), 90))
     background = torch.from_numpy(bags[:, 3:])
     with torch.no_grad():
         teacher, student = heads.teacher(background), heads.student(background)
@@ -149,7 +149,7 @@ def test_a_small_cache_gives_the_same_batches_and_reads_the_store_again():
 def test_moments_are_those_of_all_masks():
     rows, labels, _ = toy(30)
     bags = source(rows, labels)
-    stacked, _ = next(bags.batches(np.random.default_rng(0), 30))
+    stacked, *_ = next(bags.batches(np.random.default_rng(0), 30))
     mean, deviation = bags.moments()
     flat = stacked.reshape(-1, WIDTH)
     assert mean == pytest.approx(flat.mean(0), abs=1e-4)

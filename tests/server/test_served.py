@@ -16,6 +16,7 @@ NAMES = {
     "annotate-dataset",
     "collect",
     "embed",
+    "compose",
     "describe",
     "fit",
     "annotate",

@@ -106,6 +106,14 @@ def embed(
     _step("embed", project, None, refresh, json, verbose)
 
 
+@app.command(epilog="Example: `usam compose project.yaml`")
+def compose(
+    project: ProjectFile, refresh: Refresh = False, json: Json = False, verbose: Verbose = False
+) -> None:
+    """Put cut-out objects together to scenes with known truth, and embed them."""
+    _step("compose", project, None, refresh, json, verbose)
+
+
 @app.command(epilog="Example: `usam describe project.yaml`")
 def describe(
     project: ProjectFile, refresh: Refresh = False, json: Json = False, verbose: Verbose = False

@@ -15,7 +15,7 @@ def collect_classes(file: Path, only: list[str] | None, refresh: bool, as_json: 
         Whether the step may go on to the manifest: not before every class has been asked for.
     """
     project = load_project(file)
-    names = only or ([spec.name for spec in project.config.classes] if refresh else [])
+    names = only or ([spec.name for spec in project.config.collected] if refresh else [])
     progress = terminal.progress_for_terminal()
     counts = {}
     for name in names:

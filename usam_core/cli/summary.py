@@ -30,6 +30,15 @@ def _embed(s: dict[str, Any]) -> str:
     )
 
 
+def _compose(s: dict[str, Any]) -> str:
+    if not s["train"] + s["held_out"]:
+        return "nothing to do: no scenes"
+    return (
+        f"{s['train']} scenes to learn from and {s['held_out']} held out, of "
+        f"{s['held_out_pictures']} pictures that the head does not see; {s['embedded']} embedded"
+    )
+
+
 def _describe(s: dict[str, Any]) -> str:
     if not s["blocks"]:
         return "no further features asked for"
@@ -39,7 +48,11 @@ def _describe(s: dict[str, Any]) -> str:
 
 def _fit(s: dict[str, Any]) -> str:
     features = " + ".join(s["features"])
-    return f"{s['used']} for {len(s['classes'])} classes from {s['pictures']} pictures ({features})"
+    scenes = f" and {s['scenes']} scenes" if s["scenes"] else ""
+    return (
+        f"{s['used']} for {len(s['classes'])} classes from {s['pictures']} pictures{scenes} "
+        f"({features})"
+    )
 
 
 def _annotate(s: dict[str, Any]) -> str:
@@ -63,6 +76,7 @@ def _evaluate(s: dict[str, Any]) -> str:
 _SENTENCES = {
     "collect": _collect,
     "embed": _embed,
+    "compose": _compose,
     "describe": _describe,
     "fit": _fit,
     "annotate": _annotate,

@@ -96,7 +96,7 @@ def _check_pictures(chain: Chain, link: Link, entry: Entry, progress: Progress) 
 
 
 def _check_store(chain: Chain, link: Link, entry: Entry, _: Progress) -> str | None:
-    if link.step == "fit":
+    if link.step in ("compose", "fit"):
         pictures = entries(document_of(link))["pictures"]
         table = read_manifest(chain, pictures)
         if pictures_digest(table) != pictures["sha256"]:

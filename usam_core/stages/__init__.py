@@ -1,6 +1,6 @@
 """The steps, and the one seam through which the command line and the tasks run them.
 
-    collect  ->  embed  ->  describe  ->  fit  ->  annotate  ->  evaluate
+    collect  ->  embed  ->  compose  ->  describe  ->  fit  ->  annotate  ->  evaluate
 
 Each step lives in a module of its own with `CALCULATIONS`, `inputs(project)` and `run(project,
 key, progress)`, and with `intact(project, key)` where more than the recorded files has to be looked
@@ -21,7 +21,7 @@ from usam_core.lineage.document import LINEAGE, write_document
 from usam_core.locks import only_one
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
-from usam_core.stages import annotate, collect, describe, embed, evaluate, fit, lineage
+from usam_core.stages import annotate, collect, compose, describe, embed, evaluate, fit, lineage
 from usam_core.stages.embed import EmbedPlan
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labelled import listed_once
@@ -48,6 +48,7 @@ __all__ = [
 _MODULES: dict[str, Any] = {
     "collect": collect,
     "embed": embed,
+    "compose": compose,
     "describe": describe,
     "fit": fit,
     "annotate": annotate,

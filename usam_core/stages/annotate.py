@@ -1,4 +1,4 @@
-"""Step 4, annotate: label every image from its stored masks; COCO, palette PNGs, overlays."""
+"""Step 5, annotate: label every image from its stored masks; COCO, palette PNGs, overlays."""
 
 import json
 import shutil

@@ -63,7 +63,7 @@ def inputs(project: Project) -> dict[str, Any]:
     return {
         "source": source.name,
         "min_per_class": config.training.min_per_class,
-        "classes": {spec.name: source.inputs(spec) for spec in config.classes},
+        "classes": {spec.name: source.inputs(spec) for spec in config.collected},
         "filters": filters and filters.model_dump(mode="json"),
         # Images that came since may be what a training picture shows.
         "labelled": sorted(labelled_files(project)) if looks_for_leaks(project) else None,
@@ -104,7 +104,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     """
     folder = step_folder(project, "collect")
     source = choose_source(project, folder)
-    specs = project.config.classes
+    specs = project.config.collected
     found = [
         gathered(project, source, spec) or gather(project, source, spec, progress) for spec in specs
     ]
@@ -191,10 +191,10 @@ def training_provenance(project: Project) -> dict[str, Any]:
 
 
 def _spec(project: Project, name: str) -> ClassSpec:
-    for spec in project.config.classes:
+    for spec in project.config.collected:
         if spec.name == name:
             return spec
-    names = [spec.name for spec in project.config.classes]
+    names = [spec.name for spec in project.config.collected]
     raise UserError(f"--class: got {name!r}; expected one of {names}")
 
 

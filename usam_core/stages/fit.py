@@ -1,32 +1,29 @@
-"""Step 3, fit: a head from the stored embeddings of the training pictures to the class names."""
+"""Step 4, fit: a head from the stored embeddings of the training pictures to the class names."""
 
 import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from usam_core.atomic import whole_file
 from usam_core.bags import BagSource
+from usam_core.bank import balanced_weights
 from usam_core.digest import value_digest
-from usam_core.errors import InputError
 from usam_core.headfile import card_path, save_head
 from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.sources.base import manifest_path
-from usam_core.stages import embed
-from usam_core.stages.blocks import block_inputs, head_blocks, with_blocks
-from usam_core.stages.collect import read_manifest, training_provenance
+from usam_core.stages import embed, lessons
+from usam_core.stages.blocks import block_inputs, head_blocks
+from usam_core.stages.collect import training_provenance
 from usam_core.stages.folders import step_folder
 from usam_core.stages.record import StepResult, digests
-from usam_core.store.store import EmbeddingStore
 from usam_core.train import train
 
 CALCULATIONS = (
     "usam_core.bags",
     "usam_core.headfile",
+    "usam_core.stages.lessons",
     "usam_core.train",
 )
 """Modules that decide the step's results."""
@@ -37,11 +34,9 @@ _log = logging.getLogger(__name__)
 
 def inputs(project: Project) -> dict[str, Any]:
     """Return what the head depends on: pictures, names, encoder, settings and seed."""
-    manifest = read_manifest(project)
     settings = project.config.head.model_dump(mode="json", exclude={"cache_mb"})
     return {
-        "pictures": sorted(zip(manifest["class"], manifest["sha256"], strict=True)),
-        "labels": project.config.label_of,
+        **lessons.sources(project),
         "provenance": training_provenance(project),
         "encoder": embed.spec(project),
         **block_inputs(project),
@@ -55,13 +50,13 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
 
     Raises:
         InputError: a class has no picture that could be embedded.
-        MissingStepError: `collect` or `embed` has not run.
+        MissingStepError: `collect`, `embed` or `compose` has not run.
     """
     config = project.config
     store = embed.open_store(project)
     blocks = head_blocks(project)
     store.use_blocks(blocks)
-    labelled = _bags_of(project, store)
+    taught = lessons.lessons(project, store)
     classes = config.label_names
     if len(classes) == 1:
         _log.warning(
@@ -69,19 +64,21 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "images show, with pictures of it",
             classes[0],
         )
-    labels = np.stack([labelled[c] for c in classes], axis=1).astype(np.float32)
     bags = BagSource(
         store,
-        list(labelled.index),
-        labels,
+        taught.shas,
+        taught.labels,
         config.head.features,
         config.head.mask_choice,
         config.head.cache_mb,
+        taught.targets,
+        balanced_weights(taught.labels) if config.head.class_balance else None,
     )
     trained = train(bags, config.head, config.seed, progress)
     folder = step_folder(project, "fit")
     card = {
         "classes": classes,
+        "negatives": [spec.name for spec in config.negatives],
         "label_of": config.label_of,
         "colours": {spec.name: spec.colour for spec in config.classes if spec.colour},
         "settings": config.head.model_dump(mode="json"),
@@ -90,8 +87,9 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         "store": store.fingerprint,
         "encoder": store.spec,
         "blocks": blocks,
-        "training_pictures": {c: int(labelled[c].sum()) for c in classes},
-        "training_digest": value_digest(sorted(labelled.index)),
+        "training_pictures": taught.pictures,
+        "training_scenes": taught.scenes,
+        "training_digest": value_digest(sorted(taught.shas)),
         "training_provenance": training_provenance(project),
         "history": trained.history,
     }
@@ -119,28 +117,11 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         path=str(folder / f"{used}.safetensors"),
         summary={
             "classes": classes,
-            "pictures": len(labelled),
+            "pictures": len(taught.shas) - taught.scenes,
+            "scenes": taught.scenes,
             "features": config.head.features,
             "used": used,
             "last_epoch": last,
         },
         outputs=digests(folder, files),
     )
-
-
-def _bags_of(project: Project, store: EmbeddingStore) -> pd.DataFrame:
-    """Return a table of booleans: one row a picture by digest, one column a label."""
-    manifest = read_manifest(project)
-    index = store.index(refresh=True)
-    usable = set(index.loc[index["status"] == "ok", "sha256"])
-    usable = with_blocks(project, store, usable.intersection(manifest["sha256"]))
-    manifest = manifest[manifest["sha256"].isin(usable)]
-    labels = manifest["class"].map(project.config.label_of)
-    table = pd.crosstab(manifest["sha256"], labels) > 0
-    empty = [name for name in project.config.label_names if name not in table]
-    if empty:
-        raise InputError(
-            f"no embedded training picture for {empty}; run `usam embed {project.file}`, and look "
-            "at its quarantine if it has run"
-        )
-    return table

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from usam_core.project import Project
 
-_SHARED_BY_LEVELS = ("collect", "embed", "describe")
+_SHARED_BY_LEVELS = ("collect", "embed", "compose", "describe")
 
 
 def step_folder(project: Project, step: str) -> Path:

@@ -26,17 +26,19 @@ from usam_core.store.blocks import block_id
 PARENTS: dict[str, tuple[str, ...]] = {
     "collect": (),
     "embed": ("collect",),
-    "describe": ("collect", "embed"),
-    "fit": ("collect", "embed", "describe"),
+    "compose": ("collect", "embed"),
+    "describe": ("collect", "embed", "compose"),
+    "fit": ("collect", "embed", "compose", "describe"),
     "annotate": ("fit", "embed", "describe"),
     "evaluate": ("annotate",),
 }
 
 _SETTINGS: dict[str, tuple[str, ...]] = {
-    "collect": ("classes", "training", "images"),
+    "collect": ("classes", "negatives", "training", "images"),
     "embed": ("sam", "images"),
+    "compose": ("classes", "negatives", "compose", "images"),
     "describe": ("features", "sam", "images"),
-    "fit": ("classes", "level", "head"),
+    "fit": ("classes", "negatives", "level", "head"),
     "annotate": ("classes", "level", "inference", "outputs", "images"),
     "evaluate": ("classes", "level", "evaluation"),
 }
@@ -160,6 +162,7 @@ def _truth(project: Project) -> dict[str, Any] | None:
 _READS = {
     "collect": _collect,
     "embed": _embed,
+    "compose": _fit,
     "describe": _describe,
     "fit": _fit,
     "annotate": _annotate,

@@ -1,0 +1,36 @@
+"""What the head may have beyond the papers' own; docs/photographs.md says what each is worth.
+
+With all of them off, and `features: [tokens]`, the head is the papers'.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from usam_core.config_base import Bool, Float, Fraction, Int, Section
+
+
+class HeadOptions(Section):
+    """Options of the `head` section that are ours."""
+
+    composed: Literal["off", "bags", "masks"] = "off"
+    """Learn from composed scenes too: `bags` from the names of what they show, as from pictures;
+    `masks` also from their truth, which says what each mask shows."""
+    lambda_masks: Annotated[Float, Field(ge=0)] = 1.0
+    """With `composed: masks`: weight of the loss on masks whose class is known."""
+    background: Bool = False
+    """One more output, "none of these", learned from the masks of composed scenes that lie on no
+    object; it is never painted."""
+    lambda_background: Annotated[Float, Field(ge=0)] = 1.0
+    """With `background`: weight of its loss."""
+    class_balance: Bool = False
+    """Draw the pictures of an epoch so that every class is seen alike, however many it has."""
+    bank: Literal["off", "mean", "nearest"] = "off"
+    """Ask, beside the perceptron, which class's surest training masks are most alike: their `mean`
+    or the `nearest` of them."""
+    bank_weight: Fraction = 0.5
+    """Weight of the bank's log-probabilities against the perceptron's."""
+    bank_size: Annotated[Int, Field(ge=1, le=10_000)] = 64
+    """Masks of each class in the bank."""
+    bank_neighbours: Annotated[Int, Field(ge=1)] = 5
+    """With `bank: nearest`: how many of a class's masks are asked."""
