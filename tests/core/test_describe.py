@@ -18,6 +18,8 @@ from PIL import Image
 from tests.core import described
 from usam_core.errors import MissingStepError
 from usam_core.images import read_image
+from usam_core.lineage.chain import read_chain
+from usam_core.lineage.checks import check_chain
 from usam_core.project import load_project
 from usam_core.sam import embedder
 from usam_core.stages import (
@@ -291,6 +293,13 @@ def test_the_lineage_names_the_blocks_and_the_step(project_file):
         assert said[step]["inputs"]["blocks"]["ids"] == {"colour": block_of(project)}
         assert "describe" in [parent["step"] for parent in said[step]["parents"]]
     assert "features" in said["describe"]["config"]
+    chain = read_chain(step_folder(project, "annotate") / "masks" / "s1.png")
+    assert [one.name for one in check_chain(chain) if one.verdict == "broken"] == []
+    for file in open_store(project).path.glob(f"shards/*/features/{block_of(project)}/zarr.json"):
+        file.write_text("{}")
+    broken = [one for one in check_chain(chain) if one.verdict == "broken"]
+    assert {one.name for one in broken} == {"blocks"}
+    assert "usam describe" in broken[0].text
     assert set(lineage.PARENTS) == set(STEPS)
 
 
