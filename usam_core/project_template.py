@@ -16,13 +16,13 @@ from usam_core.config import (
     HeadConfig,
     ImagesConfig,
     InferenceConfig,
-    OutputsConfig,
     ProjectConfig,
     SamConfig,
 )
 from usam_core.config_compose import ComposeConfig
 from usam_core.config_compute import ComputeConfig
 from usam_core.config_features import FeatureConfig
+from usam_core.config_results import OutputsConfig
 from usam_core.config_training import FilterConfig, SyntheticConfig, TrainingConfig, WebConfig
 from usam_core.errors import InputError
 

@@ -18,6 +18,8 @@ from PIL import Image
 from tests.core import described
 from usam_core.errors import MissingStepError
 from usam_core.images import read_image
+from usam_core.lineage.chain import read_chain
+from usam_core.lineage.checks import check_chain
 from usam_core.project import load_project
 from usam_core.sam import embedder
 from usam_core.stages import (
@@ -36,6 +38,8 @@ from usam_core.store.blocks import block_id
 
 ROOT = Path(__file__).parents[2]
 FEATURES = {"colour": {"model": "a/b"}}
+IMAGES = 15
+"""Of the tiny project: 4 to be labelled, 9 training pictures, 2 composed scenes."""
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +83,7 @@ def block_of(project, name="colour"):
 def test_a_store_that_is_there_gets_a_block_and_sam_is_not_run(project_file, no_sam):
     project = change(project_file, features=FEATURES, head={"features": ["encoder", "colour"]})
     result = run_step("describe", project)
-    assert (result.summary["images"], result.summary["described"]) == (13, 13)
+    assert (result.summary["images"], result.summary["described"]) == (IMAGES, IMAGES)
     store = open_store(project)
     store.use_blocks({"colour": block_of(project)})
     for sha256, source in images_of(store).items():
@@ -90,7 +94,7 @@ def test_a_store_that_is_there_gets_a_block_and_sam_is_not_run(project_file, no_
     described.calls.clear()
     again = run_step("describe", project)
     assert again.reused
-    assert (again.summary["described"], again.summary["reused"]) == (0, 13)
+    assert (again.summary["described"], again.summary["reused"]) == (0, IMAGES)
     assert described.calls == []
     results = {step: run_step(step, project) for step in STEPS}
     assert results["embed"].summary["embedded"] == 0
@@ -141,7 +145,7 @@ def test_two_projects_share_a_block_whatever_they_call_it(project_file):
     )
     results = {step: run_step(step, project) for step in STEPS}
     assert results["embed"].summary["embedded"] == 0
-    assert sum(described.calls) == 13, "the block that is new, and it alone"
+    assert sum(described.calls) == IMAGES, "the block that is new, and it alone"
     assert not results["annotate"].reused
 
 
@@ -153,7 +157,7 @@ def test_a_new_image_is_described_alone(project_file):
     run_step("embed", project)
     described.calls.clear()
     result = run_step("describe", project)
-    assert (result.summary["described"], result.summary["reused"]) == (1, 13)
+    assert (result.summary["described"], result.summary["reused"]) == (1, IMAGES)
     assert described.calls == [1]
 
 
@@ -163,7 +167,7 @@ def test_another_model_gives_another_block_and_the_old_one_stays(project_file):
     old = block_of(project)
     project = change(project_file, features={"colour": {"model": "a/b", "image_size": 64}})
     assert intact("describe", project) is None
-    assert run_step("describe", project).summary["described"] == 13
+    assert run_step("describe", project).summary["described"] == IMAGES
     store = open_store(project)
     assert store.lacking([old, block_of(project)], images_of(store)) == {}
 
@@ -200,7 +204,7 @@ def test_an_image_that_goes_between_the_steps_is_left_out_and_told(project_file,
 
     monkeypatch.setattr(describe, "plan", planned)
     result = run_step("describe", project)
-    assert result.summary["described"] == 12
+    assert result.summary["described"] == IMAGES - 1
     # What went is no longer wanted; the new content is for `embed`, and then for `describe`.
     assert result.summary["left_out"] == []
     monkeypatch.undo()
@@ -231,7 +235,7 @@ def test_an_image_that_cannot_be_read_again_is_left_out_until_it_can(project_fil
     described.calls.clear()
     assert run_step("describe", project).summary == {
         **result.summary,
-        **dict(described=1, reused=12, left_out=[]),
+        **dict(described=1, reused=IMAGES - 1, left_out=[]),
     }
     assert described.calls == [1]
     run_step("fit", project)
@@ -246,8 +250,8 @@ def test_several_blocks_read_each_image_once(project_file, monkeypatch):
     )
     project = change(project_file, features={**FEATURES, "more": {"model": "c/d"}})
     run_step("describe", project)
-    assert len(read) == len(set(read)) == 13
-    assert sum(described.calls) == 26
+    assert len(read) == len(set(read)) == IMAGES
+    assert sum(described.calls) == 2 * IMAGES
 
 
 def test_a_full_device_gets_smaller_batches():
@@ -289,6 +293,13 @@ def test_the_lineage_names_the_blocks_and_the_step(project_file):
         assert said[step]["inputs"]["blocks"]["ids"] == {"colour": block_of(project)}
         assert "describe" in [parent["step"] for parent in said[step]["parents"]]
     assert "features" in said["describe"]["config"]
+    chain = read_chain(step_folder(project, "annotate") / "masks" / "s1.png")
+    assert [one.name for one in check_chain(chain) if one.verdict == "broken"] == []
+    for file in open_store(project).path.glob(f"shards/*/features/{block_of(project)}/zarr.json"):
+        file.write_text("{}")
+    broken = [one for one in check_chain(chain) if one.verdict == "broken"]
+    assert {one.name for one in broken} == {"blocks"}
+    assert "usam describe" in broken[0].text
     assert set(lineage.PARENTS) == set(STEPS)
 
 
@@ -334,7 +345,7 @@ def test_a_kill_keeps_the_shards_that_were_done(project_file):
     assert store.verify() == []
     described.calls.clear()
     result = run_step("describe", project)
-    assert 1 <= result.summary["described"] == sum(described.calls) < 13
+    assert 1 <= result.summary["described"] == sum(described.calls) < IMAGES
     assert store.lacking([block], images_of(store)) == {}
 
 
@@ -350,5 +361,5 @@ def test_two_runs_at_once_share_the_work(project_file):
         text, _ = run.communicate(timeout=240)
         assert run.returncode == 0
         done.append(int(text.split()[-1]))
-    assert sum(done) == 13
+    assert sum(done) == IMAGES
     assert open_store(load_project(project_file)).verify() == []

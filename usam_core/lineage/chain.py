@@ -64,7 +64,7 @@ class Fact:
     """One thing that a step read, for people.
 
     Attributes:
-        name: a key of the document: images, pictures, checkpoint, store, head, labels, truth.
+        name: a key of the document, such as images, pictures, checkpoint, store, blocks or head.
         text: what it is.
         sha256: its digest.
     """

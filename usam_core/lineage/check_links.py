@@ -14,6 +14,7 @@ from usam_core.lineage.chain import Chain, Link, entries, short
 from usam_core.lineage.compare import (
     Broken,
     Entry,
+    check_blocks,
     check_shards,
     compare,
     document_of,
@@ -115,6 +116,14 @@ def _check_store(chain: Chain, link: Link, entry: Entry, _: Progress) -> str | N
     return f"{len(shards)} shards"
 
 
+def _check_blocks(chain: Chain, link: Link, entry: Entry, _: Progress) -> str:
+    subject = chain.subject.entry if link.step == "annotate" else None
+    wanted = {subject["sha256"]} if subject is not None else set()
+    store = document_of(link)["inputs"]["store"]
+    check_blocks(chain, store, set(entry["ids"].values()), wanted)
+    return ", ".join(entry["ids"].values())
+
+
 def _check_checkpoint(chain: Chain, link: Link, entry: Entry, _: Progress) -> str | None:
     store = document_of(link)["inputs"]["store"]
     if store["spec"]["checkpoint_sha256"] != entry["sha256"]:
@@ -161,6 +170,7 @@ CHECKS: dict[str, Callable[[Chain, Link, Entry, Progress], str | None]] = {
     "head": _check_head,
     "pictures": _check_pictures,
     "store": _check_store,
+    "blocks": _check_blocks,
     "checkpoint": _check_checkpoint,
     "labels": _check_labels,
     "truth": _check_truth,

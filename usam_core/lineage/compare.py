@@ -70,6 +70,8 @@ def check_shards(
     index = store.index()
     if wanted is None:
         for damaged in store.verify(deep=deep):
+            if damaged.block:
+                continue  # told by the check of the blocks
             raise Broken(f"{damaged.shard}: {damaged.reason}; run `usam embed` again")
         return sorted(index["shard"].unique())
     index = index[index["sha256"].isin(wanted)]
@@ -85,3 +87,13 @@ def check_shards(
         except Damaged as error:
             raise Broken(f"{error}; run `usam embed` again") from error
     return shards
+
+
+def check_blocks(chain: Chain, entry: Entry, blocks: set[str], wanted: set[str]) -> None:
+    """Check feature blocks that were added to a store, and that some images have them."""
+    store = EmbeddingStore.find((chain.root / entry["path"]).parent, entry["spec"])
+    for damaged in store.verify(deep=False):
+        if damaged.block in blocks:
+            raise Broken(f"{damaged.reason}; run `usam describe` again")
+    if store.lacking(blocks, wanted):
+        raise Broken(f"{entry['path']}: no features of {min(wanted)}; run `usam describe` again")

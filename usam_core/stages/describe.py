@@ -1,6 +1,6 @@
 """The step describe: a vector a mask, by encoders from `transformers`, beside SAM's embeddings.
 
-It lies between embed and fit. SAM is not run: masks come from the store, pixels are read again.
+It lies between compose and fit. SAM is not run: masks come from the store, pixels are read again.
 Every shard's blocks are kept as soon as they are made.
 """
 
@@ -62,7 +62,7 @@ def inputs(project: Project) -> dict[str, Any]:
     return {
         "blocks": blocks,
         "encoder": embed.spec(project),
-        "images": values_digest(sorted(_described_files(project))),
+        "images": values_digest(sorted(described_files(project))),
     }
 
 
@@ -109,10 +109,15 @@ def intact(project: Project, key: str) -> StepResult | None:
         store = embed.open_store(project)
     except UserError:
         return None
-    if store.lacking(map(block_id, specs.values()), _described_files(project)):
+    if store.lacking(map(block_id, specs.values()), described_files(project)):
         return None
     summary = {**record.summary, "described": 0, "reused": record.summary["images"]}
     return replace(record, summary=summary)
+
+
+def described_files(project: Project, progress: Progress = SILENT) -> dict[str, str]:
+    """Map the digest of every image that needs describing to a path: composed scenes come too."""
+    return {**wanted_files(project, progress), **scene_files(project)}
 
 
 def plan(project: Project, specs: dict[str, dict[str, Any]], progress: Progress) -> list[ShardWork]:
@@ -124,7 +129,7 @@ def plan(project: Project, specs: dict[str, dict[str, Any]], progress: Progress)
         progress: told of the images that are listed.
     """
     store = embed.open_store(project)
-    wanted = _described_files(project, progress)
+    wanted = described_files(project, progress)
     names = {block_id(spec): name for name, spec in specs.items()}
     work = []
     for shard, lacking in store.lacking(names, wanted).items():
@@ -132,11 +137,6 @@ def plan(project: Project, specs: dict[str, dict[str, Any]], progress: Progress)
         shas = dict.fromkeys(sha256 for part in lacking.values() for sha256 in part)
         work.append(ShardWork(shard, blocks, {sha256: wanted[sha256] for sha256 in shas}))
     return work
-
-
-def _described_files(project: Project, progress: Progress = SILENT) -> dict[str, str]:
-    """Map the digest of every image that is embedded, composed scenes too, to one path."""
-    return {**scene_files(project), **wanted_files(project, progress)}
 
 
 def describe_shard(
@@ -242,7 +242,7 @@ def _finish(
     store = embed.open_store(project)
     index = store.index(refresh=True)
     with listed_once():
-        wanted = _described_files(project)
+        wanted = described_files(project)
     embedded = index.loc[index["sha256"].isin(wanted) & (index["status"] == "ok"), "sha256"]
     ids = {name: block_id(spec) for name, spec in specs.items()}
     lacking = store.lacking(ids.values(), embedded)

@@ -11,7 +11,7 @@ from usam_core.errors import StoreError
 from usam_core.store.arrays import Damaged, SealedArray, open_array
 from usam_core.store.blocks import lacking_rows
 from usam_core.store.layout import CHECKED_FILE, COLUMNS, FEATURES, column_of
-from usam_core.store.shard import blocks_of, read_index
+from usam_core.store.shard import blocks_of, own_blocks, read_index
 from usam_core.types import TOKENS_BLOCK, MaskSet
 
 _KEPT_OPEN = 64
@@ -45,6 +45,15 @@ class ShardReader:
         """Return the names of a shard's blocks: those given, ids for the others."""
         given = {block: name for name, block in self.names.items()}
         return sorted(given.get(block, block) for block in blocks_of(self._shards / shard))
+
+    def usual_blocks(self, shard: str) -> list[str]:
+        """Return the blocks that are read if none are asked for: the shard's own, those in use."""
+        folder = self._shards / shard
+        try:
+            own = own_blocks(folder)
+        except Damaged as error:
+            raise damage(folder, error) from error
+        return [*own, *(name for name in self.blocks_of(shard) if name in self.names)]
 
     def rows(
         self, shard: str, wanted: Mapping[int, str], columns: Sequence[str], rows: int
@@ -102,7 +111,7 @@ class ShardReader:
                 raise StoreError(f"{folder}: image {sha256} is not in it; run `usam embed` first")
             wanted[images[sha256]["row"]] = sha256
         if blocks is None:
-            blocks = self.blocks_of(shard)
+            blocks = self.usual_blocks(shard)
         columns = [*COLUMNS, *map(column_of, blocks)]
         for sha256, values in self.rows(shard, wanted, columns, len(images)):
             size_hw = (images[sha256]["height"], images[sha256]["width"])

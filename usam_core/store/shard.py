@@ -151,6 +151,15 @@ def check_added_blocks(folder: Path, fingerprint: str, *, deep: bool) -> dict[st
     return found
 
 
+def own_blocks(folder: Path) -> list[str]:
+    """Return the blocks that a shard was written with.
+
+    Raises:
+        Damaged: its metadata are.
+    """
+    return _group(folder)["blocks"]
+
+
 def blocks_of(folder: Path) -> list[str]:
     """Return the names of a shard's feature blocks, sorted; those being written are left out."""
     try:

@@ -200,13 +200,13 @@ class EmbeddingStore:
         self._reader.forget()
 
     def read(self, sha256: str) -> MaskSet:
-        """Return everything stored about one image.
+        """Return what is stored about one image; of added blocks, those of `use_blocks`.
 
         Raises:
             StoreError: it is not stored, was quarantined, or its shard is damaged.
         """
         place = self._find(sha256)
-        blocks = self._reader.blocks_of(place.shard)
+        blocks = self._reader.usual_blocks(place.shard)
         columns = [*COLUMNS, *map(column_of, blocks)]
         ((_, values),) = self._reader.rows(place.shard, {place.row: sha256}, columns, place.rows)
         return mask_set(values, blocks, (place.height, place.width))
@@ -248,7 +248,7 @@ class EmbeddingStore:
         Args:
             shard: the shard's id.
             shas: images, all of them embedded in it.
-            blocks: the feature blocks to read; None reads all.
+            blocks: the feature blocks to read; None reads the shard's own and `use_blocks`'s.
 
         Raises:
             StoreError: the shard is damaged, or does not have one of the images or blocks.
