@@ -160,6 +160,13 @@ class InferenceConfig(Section):
     """Of two masks that overlap more than this (mask IoU), the better scored stays."""
     nms_containment: Fraction = 0.9
     """Of two masks of one class of which one lies in the other by this share, the better stays."""
+    thresholds: Literal["fixed", "calibrated"] = "fixed"
+    """`fixed`: `threshold` and `class_thresholds` count against the head's confidence.
+    `calibrated`: each class's own, fitted on held-out composed scenes, against the calibrated
+    probability; `class_thresholds` still win."""
+    presence: Fraction = 0.0
+    """Drop all masks of a class that is in the image with less than this calibrated probability;
+    0 switches the gate off."""
     score: Literal["confidence", "confidence_x_iou"] = "confidence_x_iou"
     """What orders masks in NMS, in painting, and in the COCO file."""
     paint: Literal["score", "smallest", "vote"] = "vote"

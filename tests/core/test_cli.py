@@ -10,6 +10,7 @@ COMMANDS = [
     "init",
     "collect",
     "embed",
+    "calibrate",
     "compose",
     "describe",
     "fit",

@@ -72,7 +72,7 @@ def test_a_label_png_leads_back_to_its_image_the_pictures_and_the_checkpoint(roo
     assert shown["image"]["file_name"] == "s1.png"
     assert shown["whole"]
     steps = [step["step"] for step in shown["steps"]]
-    assert sorted(steps) == ["annotate", "collect", "compose", "embed", "fit"]
+    assert sorted(steps) == ["annotate", "calibrate", "collect", "compose", "embed", "fit"]
     by_step = {step["step"]: step["document"] for step in shown["steps"]}
     assert by_step["collect"]["pictures"]["provenance"]["sources"] == {"render": 9}
     text = "\n".join(tree(chain, findings))

@@ -6,8 +6,8 @@ to be unsure of what it does not know. So masks get one outcome more:
     z' = z - mean(z);   p(class i) = exp(z'_i / T) / (sum_j exp(z'_j / T) + exp(a + b q))
 
 T is the temperature (Guo et al. 2017, On Calibration of Modern Neural Networks), q SAM's own
-estimate of the mask's IoU, and the last term the mask that shows no one class. T, a and b are fitted
-on composed scenes whose truth is known by construction (`usam_core.stages.calibrate`).
+estimate of the mask's IoU, and the last term the mask that shows no one class. T, a and b are
+fitted on composed scenes whose truth is known by construction (`usam_core.stages.calibrate`).
 """
 
 from dataclasses import asdict, dataclass, field

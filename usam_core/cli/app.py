@@ -134,6 +134,18 @@ def fit(
     _step("fit", project, level, refresh, json, verbose)
 
 
+@app.command(epilog="Example: `usam calibrate project.yaml`")
+def calibrate(
+    project: ProjectFile,
+    level: Level = None,
+    refresh: Refresh = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Fit probabilities, thresholds and presence to held-out composed scenes; no labels needed."""
+    _step("calibrate", project, level, refresh, json, verbose)
+
+
 @app.command(epilog="Example: `usam annotate project.yaml`")
 def annotate(
     project: ProjectFile,

@@ -55,6 +55,15 @@ def _fit(s: dict[str, Any]) -> str:
     )
 
 
+def _calibrate(s: dict[str, Any]) -> str:
+    if not s["masks"]:
+        return f"no calibration: {s['scenes']} held-out scenes"
+    return (
+        f"ECE {s['ece']:.3f} on held-out scenes, {s['ece_before']:.3f} before; temperature "
+        f"{s['temperature']:.2f}; {s['masks']} masks of {s['scenes']} scenes"
+    )
+
+
 def _annotate(s: dict[str, Any]) -> str:
     return (
         f"{s['instances']} instances in {s['images']} images; {s['labelled']} images labelled, "
@@ -79,6 +88,7 @@ _SENTENCES = {
     "compose": _compose,
     "describe": _describe,
     "fit": _fit,
+    "calibrate": _calibrate,
     "annotate": _annotate,
     "evaluate": _evaluate,
 }
