@@ -60,9 +60,11 @@ NAMES = [
     "train",
     "tvmonitor",
 ]
+# The papers hold no picture out.
+PAPERS = {"head": {"features": ["tokens"]}, "compose": {"held_out_scenes": 0}}
 ROWS = {
-    "papers' mode, teacher": {"head": {"features": ["tokens"]}, "inference": {"head": "teacher"}},
-    "papers' mode, student": {"head": {"features": ["tokens"]}},
+    "papers' mode, teacher": {**PAPERS, "inference": {"head": "teacher"}},
+    "papers' mode, student": PAPERS,
     "default, teacher": {"inference": {"head": "teacher"}},
     "default, student": {},
 }
