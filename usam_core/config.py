@@ -102,7 +102,7 @@ class HeadConfig(HeadOptions):
     features: Annotated[list[str], Field(min_length=1)] = ["encoder"]
     """Feature blocks that the head sees: `tokens` (alone, the papers' mode), `encoder` (of the
     nano SAM), and names under `features`."""
-    fusion: Literal["concat", "concat_equal", "late"] = "concat"
+    fusion: Literal["concat", "concat_equal", "late"] = "late"
     """Several blocks: `concat` puts them side by side, `concat_equal` at one length each, `late`
     trains a head for each and averages their logits."""
     mask_choice: Literal["single", "best_iou", "largest"] = "best_iou"
