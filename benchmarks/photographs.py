@@ -68,7 +68,7 @@ ROWS = {
     "default, teacher": {"inference": {"head": "teacher"}},
     "default, student": {},
 }
-COLUMNS = ["miou", "miou_common", "map50", "false_positive_rate"]
+COLUMNS = ["miou", "miou_common", "map50", "false_positive_rate", "ece"]
 
 
 def link_split(data: Path, split: str, folder: Path) -> Path:
@@ -128,10 +128,12 @@ def measure(args: argparse.Namespace, name: str, row: dict, seed: int, targets: 
             # The head is the same for every target: what one has fitted serves the next.
             fitted = step_folder(project(args, targets[0], row, seed), "fit")
             shutil.copytree(fitted, step_folder(this, "fit"), dirs_exist_ok=True)
-        for step in ("fit", "annotate"):
-            run_step(step, this)
+        for step in ("fit", "calibrate", "annotate"):
+            done = run_step(step, this)
+            if step == "calibrate" and done.summary["masks"]:
+                result[f"{target} ece"] = done.summary["ece"]
         scores = run_step("evaluate", this).summary
-        for column in COLUMNS:
+        for column in COLUMNS[:-1]:
             result[f"{target} {column}"] = scores.get(column)
         result[f"{target} seconds"] = round(time.monotonic() - start, 1)
     print(json.dumps(result), flush=True)
