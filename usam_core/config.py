@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from usam_core.config_base import Bool, Float, Fraction, Int, PlacedError, Section
 from usam_core.config_compute import ComputeConfig
 from usam_core.config_training import TrainingConfig
+from usam_core.presets.in_project import expand_preset, list_or_preset_schema
 
 BACKGROUND = "background"
 Block = Literal["tokens", "encoder"]
@@ -51,6 +52,9 @@ class ImagesConfig(Section):
 
     path: Path
     """Folder with the images; relative paths count from the project file."""
+    files: Path | None = None
+    """Text file that names the images to be labelled, one path a line, counting from `path`;
+    empty takes all that lie there."""
     recursive: Bool = True
     """Look into sub-folders too."""
     extensions: Annotated[list[str], Field(min_length=1)] = [
@@ -191,6 +195,9 @@ class EvaluationConfig(Section):
     """Folder of the PNGs, or the JSON file."""
     classes: list[str] | None = None
     """Names of the palette's indices 1, 2, ...; empty means the project's classes in order."""
+    objects: Path | None = None
+    """For `voc`: folder of PNGs that number the objects (VOC's SegmentationObject); with it there
+    is mAP50 too."""
 
 
 class GateConfig(Section):
@@ -215,8 +222,10 @@ class ProjectConfig(Section):
 
     name: Annotated[str, Field(min_length=1)] = "project"
     """Shown in the Prefect UI and in reports."""
-    classes: Annotated[list[ClassSpec], Field(min_length=1)]
-    """The names to be found."""
+    classes: Annotated[
+        list[ClassSpec], Field(min_length=1, json_schema_extra=list_or_preset_schema)
+    ]
+    """The names to be found: a list of them, or a preset (`usam presets` lists these)."""
     level: Literal["classes", "parents"] = "classes"
     """Label with the classes themselves, or with their parents. Changing it needs a new head
     only: nothing is embedded again."""
@@ -235,6 +244,8 @@ class ProjectConfig(Section):
     @field_validator("classes", mode="before")
     @classmethod
     def _names_may_stand_alone(cls, value: object) -> object:
+        if isinstance(value, str | dict):
+            return expand_preset(value)
         if not isinstance(value, list):
             return value
         return [{"name": item} if isinstance(item, str) else item for item in value]

@@ -15,6 +15,7 @@ def mistakes_on_disk(project: "Project") -> Iterator[Mistake]:
     """Yield every path that is missing or of the wrong kind, and what a source lacks."""
     config = project.config
     yield from _path(("images", "path"), config.images.path, project.images_path, "folder")
+    yield from _path(("images", "files"), config.images.files, project.image_list, "file")
     yield from _path(("sam", "checkpoint"), config.sam.checkpoint, project.checkpoint, "file")
     if config.training.source == "folder":
         yield from _folder_source(project)
@@ -23,6 +24,8 @@ def mistakes_on_disk(project: "Project") -> Iterator[Mistake]:
     if config.evaluation is not None:
         kind = "folder" if config.evaluation.format == "voc" else "file"
         yield from _path(("evaluation", "path"), config.evaluation.path, project.truth_path, kind)
+        objects = config.evaluation.objects
+        yield from _path(("evaluation", "objects"), objects, project.objects_path, "folder")
     for key, path in (("path", project.out), ("store", project.store_root)):
         if path.exists() and not path.is_dir():
             yield ("outputs", key), f"{path} is a file; expected a folder, or nothing yet"
