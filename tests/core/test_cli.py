@@ -15,6 +15,8 @@ COMMANDS = [
     "evaluate",
     "lineage",
     "doctor",
+    "presets",
+    "bench",
     "run",
     "demo",
 ]
