@@ -33,7 +33,9 @@ def write_report(plan: Plan, measured: Sequence[Measured]) -> dict[str, Any]:
     told = protocol(plan, measured)
     _write_csv(out / "results.csv", results)
     _write_csv(out / "classes.csv", classes)
-    save_figure(out / "figure.png", results, plan.benchmark.measure, plan.benchmark.title)
+    used, total = len(plan.split.names), plan.split.total
+    title = plan.benchmark.title + (f" ({used} of {total} images)" if used < total else "")
+    save_figure(out / "figure.png", results, plan.benchmark.measure, title)
     write_json(out / PROTOCOL, told)
     with whole_file(out / "report.md") as temporary:
         temporary.write_text(_markdown(plan, results, classes, told), encoding="utf-8")

@@ -68,6 +68,7 @@ def bench(
     from usam_core.bench.plan import HEADS, Choices, make_plan
     from usam_core.bench.report import write_report
     from usam_core.bench.run import run_plan
+    from usam_core.bench.tables import NOT_RUN, OURS
     from usam_core.cli.app import set_logging
 
     set_logging(verbose)
@@ -102,9 +103,22 @@ def bench(
     if json:
         terminal.print_json(document)
         return
-    columns = ["method", "training", "miou", "map50", "false_positive_rate", "source", "note"]
-    rows = [[row[column] for column in columns] for row in document["rows"]]
+    rows = [
+        [
+            row["method"],
+            row["training"],
+            row["miou"],
+            row["map50"],
+            row["false_positive_rate"],
+            "this run" if row["group"] == OURS else "published",
+        ]
+        for row in document["rows"]
+    ]
+    columns = ["method", "training", "mIoU", "mAP50", "false positives", "whose"]
     terminal.print_table(f"{plan.benchmark.title}, %", columns, rows)
+    notes = dict.fromkeys(row["note"] for row in document["rows"] if row["group"] == OURS)
+    for text in (*filter(None, notes), f"{NOT_RUN}: sources and caveats are in results.csv"):
+        terminal.screen.print(f"  {text}", soft_wrap=True, highlight=False)
     for file in document["files"]:
         terminal.screen.print(f"  {file}", soft_wrap=True, highlight=False)
 
