@@ -152,6 +152,18 @@ def test_objects_of_voc_are_instances_without_their_void(voc):
     assert voc_truth(voc, RAW_VOC, {}, objects=False).instances("2007_000001.jpg") is None
 
 
+def test_what_the_classes_leave_void_belongs_to_no_object(voc):
+    base = voc / "VOCdevkit" / "VOC2012"
+    numbers = np.zeros((96, 128), np.uint8)
+    numbers[objects_of(1)[0][1]] = 1
+    Image.fromarray(numbers).save(base / "SegmentationObject" / "2007_000001.png")
+    values = np.asarray(Image.open(base / "SegmentationClass" / "2007_000001.png"))
+    [found] = voc_truth(voc, RAW_VOC, {name: name for name in RAW_VOC}).instances("2007_000001.jpg")
+    inside = coco_mask.decode(found["segmentation"]).astype(bool)
+    assert (values[numbers == 1] == VOID).any()
+    assert not (values[inside] == VOID).any()
+
+
 def test_objects_of_names_that_are_not_ours_are_no_instances(voc):
     first = RAW_VOC[objects_of(1)[0][0] - 1]
     [only] = voc_truth(voc, [first], {first: first}).instances("2007_000001.jpg")
