@@ -311,6 +311,17 @@ def test_settings_may_not_decide_what_the_benchmark_decides(world, tmp_path, set
         make_plan(choices(world, "voc21", tmp_path / "out", settings=tmp_path / "own.yaml"))
 
 
+def test_paths_in_settings_count_from_their_file(world, tmp_path):
+    settings = tmp_path / "own" / "settings.yaml"
+    settings.parent.mkdir()
+    more = {"sam": {"checkpoint": "a.pth"}, "training": {"web": {"urls": "u.csv"}, "path": "p"}}
+    settings.write_text(yaml.safe_dump(more))
+    found = make_plan(choices(world, "voc21", tmp_path, training=None, settings=settings)).settings
+    assert found["sam"]["checkpoint"] == str(settings.parent / "a.pth")
+    assert found["training"]["web"]["urls"] == str(settings.parent / "u.csv")
+    assert found["training"]["path"] == str(settings.parent / "p")
+
+
 def test_the_command_line_wins_over_the_settings_and_these_over_the_defaults(world, tmp_path):
     plain = make_plan(choices(world, "voc21", tmp_path, training=None, settings=None))
     assert plain.settings["sam"]["model"] == "vit_h"

@@ -30,6 +30,8 @@ _OURS = (
     ("inference", "head"),
 )
 """Keys that the benchmark decides; a settings file may not hold them."""
+_PATHS = (("training", "path"), ("training", "web", "urls"), ("sam", "checkpoint"))
+"""Keys of a settings file that are paths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +220,10 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _make_absolute(settings: dict[str, Any], folder: Path) -> None:
     """Let the paths of a settings file count from that file, not from the projects made of it."""
-    for section, key in (("training", "path"), ("sam", "checkpoint")):
-        part = settings.get(section)
+    for *sections, key in _PATHS:
+        part: Any = settings
+        for section in sections:
+            part = part.get(section) if isinstance(part, dict) else None
         if isinstance(part, dict) and part.get(key):
             part[key] = str(folder / part[key])
 
