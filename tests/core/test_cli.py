@@ -18,6 +18,8 @@ COMMANDS = [
     "evaluate",
     "lineage",
     "doctor",
+    "presets",
+    "bench",
     "run",
     "demo",
 ]

@@ -165,6 +165,8 @@ def test_the_head_card_holds_its_last_metrics(project_file):
         "loss",
         "mil",
         "uncertainty",
+        "masks",
+        "background",
         "accuracy",
         "bad_share",
     }
