@@ -294,7 +294,7 @@ def test_the_lineage_names_the_blocks_and_the_step(project_file):
         for step in ("describe", "fit", "annotate")
     }
     assert said["describe"]["inputs"]["blocks"]["specs"]["colour"]["weights"] == "a/b"
-    for step in ("fit", "annotate"):
+    for step in ("fit", "calibrate", "annotate"):
         assert said[step]["inputs"]["blocks"]["ids"] == {"colour": block_of(project)}
         assert "describe" in [parent["step"] for parent in said[step]["parents"]]
     assert "features" in said["describe"]["config"]

@@ -321,7 +321,7 @@ def test_a_linked_folder_of_results_leads_to_its_project(root, tmp_path, place):
 
 def test_the_coarser_level_has_a_chain_of_its_own(root):
     project = load_project(root / "project.yaml", level="parents")
-    for step in ("fit", "annotate"):
+    for step in ("fit", "calibrate", "annotate"):
         run_step(step, project)
     chain = read_chain(root / "out" / "parents" / "annotate" / "masks" / "s1.png")
     assert broken_links(check_chain(chain)) == []
