@@ -68,7 +68,7 @@ ROWS = {
     "default, teacher": {"inference": {"head": "teacher"}},
     "default, student": {},
 }
-COLUMNS = ["miou", "miou_common", "map50", "false_positive_rate", "ece"]
+COLUMNS = ["miou", "miou_common", "map50", "false_positive_rate", "ece", "scenes_ece"]
 
 
 def link_split(data: Path, split: str, folder: Path) -> Path:
@@ -131,7 +131,7 @@ def measure(args: argparse.Namespace, name: str, row: dict, seed: int, targets: 
         for step in ("fit", "calibrate", "annotate"):
             done = run_step(step, this)
             if step == "calibrate" and done.summary["masks"]:
-                result[f"{target} ece"] = done.summary["ece"]
+                result[f"{target} scenes_ece"] = done.summary["ece"]
         scores = run_step("evaluate", this).summary
         for column in COLUMNS[:-1]:
             result[f"{target} {column}"] = scores.get(column)

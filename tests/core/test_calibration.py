@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from usam_core.calibration.calibration import Calibration, log_odds
 from usam_core.calibration.fit import NONE, SceneMasks, fit_calibration, judged
 from usam_core.calibration.reliability import diagram, expected_calibration_error, reliability
+from usam_core.metrics.confidence import StatedProbabilities
+from usam_core.outputs.coco_json import mask_record
 
 NAMES = ["a", "b", "c"]
 
@@ -148,3 +150,23 @@ def test_the_diagram_has_a_bar_as_high_as_the_accuracy():
     rows, columns = np.nonzero(blue)
     assert 48 + 0.5 * 360 - 3 < rows.min() < 48 + 0.5 * 360 + 5
     assert columns.min() > 48 + 0.5 * 360 - 2
+
+
+def test_a_listed_mask_is_right_where_half_of_its_known_pixels_are_of_its_class():
+    truth = np.zeros((4, 10), np.uint8)
+    truth[:, :5] = 1
+    truth[:, 8:] = 255
+    stated = StatedProbabilities()
+
+    def record(columns, category, probability):
+        mask = np.zeros(truth.shape, bool)
+        mask[:, columns] = True
+        return {**mask_record(mask, category), "probability": probability}
+
+    stated.add(truth, [record(slice(0, 5), 1, 0.95), record(slice(0, 5), 2, 0.85)])
+    stated.add(truth, [record(slice(3, 10), 1, 0.75), record(slice(8, 10), 1, 0.65)])
+    stated.add(truth, [record(slice(3, 7), 1, 0.55)])
+    rows = stated.table().set_index("low")
+    assert rows["masks"].sum() == 4, "what lies on void alone does not count"
+    right = {round(low, 1): row.accuracy for low, row in rows.iterrows() if row.masks}
+    assert right == {0.9: 1, 0.8: 0, 0.7: 0, 0.5: 1}

@@ -76,6 +76,8 @@ def _evaluate(s: dict[str, Any]) -> str:
     if s["map50"] is not None:
         parts.append(f"mAP50 {s['map50']:.3f}")
     parts.append(f"false positives on absent classes {s['false_positive_rate']:.3f}")
+    if s["ece"] is not None:
+        parts.append(f"ECE {s['ece']:.3f}")
     if s["without_truth"]:
         parts.append(f"{s['without_truth']} images without truth left out")
     parts += [f"truth: {note}" for note in s["truth_notes"]]
