@@ -80,9 +80,9 @@ def fake_encoder_of_worker(sets: list) -> None:
     fake_encoder(sets)
 
 
-def make_sets() -> list:
-    """Return what the nano SAM says of eight drawn scenes."""
-    embedder = load.open_embedder(SamConfig(points_per_side=SIDE))
+def make_sets(side: int = SIDE) -> list:
+    """Return what the nano SAM says of eight drawn scenes, side x side prompts each."""
+    embedder = load.open_embedder(SamConfig(points_per_side=side))
     drawn = (scene(generator(1, n), CLASSES, SIZE_HW, TRAINING_LOOK, most=3) for n in range(8))
     return embedder.embed([one.image for one in drawn])
 
