@@ -32,6 +32,7 @@ def draw(folder: Path, images: int) -> Path:
         "images": {"path": "images"},
         "training": {"source": "render", "render": {"per_class": 3, "size": 96}},
         "sam": {"points_per_side": 4},
+        "compose": {"held_out_scenes": 8, "size": 96},
         "head": {"steps": 10, "hidden": [32, 16, 8]},
         "outputs": {"shard_size": SHARD_SIZE, "overlays": 2},
     }

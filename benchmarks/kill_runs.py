@@ -33,6 +33,8 @@ from kill_server import Server, dask_workers, kill
 
 KINDS = ("flow", "served", "worker", "server", "server-served", "dask")
 LOSSES = ("store", "store", "annotate", "fit", "collect")
+SHARDS_OF_A_TASK = {False: 1, True: 8}
+"""Without and with two workers, who get several at once (`tasks.steps`)."""
 PATIENCE = 240.0
 """Seconds for a run to notice that its server is gone, or to go on to its end."""
 
@@ -79,7 +81,7 @@ def one_kill(kind: str, server: Server, file: Path, seconds: float, rng: random.
     finished, begun = server.embedded(run) if run else (0, 0)
     use_workers(file, 0)
     killed = look(file)
-    faults = lost_work(start, killed, finished, begun)
+    faults = lost_work(start, killed, finished, begun, SHARDS_OF_A_TASK[kind == "dask"])
     if server.start_run().wait() != 0:
         raise SystemExit(f"the run after a kill of {kind} failed: {server.last_words()}")
     after = look(file)
@@ -88,16 +90,14 @@ def one_kill(kind: str, server: Server, file: Path, seconds: float, rng: random.
     return Kill(kind, lost, killed.step, state, words, again, faults)
 
 
-def lost_work(start: Done, killed: Done, finished: int, begun: int) -> list[str]:
-    """Return what a run had finished, or more than one shard that it had begun, but is not there.
+def lost_work(start: Done, killed: Done, finished: int, begun: int, most: int) -> list[str]:
+    """Return what a run had finished, or what it had begun but for `most` shards, and is not there.
 
     A server that was killed may know less than was done, but never more.
     """
     written = len(killed.shards) - len(start.shards)
     if written < finished:
         return [f"{finished} shards were finished, {written} are stored"]
-    # A task of workers is of several shards; the others are of one.
-    most = 8 if begun % 8 == 0 and begun else 1
     return [f"{begun} shards were begun, {written} are stored"] if begun - written > most else []
 
 

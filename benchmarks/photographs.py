@@ -60,13 +60,36 @@ NAMES = [
     "train",
     "tvmonitor",
 ]
+# The papers hold no picture out.
+PAPERS = {"head": {"features": ["tokens"]}, "compose": {"held_out_scenes": 0}}
 ROWS = {
-    "papers' mode, teacher": {"head": {"features": ["tokens"]}, "inference": {"head": "teacher"}},
-    "papers' mode, student": {"head": {"features": ["tokens"]}},
+    "papers' mode, teacher": {**PAPERS, "inference": {"head": "teacher"}},
+    "papers' mode, student": PAPERS,
     "default, teacher": {"inference": {"head": "teacher"}},
     "default, student": {},
+    # Inference alone: these share the default's head.
+    "minus votes: paint by score": {"inference": {"paint": "score"}},
+    "minus predicted IoU in the score": {"inference": {"score": "confidence"}},
+    "minus the single mask: best predicted IoU": {"inference": {"mask_choice": "best_iou"}},
+    "minus the low threshold: the papers' 0.8": {"inference": {"threshold": 0.8}},
+    "minus suppression by containment": {"inference": {"nms_containment": 1.0}},
+    "plus presence gate at 0.5": {"inference": {"presence": 0.5}},
+    "plus calibrated thresholds": {"inference": {"thresholds": "calibrated"}},
+    # Heads of their own.
+    "minus encoder features: tokens": {"head": {"features": ["tokens"]}},
+    "minus standardised inputs": {"head": {"standardise": False}},
+    "minus a = 20: a = 10": {"head": {"top_k_share": 10}},
+    "minus the averaged loss: summed as printed": {"head": {"uncertainty_reduction": "sum"}},
+    "minus calibration: nothing held out": {"compose": {"held_out_scenes": 0}},
+    "plus tokens, late fusion": {"head": {"features": ["tokens", "encoder"]}},
+    "plus class balance": {"head": {"class_balance": True}},
+    "plus a bank of means": {"head": {"bank": "mean", "bank_weight": 0.3}},
+    "plus composed scenes and background": {
+        "compose": {"scenes": 100},
+        "head": {"composed": "bags", "background": True},
+    },
 }
-COLUMNS = ["miou", "miou_common", "map50", "false_positive_rate"]
+COLUMNS = ["miou", "miou_common", "map50", "false_positive_rate", "ece", "scenes_ece"]
 
 
 def link_split(data: Path, split: str, folder: Path) -> Path:
@@ -126,10 +149,12 @@ def measure(args: argparse.Namespace, name: str, row: dict, seed: int, targets: 
             # The head is the same for every target: what one has fitted serves the next.
             fitted = step_folder(project(args, targets[0], row, seed), "fit")
             shutil.copytree(fitted, step_folder(this, "fit"), dirs_exist_ok=True)
-        for step in ("fit", "annotate"):
-            run_step(step, this)
+        for step in ("fit", "calibrate", "annotate"):
+            done = run_step(step, this)
+            if step == "calibrate" and done.summary["masks"]:
+                result[f"{target} scenes_ece"] = done.summary["ece"]
         scores = run_step("evaluate", this).summary
-        for column in COLUMNS:
+        for column in COLUMNS[:-1]:
             result[f"{target} {column}"] = scores.get(column)
         result[f"{target} seconds"] = round(time.monotonic() - start, 1)
     print(json.dumps(result), flush=True)

@@ -80,9 +80,9 @@ def fake_encoder_of_worker(sets: list) -> None:
     fake_encoder(sets)
 
 
-def make_sets() -> list:
-    """Return what the nano SAM says of eight drawn scenes."""
-    embedder = load.open_embedder(SamConfig(points_per_side=SIDE))
+def make_sets(side: int = SIDE) -> list:
+    """Return what the nano SAM says of eight drawn scenes, side x side prompts each."""
+    embedder = load.open_embedder(SamConfig(points_per_side=side))
     drawn = (scene(generator(1, n), CLASSES, SIZE_HW, TRAINING_LOOK, most=3) for n in range(8))
     return embedder.embed([one.image for one in drawn])
 
@@ -108,6 +108,7 @@ def make_project(folder: Path, out: str, workers: int) -> Path:
         "images": {"path": "images"},
         "training": {"source": "render", "render": {"per_class": 3, "size": 96}},
         "sam": {"points_per_side": SIDE},
+        "compose": {"held_out_scenes": 0},
         "head": {"steps": 5, "hidden": [32, 16, 8]},
         "outputs": {"path": out, "overlays": 0},
         "compute": {"workers": workers, "threads": 1},
@@ -138,7 +139,7 @@ def steps_on_a_server(folder: Path, sets: list, images: int, workers: int) -> di
     """Run embed and annotate as flows; return what embed took."""
     # After the server's address is set: Prefect reads it at import.
     from flows import steps
-    from flows.parameters import CollectSettings, EmbedSettings, StepSettings
+    from flows.parameters import CollectSettings, ComposeSettings, EmbedSettings, OneStepSettings
 
     file = str(make_project(folder, "out", workers))
     fake_encoder(sets)
@@ -149,8 +150,10 @@ def steps_on_a_server(folder: Path, sets: list, images: int, workers: int) -> di
         steps.collect(CollectSettings(project_file=file))
         embed = EmbedSettings(project_file=file)
         taken = measured("embed, Prefect", images, latency, lambda: steps.embed(embed))
-        steps.fit(StepSettings(project_file=file))
-        annotate = StepSettings(project_file=file)
+        steps.compose(ComposeSettings(project_file=file))
+        for step in (steps.fit, steps.calibrate):
+            step(OneStepSettings(project_file=file))
+        annotate = OneStepSettings(project_file=file)
         measured("annotate, Prefect", images, latency, lambda: steps.annotate(annotate))
     return taken
 

@@ -9,6 +9,7 @@ from tasks.collect import collect_all
 from tasks.gate import pass_gate
 from tasks.lineage import report_lineage
 from tasks.report import (
+    report_calibration,
     report_collected,
     report_left_out,
     report_metrics,
@@ -21,7 +22,7 @@ from usam_core.stages import STEPS, StepResult, listed_once
 
 @flow(name="annotate-dataset", flow_run_name="annotate-dataset {settings.project_name}")
 def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]]:
-    """Collect, embed, compose, describe, fit, annotate and evaluate.
+    """Collect, embed, compose, describe, fit, calibrate, annotate and evaluate.
 
     Describe runs where there are `features`, evaluate where there is truth.
 
@@ -53,6 +54,9 @@ def _run(settings: AnnotateDatasetSettings) -> list[StepResult]:
         report_left_out(results[-1])
     if "fit" in wanted:
         results.append(cached_step("fit", file, level, refresh))
+    if "calibrate" in wanted:
+        results.append(cached_step("calibrate", file, level, refresh))
+        report_calibration(results[-1])
     if "annotate" in wanted:
         results.append(cached_step("annotate", file, level, refresh))
     if project.config.evaluation is not None or settings.start == "evaluate":

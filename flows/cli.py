@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import httpx
 import typer
 
-from flows import local_commands  # noqa: F401  (adds `up` and `down`)
+from flows import local_commands, processes  # noqa: F401  (the first adds `up` and `down`)
 from usam_core.cli import terminal
 from usam_core.cli.app import Json, Level, ProjectFile, Verbose, app, set_logging
 from usam_core.errors import TransientError, UsamError
@@ -125,6 +125,9 @@ def _run_flow(
         project_file=str(project.absolute()), level=level or "file", start=start, refresh=refresh
     )
     local = _use_local_server()
+    # Prefect's own small server, and Dask's workers, do not notice that their run was killed.
+    processes.end_orphans()
+    processes.mark_own()
     from flows.annotate import annotate_dataset
 
     flow = annotate_dataset

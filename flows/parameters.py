@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from usam_core.errors import ConfigError, InputError
 from usam_core.project import Project, load_project
 
-Step = Literal["collect", "embed", "compose", "describe", "fit", "annotate", "evaluate"]
+Step = Literal[
+    "collect", "embed", "compose", "describe", "fit", "calibrate", "annotate", "evaluate"
+]
 Level = Literal["classes", "parents"]
 LevelChoice = Literal["file", "classes", "parents"]
 

@@ -16,6 +16,7 @@ import psutil
 from usam_core.errors import UsamError
 
 _MARK = "USAM_SERVER_FOLDER"
+_OWNER = "USAM_RUN_OWNER"
 _LINES = 15
 
 
@@ -81,6 +82,36 @@ def check_alive(folder: Path, name: str) -> None:
     log = folder / f"{name}.log"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LINES:]
     raise UsamError("\n".join([f"the {name} ended while it started; the end of {log}:", *lines]))
+
+
+def mark_own() -> None:
+    """Mark this process's children, so that `end_orphans` finds them should it be killed."""
+    me = psutil.Process()
+    os.environ[_OWNER] = f"{me.pid} {me.create_time()}"
+
+
+def end_orphans() -> list[int]:
+    """End what runs that were killed have left: servers of their own, Dask workers; their pids."""
+    orphans = [process for process in psutil.process_iter() if _owner_is_gone(process)]
+    for process in orphans:
+        with suppress(psutil.Error):
+            process.terminate()
+    return [process.pid for process in orphans]
+
+
+def _owner_is_gone(process: psutil.Process) -> bool:
+    try:
+        owner = process.environ().get(_OWNER)
+        if owner is None or process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        pid, created = owner.split()
+    except (psutil.Error, OSError, ValueError):
+        return False
+    try:
+        # Another process may have the number by now.
+        return psutil.Process(int(pid)).create_time() != float(created)
+    except psutil.Error:
+        return True
 
 
 def _is_ours(process: psutil.Process, folder: Path) -> bool:

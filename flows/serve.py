@@ -27,10 +27,31 @@ from prefect.states import Crashed
 
 from flows.alive import ALIVE, end_killed, runs_folder
 from flows.annotate import annotate_dataset
-from flows.steps import annotate, collect, compose, describe, embed, evaluate, fit, report
+from flows.steps import (
+    annotate,
+    calibrate,
+    collect,
+    compose,
+    describe,
+    embed,
+    evaluate,
+    fit,
+    report,
+)
 from usam_core.atomic import write_json
 
-FLOWS = (annotate_dataset, collect, embed, compose, describe, fit, annotate, evaluate, report)
+FLOWS = (
+    annotate_dataset,
+    collect,
+    embed,
+    compose,
+    describe,
+    fit,
+    calibrate,
+    annotate,
+    evaluate,
+    report,
+)
 
 MOST_RUNS_AT_ONCE = 2
 """A long step and something short beside it; models are big, and one machine has one memory."""

@@ -16,6 +16,7 @@ from tasks.collect import collect_all
 from tasks.lineage import report_lineage
 from tasks.report import (
     last_results,
+    report_calibration,
     report_collected,
     report_left_out,
     report_metrics,
@@ -69,6 +70,14 @@ def fit(settings: OneStepSettings) -> dict[str, Any]:
     return _step("fit", settings).to_json()
 
 
+@flow(name="calibrate", flow_run_name="calibrate {settings.project_name}")
+def calibrate(settings: OneStepSettings) -> dict[str, Any]:
+    """Fit probabilities, thresholds and presence to held-out composed scenes."""
+    result = _step("calibrate", settings)
+    report_calibration(result)
+    return result.to_json()
+
+
 @flow(name="annotate", flow_run_name="annotate {settings.project_name}")
 def annotate(settings: OneStepSettings) -> dict[str, Any]:
     """Label every embedded image with the head, and show some."""
@@ -99,6 +108,8 @@ def report(settings: ReportSettings) -> list[dict[str, Any]]:
             report_left_out(result)
         elif result.step == "annotate" and settings.pictures:
             report_overlays(result, settings.pictures)
+        elif result.step == "calibrate":
+            report_calibration(result)
         elif result.step == "evaluate":
             report_metrics(result)
     report_run(project.config.name, results)

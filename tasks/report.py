@@ -81,6 +81,21 @@ def report_left_out(result: StepResult) -> None:
         create_table_artifact(bad, key="left-out", description=f"{len(bad)} images left out")
 
 
+def report_calibration(result: StepResult) -> None:
+    """Show how far stated probabilities are to be believed, and each class's threshold."""
+    picture = Path(result.path).parent / "reliability.png"
+    if not result.summary["masks"] or not picture.is_file():
+        return
+    lines = [f"![reliability diagram]({data_uri(picture)})", "", "| class | threshold |"]
+    lines += ["| --- | --- |"]
+    lines += [f"| {name} | {least:.2f} |" for name, least in result.summary["thresholds"].items()]
+    create_markdown_artifact(
+        "\n".join(lines),
+        key="calibration",
+        description=sentence("calibrate", result.summary, result.reused),
+    )
+
+
 def report_overlays(result: StepResult, most: int = _MOST_OVERLAYS) -> None:
     """Show the first labelled images, if the project draws overlays."""
     overlays = _overlays(Path(result.path).parent)[:most]

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from usam_core.calibration.calibration import Calibration
 from usam_core.config import InferenceConfig
 from usam_core.distill import entropy
 from usam_core.masks import areas, upscale, valid_hw
@@ -21,6 +22,7 @@ class Candidates:
 
     Attributes:
         packed: uint8 (p, u, b).
+        logits: float32 (p, o), the head's: c classes, then its other outputs.
         classes: int64 (p,), the most probable class.
         confidence: float32 (p,), its probability.
         entropy: float32 (p,), nats.
@@ -30,12 +32,17 @@ class Candidates:
     """
 
     packed: np.ndarray
+    logits: np.ndarray
     classes: np.ndarray
     confidence: np.ndarray
     entropy: np.ndarray
     predicted_iou: np.ndarray
     stability: np.ndarray
     prompts: np.ndarray
+
+    def __len__(self) -> int:
+        """Return p, the number of masks."""
+        return len(self.packed)
 
     def __getitem__(self, rows: np.ndarray) -> "Candidates":
         """Return the chosen rows of every column."""
@@ -115,6 +122,7 @@ def candidates(
     probability = probability[:, :classes]
     found = Candidates(
         packed=mask_set.packed_masks[prompts, chosen],
+        logits=logits.numpy()[prompts, chosen],
         classes=probability.argmax(-1).astype(np.int64),
         confidence=probability.max(-1).astype(np.float32),
         entropy=doubt[prompts, chosen].astype(np.float32),
@@ -125,37 +133,58 @@ def candidates(
     return found[claimed]
 
 
-def thresholds(config: InferenceConfig, class_names: Sequence[str]) -> np.ndarray:
-    """Return the least confidence of each class, float32 (c,)."""
-    of_class = config.class_thresholds
-    return np.array([of_class.get(name, config.threshold) for name in class_names], np.float32)
-
-
-def passes(
-    found: Candidates,
-    size_hw: tuple[int, int],
-    config: InferenceConfig,
-    class_names: Sequence[str],
+def thresholds(
+    config: InferenceConfig, class_names: Sequence[str], calibration: Calibration | None = None
 ) -> np.ndarray:
-    """Return which candidates pass the thresholds of confidence, quality and area, bool (p,).
+    """Return the least confidence of each class, float32 (c,); what the user set for one wins."""
+    fitted = calibration.thresholds if calibration and config.thresholds == "calibrated" else {}
+    least = {name: fitted.get(name, config.threshold) for name in class_names}
+    return np.array([config.class_thresholds.get(n, v) for n, v in least.items()], np.float32)
 
-    Args:
-        found: the candidates.
-        size_hw: rows and columns of the image.
-        config: the thresholds; areas are shares of the image.
-        class_names: the head's classes, for the thresholds of single classes.
-    """
-    limits = thresholds(config, class_names)
+
+def is_good(found: Candidates, size_hw: tuple[int, int], config: InferenceConfig) -> np.ndarray:
+    """Return which candidates pass the thresholds of quality and area, bool (p,)."""
     rows, columns = valid_hw(size_hw, found.packed.shape[-2])
     share = areas(found.packed) / (rows * columns)
     return (
-        (found.confidence >= limits[found.classes])
-        & (found.predicted_iou >= config.min_predicted_iou)
+        (found.predicted_iou >= config.min_predicted_iou)
         & (found.stability >= config.min_stability)
         & (share >= config.min_area)
         & (share <= config.max_area)
         & (share > 0)
     )
+
+
+def mask_scores(
+    confidence: np.ndarray, predicted_iou: np.ndarray, config: InferenceConfig
+) -> np.ndarray:
+    """Return what orders masks in suppression, painting and output files, float32 (p,)."""
+    if config.score == "confidence_x_iou":
+        confidence = confidence * np.clip(predicted_iou, 0, 1)
+    return confidence.astype(np.float32)
+
+
+def class_probabilities(
+    found: Candidates, classes: int, calibration: Calibration | None
+) -> np.ndarray:
+    """Return each class's probability for each mask, float64 (p, c): calibrated, or the softmax."""
+    if calibration is not None:
+        return calibration.probabilities(found.logits, found.predicted_iou)[:, :classes]
+    return torch.from_numpy(found.logits).double().softmax(-1).numpy()[:, :classes]
+
+
+def runner_up(probability: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return the most probable class but the chosen one, int64 (p,); -1 where there is no other.
+
+    Args:
+        probability: float64 (p, c).
+        classes: int64 (p,), the chosen ones.
+    """
+    if probability.shape[1] < 2:
+        return np.full(len(classes), -1, np.int64)
+    others = probability.copy()
+    others[np.arange(len(classes)), classes] = -1
+    return others.argmax(axis=1).astype(np.int64)
 
 
 def label_image(
@@ -164,8 +193,9 @@ def label_image(
     features: Sequence[str],
     config: InferenceConfig,
     class_names: Sequence[str],
+    calibration: Calibration | None = None,
 ) -> tuple[Instances, np.ndarray]:
-    """Label one image: score, threshold, suppress, and paint.
+    """Label one image: score, gate, threshold, suppress, and paint.
 
     Args:
         head: maps float32 (..., f) to logits (..., c).
@@ -173,29 +203,40 @@ def label_image(
         features: the head's feature blocks.
         config: the inference settings.
         class_names: the head's classes.
+        calibration: gives probabilities, presence and thresholds; None takes the head's softmax
+            as it is, and gates nothing.
 
     Returns:
         The instances, best first, and the label map, uint8 or uint16 (h, w); see
         `usam_core.paint` for who gets a pixel.
     """
     found = candidates(head, mask_set, features, config, len(class_names))
-    kept = found[passes(found, mask_set.size_hw, config, class_names)]
-    scores = kept.confidence
-    if config.score == "confidence_x_iou":
-        scores = scores * np.clip(kept.predicted_iou, 0, 1)
+    found = found[is_good(found, mask_set.size_hw, config)]
+    probability = class_probabilities(found, len(class_names), calibration)
+    stated = probability[np.arange(len(found)), found.classes]
+    limits = thresholds(config, class_names, calibration)
+    # Thresholds and scores speak of the same: fitted thresholds of fitted probabilities.
+    fitted = calibration is not None and config.thresholds == "calibrated"
+    confidence = stated if fitted else found.confidence
+    wanted = confidence >= limits[found.classes]
+    if calibration is not None and config.presence > 0:
+        wanted &= calibration.presence(probability)[found.classes] >= config.presence
+    kept, probability = found[wanted], probability[wanted]
+    scores = mask_scores(confidence[wanted], kept.predicted_iou, config)
     stay = suppress(kept.packed, scores, kept.classes, config.nms_iou, config.nms_containment)
     best = kept[stay]
     instances = Instances(
         masks=upscale(best.packed, mask_set.size_hw),
         classes=best.classes,
-        scores=scores[stay].astype(np.float32),
+        scores=scores[stay],
         entropy=best.entropy,
         predicted_iou=best.predicted_iou,
         prompts=best.prompts,
+        probability=stated[wanted][stay].astype(np.float32),
+        runner_up=runner_up(probability[stay], best.classes),
     )
     if config.paint == "vote":
-        least = thresholds(config, class_names) / 2
-        labels = paint_votes(kept.packed, kept.classes, scores, mask_set.size_hw, least)
+        labels = paint_votes(kept.packed, kept.classes, scores, mask_set.size_hw, limits / 2)
     else:
         labels = paint(instances, config.paint, len(class_names))
     return instances, labels

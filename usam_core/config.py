@@ -15,13 +15,14 @@ from usam_core.config_compose import ComposeConfig
 from usam_core.config_compute import ComputeConfig
 from usam_core.config_features import FeatureConfig, FeatureName, check_blocks
 from usam_core.config_head import HeadOptions
+from usam_core.config_inference import InferenceConfig
 from usam_core.config_results import EvaluationConfig, GateConfig, OutputsConfig
 from usam_core.config_text import find_text_block
 from usam_core.config_training import TrainingConfig
+from usam_core.presets.in_project import expand_preset, list_or_preset_schema
 
 BACKGROUND = "background"
 Width = Annotated[Int, Field(ge=1, le=65536)]
-MaskChoice = Literal["single", "best_iou", "largest", "most_confident"]
 
 
 class ClassSpec(Section):
@@ -59,6 +60,9 @@ class ImagesConfig(Section):
 
     path: Path
     """Folder with the images; relative paths count from the project file."""
+    files: Path | None = None
+    """Text file that names the images to be labelled, one path a line, counting from `path`;
+    empty takes all that lie there."""
     recursive: Bool = True
     """Look into sub-folders too."""
     extensions: Annotated[list[str], Field(min_length=1)] = [
@@ -107,7 +111,7 @@ class HeadConfig(HeadOptions):
     features: Annotated[list[str], Field(min_length=1)] = ["encoder"]
     """Feature blocks that the head sees: `tokens` (alone, the papers' mode), `encoder` (of the
     nano SAM), and names under `features`."""
-    fusion: Literal["concat", "concat_equal", "late"] = "concat"
+    fusion: Literal["concat", "concat_equal", "late"] = "late"
     """Several blocks: `concat` puts them side by side, `concat_equal` at one length each, `late`
     trains a head for each and averages their logits."""
     mask_choice: Literal["single", "best_iou", "largest"] = "best_iou"
@@ -142,52 +146,15 @@ class HeadConfig(HeadOptions):
     """Memory for training bags; what does not fit is read from the store each epoch."""
 
 
-class InferenceConfig(Section):
-    """From scored masks to one label a pixel (U-SAM, section 3.6)."""
-
-    head: Literal["student", "teacher"] = "student"
-    """Which head labels; the teacher is kept beside the student for comparison."""
-    threshold: Fraction = 0.3
-    """Keep masks whose class confidence is at least this."""
-    class_thresholds: dict[str, Fraction] = {}
-    """The same for single classes, by name."""
-    mask_choice: MaskChoice = "single"
-    """Which of a prompt's masks is its candidate."""
-    min_predicted_iou: Float = 0.0
-    """Drop masks that SAM itself believes bad."""
-    min_stability: Fraction = 0.0
-    """Drop masks whose border hangs on the threshold."""
-    min_area: Fraction = 0.0005
-    """Drop masks smaller than this share of the image."""
-    max_area: Fraction = 0.95
-    """Drop masks larger than this share of the image."""
-    nms_iou: Fraction = 0.5
-    """Of two masks that overlap more than this (mask IoU), the better scored stays."""
-    nms_containment: Fraction = 0.9
-    """Of two masks of one class of which one lies in the other by this share, the better stays."""
-    score: Literal["confidence", "confidence_x_iou"] = "confidence_x_iou"
-    """What orders masks in NMS, in painting, and in the COCO file."""
-    paint: Literal["score", "smallest", "vote"] = "vote"
-    """Who gets a pixel that several masks claim: the best score, the smallest mask, or the class
-    with the largest sum of scores over all masks that pass the thresholds, before NMS."""
-
-    @model_validator(mode="after")
-    def _areas_are_in_order(self) -> "InferenceConfig":
-        if self.min_area >= self.max_area:
-            raise PlacedError(
-                ("min_area",),
-                f"got {self.min_area:g}; expected less than max_area, {self.max_area:g}",
-            )
-        return self
-
-
 class ProjectConfig(Section):
     """The whole of `project.yaml`."""
 
     name: Annotated[str, Field(min_length=1)] = "project"
     """Shown in the Prefect UI and in reports."""
-    classes: Annotated[list[ClassSpec], Field(min_length=1)]
-    """The names to be found."""
+    classes: Annotated[
+        list[ClassSpec], Field(min_length=1, json_schema_extra=list_or_preset_schema)
+    ]
+    """The names to be found: a list of them, or a preset (`usam presets` lists these)."""
     negatives: list[ClassSpec] = []
     """Names of what the images also show and nobody wants found, such as "grass" or "street".
     Pictures of them are collected and teach the head; they are never painted nor listed."""
@@ -212,6 +179,8 @@ class ProjectConfig(Section):
     @field_validator("classes", "negatives", mode="before")
     @classmethod
     def _names_may_stand_alone(cls, value: object) -> object:
+        if isinstance(value, str | dict):
+            return expand_preset(value)
         if not isinstance(value, list):
             return value
         return [{"name": item} if isinstance(item, str) else item for item in value]

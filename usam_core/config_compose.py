@@ -15,8 +15,9 @@ Backdrop = Literal["crop", "blurred", "texture", "negative"]
 class ComposeConfig(Section):
     """Scenes with known truth: objects cut out by SAM's own masks, put on other backgrounds."""
 
-    scenes: Annotated[Int, Field(ge=0, le=100_000)] = 100
-    """Scenes that the head may learn from; 0 makes none."""
+    scenes: Annotated[Int, Field(ge=0, le=100_000)] = 0
+    """Scenes that the head may learn from, for `head.composed` and `head.background`; 0 makes
+    none. They cost SAM as much as so many images."""
     held_out_scenes: Annotated[Int, Field(ge=0, le=100_000)] = 60
     """Scenes for calibration, made of pictures that the head never sees; 0 makes none, and holds
     no picture out."""

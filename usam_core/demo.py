@@ -38,6 +38,8 @@ _SIZE_HW = (288, 384)
 _SMALLEST = 0.15
 _THRESHOLD = 0.6  # on drawn surfaces the head is surer than on photographs
 _DROPOUT = 0.3  # 0.9 needs more steps than the demo has time for
+_HELD_OUT_SCENES = 12  # each is a second of SAM
+_SCENE_SIDE = 384
 _STEPS = 100  # enough for so few pictures, and the demo is waited for
 
 _HEADER = """\
@@ -72,8 +74,9 @@ def prepare_demo(folder: Path, scenes: int = 32, pictures: int = 20, seed: int =
         entries = [_draw_scene(folder, number, seed) for number in range(scenes)]
         assemble(folder / TRUTH, entries, list(DEMO_CLASSES))
     default, papers = folder / "project.yaml", folder / "papers.yaml"
-    _write_project(default, {"path": "out"}, ["encoder"], pictures, seed)
-    _write_project(papers, {"path": "out/papers", "store": "out/store"}, ["tokens"], pictures, seed)
+    papers_out = {"path": "out/papers", "store": "out/store"}
+    _write_project(default, {"path": "out"}, ["encoder"], _HELD_OUT_SCENES, pictures, seed)
+    _write_project(papers, papers_out, ["tokens"], 0, pictures, seed)
     return Demo(default, papers)
 
 
@@ -100,7 +103,12 @@ def _draw_scene(folder: Path, number: int, seed: int) -> dict[str, Any]:
 
 
 def _write_project(
-    path: Path, outputs: dict[str, str], features: list[str], pictures: int, seed: int
+    path: Path,
+    outputs: dict[str, str],
+    features: list[str],
+    scenes: int,
+    pictures: int,
+    seed: int,
 ) -> None:
     if path.exists():
         return
@@ -109,6 +117,7 @@ def _write_project(
         "classes": [{"name": name, "parent": parent} for name, parent in DEMO_CLASSES.items()],
         "images": {"path": "images"},
         "training": {"source": "render", "render": {"per_class": pictures}},
+        "compose": {"scenes": 0, "held_out_scenes": scenes, "size": _SCENE_SIDE},
         "head": {"features": features, "steps": _STEPS, "dropout": _DROPOUT},
         "inference": {"threshold": _THRESHOLD},
         "outputs": outputs,

@@ -58,6 +58,20 @@ class Project:
         return None if evaluation is None else self.root / evaluation.path
 
     @property
+    def image_list(self) -> Path | None:
+        """Return the file that names the images, or None if all count."""
+        path = self.config.images.files
+        return None if path is None else self.root / path
+
+    @property
+    def objects_path(self) -> Path | None:
+        """Return the folder that numbers the truth's objects, or None if there is none."""
+        evaluation = self.config.evaluation
+        if evaluation is None or evaluation.objects is None:
+            return None
+        return self.root / evaluation.objects
+
+    @property
     def out(self) -> Path:
         """Return the folder of the results."""
         return self.root / self.config.outputs.path

@@ -22,6 +22,7 @@ def mistakes_on_disk(project: "Project") -> Iterator[Mistake]:
     """Yield every path that is missing or of the wrong kind, and what a source lacks."""
     config = project.config
     yield from _path(("images", "path"), config.images.path, project.images_path, "folder")
+    yield from _path(("images", "files"), config.images.files, project.image_list, "file")
     yield from _path(("sam", "checkpoint"), config.sam.checkpoint, project.checkpoint, "file")
     if config.training.source == "folder":
         yield from _folder_source(project)
@@ -30,6 +31,8 @@ def mistakes_on_disk(project: "Project") -> Iterator[Mistake]:
     if config.evaluation is not None:
         kind = "folder" if config.evaluation.format == "voc" else "file"
         yield from _path(("evaluation", "path"), config.evaluation.path, project.truth_path, kind)
+        objects = config.evaluation.objects
+        yield from _path(("evaluation", "objects"), objects, project.objects_path, "folder")
     for name, feature in config.features.items():
         if not (project.root / feature.model).is_dir() and not _HUB_ID.fullmatch(feature.model):
             yield (

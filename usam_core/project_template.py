@@ -25,6 +25,7 @@ from usam_core.config_features import FeatureConfig
 from usam_core.config_results import OutputsConfig
 from usam_core.config_training import FilterConfig, SyntheticConfig, TrainingConfig, WebConfig
 from usam_core.errors import InputError
+from usam_core.presets import preset_names
 
 SCHEMA_FILE = "project.schema.json"
 PROJECT_FILE = "project.yaml"
@@ -40,6 +41,7 @@ def write_template(
     source: str = "folder",
     contact: str | None = None,
     sam: str = "nano",
+    preset: dict[str, str] | None = None,
     force: bool = False,
 ) -> Path:
     """Write `project.yaml` and its schema into a folder, and return the project file.
@@ -52,6 +54,7 @@ def write_template(
         source: where training pictures come from, as `training.source`.
         contact: for the web, who is asking: an e-mail address or a page.
         sam: which SAM.
+        preset: in place of class names a list that ships with usam, as `classes` may say it.
         force: overwrite an existing project file.
 
     Raises:
@@ -60,8 +63,11 @@ def write_template(
     target = folder / PROJECT_FILE
     if target.exists() and not force:
         raise InputError(f"{target}: exists already; expected a new folder, or use --force")
-    if not classes:
-        raise InputError("--classes: got no name; expected names with commas between them")
+    if bool(classes) == bool(preset):
+        raise InputError(
+            f"--classes: got {'a preset too' if preset else 'no name'}; expected names with commas "
+            f"between them, or --preset, one of {', '.join(preset_names())}"
+        )
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; expected a folder, or nothing yet")
     for option, path in (("--images", images), ("--training", training)):
@@ -71,21 +77,22 @@ def write_template(
         raise InputError(
             "--contact: missing; a crawl says who is asking: give an e-mail address or a page"
         )
-    _check_names(classes)
+    _check_names(preset or list(classes))
     path = "training" if training is None else str(training.absolute())
     given = {"source": source, **({"path": path} if source == "folder" else {})}
-    text = "\n".join(_lines(classes, images, given, contact, sam)) + "\n"
+    text = "\n".join(_lines(preset or classes, images, given, contact, sam)) + "\n"
     with whole_file(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
     write_schema(folder / SCHEMA_FILE)
     return target
 
 
-def _check_names(classes: Sequence[str]) -> None:
+def _check_names(classes: list[str] | dict[str, str]) -> None:
     try:
-        ProjectConfig.model_validate({"classes": list(classes), "images": {"path": "images"}})
+        ProjectConfig.model_validate({"classes": classes, "images": {"path": "images"}})
     except ValidationError as error:
-        raise InputError(f"--classes: {error.errors()[0]['msg']}") from error
+        option = "--preset" if isinstance(classes, dict) else "--classes"
+        raise InputError(f"{option}: {error.errors()[0]['msg']}") from error
 
 
 def write_schema(path: Path) -> None:
@@ -94,16 +101,23 @@ def write_schema(path: Path) -> None:
 
 
 def _lines(
-    classes: Sequence[str], images: Path, training: dict[str, str], contact: str | None, sam: str
+    classes: Sequence[str] | dict[str, str],
+    images: Path,
+    training: dict[str, str],
+    contact: str | None,
+    sam: str,
 ) -> Iterator[str]:
     yield f"# yaml-language-server: $schema={SCHEMA_FILE}"
     yield "# A usam project. Commented lines show the defaults. Run it with: usam run project.yaml"
     yield ""
     yield "# The names to be found."
-    yield "classes:"
-    for name in classes:
-        yield f"  - name: {_scalar(name)}"
-    yield from _defaults(ClassSpec, {}, leave_out=("name",), indent="    ")
+    if isinstance(classes, dict):
+        yield f"classes: {_scalar(classes)}"
+    else:
+        yield "classes:"
+        for name in classes:
+            yield f"  - name: {_scalar(name)}"
+        yield from _defaults(ClassSpec, {}, leave_out=("name",), indent="    ")
     yield ""
     yield "# The images to be labelled."
     yield "images:"

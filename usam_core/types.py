@@ -106,6 +106,8 @@ class Instances:
         entropy: float32 (p,), entropy of the class distribution, nats.
         predicted_iou: float32 (p,).
         prompts: int64 (p,), which point of the grid each mask came from.
+        probability: float32 (p,), of the class, 0 to 1: calibrated where there is a calibration.
+        runner_up: int64 (p,), the next most probable class; -1 where there is but one class.
     """
 
     masks: np.ndarray
@@ -114,6 +116,8 @@ class Instances:
     entropy: np.ndarray
     predicted_iou: np.ndarray
     prompts: np.ndarray
+    probability: np.ndarray
+    runner_up: np.ndarray
 
     def __post_init__(self) -> None:
         p = len(self.masks)
@@ -121,7 +125,8 @@ class Instances:
             raise ValueError(
                 f"masks: expected bool (p, h, w), got {self.masks.dtype} {self.masks.shape}"
             )
-        for name in ("classes", "scores", "entropy", "predicted_iou", "prompts"):
+        columns = ("classes", "scores", "entropy", "predicted_iou", "prompts")
+        for name in (*columns, "probability", "runner_up"):
             if getattr(self, name).shape != (p,):
                 raise ValueError(f"{name}: expected shape ({p},), got {getattr(self, name).shape}")
 

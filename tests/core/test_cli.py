@@ -10,6 +10,7 @@ COMMANDS = [
     "init",
     "collect",
     "embed",
+    "calibrate",
     "compose",
     "describe",
     "fit",
@@ -17,6 +18,8 @@ COMMANDS = [
     "evaluate",
     "lineage",
     "doctor",
+    "presets",
+    "bench",
     "run",
     "demo",
 ]

@@ -56,6 +56,8 @@ def test_truth_is_what_is_visible(seed, count, least):
     labels = scene.label_map(list(COLOURS))
     found = {list(COLOURS)[value - 1] for value in np.unique(labels) if value}
     assert found == set(scene.names), "every named object is visible, and no other is"
+    if least <= 0.7:
+        assert scene.names, "there is room for one at least"
     colour = np.array([(0, 0, 0), *COLOURS.values()], float)
     nearest = np.abs(scene.rgb[:, :, None] - colour).sum(-1).argmin(-1)
     # Borders are mixed of two colours.

@@ -82,7 +82,7 @@ def test_two_workers_write_the_store_and_the_labels_that_one_process_writes(
         if name == "alone":
             monkeypatch.setattr(compute, "_open", [])
         advanced = []
-        for step in ("collect", "embed", "compose", "fit", "annotate"):
+        for step in ("collect", "embed", "compose", "fit", "calibrate", "annotate"):
             run_step(step, project, progress=Advance(advanced.append))
         found[name] = files_below(project.out)
         project.out.rename(tmp_path / name)

@@ -98,7 +98,12 @@ def test_a_store_that_is_there_gets_a_block_and_sam_is_not_run(project_file, no_
     assert described.calls == []
     results = {step: run_step(step, project) for step in STEPS}
     assert results["embed"].summary["embedded"] == 0
-    assert [step for step in STEPS if not results[step].reused] == ["fit", "annotate", "evaluate"]
+    assert [step for step in STEPS if not results[step].reused] == [
+        "fit",
+        "calibrate",
+        "annotate",
+        "evaluate",
+    ]
     assert results["fit"].summary["features"] == ["encoder", "colour"]
     card = json.loads((step_folder(project, "fit") / "student.card.json").read_text())
     assert card["block_widths"][1] == 5
@@ -289,7 +294,7 @@ def test_the_lineage_names_the_blocks_and_the_step(project_file):
         for step in ("describe", "fit", "annotate")
     }
     assert said["describe"]["inputs"]["blocks"]["specs"]["colour"]["weights"] == "a/b"
-    for step in ("fit", "annotate"):
+    for step in ("fit", "calibrate", "annotate"):
         assert said[step]["inputs"]["blocks"]["ids"] == {"colour": block_of(project)}
         assert "describe" in [parent["step"] for parent in said[step]["parents"]]
     assert "features" in said["describe"]["config"]

@@ -27,7 +27,7 @@ def fused(fusion, **settings):
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_every_fusion_finds_the_object_beside_a_block_of_noise(fusion):
     heads, rows, labels, truth = fused(fusion)
-    bags, _ = next(source(rows, labels, features=BLOCKS).batches(np.random.default_rng(0), 45))
+    bags, *_ = next(source(rows, labels, features=BLOCKS).batches(np.random.default_rng(0), 45))
     order = np.random.default_rng(0).permutation(45)
     found = heads.student(torch.from_numpy(bags)).detach()[:, :3].argmax(-1).numpy()
     assert (found == truth[order][:, None]).mean() > 0.8

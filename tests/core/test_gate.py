@@ -81,7 +81,7 @@ def test_a_run_whose_images_are_all_bad_is_judged(tiny_project):
     project = with_gate(tiny_project, max_quarantined=0.05)
     for image in (tiny_project.parent / "images").iterdir():
         image.write_bytes(b"no image")
-    for step in ("collect", "embed", "fit", "annotate"):
+    for step in ("collect", "embed", "compose", "fit", "calibrate", "annotate"):
         run_step(step, project)
     verdict = check_gate(project)
     assert [o.check for o in verdict.objections] == ["max_quarantined"]

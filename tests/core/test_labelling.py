@@ -204,6 +204,8 @@ def instances(masks, classes, scores):
         entropy=np.zeros(p, np.float32),
         predicted_iou=np.zeros(p, np.float32),
         prompts=np.arange(p),
+        probability=np.zeros(p, np.float32),
+        runner_up=np.full(p, -1),
     )
 
 

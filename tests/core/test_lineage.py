@@ -72,7 +72,7 @@ def test_a_label_png_leads_back_to_its_image_the_pictures_and_the_checkpoint(roo
     assert shown["image"]["file_name"] == "s1.png"
     assert shown["whole"]
     steps = [step["step"] for step in shown["steps"]]
-    assert sorted(steps) == ["annotate", "collect", "compose", "embed", "fit"]
+    assert sorted(steps) == ["annotate", "calibrate", "collect", "compose", "embed", "fit"]
     by_step = {step["step"]: step["document"] for step in shown["steps"]}
     assert by_step["collect"]["pictures"]["provenance"]["sources"] == {"render": 9}
     text = "\n".join(tree(chain, findings))
@@ -321,7 +321,7 @@ def test_a_linked_folder_of_results_leads_to_its_project(root, tmp_path, place):
 
 def test_the_coarser_level_has_a_chain_of_its_own(root):
     project = load_project(root / "project.yaml", level="parents")
-    for step in ("fit", "annotate"):
+    for step in ("fit", "calibrate", "annotate"):
         run_step(step, project)
     chain = read_chain(root / "out" / "parents" / "annotate" / "masks" / "s1.png")
     assert broken_links(check_chain(chain)) == []

@@ -1,7 +1,10 @@
 """Background processes that are found again after whoever started them is gone."""
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import psutil
@@ -78,3 +81,33 @@ def test_what_it_last_said_is_told_when_it_ends_at_once(folder):
     psutil.wait_procs([psutil.Process(pid)], timeout=30)
     with pytest.raises(UsamError, match=r"worker\.log:\nno room"):
         processes.check_alive(folder, "worker")
+
+
+def test_what_a_killed_run_left_is_ended_and_what_a_living_one_has_is_not():
+    code = (
+        "import subprocess, sys, time\n"
+        "from flows import processes\n"
+        "processes.mark_own()\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)'])\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(300)\n"
+    )
+    owners = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    children = [psutil.Process(int(owner.stdout.readline())) for owner in owners]
+    try:
+        owners[0].kill()
+        owners[0].wait()
+        assert children[0].is_running(), "a child does not notice by itself"
+        ended = processes.end_orphans()
+        assert children[0].pid in ended
+        assert children[1].pid not in ended
+        gone, _ = psutil.wait_procs(children[:1], timeout=20)
+        assert gone
+        assert children[1].is_running()
+    finally:
+        for process in (*owners, *children):
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                process.kill()

@@ -166,7 +166,7 @@ def test_a_lost_shard_is_embedded_again(finished_project, tmp_path):
     ("section", "change", "steps"),
     [
         ("inference", {"threshold": 0.31}, ["annotate", "evaluate"]),
-        ("head", {"steps": 6}, ["fit", "annotate", "evaluate"]),
+        ("head", {"steps": 6}, ["fit", "calibrate", "annotate", "evaluate"]),
         ("head", {"cache_mb": 1}, []),
         ("sam", {"device": "cpu", "points_per_batch": 3}, []),
     ],
@@ -201,6 +201,7 @@ def test_bad_images_are_quarantined_with_their_reasons_and_stop_nothing(tiny_pro
     assert all(bad["reason"] for bad in result.summary["quarantined"])
     run_step("compose", project)
     run_step("fit", project)
+    run_step("calibrate", project)
     assert run_step("annotate", project).summary["images"] == 4
     # Known to be bad: not tried again.
     assert plan_embed(project).groups == []
@@ -237,7 +238,12 @@ def test_a_step_that_comes_too_early_says_what_to_run(tiny_project):
         run_step("compose", project)
     with pytest.raises(MissingStepError, match="run `usam compose"):
         run_step("fit", project)
+    run_step("embed", project)
+    run_step("compose", project)
     with pytest.raises(MissingStepError, match="run `usam fit"):
+        run_step("calibrate", project)
+    run_step("fit", project)
+    with pytest.raises(MissingStepError, match="run `usam calibrate"):
         run_step("annotate", project)
     with pytest.raises(MissingStepError, match="run `usam annotate"):
         run_step("evaluate", project)

@@ -165,6 +165,8 @@ def test_the_head_card_holds_its_last_metrics(project_file):
         "loss",
         "mil",
         "uncertainty",
+        "masks",
+        "background",
         "accuracy",
         "bad_share",
     }
@@ -204,7 +206,12 @@ def test_two_runs_at_once_embed_every_image_once(tiny_project):
 def test_steps_after_one_that_ran_again_see_its_new_result(project_file):
     project = change(project_file, head={"steps": 6})
     reused = {step: run_step(step, project).reused for step in STEPS}
-    assert [step for step in STEPS if not reused[step]] == ["fit", "annotate", "evaluate"]
+    assert [step for step in STEPS if not reused[step]] == [
+        "fit",
+        "calibrate",
+        "annotate",
+        "evaluate",
+    ]
 
 
 def test_truth_may_speak_of_the_coarser_names(project_file):

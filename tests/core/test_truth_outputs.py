@@ -145,6 +145,8 @@ def some_instances():
         entropy=np.array([0.1, 0.2], np.float32),
         predicted_iou=np.array([0.8, 0.7], np.float32),
         prompts=np.array([4, 9]),
+        probability=np.array([0.7, 0.4], np.float32),
+        runner_up=np.array([0, -1]),
     )
 
 

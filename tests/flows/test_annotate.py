@@ -50,7 +50,15 @@ def project_file(finished_project, tmp_path_factory):
 
 def test_the_whole_job_and_what_is_on_its_page(project_file):
     results, tasks, artifacts = run(project_file)
-    assert list(results) == ["collect", "embed", "compose", "fit", "annotate", "evaluate"]
+    assert list(results) == [
+        "collect",
+        "embed",
+        "compose",
+        "fit",
+        "calibrate",
+        "annotate",
+        "evaluate",
+    ]
     assert results["embed"]["summary"]["embedded"] == 13
     assert not any(result["reused"] for result in results.values())
     assert {"collect", "fit", "annotate", "evaluate"} <= set(tasks)

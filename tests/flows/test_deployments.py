@@ -26,7 +26,17 @@ def test_the_entrypoint_is_a_flow_that_takes_the_parameters(deployment):
 
 
 def test_every_flow_that_is_served_can_be_deployed_too():
-    steps = {"collect", "embed", "compose", "describe", "fit", "annotate", "evaluate", "report"}
+    steps = {
+        "collect",
+        "embed",
+        "compose",
+        "describe",
+        "fit",
+        "calibrate",
+        "annotate",
+        "evaluate",
+        "report",
+    }
     assert {d["name"] for d in DEPLOYMENTS} == steps | {"annotate-dataset"}
     assert {flow.name for flow in FLOWS} == {d["name"] for d in DEPLOYMENTS}
 

@@ -19,6 +19,7 @@ NAMES = {
     "compose",
     "describe",
     "fit",
+    "calibrate",
     "annotate",
     "evaluate",
     "report",

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from usam_core.cli import terminal
+from usam_core.cli import bench, terminal
 from usam_core.cli.summary import sentence
+from usam_core.presets import preset_names
 
 app = typer.Typer(
     name="usam",
@@ -25,18 +26,29 @@ Level = Annotated[
     Literal["classes", "parents"] | None,
     typer.Option(help="Label with `classes` or with their `parents`."),
 ]
+Names = Annotated[
+    Literal["cleaned", "raw"],
+    typer.Option(help="Of a preset: words that people use, or the data set's own."),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log.")]
 
 
 @app.command(
     epilog="Examples: `usam init plates --classes nucleus,debris --images plates --training mine`, "
     "`usam init pets --classes dog,cat --images photos --source synthetic`, "
-    "`usam init pets --classes dog,cat --images photos --source web --contact me@lab.example`"
+    "`usam init pets --classes dog,cat --images photos --source web --contact me@lab.example`, "
+    "`usam init voc --preset voc-20 --images photos --training mine`"
 )
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder of the new project.")],
-    classes: Annotated[str, typer.Option(help="Class names, with commas between them.")],
     images: Annotated[Path, typer.Option(help="Folder of the images to be labelled.")],
+    classes: Annotated[
+        str | None, typer.Option(help="Class names, with commas between them.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help=f"In their place a list: {', '.join(preset_names())}.")
+    ] = None,
+    names: Names = "cleaned",
     training: Annotated[
         Path | None, typer.Option(help="Folder with one folder of pictures per class.")
     ] = None,
@@ -56,15 +68,15 @@ def init(
     """Write a commented project.yaml, and the JSON schema that editors check it with."""
     from usam_core.project_template import write_template
 
-    names = [name.strip() for name in classes.split(",") if name.strip()]
     written = write_template(
         folder,
-        names,
+        [name.strip() for name in (classes or "").split(",") if name.strip()],
         images,
         training=training,
         source=source,
         contact=contact,
         sam=sam,
+        preset={"preset": preset, "names": names} if preset else None,
         force=force,
     )
     if json:
@@ -134,6 +146,18 @@ def fit(
     _step("fit", project, level, refresh, json, verbose)
 
 
+@app.command(epilog="Example: `usam calibrate project.yaml`")
+def calibrate(
+    project: ProjectFile,
+    level: Level = None,
+    refresh: Refresh = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Fit probabilities, thresholds and presence to held-out composed scenes; no labels needed."""
+    _step("calibrate", project, level, refresh, json, verbose)
+
+
 @app.command(epilog="Example: `usam annotate project.yaml`")
 def annotate(
     project: ProjectFile,
@@ -192,6 +216,14 @@ def doctor(
         terminal.print_table("usam doctor", ["what", "found", "verdict", "advice"], rows)
     if any(check.verdict == "bad" for check in checks):
         raise typer.Exit(1)
+
+
+app.command(epilog="Examples: `usam presets`, `usam presets voc-20`")(bench.presets)
+app.command(
+    epilog="Examples: `usam bench voc21 --data VOCdevkit/VOC2012 --seeds 0,1,2`, "
+    "`usam bench voc21 --data VOCdevkit/VOC2012 --papers --head both --training web "
+    "--contact me@lab.example`, `usam bench coco-object --data coco --limit 100 --dry-run`"
+)(bench.bench)
 
 
 def print_classes(result: Any) -> None:

@@ -57,6 +57,15 @@ def _fit(s: dict[str, Any]) -> str:
     )
 
 
+def _calibrate(s: dict[str, Any]) -> str:
+    if not s["masks"]:
+        return f"no calibration: {s['scenes']} held-out scenes"
+    return (
+        f"ECE {s['ece']:.3f} on held-out scenes, {s['ece_before']:.3f} before; temperature "
+        f"{s['temperature']:.2f}; {s['masks']} masks of {s['scenes']} scenes"
+    )
+
+
 def _annotate(s: dict[str, Any]) -> str:
     return (
         f"{s['instances']} instances in {s['images']} images; {s['labelled']} images labelled, "
@@ -69,6 +78,8 @@ def _evaluate(s: dict[str, Any]) -> str:
     if s["map50"] is not None:
         parts.append(f"mAP50 {s['map50']:.3f}")
     parts.append(f"false positives on absent classes {s['false_positive_rate']:.3f}")
+    if s["ece"] is not None:
+        parts.append(f"ECE {s['ece']:.3f}")
     if s["without_truth"]:
         parts.append(f"{s['without_truth']} images without truth left out")
     parts += [f"truth: {note}" for note in s["truth_notes"]]
@@ -81,6 +92,7 @@ _SENTENCES = {
     "compose": _compose,
     "describe": _describe,
     "fit": _fit,
+    "calibrate": _calibrate,
     "annotate": _annotate,
     "evaluate": _evaluate,
 }

@@ -41,12 +41,16 @@ def annotation_records(instances: Instances) -> list[dict[str, Any]]:
     """Return COCO annotations of one image, without ids, which `assemble` gives.
 
     `category_id` is 1 + the class index. Beside COCO's fields stand the result format's `score`
-    and our `entropy` (nats), `predicted_iou` and `prompt` (the point of the grid).
+    and our `probability` (calibrated where there is a calibration), `runner_up` (the next category,
+    null where there is but one), `entropy` (nats), `predicted_iou` and `prompt` (the point of the
+    grid).
     """
     return [
         {
             **mask_record(instances.masks[number], int(instances.classes[number]) + 1),
             "score": round(float(instances.scores[number]), 6),
+            "probability": round(float(instances.probability[number]), 6),
+            "runner_up": int(instances.runner_up[number]) + 1 or None,
             "entropy": round(float(instances.entropy[number]), 6),
             "predicted_iou": round(float(instances.predicted_iou[number]), 6),
             "prompt": int(instances.prompts[number]),

@@ -1,6 +1,6 @@
 """The steps, and the one seam through which the command line and the tasks run them.
 
-    collect  ->  embed  ->  compose  ->  describe  ->  fit  ->  annotate  ->  evaluate
+    collect -> embed -> compose -> describe -> fit -> calibrate -> annotate -> evaluate
 
 Each step lives in a module of its own with `CALCULATIONS`, `inputs(project)` and `run(project,
 key, progress)`, and with `intact(project, key)` where more than the recorded files has to be looked
@@ -23,6 +23,7 @@ from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
 from usam_core.stages import (
     annotate,
+    calibrate,
     collect,
     compose,
     describe,
@@ -61,6 +62,7 @@ _MODULES: dict[str, Any] = {
     "compose": compose,
     "describe": describe,
     "fit": fit,
+    "calibrate": calibrate,
     "annotate": annotate,
     "evaluate": evaluate,
 }

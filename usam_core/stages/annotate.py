@@ -25,6 +25,7 @@ from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.stages import embed
 from usam_core.stages.blocks import block_inputs, head_blocks, with_blocks
+from usam_core.stages.calibrated import calibration_file
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labelled import labelled_images
 from usam_core.stages.labelling import Part, label_part, part_holds
@@ -163,9 +164,11 @@ def head_path(project: Project) -> Path:
 
 def _labelling(project: Project) -> dict[str, Any]:
     """Return what decides the labels of a single image."""
+    fitted = calibration_file(project)
     return {
         "code": code_digest(__name__, _LABELLING),
         "head": file_digest(head_path(project)),
+        "calibration": file_digest(fitted) if fitted else None,
         "inference": project.config.inference.model_dump(mode="json"),
         "encoder": embed.spec(project),
         **block_inputs(project),

@@ -3,8 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from usam_core.atomic import whole_file
+from usam_core.calibration.reliability import diagram, expected_calibration_error
 from usam_core.errors import ConfigError, InputError, MissingStepError
 from usam_core.images import read_image
+from usam_core.metrics.confidence import StatedProbabilities
 from usam_core.metrics.instance import average_precision
 from usam_core.metrics.presence import FalsePositives
 from usam_core.metrics.report import write_report
@@ -20,6 +25,8 @@ from usam_core.stages.record import StepResult, digests, made_digest, read_recor
 from usam_core.truth.choose import open_truth
 
 CALCULATIONS = (
+    "usam_core.calibration.reliability",
+    "usam_core.metrics.confidence",
     "usam_core.metrics.instance",
     "usam_core.metrics.presence",
     "usam_core.metrics.report",
@@ -60,6 +67,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     names = project.config.label_names
     confusion = Confusion(names)
     presence = FalsePositives(names)
+    stated = StatedProbabilities()
     entries = list(annotate.entries(labels))
     scored = []
     with progress.bar("Scoring", len(entries)) as bar:
@@ -76,6 +84,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
                 )
             confusion.add(expected, found)
             presence.add(expected, found)
+            stated.add(expected, entry["annotations"])
             scored.append(entry)
     if not scored:
         raise InputError(
@@ -87,6 +96,9 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     instance = average_precision(truth, scored, names)
     absent = presence.scores()
     files = write_report(folder, semantic, instance, absent)
+    table = stated.table()
+    error = expected_calibration_error(table)
+    files += _reliability(folder, table, error)
     sheet = folder / "contact_sheet.png"
     _sheet(project, sheet, labels, scored[:SHEET_IMAGES], truth)
     return StepResult(
@@ -101,6 +113,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "miou_common": semantic.miou_common,
             "map50": instance.map50 if instance else None,
             "false_positive_rate": absent.rate,
+            "ece": error,
             "per_class_iou": semantic.per_class,
             "truth_notes": truth.notes,
         },
@@ -121,6 +134,17 @@ def _annotated(project: Project) -> StepResult:
             f"{project.file}` first"
         )
     return record
+
+
+def _reliability(folder: Path, table: pd.DataFrame, error: float | None) -> list[Path]:
+    """Write the reliability of the stated probabilities: table and diagram."""
+    rows, picture = folder / "reliability.csv", folder / "reliability.png"
+    with whole_file(rows) as temporary:
+        table.to_csv(temporary, index=False)
+    said = "no mask was listed" if error is None else f"ECE {error:.3f}"
+    with whole_file(picture) as temporary:
+        diagram(table, f"{int(table['masks'].sum())} listed masks, {said}").save(temporary, "PNG")
+    return [rows, picture]
 
 
 def _sheet(

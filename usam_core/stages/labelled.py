@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from usam_core.errors import InputError
-from usam_core.listing import list_images
+from usam_core.image_list import read_image_list
+from usam_core.listing import list_files, list_images
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
 from usam_core.stages.folders import step_folder
@@ -54,7 +55,8 @@ def labelled_images(project: Project, progress: Progress = SILENT) -> pd.DataFra
     """Return the listing of the images to be labelled (columns as `list_images`).
 
     Digests of unchanged files are remembered, so that a second listing reads no file. The
-    project's own results, training pictures and truth are left out where they lie among them.
+    project's own results, training pictures and truth are left out where they lie among them. With
+    `images.files`, exactly the images named there are listed.
 
     Raises:
         InputError: there is no file with one of the endings.
@@ -70,9 +72,14 @@ def labelled_files(project: Project, progress: Progress = SILENT) -> dict[str, s
 def _list(project: Project, progress: Progress) -> pd.DataFrame:
     config = project.config.images
     cache = step_folder(project, "embed") / "images.parquet"
-    own = [project.out, project.store_root, project.training_path, project.truth_path]
-    own = [path for path in own if path is not None]
-    listing = list_images(config, project.images_path, cache, progress, own)
+    if project.image_list is not None:
+        names = read_image_list(project.image_list)
+        root = str(project.images_path)
+        listing = list_files(config, [(n, os.path.join(root, n)) for n in names], cache, progress)
+    else:
+        own = [project.out, project.store_root, project.training_path, project.truth_path]
+        own = [path for path in own if path is not None]
+        listing = list_images(config, project.images_path, cache, progress, own)
     if listing.empty:
         raise InputError(
             f"{project.images_path}: no images; expected files ending in "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from usam_core.atomic import write_json
+from usam_core.calibration.calibration import Calibration
 from usam_core.candidates import label_image
 from usam_core.digest import file_digest
 from usam_core.head import Head
@@ -15,6 +16,7 @@ from usam_core.outputs.coco_json import annotation_records
 from usam_core.outputs.voc_png import save_label_png
 from usam_core.progress import Progress
 from usam_core.project import Project
+from usam_core.stages.calibrated import calibration_file, read_calibration
 from usam_core.stages.folders import step_folder
 from usam_core.store.store import EmbeddingStore
 from usam_core.types import TOKENS_BLOCK, MaskSet
@@ -47,6 +49,7 @@ def label_part(
     if part_holds(folder, part.file):
         return 0
     head, card = _head(head_file, file_digest(head_file))
+    calibration = read_calibration(calibration_file(project))
     store = EmbeddingStore.open(store_path)
     store.use_blocks(part.blocks)
     blocks = [name for name in card["settings"]["features"] if name != TOKENS_BLOCK]
@@ -58,7 +61,7 @@ def label_part(
     with progress.bar("Labelling", len(part.rows)) as bar:
         for sha256, mask_set in store.read_shard(part.shard, wanted, blocks):
             for path, png in wanted[sha256]:
-                entry = _label(project, head, card, mask_set, folder / png)
+                entry = _label(project, head, card, calibration, mask_set, folder / png)
                 entries.append({"file_name": path, "sha256": sha256, "png": png, **entry})
                 bar.advance()
     write_json(part.file, sorted(entries, key=lambda entry: entry["file_name"]))
@@ -75,7 +78,12 @@ def part_holds(folder: Path, part: Path) -> bool:
 
 
 def _label(
-    project: Project, head: Head, card: dict[str, Any], mask_set: MaskSet, png: Path
+    project: Project,
+    head: Head,
+    card: dict[str, Any],
+    calibration: Calibration | None,
+    mask_set: MaskSet,
+    png: Path,
 ) -> dict[str, Any]:
     instances, labels = label_image(
         head,
@@ -83,6 +91,7 @@ def _label(
         card["settings"]["features"],
         project.config.inference,
         card["classes"],
+        calibration,
     )
     save_label_png(png, labels)
     h, w = mask_set.size_hw

@@ -30,7 +30,8 @@ PARENTS: dict[str, tuple[str, ...]] = {
     "compose": ("collect", "embed"),
     "describe": ("collect", "embed", "compose"),
     "fit": ("collect", "embed", "compose", "describe"),
-    "annotate": ("fit", "embed", "describe"),
+    "calibrate": ("fit", "compose", "describe"),
+    "annotate": ("fit", "calibrate", "embed", "describe"),
     "evaluate": ("annotate",),
 }
 
@@ -40,6 +41,7 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "compose": ("classes", "negatives", "compose", "images"),
     "describe": ("features", "sam", "images"),
     "fit": ("classes", "negatives", "level", "head"),
+    "calibrate": ("classes", "level", "inference"),
     "annotate": ("classes", "level", "inference", "outputs", "images"),
     "evaluate": ("classes", "level", "evaluation"),
 }
@@ -136,6 +138,11 @@ def _fit(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
     return read, {"checkpoint": _checkpoint(project)}
 
 
+def _calibrate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
+    read, weights = _annotate(project)
+    return {name: read[name] for name in read if name != "images"}, weights
+
+
 def _annotate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
     head = annotate.head_path(project)
     weights = {
@@ -176,6 +183,7 @@ _READS = {
     "compose": _compose,
     "describe": _describe,
     "fit": _fit,
+    "calibrate": _calibrate,
     "annotate": _annotate,
     "evaluate": _evaluate,
 }

@@ -27,4 +27,4 @@ def open_truth(project: Project) -> Truth:
     if config.evaluation.format == "coco":
         return CocoTruth(project.truth_path, words, config.label_names)
     names = config.evaluation.classes or [spec.name for spec in config.classes]
-    return VocTruth(project.truth_path, names, words, config.label_names)
+    return VocTruth(project.truth_path, names, words, config.label_names, project.objects_path)

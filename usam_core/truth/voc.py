@@ -9,6 +9,7 @@ from PIL import Image
 
 from usam_core.digest import file_digest, value_digest
 from usam_core.errors import InputError
+from usam_core.outputs.coco_json import mask_record
 from usam_core.truth.base import VOID, label_numbers
 
 
@@ -20,6 +21,8 @@ class VocTruth:
         names: the class of the values 1, 2, ...
         words: label of every class name and synonym of the project.
         labels: the project's labels in order.
+        objects: folder of PNGs of the same names that number each image's objects, if there is
+            one; 0 and 255 are no object.
     """
 
     def __init__(
@@ -28,8 +31,10 @@ class VocTruth:
         names: Sequence[str],
         words: Mapping[str, str],
         labels: Sequence[str],
+        objects: Path | None = None,
     ) -> None:
         self.folder = folder
+        self.objects = objects
         self.notes: list[str] = []
         numbers = label_numbers(names, words, labels, self.notes)
         self._table = np.full(256, VOID, np.uint8)
@@ -39,7 +44,8 @@ class VocTruth:
 
     def digest(self) -> str:
         """Return a digest of all PNGs and of what their values mean."""
-        files = sorted(self.folder.rglob("*.png"))
+        folders = [self.folder, *([self.objects] if self.objects else [])]
+        files = [file for folder in folders for file in sorted(folder.rglob("*.png"))]
         return value_digest([self._table.tolist(), [[f.name, file_digest(f)] for f in files]])
 
     def label_map(self, file_name: str) -> np.ndarray | None:
@@ -51,16 +57,7 @@ class VocTruth:
         path = (self.folder / file_name).with_suffix(".png")
         if not path.exists():
             return None
-        try:
-            with Image.open(path) as picture:
-                values = np.asarray(picture)
-        except Exception as error:  # decoders raise anything on damaged bytes
-            raise InputError(f"{path}: cannot be read as a label PNG ({error!r})") from error
-        if values.ndim != 2 or values.dtype != np.uint8:
-            raise InputError(
-                f"{path}: expected a palette or greyscale PNG of labels, got {values.dtype} "
-                f"{values.shape}"
-            )
+        values = _read(path)
         strange = np.unique(values[self._unknown[values]])
         if len(strange):
             raise InputError(
@@ -71,6 +68,48 @@ class VocTruth:
         return self._table[values]
 
     def instances(self, file_name: str) -> list[dict[str, Any]] | None:
-        """Return None: label maps do not tell objects apart."""
-        del file_name
-        return None
+        """Return the numbered objects of our classes, or None without a folder of objects.
+
+        An object's class is the one that most of its pixels have; void pixels belong to none.
+
+        Raises:
+            InputError: the PNG of objects is missing, or is not of the labels' size.
+        """
+        if self.objects is None:
+            return None
+        labels = self.label_map(file_name)
+        if labels is None:
+            return []
+        path = (self.objects / file_name).with_suffix(".png")
+        if not path.exists():
+            raise InputError(f"{path}: missing; expected the objects of {file_name} as a PNG")
+        numbers = _read(path)
+        if numbers.shape != labels.shape:
+            raise InputError(
+                f"{path}: {numbers.shape} rows and columns; expected {labels.shape} as in "
+                f"{self.folder}"
+            )
+        found = []
+        for number in np.unique(numbers):
+            mask = (numbers == number) & (labels != VOID)
+            if number in (0, VOID) or not mask.any():
+                continue
+            label = int(np.bincount(labels[mask]).argmax())
+            if label:
+                found.append(mask_record(mask, label))
+        return found
+
+
+def _read(path: Path) -> np.ndarray:
+    """Return the values of a palette or greyscale PNG, uint8 (h, w)."""
+    try:
+        with Image.open(path) as picture:
+            values = np.asarray(picture)
+    except Exception as error:  # decoders raise anything on damaged bytes
+        raise InputError(f"{path}: cannot be read as a label PNG ({error!r})") from error
+    if values.ndim != 2 or values.dtype != np.uint8:
+        raise InputError(
+            f"{path}: expected a palette or greyscale PNG of labels, got {values.dtype} "
+            f"{values.shape}"
+        )
+    return values

@@ -1,0 +1,172 @@
+"""Calibration on masks whose truth is made up, so that the right answer is known."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from usam_core.calibration.calibration import Calibration, log_odds
+from usam_core.calibration.fit import NONE, SceneMasks, fit_calibration, judged
+from usam_core.calibration.reliability import diagram, expected_calibration_error, reliability
+from usam_core.metrics.confidence import StatedProbabilities
+from usam_core.outputs.coco_json import mask_record
+
+NAMES = ["a", "b", "c"]
+
+
+def scenes_of(truth: Calibration, scale: float, count: int = 60, masks: int = 60, seed: int = 0):
+    """Return scenes whose masks are right as often as `truth` says; logits come `scale` times."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        logits = rng.normal(size=(masks, len(NAMES))) * rng.choice([0.5, 4], size=(masks, 1))
+        iou = rng.uniform(0.3, 1, masks)
+        p = truth.probabilities(logits, iou)
+        drawn = rng.uniform(size=masks)
+        targets = (np.cumsum(p, axis=1) < drawn[:, None]).sum(axis=1)
+        targets[targets == len(NAMES)] = NONE
+        present = np.array([(targets == c).any() for c in range(len(NAMES))])
+        made.append(SceneMasks((logits * scale).astype(np.float32), iou, targets, present))
+    return made
+
+
+def ece(found, scenes):
+    _, sure, right = judged(scenes, found, len(NAMES))
+    return expected_calibration_error(reliability(sure, right))
+
+
+@pytest.mark.parametrize("scale", [0.2, 1, 8])
+def test_the_temperature_undoes_what_made_the_head_too_sure(scale):
+    truth = Calibration(1.5, 1.0, -2.0)
+    found = fit_calibration(scenes_of(truth, scale), NAMES)
+    assert found.temperature == pytest.approx(1.5 * scale, rel=0.1)
+    assert found.none_offset == pytest.approx(1.0, abs=0.4)
+    assert found.none_slope == pytest.approx(-2.0, abs=0.5)
+    fresh = scenes_of(truth, scale, seed=1)
+    assert ece(found, fresh) < 0.03
+    raw = Calibration(1.0, -40.0, 0.0)
+    if scale != 1:
+        assert ece(found, fresh) < ece(raw, fresh) / 2
+
+
+def test_probabilities_by_hand():
+    one = Calibration(temperature=2.0, none_offset=0.5, none_slope=-1.0)
+    p = one.probabilities(np.array([[3.0, 1.0, -1.0]], np.float32), np.array([0.8]))
+    weights = np.exp([1.0, 0.0, -1.0])
+    assert p[0] == pytest.approx(weights / (weights.sum() + np.exp(-0.3)))
+
+
+def test_what_all_outputs_share_changes_nothing():
+    one = Calibration(2.0, 0.5, 0.0)
+    logits = np.array([[3.0, 1.0, -1.0]], np.float32)
+    iou = np.ones(1)
+    assert np.allclose(one.probabilities(logits, iou), one.probabilities(logits + 100, iou))
+
+
+def test_huge_logits_stay_finite():
+    one = Calibration(0.01, 0.0, 0.0)
+    p = one.probabilities(np.array([[1e4, -1e4], [0, 0]], np.float32), np.ones(2))
+    assert np.isfinite(p).all()
+    assert p[0] == pytest.approx([1, 0])
+
+
+def test_outputs_beyond_the_classes_are_no_class():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(300, 4)).astype(np.float32)
+    logits[:150, 3] += 6
+    targets = np.where(np.arange(300) < 150, NONE, logits[:, :3].argmax(axis=1))
+    scene = SceneMasks(logits, np.ones(300), targets, np.ones(3, bool))
+    found = fit_calibration([scene], NAMES)
+    p = found.probabilities(logits, np.ones(300))[:, :3].sum(axis=1)
+    assert p[:150].mean() < 0.2
+    assert p[150:].mean() > 0.65
+
+
+def test_a_class_whose_best_mask_is_unlikely_is_absent():
+    truth = Calibration(1.0, 2.0, 0.0)
+    found = fit_calibration(scenes_of(truth, 1, masks=4), NAMES)
+    nothing = found.presence(np.zeros((0, 3)))
+    assert (nothing < 0.2).all()
+    seen = found.presence(np.array([[0.97, 0.01, 0.3], [0.2, 0.02, 0.1]]))
+    assert seen[0] > 0.9
+    assert seen[0] > seen[2] > seen[1]
+
+
+def test_thresholds_lie_where_right_and_wrong_part():
+    """Class a is right from 0.7 on, class b from 0.3 on; both are seen often."""
+    rng = np.random.default_rng(0)
+    made = []
+    for _ in range(400):
+        p = rng.uniform(0.05, 0.95, 2)
+        # Logits of a calibration with T = 1 and none = 0 that give exactly these probabilities.
+        targets = np.array([0 if p[0] > 0.7 else NONE, 1 if p[1] > 0.3 else NONE])
+        logits = np.full((2, 3), -8.0)
+        logits[0, 0], logits[1, 1] = log_odds(p) + np.log(1.0)
+        present = np.array([targets[0] == 0, targets[1] == 1, False])
+        made.append(SceneMasks(logits.astype(np.float32), np.zeros(2), targets, present))
+    found = fit_calibration(made, NAMES)
+    chosen, sure, right = judged(made, found, 3)
+    for number, name in ((0, "a"), (1, "b")):
+        mine = chosen == number
+        wrong_side = (sure[mine] >= found.thresholds[name]) != right[mine]
+        assert wrong_side.mean() < 0.15, name
+    assert found.thresholds["a"] > found.thresholds["b"]
+    assert found.thresholds["b"] < found.thresholds["c"] < found.thresholds["a"]
+
+
+def test_json_round_trip():
+    found = fit_calibration(scenes_of(Calibration(1.5, 1.0, -2.0), 1, count=5), NAMES)
+    assert Calibration.from_json(found.to_json()) == found
+
+
+def test_no_masks_are_an_error():
+    empty = SceneMasks(
+        np.zeros((0, 3), np.float32), np.zeros(0), np.zeros(0, int), np.ones(3, bool)
+    )
+    with pytest.raises(ValueError, match="at least one mask"):
+        fit_calibration([empty], NAMES)
+
+
+def test_ece_by_hand():
+    table = reliability(np.array([0.95, 0.95, 0.05, 0.15]), np.array([True, False, False, True]))
+    assert table["masks"].tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0, 2]
+    assert expected_calibration_error(table) == pytest.approx((0.05 + 0.85 + 2 * 0.45) / 4)
+    assert expected_calibration_error(reliability(np.zeros(0), np.zeros(0, bool))) is None
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=50))
+def test_ece_lies_between_0_and_1_and_no_mask_is_lost(masks):
+    sure, right = (np.array(column) for column in zip(*masks, strict=True))
+    table = reliability(sure, right)
+    assert table["masks"].sum() == len(masks)
+    assert 0 <= expected_calibration_error(table) <= 1
+
+
+def test_the_diagram_has_a_bar_as_high_as_the_accuracy():
+    table = reliability(np.full(10, 0.55), np.array([True] * 5 + [False] * 5))
+    picture = np.asarray(diagram(table, "half").convert("RGB")).astype(int)
+    blue = (picture == [0x9E, 0xCA, 0xE1]).all(axis=2)
+    rows, columns = np.nonzero(blue)
+    assert 48 + 0.5 * 360 - 3 < rows.min() < 48 + 0.5 * 360 + 5
+    assert columns.min() > 48 + 0.5 * 360 - 2
+
+
+def test_a_listed_mask_is_right_where_half_of_its_known_pixels_are_of_its_class():
+    truth = np.zeros((4, 10), np.uint8)
+    truth[:, :5] = 1
+    truth[:, 8:] = 255
+    stated = StatedProbabilities()
+
+    def record(columns, category, probability):
+        mask = np.zeros(truth.shape, bool)
+        mask[:, columns] = True
+        return {**mask_record(mask, category), "probability": probability}
+
+    stated.add(truth, [record(slice(0, 5), 1, 0.95), record(slice(0, 5), 2, 0.85)])
+    stated.add(truth, [record(slice(3, 10), 1, 0.75), record(slice(8, 10), 1, 0.65)])
+    stated.add(truth, [record(slice(3, 7), 1, 0.55)])
+    rows = stated.table().set_index("low")
+    assert rows["masks"].sum() == 4, "what lies on void alone does not count"
+    right = {round(low, 1): row.accuracy for low, row in rows.iterrows() if row.masks}
+    assert right == {0.9: 1, 0.8: 0, 0.7: 0, 0.5: 1}

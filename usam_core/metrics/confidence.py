@@ -1,0 +1,45 @@
+"""Whether stated probabilities come true on images that have truth."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from usam_core.calibration.reliability import reliability
+from usam_core.outputs.coco_json import decode
+from usam_core.truth.base import VOID
+
+LEAST_SHARE = 0.5
+
+
+class StatedProbabilities:
+    """Collects, image after image, what was stated of each listed mask and whether it was right.
+
+    A mask is right when at least half of its known pixels are of its class in the truth: truth
+    without numbered objects has no IoU to ask for. Only listed masks count, those that passed the
+    thresholds.
+    """
+
+    def __init__(self) -> None:
+        self._sure: list[float] = []
+        self._right: list[bool] = []
+
+    def add(self, truth: np.ndarray, annotations: Iterable[dict[str, Any]]) -> None:
+        """Look at one image's masks; those on void pixels alone count for nothing.
+
+        Args:
+            truth: integers (h, w), 0 to c, or 255.
+            annotations: as `usam_core.outputs.coco_json.annotation_records` gives them.
+        """
+        for one in annotations:
+            under = truth[decode(one["segmentation"])]
+            under = under[under != VOID]
+            if under.size:
+                self._sure.append(one["probability"])
+                share = (under == one["category_id"]).mean()
+                self._right.append(bool(share >= LEAST_SHARE))
+
+    def table(self) -> pd.DataFrame:
+        """Return accuracy and mean probability by bin; see `reliability`."""
+        return reliability(np.array(self._sure), np.array(self._right, bool))

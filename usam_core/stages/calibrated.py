@@ -1,0 +1,34 @@
+"""What `calibrate` left for the steps after it."""
+
+import json
+from pathlib import Path
+
+from usam_core.calibration.calibration import Calibration
+from usam_core.errors import MissingStepError
+from usam_core.project import Project
+from usam_core.stages.folders import step_folder
+from usam_core.stages.record import read_record
+
+CALIBRATION = "calibration.json"
+
+
+def calibration_file(project: Project) -> Path | None:
+    """Return the fitted calibration's file, or None where there were too few scenes to fit any.
+
+    Raises:
+        MissingStepError: `calibrate` has not run.
+    """
+    folder = step_folder(project, "calibrate")
+    if read_record(folder) is None:
+        raise MissingStepError(
+            f"{folder}: no calibration yet; run `usam calibrate {project.file}` first"
+        )
+    file = folder / CALIBRATION
+    return file if file.exists() else None
+
+
+def read_calibration(file: Path | None) -> Calibration | None:
+    """Return the calibration in a file of `calibration_file`."""
+    if file is None:
+        return None
+    return Calibration.from_json(json.loads(file.read_text(encoding="utf-8")))
