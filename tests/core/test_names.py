@@ -256,6 +256,13 @@ def test_sentences_and_the_text_model_are_part_of_fits_key(copied):
     first = key()
     assert key(text_prompts=["the {c}"]) != first
     assert key(text_prompts=[]) == first
+    values = yaml.safe_load(copied.read_text())
+    for more in ({"synonyms": ["circle"]}, {"text_prompts": ["a {c}"]}):
+        before = key()
+        values["classes"][1].update(more)
+        copied.write_text(yaml.safe_dump(values))
+        assert key() != before
+    first = key()
     tokenizer = copied.parent / "models" / "clip" / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text() + " ")
     assert key() != first
