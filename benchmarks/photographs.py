@@ -8,6 +8,9 @@ Trains on the class folders (`crawl/`), labels the annotated photographs (`voc/`
 prints one table: mean and deviation over seeds. The embeddings are made once and serve every row.
 mAP50 comes from `coco128`, restricted to the 20 names; there are no instance masks in `voc/`.
 
+`--clip FOLDER_OR_HUB_ID` adds the papers' SAM+CLIP baseline (`sam_clip.yaml`), which learns
+nothing; without one that row is left out.
+
 `--variants` reads a YAML mapping from a row's name to settings that differ from the default, such
 as `{no NMS: {inference: {nms_iou: 1.0}}}`, and prints a row for each: this is how the defaults in
 `usam_core/config.py` were chosen, always on `--split tune`.
@@ -89,6 +92,7 @@ ROWS = {
         "head": {"composed": "bags", "background": True},
     },
 }
+SAM_CLIP = Path(__file__).with_name("sam_clip.yaml")
 COLUMNS = ["miou", "miou_common", "map50", "false_positive_rate", "ece", "scenes_ece"]
 
 
@@ -143,7 +147,7 @@ def measure(args: argparse.Namespace, name: str, row: dict, seed: int, targets: 
     for target in targets:
         start = time.monotonic()
         this = project(args, target, row, seed)
-        for step in ("collect", "embed", "compose"):
+        for step in ("collect", "embed", "compose", "describe"):
             run_step(step, this)
         if target != targets[0]:
             # The head is the same for every target: what one has fitted serves the next.
@@ -159,6 +163,15 @@ def measure(args: argparse.Namespace, name: str, row: dict, seed: int, targets: 
         result[f"{target} seconds"] = round(time.monotonic() - start, 1)
     print(json.dumps(result), flush=True)
     return result
+
+
+def sam_clip(model: str) -> dict:
+    """Return the settings of the papers' SAM+CLIP with a CLIP of one's own."""
+    settings = yaml.safe_load(SAM_CLIP.read_text())
+    settings["features"]["clip"]["model"] = (
+        str(Path(model).resolve()) if Path(model).is_dir() else model
+    )
+    return settings
 
 
 def table(results: list[dict]) -> pd.DataFrame:
@@ -182,9 +195,14 @@ def main() -> None:
     parser.add_argument("--variants", type=Path, help="YAML file with rows of settings")
     parser.add_argument("--sam", default="nano")
     parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--clip", help="folder or hub id of a CLIP, for the row SAM+CLIP")
     args = parser.parse_args()
     args.data = args.data.resolve()
     rows = yaml.safe_load(args.variants.read_text()) if args.variants else ROWS
+    if args.clip:
+        rows = {**rows, "SAM+CLIP, papers' baseline": sam_clip(args.clip)}
+    else:
+        print("no row SAM+CLIP: it needs --clip FOLDER_OR_HUB_ID, such as a downloaded CLIP")
     # `coco128` is a report set as a whole: no setting is chosen by it.
     targets = [args.split, "coco"] if args.split == "report" else [args.split]
     # Rows of one seed follow each other: those that differ in the inference alone share a head.

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from usam_core.head import mixed_logits
+
 SHARPNESS = 20.0
 """Cosines times this are logits."""
 
@@ -51,15 +53,8 @@ class BankedHead(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return log-probabilities up to a constant, float32 (..., c), of rows (..., f)."""
-        logits = self.head(rows)
-        ours = torch.log_softmax(self.similarities(rows) * SHARPNESS, dim=-1)
-        classes = len(self.vectors)
-        known = torch.log_softmax(logits[..., :classes], dim=-1)
-        fused = (1 - self._weight) * known + self._weight * ours
-        fused = torch.log_softmax(fused, dim=-1) + torch.logsumexp(
-            logits[..., :classes], dim=-1, keepdim=True
-        )
-        return torch.cat([fused, logits[..., classes:]], dim=-1)
+        ours = self.similarities(rows) * SHARPNESS
+        return mixed_logits(self.head(rows), ours, self._weight)
 
     def similarities(self, rows: Tensor) -> Tensor:
         """Return the bank's own scores, float32 (..., c), -1 to 1."""

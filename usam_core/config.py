@@ -17,6 +17,7 @@ from usam_core.config_features import FeatureConfig, FeatureName, check_blocks
 from usam_core.config_head import HeadOptions
 from usam_core.config_inference import InferenceConfig
 from usam_core.config_results import EvaluationConfig, GateConfig, OutputsConfig
+from usam_core.config_text import find_text_block
 from usam_core.config_training import TrainingConfig
 from usam_core.presets.in_project import expand_preset, list_or_preset_schema
 
@@ -33,8 +34,12 @@ class ClassSpec(Section):
     """Prompts for synthetic pictures; empty means "a photo of a {name}" (U-SAM, section 3.4)."""
     queries: list[str] = []
     """Search queries for web pictures; empty means the name itself."""
+    text_prompts: list[str] = []
+    """Sentences that stand for the class where names are compared with masks (`head.text`), `{c}`
+    for its name and synonyms; empty takes `head.text_prompts`."""
     synonyms: list[str] = []
-    """Other words for the same class: folders with these names count as this class too."""
+    """Other words for the same class: folders with these names count as this class too, and texts
+    (`head.text`) use them."""
     colour: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] | None = None
     """Colour in overlays, as "#rrggbb"; empty takes the VOC palette's next colour."""
     parent: str | None = None
@@ -183,6 +188,14 @@ class ProjectConfig(Section):
     @model_validator(mode="after")
     def _options_have_what_they_need(self) -> "ProjectConfig":
         head, wanted = self.head, self.compose.scenes
+        if self.training.source == "none" and head.text != "alone":
+            raise PlacedError(
+                ("training", "source"),
+                f"got 'none', but the head learns from pictures with head.text: {head.text}; "
+                "expected another source, or head.text: alone",
+            )
+        if head.text == "alone":
+            return self  # nothing is learned
         for key in ("composed", "background"):
             if getattr(head, key) not in ("off", False) and not wanted:
                 raise PlacedError(
@@ -230,12 +243,29 @@ class ProjectConfig(Section):
     @model_validator(mode="after")
     def _blocks_are_known(self) -> "ProjectConfig":
         check_blocks(self.features, self.head.features)
+        if self.head.text != "off":
+            find_text_block(self.head.text_block, self.features)
         return self
 
     @property
     def collected(self) -> list[ClassSpec]:
         """Everything that pictures are collected of: the classes, then the negatives."""
         return [*self.classes, *self.negatives]
+
+    @property
+    def text_block(self) -> str:
+        """Return the block that names are compared with; `head.text` is not off."""
+        return find_text_block(self.head.text_block, self.features)
+
+    @property
+    def row_blocks(self) -> list[str]:
+        """Return the blocks that stand side by side in a row of the head, the perceptron's first.
+
+        They are needed of every image, whether the perceptron or the text side reads them.
+        """
+        head = self.head
+        learned = [] if head.text == "alone" else head.features
+        return list(learned if head.text == "off" else dict.fromkeys([*learned, self.text_block]))
 
     @property
     def label_of(self) -> dict[str, str]:

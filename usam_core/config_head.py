@@ -5,9 +5,10 @@ With all of them off, and `features: [tokens]`, the head is the papers'.
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from usam_core.config_base import Bool, Float, Fraction, Int, Section
+from usam_core.config_text import NAME, BlockName
 
 
 class HeadOptions(Section):
@@ -34,3 +35,25 @@ class HeadOptions(Section):
     """Masks of each class in the bank."""
     bank_neighbours: Annotated[Int, Field(ge=1)] = 5
     """With `bank: nearest`: how many of a class's masks are asked."""
+    text: Literal["off", "fuse", "alone"] = "off"
+    """Compare masks with the class names themselves, where a block of CLIP or SigLIP 2 is there:
+    `fuse` weighs that against the learned head, `alone` learns nothing and needs no pictures."""
+    text_block: BlockName = ""
+    """With `text`: which block under `features` is compared; empty takes the only one that can
+    be. It need not be one of `head.features`."""
+    text_weight: Fraction = 0.5
+    """With `text: fuse`: weight of the names' log-probabilities against the learned head's."""
+    text_prompts: list[str] = []
+    """Sentences that names are put into; `{c}` is the name, and each synonym in turn. Empty takes
+    seven of our own (docs/features.md); a class's own `text_prompts` replace them."""
+
+    @field_validator("text_prompts")
+    @classmethod
+    def _text_prompts_name_the_class(cls, value: list[str]) -> list[str]:
+        for prompt in value:
+            if NAME not in prompt:
+                raise ValueError(
+                    f"{prompt!r} has no {NAME}, so that all classes would get the same vector; "
+                    f"expected it where the name belongs, as in 'a photo of a {NAME}'"
+                )
+        return value

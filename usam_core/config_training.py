@@ -132,9 +132,9 @@ class FilterConfig(Section):
 class TrainingConfig(Section):
     """Where single-object pictures of each class come from."""
 
-    source: Literal["folder", "render", "synthetic", "web"] = "folder"
+    source: Literal["folder", "render", "synthetic", "web", "none"] = "folder"
     """`folder`: the user's own pictures; `synthetic`: made by Stable Diffusion; `web`: found by
-    search engines; `render`: drawn simple shapes."""
+    search engines; `render`: drawn simple shapes; `none`: no pictures, for `head.text: alone`."""
     path: Path | None = None
     """For `folder`: a folder with one sub-folder per class, or a CSV file with the columns class
     and path."""

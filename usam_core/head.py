@@ -103,6 +103,28 @@ def make_head(
     return Head(sum(widths), classes, hidden, dropout, equal)
 
 
+def mixed_logits(logits: Tensor, others: Tensor, weight: float) -> Tensor:
+    """Return logits whose probabilities of the classes are weighed with another opinion's.
+
+    The log-probabilities are averaged: a geometric mean of the probabilities, which is how ViLD
+    (arXiv 2104.13921) and F-VLM (arXiv 2209.15639) join a learned and a text classifier. The other
+    opinion is of the first outputs alone; further ones (background) keep their probability.
+
+    Args:
+        logits: float32 (..., o).
+        others: float32 (..., c) of the first c of them, up to a constant.
+        weight: of the others, 0 to 1.
+
+    >>> odds = mixed_logits(torch.tensor([1.0, 3.0]).log(), torch.tensor([9.0, 1.0]).log(), 0.5)
+    >>> odds.softmax(-1).round(decimals=3)
+    tensor([0.6340, 0.3660])
+    """
+    known, further = logits.tensor_split([others.shape[-1]], dim=-1)
+    both = (1 - weight) * known.log_softmax(-1) + weight * others.log_softmax(-1)
+    share = known.logsumexp(-1, keepdim=True)
+    return torch.cat([both.log_softmax(-1) + share, further], dim=-1)
+
+
 def equal_lengths(rows: Tensor, widths: Sequence[int]) -> Tensor:
     """Return rows whose blocks all have one length, so that no block drowns another.
 

@@ -11,6 +11,7 @@ from usam_core.bank import add_bank
 from usam_core.digest import file_digest
 from usam_core.errors import StoreError
 from usam_core.head import Head, LateHead, make_head
+from usam_core.texthead import TextHead, add_text
 
 FORMAT = 2
 """Raised when heads change so that older code cannot read them; 1 had no `format`, one block."""
@@ -21,14 +22,15 @@ def card_path(path: Path) -> Path:
     return path.with_suffix(".card.json")
 
 
-def save_head(path: Path, head: Head | LateHead, card: dict[str, Any]) -> list[Path]:
+def save_head(path: Path, head: Head | LateHead | TextHead, card: dict[str, Any]) -> list[Path]:
     """Write weights and card; return both files.
 
     Args:
         path: the `.safetensors` file.
         head: the head.
         card: JSON-like; holds at least `classes` and `settings` (of `HeadConfig`), and
-            `block_widths` where there are several blocks. The format, the digest of the weights
+            `block_widths` (of what the learned head reads) where there are several blocks, and
+            `text` where names are compared. The format, the digest of the weights
             and the input width are added.
     """
     with whole_file(path) as temporary:
@@ -39,7 +41,7 @@ def save_head(path: Path, head: Head | LateHead, card: dict[str, Any]) -> list[P
     return [path, card_path(path)]
 
 
-def load_head(path: Path) -> tuple[Head | LateHead, dict[str, Any]]:
+def load_head(path: Path) -> tuple[Head | LateHead | TextHead, dict[str, Any]]:
     """Read a head in evaluation mode, and its card.
 
     Raises:
@@ -64,14 +66,17 @@ def load_head(path: Path) -> tuple[Head | LateHead, dict[str, Any]]:
     try:
         settings = card["settings"]
         labels = len(card["classes"]) + len(card.get("negatives", []))
-        head = make_head(
-            card.get("block_widths", [card["features_width"]]),
-            labels + settings.get("background", False),
-            settings["hidden"],
-            settings["dropout"],
-            settings.get("fusion", "concat"),
-        )
-        head = add_bank(head, head.width, labels, settings)
+        head = None
+        if settings.get("text", "off") != "alone":
+            head = make_head(
+                card.get("block_widths", [card["features_width"]]),
+                labels + settings.get("background", False),
+                settings["hidden"],
+                settings["dropout"],
+                settings.get("fusion", "concat"),
+            )
+            head = add_bank(head, head.width, labels, settings)
+        head = add_text(head, card.get("text"))
         head.load_state_dict(load_file(path))
     except (KeyError, TypeError, RuntimeError) as error:
         raise StoreError(

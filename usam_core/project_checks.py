@@ -1,9 +1,13 @@
 """What a project file promises and the disk does not hold, found before any work."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from usam_core.config_text import WITH_TEXT
+from usam_core.features.families import FAMILIES
 
 if TYPE_CHECKING:
     from usam_core.project import Project
@@ -36,6 +40,8 @@ def mistakes_on_disk(project: "Project") -> Iterator[Mistake]:
                 f"got {feature.model!r}; expected a folder that exists (relative paths count from "
                 "the project file), or a model of the hub such as facebook/dinov2-base",
             )
+    if config.head.text != "off":
+        yield from _text_side(project)
     for key, path in (("path", project.out), ("store", project.store_root)):
         if path.exists() and not path.is_dir():
             yield ("outputs", key), f"{path} is a file; expected a folder, or nothing yet"
@@ -58,6 +64,23 @@ def _path(
             place,
             f"got {str(given)!r}; expected a {kind} that exists ({path} does not; relative paths "
             "count from the project file)",
+        )
+
+
+def _text_side(project: "Project") -> Iterator[Mistake]:
+    """Yield a block that names cannot be compared with, as far as its folder says what it is."""
+    name = project.config.text_block
+    file = project.root / project.config.features[name].model / "config.json"
+    try:
+        model_type = json.loads(file.read_text("utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return  # a model of the hub, or a folder that `describe` will speak of
+    family = FAMILIES.get(str(model_type))
+    if family is not None and not family.has_text:
+        yield (
+            ("head", "text"),
+            f"block {name!r} is of the family {family.name}, which has no texts to compare names "
+            f"with; expected a block of {' or '.join(WITH_TEXT)}",
         )
 
 

@@ -108,6 +108,11 @@ class Plan:
         """Return where training pictures come from, one word."""
         return self.settings["training"]["source"]
 
+    @property
+    def collects(self) -> bool:
+        """Return whether the first run gets pictures that the others must not get anew."""
+        return self.training not in ("folder", "none")
+
 
 def make_plan(choices: Choices) -> Plan:
     """Look at the data set and the settings, and write nothing.
@@ -145,7 +150,7 @@ def write_project(plan: Plan, run: Run) -> None:
         "inference": {"head": run.head},
         "seed": run.seed,
     }
-    if run != plan.runs[0] and plan.training != "folder":
+    if run != plan.runs[0] and plan.collects:
         # A crawl does not come out the same twice, and drawing takes hours: the runs differ by
         # the head's seed, not by the pictures. These have passed the filters already.
         filters = dict.fromkeys(FilterConfig.model_fields)
@@ -226,6 +231,11 @@ def _make_absolute(settings: dict[str, Any], folder: Path) -> None:
             part = part.get(section) if isinstance(part, dict) else None
         if isinstance(part, dict) and part.get(key):
             part[key] = str(folder / part[key])
+    features = settings.get("features")
+    for block in features.values() if isinstance(features, dict) else ():
+        # Else it is a model of the hub.
+        if isinstance(block, dict) and (folder / str(block.get("model"))).is_dir():
+            block["model"] = str(folder / block["model"])
 
 
 def _least(plan: Plan) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def run_plan(
     measured = []
     for run in plan.runs:
         began = time.monotonic()
-        if run != plan.runs[0] and plan.training != "folder":
+        if run != plan.runs[0] and plan.collects:
             _write_pictures(plan, measured[0].project)
         project = load_project(run.file)
         steps = {}

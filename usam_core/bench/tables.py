@@ -81,8 +81,9 @@ def _our_row(plan: Plan, head: str, measured: Sequence[Measured]) -> dict:
     absent = [one.metrics["absent_classes"]["rate"] for one in runs]
     used, total = len(plan.split.names), plan.split.total
     mode = ", papers' mode" if plan.choices.papers else ""
+    names_alone = plan.settings.get("head", {}).get("text") == "alone"
     return {
-        "method": f"usam {head}{mode}",
+        "method": "usam, names alone (text)" if names_alone else f"usam {head}{mode}",
         "training": plan.training,
         "group": OURS,
         "names": plan.choices.names,

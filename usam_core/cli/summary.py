@@ -48,6 +48,8 @@ def _describe(s: dict[str, Any]) -> str:
 
 def _fit(s: dict[str, Any]) -> str:
     features = " + ".join(s["features"])
+    if s["used"] == "zero_shot":
+        return f"{len(s['classes'])} classes by their names alone ({features}), no pictures"
     scenes = f" and {s['scenes']} scenes" if s["scenes"] else ""
     return (
         f"{s['used']} for {len(s['classes'])} classes from {s['pictures']} pictures{scenes} "

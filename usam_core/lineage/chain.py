@@ -182,5 +182,6 @@ _DESCRIBE = {
     "pictures": _pictures,
     "store": lambda entry: entry["path"],
     "blocks": lambda entry: ", ".join(f"{k} ({v})" for k, v in entry["ids"].items()),
+    "text": lambda entry: f"{entry['family']} {entry['weights']}, and the sentences of each name",
     "checkpoint": _checkpoint,
 }

@@ -6,12 +6,15 @@ from usam_core.errors import ConfigError
 from usam_core.project import Project
 from usam_core.sources.base import PictureSource
 from usam_core.sources.folder import FolderSource
+from usam_core.sources.none import NoSource
 from usam_core.sources.render import RenderSource
 
 
 def choose_source(project: Project, folder: Path) -> PictureSource:
     """Return the project's source; `folder` is where a source may keep what it makes."""
     training = project.config.training
+    if training.source == "none":
+        return NoSource()
     if training.source == "render":
         return RenderSource(folder / "pictures", training.render, project.config.seed)
     if training.source == "synthetic":

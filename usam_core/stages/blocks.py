@@ -29,13 +29,21 @@ def block_encoder(project: Project, name: str) -> RegionEncoder:
 
 
 def head_blocks(project: Project) -> dict[str, str]:
-    """Return the ids of the blocks of `features:` that the head reads, by name."""
+    """Return the ids of the blocks of `features:` that the head reads or names are compared with,
+    by name."""
     config = project.config
     return {
         name: block_id(encoder_spec(config.features[name], project.root))
-        for name in config.head.features
+        for name in config.row_blocks
         if name in config.features
     }
+
+
+def text_spec(project: Project) -> dict[str, Any]:
+    """Return what identifies the model whose texts are compared: family and weights."""
+    config = project.config
+    spec = encoder_spec(config.features[config.text_block], project.root)
+    return {"family": spec["family"], "weights": spec["weights"]}
 
 
 def block_inputs(project: Project) -> dict[str, Any]:

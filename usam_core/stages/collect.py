@@ -244,6 +244,8 @@ def _relocatable(table: pd.DataFrame, root: Path) -> pd.DataFrame:
 
 def _check_counts(project: Project, report: dict[str, dict[str, Any]]) -> None:
     training = project.config.training
+    if training.source == "none":
+        return
     short = {name: e for name, e in report.items() if e["kept"] < training.min_per_class}
     if not short:
         return

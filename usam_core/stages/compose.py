@@ -65,6 +65,8 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     pictures = _pictures(project, store)
     rows: list[dict[str, Any]] = []
     wanted = {TRAIN: config.scenes, HELD_OUT: config.held_out_scenes}
+    if project.config.training.source == "none":
+        wanted = dict.fromkeys(wanted, 0)
     with progress.bar("Composing", sum(wanted.values())) as bar:
         for split, count in wanted.items():
             studio = _studio(project, store, pictures, split)

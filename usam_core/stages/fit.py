@@ -1,9 +1,15 @@
-"""Step 4, fit: a head from the stored embeddings of the training pictures to the class names."""
+"""Step 4, fit: a head from the stored embeddings of the training pictures to the class names.
+
+With `head.text` the names' own vectors are saved with it; `alone` they are the head.
+"""
 
 import logging
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from usam_core.atomic import whole_file
 from usam_core.bags import BagSource
@@ -17,46 +23,75 @@ from usam_core.stages import embed, lessons
 from usam_core.stages.blocks import block_inputs, head_blocks
 from usam_core.stages.collect import training_provenance
 from usam_core.stages.folders import step_folder
+from usam_core.stages.names import TextSide, text_inputs
 from usam_core.stages.record import StepResult, digests
+from usam_core.store.store import EmbeddingStore
 from usam_core.train import train
 
 CALCULATIONS = (
     "usam_core.bags",
     "usam_core.headfile",
     "usam_core.stages.lessons",
+    "usam_core.stages.names",
     "usam_core.train",
 )
 """Modules that decide the step's results."""
 TRAINING = "training.parquet"
 """A copy of the manifest: every picture's provenance stays with the head that learned from it."""
+ROLES = ("student", "teacher", "zero_shot")
+"""Names of the heads that there may be; the first of those there are is used."""
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """Heads by role, and what they learned from.
+
+    Attributes:
+        heads: by names of `ROLES`.
+        widths: length of the vectors of each block that a learned head reads, by name.
+        shas: digests of the training pictures and scenes.
+        pictures: training pictures of each class.
+        scenes: how many of `shas` are scenes.
+        history: of the training, epoch by epoch.
+    """
+
+    heads: dict[str, nn.Module] = field(default_factory=dict)
+    widths: dict[str, int] = field(default_factory=dict)
+    shas: list[str] = field(default_factory=list)
+    pictures: dict[str, int] = field(default_factory=dict)
+    scenes: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def inputs(project: Project) -> dict[str, Any]:
     """Return what the head depends on: pictures, names, encoder, settings and seed."""
-    settings = project.config.head.model_dump(mode="json", exclude={"cache_mb"})
-    return {
-        **lessons.sources(project),
-        "provenance": training_provenance(project),
+    config = project.config
+    given = {
         "encoder": embed.spec(project),
         **block_inputs(project),
-        "head": settings,
-        "seed": project.config.seed,
+        **text_inputs(project),
+        "head": config.head.model_dump(mode="json", exclude={"cache_mb"}),
+        "seed": config.seed,
     }
+    if config.head.text == "alone":
+        return {**given, "labels": config.label_of}
+    return {**given, **lessons.sources(project), "provenance": training_provenance(project)}
 
 
 def run(project: Project, key: str, progress: Progress) -> StepResult:
-    """Train teacher and student, and save the one that is used for inference.
+    """Train teacher and student, and save them, with their text side if there is one.
+
+    With `head.text: alone` nothing is trained: the text side is the head.
 
     Raises:
-        InputError: a class has no picture that could be embedded.
+        InputError: a class has no picture that could be embedded, or the names cannot be compared.
         MissingStepError: `collect`, `embed` or `compose` has not run.
     """
     config = project.config
     store = embed.open_store(project)
     blocks = head_blocks(project)
     store.use_blocks(blocks)
-    taught = lessons.lessons(project, store)
     classes = config.label_names
     if len(classes) == 1:
         _log.warning(
@@ -64,6 +99,72 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "images show, with pictures of it",
             classes[0],
         )
+    alone = config.head.text == "alone"
+    fitted = _Fitted() if alone else _learn(project, store, progress)
+    texts = TextSide(project, fitted.widths) if config.head.text != "off" else None
+    heads = fitted.heads
+    if texts is not None:
+        learned = heads or {"zero_shot": None}
+        heads = {role: texts.head(head) for role, head in learned.items()}
+    folder = step_folder(project, "fit")
+    provenance = {} if alone else training_provenance(project)
+    card = {
+        "classes": classes,
+        "negatives": [spec.name for spec in config.negatives],
+        "label_of": config.label_of,
+        "colours": {spec.name: spec.colour for spec in config.classes if spec.colour},
+        # Whoever labels puts these blocks side by side, whichever part of the head reads them.
+        "settings": {**config.head.model_dump(mode="json"), "features": config.row_blocks},
+        "block_widths": list(fitted.widths.values()),
+        **({"text": texts.card} if texts else {}),
+        "seed": config.seed,
+        "store": store.fingerprint,
+        "encoder": store.spec,
+        "blocks": blocks,
+        "training_pictures": fitted.pictures,
+        "training_scenes": fitted.scenes,
+        "training_digest": value_digest(sorted(fitted.shas)),
+        "training_provenance": provenance,
+        "history": fitted.history,
+    }
+    files: list[Path] = []
+    for role in ROLES:
+        path = folder / f"{role}.safetensors"
+        if role not in heads:
+            for stale in (path, card_path(path)):
+                stale.unlink(missing_ok=True)
+        else:
+            of_role = [epoch for epoch in fitted.history if epoch["role"] == role]
+            metrics = of_role[-1] if of_role else {}
+            files += save_head(path, heads[role], {**card, "role": role, "metrics": metrics})
+    training = folder / TRAINING
+    if alone:
+        training.unlink(missing_ok=True)
+    else:
+        with whole_file(training) as temporary:
+            shutil.copyfile(manifest_path(step_folder(project, "collect")), temporary)
+        files.append(training)
+    used = next(role for role in ROLES if role in heads)
+    return StepResult(
+        step="fit",
+        key=key,
+        reused=False,
+        path=str(folder / f"{used}.safetensors"),
+        summary={
+            "classes": classes,
+            "pictures": len(fitted.shas) - fitted.scenes,
+            "scenes": fitted.scenes,
+            "features": config.row_blocks,
+            "used": used,
+            "last_epoch": fitted.history[-1] if fitted.history else {},
+        },
+        outputs=digests(folder, files),
+    )
+
+
+def _learn(project: Project, store: EmbeddingStore, progress: Progress) -> _Fitted:
+    config = project.config
+    taught = lessons.lessons(project, store)
     bags = BagSource(
         store,
         taught.shas,
@@ -75,53 +176,12 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         balanced_weights(taught.labels) if config.head.class_balance else None,
     )
     trained = train(bags, config.head, config.seed, progress)
-    folder = step_folder(project, "fit")
-    card = {
-        "classes": classes,
-        "negatives": [spec.name for spec in config.negatives],
-        "label_of": config.label_of,
-        "colours": {spec.name: spec.colour for spec in config.classes if spec.colour},
-        "settings": config.head.model_dump(mode="json"),
-        "block_widths": bags.widths,
-        "seed": config.seed,
-        "store": store.fingerprint,
-        "encoder": store.spec,
-        "blocks": blocks,
-        "training_pictures": taught.pictures,
-        "training_scenes": taught.scenes,
-        "training_digest": value_digest(sorted(taught.shas)),
-        "training_provenance": training_provenance(project),
-        "history": trained.history,
-    }
     heads = {"teacher": trained.teacher, "student": trained.student}
-    files: list[Path] = []
-    for name, head in heads.items():
-        path = folder / f"{name}.safetensors"
-        if head is None:
-            for stale in (path, card_path(path)):
-                stale.unlink(missing_ok=True)
-        else:
-            of_role = [epoch for epoch in trained.history if epoch["role"] == name]
-            metrics = of_role[-1] if of_role else {}
-            files += save_head(path, head, {**card, "role": name, "metrics": metrics})
-    training = folder / TRAINING
-    with whole_file(training) as temporary:
-        shutil.copyfile(manifest_path(step_folder(project, "collect")), temporary)
-    files.append(training)
-    used = "student" if trained.student is not None else "teacher"
-    last = trained.history[-1] if trained.history else {}
-    return StepResult(
-        step="fit",
-        key=key,
-        reused=False,
-        path=str(folder / f"{used}.safetensors"),
-        summary={
-            "classes": classes,
-            "pictures": len(taught.shas) - taught.scenes,
-            "scenes": taught.scenes,
-            "features": config.head.features,
-            "used": used,
-            "last_epoch": last,
-        },
-        outputs=digests(folder, files),
+    return _Fitted(
+        heads={role: head for role, head in heads.items() if head is not None},
+        widths=dict(zip(bags.features, bags.widths, strict=True)),
+        shas=taught.shas,
+        pictures=taught.pictures,
+        scenes=taught.scenes,
+        history=trained.history,
     )

@@ -20,6 +20,7 @@ from usam_core.stages import annotate, collect, embed
 from usam_core.stages.blocks import block_specs, head_blocks
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labelled import labelled_images
+from usam_core.stages.names import text_inputs
 from usam_core.stages.record import StepResult, made_digest, read_record
 from usam_core.store.blocks import block_id
 
@@ -128,7 +129,12 @@ def _describe(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _fit(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
-    read = {"pictures": _pictures(project), "store": _store(project), **_blocks(project)}
+    read = {"store": _store(project), **_blocks(project)}
+    if project.config.head.text != "alone":
+        read["pictures"] = _pictures(project)
+    said = text_inputs(project)
+    if said:
+        read["text"] = {**said["text"]["model"], "sha256": value_digest(said)}
     return read, {"checkpoint": _checkpoint(project)}
 
 
@@ -224,6 +230,8 @@ def _blocks(project: Project) -> dict[str, Any]:
 def _parents(step: str, project: Project) -> list[str]:
     """Return the steps that a step is made from; `describe` only where the head needs it."""
     unneeded = set() if head_blocks(project) else {"describe"}
+    if step == "fit" and project.config.head.text == "alone":
+        unneeded = {"collect", "compose"}  # no picture taught it
     return [parent for parent in PARENTS[step] if parent not in unneeded]
 
 
