@@ -131,7 +131,7 @@ def test_outputs_beyond_the_classes_speak_for_none_while_fitting():
     """Where another output is large, no class is meant: the fit has nothing to add to it."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(400, 3)).astype(np.float32) * 0.1
-    logits[:200, 2] += 12
+    logits[:200] += np.array([8, 0, 12], np.float32)
     logits[200:, 0] += 12
     targets = np.where(np.arange(400) < 200, NONE, 0)
     found = fit_calibration(
