@@ -93,23 +93,28 @@ def test_the_runner_up_is_the_best_of_the_others():
     assert runner_up(probability[:, :1], np.array([0, 0])).tolist() == [-1, -1]
 
 
-def test_a_mask_is_the_object_it_overlaps_by_half():
+def test_a_mask_shows_the_class_that_half_of_it_lies_on():
     truth = np.zeros((16, 16), np.uint8)
     truth[:8, :8] = 1
     truth[8:, 8:] = 2
+    truth[8:, :8] = 3
     packed = pack(
         np.stack(
             [
                 box(0, 0, 8, 8),  # the first object
-                box(8, 8, 8, 5),  # 5/8 of the second
-                box(8, 8, 8, 3),  # 3/8 of it: none
+                box(2, 2, 2, 2),  # a part of it
+                box(8, 6, 4, 6),  # two thirds on the second object
+                box(0, 6, 4, 6),  # one third on the first, the rest on background
                 box(0, 8, 8, 8),  # background
-                box(0, 0, 16, 16),  # everything
+                box(8, 2, 2, 12),  # half on the second, half on the third object
+                np.zeros((16, 16), bool),
             ]
         )
     )
-    values = np.array([-1, 1, 0])  # the head has them the other way round
-    assert shown_classes(packed, truth, values).tolist() == [1, 0, NONE, NONE, NONE]
+    values = np.array([-1, 1, 0, 0])  # second and third object are of one class
+    assert shown_classes(packed, truth, values).tolist() == [1, 1, 0, NONE, NONE, 0, NONE]
+    apart = np.array([-1, 1, 0, 2])
+    assert shown_classes(packed, truth, apart).tolist()[:5] == [1, 1, 0, NONE, NONE]
 
 
 def test_presence_is_fitted_and_not_only_passed_on():
