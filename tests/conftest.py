@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -17,6 +18,14 @@ from usam_core.stages import STEPS, run_step
 # Before anything imports Prefect: no telemetry, no colour codes, no user settings in tests.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+def pytest_configure(config):
+    """Give each of pytest's processes one core: more threads than cores wait for each other."""
+    if hasattr(config, "workerinput"):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
+
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

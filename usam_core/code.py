@@ -2,7 +2,6 @@
 
 import ast
 import functools
-import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -51,12 +50,15 @@ def closure(modules: Iterable[str]) -> set[str]:
 
 
 def _file(module: str) -> Path:
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"{module}: no module of that name has a source file")
-    return Path(spec.origin)
+    # Not by `importlib`, which imports the packages above, and with them a second of libraries.
+    path = Path(__file__).parent.joinpath(*module.split(".")[1:])
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if not file.is_file():
+        raise ModuleNotFoundError(f"{module}: expected its source in {file}")
+    return file
 
 
+@functools.cache
 def _imports(source: str) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
@@ -72,11 +74,13 @@ def _imports(source: str) -> set[str]:
 
 def _is_module(name: str) -> bool:
     try:
-        return importlib.util.find_spec(name) is not None
+        _file(name)
     except ModuleNotFoundError:
         return False
+    return True
 
 
+@functools.cache
 def _meaning(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):

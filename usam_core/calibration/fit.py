@@ -125,6 +125,21 @@ def judged(
     return np.concatenate(chosen), np.concatenate(sure), np.concatenate(right)
 
 
+def crossed(scenes: Sequence[SceneMasks], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return of all masks the probability and whether it is right, each (p,).
+
+    Each half of the scenes is judged by what was fitted to the other: what was fitted to flatters
+    itself.
+    """
+    halves = [scenes[0::2], scenes[1::2]]
+    parts = [
+        judged(half, fit_calibration(other, names), len(names))
+        for half, other in zip(halves, halves[::-1], strict=True)
+    ]
+    sure, right = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
+    return sure, right
+
+
 def _thresholds(
     scenes: Sequence[SceneMasks], found: Calibration, names: Sequence[str]
 ) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Which object of a scene each mask is."""
+"""Which class each mask of a scene shows."""
 
 import numpy as np
 from PIL import Image
@@ -6,8 +6,9 @@ from PIL import Image
 from usam_core.calibration.fit import NONE
 from usam_core.masks import areas, unpack, valid_hw
 
-LEAST_IOU = 0.5
-"""A mask is an object when it overlaps it by at least this IoU, as in AP50."""
+LEAST_SHARE = 0.5
+"""A mask shows a class when so much of it lies on an object of it, whole or part: the question is
+what the mask is of, as for images whose truth is pixels alone (`usam_core.metrics.confidence`)."""
 
 
 def shown_classes(packed: np.ndarray, truth: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -21,13 +22,14 @@ def shown_classes(packed: np.ndarray, truth: np.ndarray, values: np.ndarray) -> 
     rows, columns = valid_hw(truth.shape[:2], packed.shape[-2])
     small = np.asarray(Image.fromarray(truth).resize((columns, rows), Image.Resampling.NEAREST))
     masks = unpack(packed)[:, :rows, :columns].reshape(len(packed), rows * columns)
-    sizes = areas(packed)
+    sizes = np.maximum(areas(packed), 1)
     shown = np.full(len(packed), NONE, np.int64)
-    best = np.full(len(packed), LEAST_IOU)
-    for label in np.unique(small[small > 0]):
-        region = (small == label).ravel()
-        shared = (masks & region).sum(axis=1)
-        iou = shared / np.maximum(sizes + region.sum() - shared, 1)
-        shown[iou >= best] = values[label]
-        best = np.maximum(best, iou)
+    best = np.full(len(packed), LEAST_SHARE)
+    # By class and not by label: at a coarser level two objects may be of one.
+    for value in np.unique(values[np.unique(small)]):
+        if value == NONE:
+            continue
+        share = (masks & np.isin(small, np.flatnonzero(values == value)).ravel()).sum(1) / sizes
+        shown[share >= best] = value
+        best = np.maximum(best, share)
     return shown

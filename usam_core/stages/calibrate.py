@@ -11,7 +11,7 @@ import numpy as np
 
 from usam_core.atomic import whole_file, write_json
 from usam_core.calibration.calibration import Calibration
-from usam_core.calibration.fit import SceneMasks, fit_calibration, judged
+from usam_core.calibration.fit import SceneMasks, crossed, fit_calibration, judged
 from usam_core.calibration.reliability import diagram, expected_calibration_error, reliability
 from usam_core.calibration.targets import shown_classes
 from usam_core.candidates import candidates, is_good, mask_scores
@@ -75,13 +75,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     if len(scenes) < LEAST_SCENES or not sum(len(scene.targets) for scene in scenes):
         return _without(folder, key, len(scenes))
     found = fit_calibration(scenes, names)
-    # Each half judged by what was fitted to the other: what was fitted to flatters itself.
-    halves = [scenes[0::2], scenes[1::2]]
-    crossed = [
-        judged(half, fit_calibration(other, names), len(names))
-        for half, other in zip(halves, halves[::-1], strict=True)
-    ]
-    sure, right = (np.concatenate([part[i] for part in crossed]) for i in (1, 2))
+    sure, right = crossed(scenes, names)
     table = reliability(sure, right)
     error = expected_calibration_error(table)
     raw = _raw_error(scenes, len(names))
