@@ -14,7 +14,7 @@ from usam_core.masks import pack
 from usam_core.types import MaskSet
 
 NAMES = ["a", "b"]
-PLAIN = Calibration(2.0, 0.5, -0.5, {"a": 0.3, "b": 0.6}, presence_offset=0.0, presence_slope=1.0)
+PLAIN = Calibration(2.0, 0.5, -0.5, thresholds={"a": 0.3, "b": 0.6})
 
 
 def box(top, left, height, width, side=16):

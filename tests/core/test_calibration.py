@@ -1,5 +1,7 @@
 """Calibration on masks whose truth is made up, so that the right answer is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -170,3 +172,21 @@ def test_a_listed_mask_is_right_where_half_of_its_known_pixels_are_of_its_class(
     assert rows["masks"].sum() == 4, "what lies on void alone does not count"
     right = {round(low, 1): row.accuracy for low, row in rows.iterrows() if row.masks}
     assert right == {0.9: 1, 0.8: 0, 0.7: 0, 0.5: 1}
+
+
+def test_confident_mistakes_at_every_level_are_told():
+    """A quarter of the labels is drawn at random: no temperature alone can say so."""
+    scenes = scenes_of(Calibration(1.0, 0.0, 0.0), 1)
+    rng = np.random.default_rng(5)
+    noisy = [
+        SceneMasks(
+            s.logits,
+            s.predicted_iou,
+            np.where(rng.uniform(size=60) < 0.25, NONE, s.targets),
+            s.present,
+        )
+        for s in scenes
+    ]
+    found = fit_calibration(noisy, NAMES)
+    assert ece(found, noisy) < 0.02
+    assert ece(replace(found, odds_slope=1.0, odds_offset=0.0), noisy) > 0.04

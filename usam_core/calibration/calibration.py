@@ -3,11 +3,13 @@
 A softmax over the classes alone has no word for "none of these", and a distilled student is made
 to be unsure of what it does not know. So masks get one outcome more:
 
-    z' = z - mean(z);   p(class i) = exp(z'_i / T) / (sum_j exp(z'_j / T) + exp(a + b q))
+    z' = z - mean(z);   p_i = exp(z'_i / T) / (sum_j exp(z'_j / T) + exp(a + b q))
+    log odds of class i = s log odds(p_i) + o
 
 T is the temperature (Guo et al. 2017, On Calibration of Modern Neural Networks), q SAM's own
-estimate of the mask's IoU, and the last term the mask that shows no one class. T, a and b are
-fitted on composed scenes whose truth is known by construction (`usam_core.stages.calibrate`).
+estimate of the mask's IoU, and the last term the mask that shows no one class. Confident mistakes
+happen at every level: s and o (Platt 1999) are what T cannot do about them. All are fitted on
+composed scenes whose truth is known by construction (`usam_core.stages.calibrate`).
 """
 
 from dataclasses import asdict, dataclass, field
@@ -24,6 +26,8 @@ class Calibration:
         temperature: T; above 1 the head was too sure.
         none_offset: a, the logit of "none of these" for a mask of predicted IoU 0.
         none_slope: b, what one of predicted IoU adds to it.
+        odds_slope: s, how much log odds count.
+        odds_offset: o, what is added to them.
         thresholds: least probability of each class, 0 to 1, by name; see `operating`.
         presence_offset: log odds that a class is in the image when its best mask has even odds.
         presence_slope: what the log odds of its best mask add to them.
@@ -32,12 +36,14 @@ class Calibration:
     temperature: float
     none_offset: float
     none_slope: float
+    odds_slope: float = 1.0
+    odds_offset: float = 0.0
     thresholds: dict[str, float] = field(default_factory=dict)
     presence_offset: float = 0.0
     presence_slope: float = 1.0
 
     def probabilities(self, logits: np.ndarray, predicted_iou: np.ndarray) -> np.ndarray:
-        """Return the probability of each output for each mask, float64 (p, o); rows sum to < 1.
+        """Return the probability of each output for each mask, float64 (p, o); rows sum to <= 1.
 
         Args:
             logits: float32 (p, o), the head's; o is c, or more where it has other outputs.
@@ -47,7 +53,11 @@ class Calibration:
         none = self.none_offset + self.none_slope * predicted_iou.astype(np.float64)
         largest = np.maximum(scaled.max(axis=1), none)
         weights = np.exp(scaled - largest[:, None])
-        return weights / (weights.sum(axis=1) + np.exp(none - largest))[:, None]
+        p = weights / (weights.sum(axis=1) + np.exp(none - largest))[:, None]
+        if (self.odds_slope, self.odds_offset) == (1.0, 0.0):
+            return p
+        p = 1 / (1 + np.exp(-(self.odds_slope * log_odds(p) + self.odds_offset)))
+        return p / np.maximum(p.sum(axis=1, keepdims=True), 1)
 
     def presence(self, probabilities: np.ndarray) -> np.ndarray:
         """Return the probability that each class is in the image at all, float64 (c,).

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from usam_core.calibration.calibration import Calibration, best_log_odds, centred
+from usam_core.calibration.calibration import Calibration, best_log_odds, centred, log_odds
 
 NONE = -1
 """Target of a mask that shows no one class."""
@@ -47,6 +47,9 @@ def fit_calibration(scenes: Sequence[SceneMasks], names: Sequence[str]) -> Calib
     if not sum(len(scene.targets) for scene in scenes):
         raise ValueError("scenes: expected at least one mask, got none")
     found = _fit_masks(scenes, len(names))
+    _, sure, right = judged(scenes, found, len(names))
+    offset, slope = _fit_odds(log_odds(sure), right)
+    found = replace(found, odds_offset=offset, odds_slope=slope)
     offset, slope = _fit_presence(scenes, found, len(names))
     found = replace(found, presence_offset=offset, presence_slope=slope)
     return replace(found, thresholds=_thresholds(scenes, found, names))
@@ -79,13 +82,19 @@ def _fit_presence(
 ) -> tuple[float, float]:
     """Fit one logistic curve for all classes: a single class is in few scenes."""
     evidence = np.stack([best_log_odds(class_probabilities(s, found, classes)) for s in scenes])
-    x = torch.from_numpy(evidence.ravel())
-    y = torch.from_numpy(np.stack([scene.present for scene in scenes]).ravel()).double()
-    free = torch.tensor([0.0, 1.0], dtype=torch.float64, requires_grad=True)
+    return _fit_odds(evidence.ravel(), np.stack([scene.present for scene in scenes]).ravel())
+
+
+def _fit_odds(evidence: np.ndarray, true: np.ndarray) -> tuple[float, float]:
+    """Return offset and slope of the log odds that something is true, given evidence for it."""
+    x, y = torch.from_numpy(evidence), torch.from_numpy(true).double()
+    start = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    free = start.clone().requires_grad_()
 
     def loss() -> torch.Tensor:
         fitted = functional.binary_cross_entropy_with_logits(free[0] + free[1] * x, y)
-        return fitted + 1e-4 * free.square().sum()
+        # Where the evidence never differs, the slope is free: the pull is to leave it as it is.
+        return fitted + 1e-4 * (free - start).square().sum()
 
     _minimise(free, loss)
     offset, slope = free.tolist()
