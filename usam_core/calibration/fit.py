@@ -1,5 +1,6 @@
 """Fits temperature, "none of these", presence and thresholds to masks whose truth is known."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ NONE = -1
 
 _PRIOR = 10
 """A class's own threshold counts as much as the common one when it was seen in so many scenes."""
+_FOLDS = 5
 _GRID = np.linspace(0.02, 0.98, 49)
 
 
@@ -48,9 +50,9 @@ def fit_calibration(scenes: Sequence[SceneMasks], names: Sequence[str]) -> Calib
         raise ValueError("scenes: expected at least one mask, got none")
     found = _fit_masks(scenes, len(names))
     _, sure, right = judged(scenes, found, len(names))
-    offset, slope = _fit_odds(log_odds(sure), right)
-    found = replace(found, odds_offset=offset, odds_slope=slope)
-    offset, slope = _fit_presence(scenes, found, len(names))
+    offset, slope, ceiling = _fit_odds(log_odds(sure), right)
+    found = replace(found, odds_offset=offset, odds_slope=slope, ceiling=ceiling)
+    offset, slope, _ = _fit_presence(scenes, found, len(names))
     found = replace(found, presence_offset=offset, presence_slope=slope)
     return replace(found, thresholds=_thresholds(scenes, found, names))
 
@@ -79,26 +81,37 @@ def _fit_masks(scenes: Sequence[SceneMasks], classes: int) -> Calibration:
 
 def _fit_presence(
     scenes: Sequence[SceneMasks], found: Calibration, classes: int
-) -> tuple[float, float]:
+) -> tuple[float, float, float]:
     """Fit one logistic curve for all classes: a single class is in few scenes."""
     evidence = np.stack([best_log_odds(class_probabilities(s, found, classes)) for s in scenes])
-    return _fit_odds(evidence.ravel(), np.stack([scene.present for scene in scenes]).ravel())
+    there = np.stack([scene.present for scene in scenes])
+    return _fit_odds(evidence.ravel(), there.ravel(), with_ceiling=False)
 
 
-def _fit_odds(evidence: np.ndarray, true: np.ndarray) -> tuple[float, float]:
-    """Return offset and slope of the log odds that something is true, given evidence for it."""
+def _fit_odds(
+    evidence: np.ndarray, true: np.ndarray, *, with_ceiling: bool = True
+) -> tuple[float, float, float]:
+    """Return offset, slope and ceiling of the probability that something is true.
+
+    Args:
+        evidence: (n,), log odds that speak for it.
+        true: bool (n,).
+        with_ceiling: the probability may stay below 1 however large the evidence.
+    """
     x, y = torch.from_numpy(evidence), torch.from_numpy(true).double()
-    start = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    start = torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64)
     free = start.clone().requires_grad_()
 
     def loss() -> torch.Tensor:
-        fitted = functional.binary_cross_entropy_with_logits(free[0] + free[1] * x, y)
+        p = torch.sigmoid(free[0] + free[1] * x)
+        p = p * torch.sigmoid(free[2]) if with_ceiling else p
+        fitted = functional.binary_cross_entropy(p.clamp(1e-9, 1 - 1e-9), y)
         # Where the evidence never differs, the slope is free: the pull is to leave it as it is.
         return fitted + 1e-4 * (free - start).square().sum()
 
     _minimise(free, loss)
-    offset, slope = free.tolist()
-    return offset, max(0.0, slope)
+    offset, slope, ceiling = free.tolist()
+    return offset, max(0.0, slope), 1 / (1 + math.exp(-ceiling)) if with_ceiling else 1.0
 
 
 def _minimise(free: torch.Tensor, loss) -> None:
@@ -137,14 +150,13 @@ def judged(
 def crossed(scenes: Sequence[SceneMasks], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return of all masks the probability and whether it is right, each (p,).
 
-    Each half of the scenes is judged by what was fitted to the other: what was fitted to flatters
-    itself.
+    Each fifth of the scenes is judged by what was fitted to the others: what was fitted to
+    flatters itself.
     """
-    halves = [scenes[0::2], scenes[1::2]]
-    parts = [
-        judged(half, fit_calibration(other, names), len(names))
-        for half, other in zip(halves, halves[::-1], strict=True)
-    ]
+    parts = []
+    for fold in range(_FOLDS):
+        others = [scene for number, scene in enumerate(scenes) if number % _FOLDS != fold]
+        parts.append(judged(scenes[fold::_FOLDS], fit_calibration(others, names), len(names)))
     sure, right = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
     return sure, right
 
