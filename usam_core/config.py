@@ -203,6 +203,14 @@ class ProjectConfig(Section):
                     f"got {getattr(head, key)!r} without composed scenes to learn from; expected "
                     "compose.scenes above 0",
                 )
+        for key, off in (("presence", 0.0), ("thresholds", "fixed")):
+            value = getattr(self.inference, key)
+            if value != off and not self.compose.held_out_scenes:
+                raise PlacedError(
+                    ("inference", key),
+                    f"got {value!r} without held-out scenes to calibrate on; expected "
+                    "compose.held_out_scenes above 0",
+                )
         return self
 
     @model_validator(mode="after")

@@ -189,5 +189,5 @@ def test_confident_mistakes_at_every_level_are_told():
     ]
     found = fit_calibration(noisy, NAMES)
     assert ece(found, noisy) < 0.02
-    plain = replace(found, odds_slope=1.0, odds_offset=0.0, ceiling=1.0)
+    plain = replace(found, stated=(0.0, 1.0), right=(0.0, 1.0))
     assert ece(plain, noisy) > 2 * ece(found, noisy)

@@ -4,12 +4,13 @@ A softmax over the classes alone has no word for "none of these", and a distille
 to be unsure of what it does not know. So masks get one outcome more:
 
     z' = z - mean(z);   p_i = exp(z'_i / T) / (sum_j exp(z'_j / T) + exp(a + b q))
-    probability of class i = k / (1 + exp(-(s log odds(p_i) + o)))
+    probability of class i = r(p_i)
 
 T is the temperature (Guo et al. 2017, On Calibration of Modern Neural Networks), q SAM's own
 estimate of the mask's IoU, and the last term the mask that shows no one class. Confident mistakes
-happen at every level: s and o (Platt 1999), and a ceiling k, are what T cannot do about them. All
-are fitted on composed scenes whose truth is known by construction (`usam_core.stages.calibrate`).
+happen at every level: r, which never falls (isotonic regression; Zadrozny and Elkan 2002), is what
+T cannot do about them. All are fitted on composed scenes whose truth is known by construction
+(`usam_core.stages.calibrate`).
 """
 
 from dataclasses import asdict, dataclass, field
@@ -26,9 +27,8 @@ class Calibration:
         temperature: T; above 1 the head was too sure.
         none_offset: a, the logit of "none of these" for a mask of predicted IoU 0.
         none_slope: b, what one of predicted IoU adds to it.
-        odds_slope: s, how much log odds count.
-        odds_offset: o, what is added to them.
-        ceiling: k, how often the surest masks are right, 0 to 1.
+        stated: points of r, rising from 0 to 1.
+        right: how often masks of which that is stated are right, never falling.
         thresholds: least probability of each class, 0 to 1, by name; see `operating`.
         presence_offset: log odds that a class is in the image when its best mask has even odds.
         presence_slope: what the log odds of its best mask add to them.
@@ -37,9 +37,8 @@ class Calibration:
     temperature: float
     none_offset: float
     none_slope: float
-    odds_slope: float = 1.0
-    odds_offset: float = 0.0
-    ceiling: float = 1.0
+    stated: tuple[float, ...] = (0.0, 1.0)
+    right: tuple[float, ...] = (0.0, 1.0)
     thresholds: dict[str, float] = field(default_factory=dict)
     presence_offset: float = 0.0
     presence_slope: float = 1.0
@@ -56,9 +55,7 @@ class Calibration:
         largest = np.maximum(scaled.max(axis=1), none)
         weights = np.exp(scaled - largest[:, None])
         p = weights / (weights.sum(axis=1) + np.exp(none - largest))[:, None]
-        if (self.odds_slope, self.odds_offset, self.ceiling) == (1.0, 0.0, 1.0):
-            return p
-        p = self.ceiling / (1 + np.exp(-(self.odds_slope * log_odds(p) + self.odds_offset)))
+        p = np.interp(p, self.stated, self.right)
         return p / np.maximum(p.sum(axis=1, keepdims=True), 1)
 
     def presence(self, probabilities: np.ndarray) -> np.ndarray:
@@ -77,7 +74,8 @@ class Calibration:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Calibration":
         """Return what `to_json` returned."""
-        return cls(**value)
+        points = {name: tuple(value[name]) for name in ("stated", "right")}
+        return cls(**{**value, **points})
 
 
 def centred(logits: np.ndarray) -> np.ndarray:

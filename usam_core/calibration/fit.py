@@ -1,14 +1,14 @@
 """Fits temperature, "none of these", presence and thresholds to masks whose truth is known."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.optimize import isotonic_regression
 from torch.nn import functional
 
-from usam_core.calibration.calibration import Calibration, best_log_odds, centred, log_odds
+from usam_core.calibration.calibration import Calibration, best_log_odds, centred
 
 NONE = -1
 """Target of a mask that shows no one class."""
@@ -16,6 +16,8 @@ NONE = -1
 _PRIOR = 10
 """A class's own threshold counts as much as the common one when it was seen in so many scenes."""
 _FOLDS = 5
+_GROUPS, _GROUP = 20, 30
+"""At most so many groups of masks, of at least so many, for how often they are right."""
 _GRID = np.linspace(0.02, 0.98, 49)
 
 
@@ -50,9 +52,9 @@ def fit_calibration(scenes: Sequence[SceneMasks], names: Sequence[str]) -> Calib
         raise ValueError("scenes: expected at least one mask, got none")
     found = _fit_masks(scenes, len(names))
     _, sure, right = judged(scenes, found, len(names))
-    offset, slope, ceiling = _fit_odds(log_odds(sure), right)
-    found = replace(found, odds_offset=offset, odds_slope=slope, ceiling=ceiling)
-    offset, slope, _ = _fit_presence(scenes, found, len(names))
+    stated, rate = _never_falling(sure, right)
+    found = replace(found, stated=stated, right=rate)
+    offset, slope = _fit_presence(scenes, found, len(names))
     found = replace(found, presence_offset=offset, presence_slope=slope)
     return replace(found, thresholds=_thresholds(scenes, found, names))
 
@@ -79,39 +81,42 @@ def _fit_masks(scenes: Sequence[SceneMasks], classes: int) -> Calibration:
     return Calibration(float(np.exp(log_t)), offset, slope)
 
 
+def _never_falling(
+    sure: np.ndarray, right: np.ndarray
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return points of how often masks are right against what is stated of them.
+
+    Masks are taken in groups of equal number, one more right and one more wrong in halves: a group
+    of ten that are all right does not say that such masks always are.
+    """
+    order = np.argsort(sure, kind="stable")
+    groups = np.array_split(order, max(1, min(_GROUPS, len(order) // _GROUP)))
+    stated = np.array([sure[group].mean() for group in groups])
+    rate = np.array([(right[group].sum() + 0.5) / (len(group) + 1) for group in groups])
+    weights = [float(len(group)) for group in groups]
+    fitted = np.maximum.accumulate(isotonic_regression(rate, weights=weights).x)
+    stated = np.maximum.accumulate(np.concatenate([[0.0], stated, [1.0]]))
+    return tuple(stated.tolist()), (0.0, *fitted.tolist(), float(fitted[-1]))
+
+
 def _fit_presence(
     scenes: Sequence[SceneMasks], found: Calibration, classes: int
-) -> tuple[float, float, float]:
+) -> tuple[float, float]:
     """Fit one logistic curve for all classes: a single class is in few scenes."""
     evidence = np.stack([best_log_odds(class_probabilities(s, found, classes)) for s in scenes])
-    there = np.stack([scene.present for scene in scenes])
-    return _fit_odds(evidence.ravel(), there.ravel(), with_ceiling=False)
-
-
-def _fit_odds(
-    evidence: np.ndarray, true: np.ndarray, *, with_ceiling: bool = True
-) -> tuple[float, float, float]:
-    """Return offset, slope and ceiling of the probability that something is true.
-
-    Args:
-        evidence: (n,), log odds that speak for it.
-        true: bool (n,).
-        with_ceiling: the probability may stay below 1 however large the evidence.
-    """
-    x, y = torch.from_numpy(evidence), torch.from_numpy(true).double()
-    start = torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64)
+    x = torch.from_numpy(evidence.ravel())
+    y = torch.from_numpy(np.stack([scene.present for scene in scenes]).ravel()).double()
+    start = torch.tensor([0.0, 1.0], dtype=torch.float64)
     free = start.clone().requires_grad_()
 
     def loss() -> torch.Tensor:
-        p = torch.sigmoid(free[0] + free[1] * x)
-        p = p * torch.sigmoid(free[2]) if with_ceiling else p
-        fitted = functional.binary_cross_entropy(p.clamp(1e-9, 1 - 1e-9), y)
+        fitted = functional.binary_cross_entropy_with_logits(free[0] + free[1] * x, y)
         # Where the evidence never differs, the slope is free: the pull is to leave it as it is.
         return fitted + 1e-4 * (free - start).square().sum()
 
     _minimise(free, loss)
-    offset, slope, ceiling = free.tolist()
-    return offset, max(0.0, slope), 1 / (1 + math.exp(-ceiling)) if with_ceiling else 1.0
+    offset, slope = free.tolist()
+    return offset, max(0.0, slope)
 
 
 def _minimise(free: torch.Tensor, loss) -> None:
@@ -153,6 +158,7 @@ def crossed(scenes: Sequence[SceneMasks], names: Sequence[str]) -> tuple[np.ndar
     Each fifth of the scenes is judged by what was fitted to the others: what was fitted to
     flatters itself.
     """
+    scenes = [scene for scene in scenes if len(scene.targets)]
     parts = []
     for fold in range(_FOLDS):
         others = [scene for number, scene in enumerate(scenes) if number % _FOLDS != fold]

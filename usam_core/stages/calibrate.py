@@ -39,8 +39,8 @@ CALCULATIONS = (
 
 RELIABILITY = "reliability.csv"
 DIAGRAM = "reliability.png"
-LEAST_SCENES = 8
-"""With fewer scenes nothing is fitted: it would be chance."""
+LEAST_SCENES, LEAST_MASKS = 8, 60
+"""With fewer scenes that have masks, or fewer masks, nothing is fitted: it would be chance."""
 
 _INFERENCE = ("head", "mask_choice", "min_predicted_iou", "min_stability", "min_area", "max_area")
 _INFERENCE += ("nms_iou", "nms_containment", "score")
@@ -72,8 +72,9 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     scenes = _scenes(project, progress)
     for stale in (CALIBRATION, RELIABILITY, DIAGRAM):
         (folder / stale).unlink(missing_ok=True)
-    if len(scenes) < LEAST_SCENES or not sum(len(scene.targets) for scene in scenes):
-        return _without(folder, key, len(scenes))
+    masks = [len(scene.targets) for scene in scenes]
+    if np.count_nonzero(masks) < LEAST_SCENES or sum(masks) < LEAST_MASKS:
+        return _without(folder, key, np.count_nonzero(masks), sum(masks))
     found = fit_calibration(scenes, names)
     sure, right = crossed(scenes, names)
     table = reliability(sure, right)
@@ -102,7 +103,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     )
 
 
-def _without(folder: Path, key: str, scenes: int) -> StepResult:
+def _without(folder: Path, key: str, scenes: int, masks: int) -> StepResult:
     return StepResult(
         step="calibrate",
         key=key,
@@ -112,8 +113,10 @@ def _without(folder: Path, key: str, scenes: int) -> StepResult:
             "scenes": scenes,
             "masks": 0,
             "notes": [
-                f"{scenes} held-out scenes, at least {LEAST_SCENES} are needed: probabilities are "
-                "the head's own (compose.held_out_scenes, and enough pictures to hold some out)"
+                f"{masks} masks in {scenes} held-out scenes; at least {LEAST_MASKS} in "
+                f"{LEAST_SCENES} are needed, so that probabilities are the head's own, and "
+                "inference.thresholds and inference.presence have no effect "
+                "(compose.held_out_scenes, and enough pictures to hold some out)"
             ],
         },
     )
