@@ -10,7 +10,6 @@ import queue
 import threading
 import time
 import uuid
-from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +18,7 @@ import dask.config
 import torch
 from distributed import Client, Future, KilledWorker, Nanny, Scheduler, SpecCluster, WorkerPlugin
 from distributed import get_worker as dask_worker
+from distributed.client import FutureCancelledError
 
 from usam_core.compute import Piece
 from usam_core.errors import TransientError, WorkerError
@@ -211,7 +211,7 @@ def _result(future: Future, piece: Piece) -> Any:
             "often memory runs out: set compute.workers lower or sam.points_per_batch lower, or "
             "compute.workers to 0 to see what happens. What is finished is kept"
         ) from error
-    except CancelledError as error:
+    except FutureCancelledError as error:
         # Nobody here cancels a piece that is waited for: the scheduler ended, or the line did.
         raise TransientError(
             f"{piece.name}: the Dask scheduler went away ({error}); start it again, or set "

@@ -146,7 +146,7 @@ def wait_long(progress):
     time.sleep(60)
 
 
-def test_a_scheduler_that_ends_is_the_worlds_failure(tmp_path):
+def test_a_scheduler_that_ends_is_the_worlds_failure(tmp_path, none_open):
     address = tmp_path / "address"
     code = (
         "import sys, time, pathlib\n"

@@ -291,7 +291,7 @@ def test_the_lineage_names_the_blocks_and_the_step(project_file):
         run_step(step, project)
     said = {
         step: json.loads((step_folder(project, step) / "lineage.json").read_text())
-        for step in ("describe", "fit", "annotate")
+        for step in ("describe", "fit", "calibrate", "annotate")
     }
     assert said["describe"]["inputs"]["blocks"]["specs"]["colour"]["weights"] == "a/b"
     for step in ("fit", "calibrate", "annotate"):

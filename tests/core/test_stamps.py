@@ -13,7 +13,7 @@ from usam_core.stages import gate as gate_stage
 from usam_core.stages.embed import open_store
 from usam_core.stages.gate import check_gate
 from usam_core.stamps import CheckedFolders, folder_stamp
-from usam_core.store import store as store_module
+from usam_core.store import verify as verify_module
 
 
 @pytest.fixture
@@ -131,9 +131,9 @@ def test_damaged_outputs_of_checked_labels_are_noticed_and_made_again(project, w
 def test_shards_that_were_found_whole_are_not_read_again(project, monkeypatch):
     assert intact("embed", project)
     read = []
-    check = store_module.check_shard
+    check = verify_module.check_shard
     monkeypatch.setattr(
-        store_module, "check_shard", lambda *a, **k: read.append(a[0].name) or check(*a, **k)
+        verify_module, "check_shard", lambda *a, **k: read.append(a[0].name) or check(*a, **k)
     )
     assert intact("embed", project)
     assert read == []

@@ -12,7 +12,7 @@ STARTS_WITHIN = 120
 
 
 def test_a_killed_run_of_the_command_line_ends_as_crashed(local, whole_run):
-    words = [sys.executable, "-m", "flows", "run", str(local.project), "--refresh"]
+    words = [sys.executable, "-m", "flows", "run", str(local.project), "--from", "fit", "--refresh"]
     process = subprocess.Popen(words, env=local.environment, cwd=local.folder)
     deadline = time.monotonic() + STARTS_WITHIN
     while (run := newest(local)) is None and time.monotonic() < deadline:

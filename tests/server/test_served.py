@@ -120,6 +120,7 @@ def test_a_failed_run_is_tried_again_and_does_only_what_failed(local, whole_run)
     assert "s0.png" in failed["state"]["message"]
     assert local.tasks(failed["id"]) == {
         "fit": "Completed",
+        "calibrate": "Completed",
         "annotate": "Completed",
         "evaluate": "Failed",
     }
@@ -133,6 +134,7 @@ def test_a_failed_run_is_tried_again_and_does_only_what_failed(local, whole_run)
     second = local.tasks(failed["id"], attempt=2)
     assert {name: state for name, state in second.items() if "gate" not in name} == {
         "fit": "Cached",
+        "calibrate": "Cached",
         "annotate": "Cached",
         "evaluate": "Completed",
     }

@@ -74,7 +74,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         (folder / stale).unlink(missing_ok=True)
     masks = [len(scene.targets) for scene in scenes]
     if np.count_nonzero(masks) < LEAST_SCENES or sum(masks) < LEAST_MASKS:
-        return _without(folder, key, np.count_nonzero(masks), sum(masks))
+        return _without(folder, key, int(np.count_nonzero(masks)), sum(masks))
     found = fit_calibration(scenes, names)
     sure, right = crossed(scenes, names)
     table = reliability(sure, right)
