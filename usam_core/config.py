@@ -203,6 +203,11 @@ class ProjectConfig(Section):
                     f"got {getattr(head, key)!r} without composed scenes to learn from; expected "
                     "compose.scenes above 0",
                 )
+        if set(self.compose.backgrounds) == {"negative"} and not self.negatives:
+            raise PlacedError(
+                ("compose", "backgrounds"),
+                "got 'negative' alone without `negatives`; expected another background too",
+            )
         for key, off in (("presence", 0.0), ("thresholds", "fixed")):
             value = getattr(self.inference, key)
             if value != off and not self.compose.held_out_scenes:

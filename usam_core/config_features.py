@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from usam_core.config_base import Float, Int, PlacedError, Section
 
@@ -36,6 +36,16 @@ class FeatureConfig(Section):
     """Pictures or crops at a time; empty picks by device. Does not change the result."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the encoder; `auto` takes bfloat16 on a GPU and float32 on a CPU."""
+
+    @model_validator(mode="after")
+    def _crops_are_of_dense_features(self) -> "FeatureConfig":
+        if self.crop_below and self.pooling != "dense":
+            raise PlacedError(
+                ("crop_below",),
+                f"got {self.crop_below:g} with pooling {self.pooling!r}; expected pooling: dense, "
+                "of which small masks' crops are a part",
+            )
+        return self
 
 
 def check_blocks(named: Iterable[str], wanted: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """A model hub's files: what a failed download means, and what identifies those that are here."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from usam_core.digest import remembered_digest, value_digest
@@ -61,7 +62,13 @@ def commit_of(folder: Path) -> str | None:
     return folder.name if folder.parent.name == "snapshots" else None
 
 
-def weights_digest(folder: Path) -> str:
-    """Return a digest of all weights and settings of a model's folder."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".txt"))
+def weights_digest(folder: Path, leave_out: Collection[str] = ()) -> str:
+    """Return a digest of all weights and settings of a model's folder.
+
+    Args:
+        folder: the model's.
+        leave_out: names of files that do not matter to who asks.
+    """
+    kinds = (".safetensors", ".json", ".txt")
+    files = sorted(p for p in folder.rglob("*") if p.suffix in kinds and p.name not in leave_out)
     return value_digest({p.relative_to(folder).as_posix(): remembered_digest(p) for p in files})

@@ -25,6 +25,7 @@ from usam_core.masks import unpack, valid_hw
 from usam_core.project import load_project
 from usam_core.stages import STEPS, names, run_step, step_folder, step_key
 from usam_core.stages.annotate import entries, head_path
+from usam_core.stages.blocks import block_specs
 from usam_core.stages.embed import open_store
 
 ROOT = Path(__file__).parents[2]
@@ -318,3 +319,11 @@ def test_a_block_of_another_length_is_refused(copied):
     width = open_encoder(project.config.features["words"], "cpu", project.root).width
     with pytest.raises(InputError, match=f"vectors of 5 numbers.*have {width}"):
         names.TextSide(project, {"words": 5})
+
+
+def test_a_tokenizer_that_changes_names_no_other_block_of_pictures(copied):
+    project = load_project(copied)
+    before = block_specs(project)
+    tokenizer = copied.parent / "models" / "clip" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + " ")
+    assert block_specs(load_project(copied)) == before

@@ -217,3 +217,27 @@ def test_a_template_for_another_source_is_valid_and_has_its_settings_ready(tmp_p
 def test_a_crawl_needs_a_contact(tmp_path):
     with pytest.raises(InputError, match="--contact: missing"):
         write_template(tmp_path / "new", ["dog"], tmp_path, source="web")
+
+
+@pytest.mark.parametrize(
+    ("extra", "key"),
+    [
+        ({"inference": {"presence": 0.5}, "compose": {"held_out_scenes": 0}}, "inference.presence"),
+        (
+            {"inference": {"thresholds": "calibrated"}, "compose": {"held_out_scenes": 0}},
+            "inference.thresholds",
+        ),
+        ({"compose": {"backgrounds": ["negative"]}}, "compose.backgrounds"),
+        (
+            {"features": {"d": {"model": "a/b", "pooling": "crop", "crop_below": 0.2}}},
+            "features.d.crop_below",
+        ),
+    ],
+)
+def test_settings_that_would_have_no_effect_are_refused(tiny_project, extra, key):
+    values = yaml.safe_load(tiny_project.read_text())
+    for section, settings in extra.items():
+        values[section] = {**values.get(section, {}), **settings}
+    tiny_project.write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
+        load_project(tiny_project)

@@ -11,8 +11,20 @@ from usam_core.bench.datasets import BENCHMARKS, Benchmark, Split, open_split
 from usam_core.config_training import FilterConfig
 from usam_core.errors import ConfigError, InputError
 
-PAPERS_MODE = {"head": {"features": ["tokens"]}, "compose": {"held_out_scenes": 0}}
-"""Settings of the papers' mode: the head sees SAM's mask tokens alone, of every picture."""
+PAPERS_MODE = {
+    "head": {
+        "features": ["tokens"],
+        "composed": "off",
+        "background": False,
+        "class_balance": False,
+        "bank": "off",
+        "text": "off",
+    },
+    "compose": {"scenes": 0, "held_out_scenes": 0},
+    "inference": {"thresholds": "fixed", "presence": 0.0},
+}
+"""Settings of the papers' mode: the head sees SAM's mask tokens alone, of every picture, and has
+none of our options, whatever a settings file says."""
 HEADS = ("student", "teacher")
 IMAGE_LIST = "images.txt"
 PICTURES = "pictures.csv"

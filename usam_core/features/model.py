@@ -14,6 +14,16 @@ from usam_core.hub import commit_of, explained, weights_digest
 
 _SMALL_FILES = ["*.json", "*.txt", "*.model"]  # settings and tokenizers
 _WEIGHTS = ["*.safetensors"]
+_OF_TEXTS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
+"""Files that say nothing of pictures: a tokenizer that comes later makes no other features."""
 _NEVER_LOADED = ("mask_token",)  # pretraining's; some checkpoints leave it out
 
 
@@ -46,7 +56,7 @@ def find_model(config: FeatureConfig, root: Path, *, with_weights: bool = True) 
     """
     folder = root / config.model
     if folder.is_dir():
-        return ModelFiles(folder, weights_digest(folder), read_kind(folder, config))
+        return ModelFiles(folder, weights_digest(folder, _OF_TEXTS), read_kind(folder, config))
     folder = _small_files(config.model, config.revision)
     commit = commit_of(folder)
     if with_weights:

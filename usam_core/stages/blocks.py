@@ -7,6 +7,7 @@ from typing import Any
 from usam_core.errors import MissingStepError
 from usam_core.features.base import RegionEncoder
 from usam_core.features.encoder import encoder_spec, open_encoder
+from usam_core.hub import weights_digest
 from usam_core.project import Project
 from usam_core.stages.folders import step_folder
 from usam_core.stages.record import read_record
@@ -40,10 +41,14 @@ def head_blocks(project: Project) -> dict[str, str]:
 
 
 def text_spec(project: Project) -> dict[str, Any]:
-    """Return what identifies the model whose texts are compared: family and weights."""
+    """Return what identifies the model whose texts are compared: family, weights, tokenizer."""
     config = project.config
-    spec = encoder_spec(config.features[config.text_block], project.root)
-    return {"family": spec["family"], "weights": spec["weights"]}
+    feature = config.features[config.text_block]
+    spec = encoder_spec(feature, project.root)
+    folder = project.root / feature.model
+    # A hub's commit speaks of the tokenizer too; what names a folder's block leaves it out.
+    weights = weights_digest(folder) if folder.is_dir() else spec["weights"]
+    return {"family": spec["family"], "weights": weights}
 
 
 def block_inputs(project: Project) -> dict[str, Any]:
