@@ -233,6 +233,13 @@ class ProjectConfig(Section):
                         "synonym once",
                     )
                 owners[plain(word)] = spec.name
+        parents = {plain(spec.parent) for spec in self.classes if spec.parent}
+        for number, spec in enumerate(self.negatives):
+            if plain(spec.name) in parents:
+                raise PlacedError(
+                    ("negatives", number),
+                    f"got {spec.name!r}, which is the parent of a class; expected another name",
+                )
         known = {*self.label_names, *(spec.name for spec in self.classes)}
         unknown = sorted(set(self.inference.class_thresholds) - known)
         if unknown:

@@ -178,6 +178,7 @@ _DESCRIBE = {
     "labels": lambda entry: entry["path"],
     "truth": lambda entry: entry["path"],
     "head": lambda entry: entry["path"],
+    "calibration": lambda entry: entry["path"],
     "source": lambda entry: f"{entry['name']}, its settings and what it draws on",
     "pictures": _pictures,
     "store": lambda entry: entry["path"],

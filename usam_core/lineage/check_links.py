@@ -80,6 +80,15 @@ def _check_head(chain: Chain, link: Link, entry: Entry, _: Progress) -> str:
     return short(entry["sha256"])
 
 
+def _check_calibration(chain: Chain, link: Link, entry: Entry, _: Progress) -> str:
+    advice = (
+        "the calibration was replaced after the labels were made; run `usam annotate` again, and "
+        "before it `usam calibrate` if its file is damaged"
+    )
+    compare([(chain.root / entry["path"], entry["sha256"])], chain, advice=advice)
+    return short(entry["sha256"])
+
+
 def _check_pictures(chain: Chain, link: Link, entry: Entry, progress: Progress) -> str | None:
     table = read_manifest(chain, entry)
     if pictures_digest(table) != entry["sha256"]:
@@ -170,6 +179,7 @@ def _check_truth(chain: Chain, _link: Link, entry: Entry, _: Progress) -> str:
 
 CHECKS: dict[str, Callable[[Chain, Link, Entry, Progress], str | None]] = {
     "head": _check_head,
+    "calibration": _check_calibration,
     "pictures": _check_pictures,
     "store": _check_store,
     "blocks": _check_blocks,

@@ -18,6 +18,7 @@ from usam_core.project import Project
 from usam_core.sources.base import manifest_path
 from usam_core.stages import annotate, collect, embed
 from usam_core.stages.blocks import block_specs, head_blocks
+from usam_core.stages.calibrated import calibration_file
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labelled import labelled_images
 from usam_core.stages.names import text_inputs
@@ -138,12 +139,18 @@ def _fit(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
     return read, {"checkpoint": _checkpoint(project)}
 
 
-def _calibrate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
-    read, weights = _annotate(project)
-    return {name: read[name] for name in read if name != "images"}, weights
-
-
 def _annotate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
+    read, weights = _calibrate(project)
+    fitted = calibration_file(project)
+    if fitted is not None:
+        weights["calibration"] = {
+            "path": portable(fitted, project.root),
+            "sha256": file_digest(fitted),
+        }
+    return {"images": _images(project), **read}, weights
+
+
+def _calibrate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
     head = annotate.head_path(project)
     weights = {
         "checkpoint": _checkpoint(project),
@@ -153,7 +160,7 @@ def _annotate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
             "card_sha256": file_digest(card_path(head)),
         },
     }
-    read = {"images": _images(project), "store": _store(project), **_blocks(project)}
+    read = {"store": _store(project), **_blocks(project)}
     return read, weights
 
 
