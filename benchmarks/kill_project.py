@@ -71,6 +71,8 @@ def look(file: Path) -> Done:
     shards: dict[str, int] = {}
     rows: Counter[str] = Counter()
     for index in out.glob("store/*/shards/*/index.parquet"):
+        if index.parent.name.startswith("."):
+            continue  # what a killed writer left: nobody reads it, and it is swept away
         shards[index.parent.name] = index.stat().st_mtime_ns
         rows.update(pq.read_table(index)["sha256"].to_pylist())
     labels = {}
