@@ -8,6 +8,7 @@ ended long ago is ever taken for one of ours.
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from usam_core.errors import UsamError
 _MARK = "USAM_SERVER_FOLDER"
 _OWNER = "USAM_RUN_OWNER"
 _LINES = 15
+_SHOWS_ITSELF = 5.0
 
 
 def start(folder: Path, name: str, arguments: list[str], environment: dict[str, str]) -> int:
@@ -32,6 +34,10 @@ def start(folder: Path, name: str, arguments: list[str], environment: dict[str, 
             env={**environment, _MARK: str(folder)},
         )
     (folder / f"{name}.pid").write_text(f"{process.pid}\n", encoding="ascii")
+    # For a moment after its start a process shows no environment, and so no mark.
+    deadline = time.monotonic() + _SHOWS_ITSELF
+    while process.poll() is None and not alive(folder, name) and time.monotonic() < deadline:
+        time.sleep(0.01)
     return process.pid
 
 

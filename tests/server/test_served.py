@@ -27,8 +27,8 @@ NAMES = {
 
 
 def written(folder: Path) -> dict[str, int]:
-    """Return when each file below a folder was last written; locks hold nothing."""
-    files = (file for file in folder.rglob("*") if file.is_file() and file.name != ".lock")
+    """Return when each file below a folder was last written; hidden ones hold no results."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file.name[0] != ".")
     return {str(file): file.stat().st_mtime_ns for file in files}
 
 
