@@ -3,9 +3,10 @@
     collect -> embed -> compose -> describe -> fit -> calibrate -> annotate -> evaluate
 
 Each step lives in a module of its own with `CALCULATIONS`, `inputs(project)` and `run(project,
-key, progress)`, and with `intact(project, key)` where more than the recorded files has to be looked
-at. A step's key is the digest of its code and its inputs; a step whose record has the same key
-and whose outputs are undamaged is not run again.
+key, progress)`, with `intact(project, key)` where more than the recorded files has to be looked at,
+and with `forget(project)` where a refresh has to drop what a plain run would keep. A
+step's key is the digest of its code and its inputs; a step whose record has the same key and whose
+outputs are undamaged is not run again.
 """
 
 from collections.abc import Iterator, Mapping
@@ -126,8 +127,8 @@ def run_step(
             found = None if refresh else intact(step, project, key)
         if found is not None:
             return found
-        if refresh and step == "annotate":
-            annotate.forget(project)
+        if refresh and hasattr(_module(step), "forget"):
+            _module(step).forget(project)
         made_of = lineage.origins(step, project)
         result = _module(step).run(project, key, progress)
         if result.reused:
