@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from usam_core.atomic import whole_file
-from usam_core.config import ImagesConfig
+from usam_core.config_images import ImagesConfig
 from usam_core.digest import file_digest
 from usam_core.errors import InputError
 from usam_core.images import BadImage, check_image

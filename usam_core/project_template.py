@@ -14,7 +14,6 @@ from usam_core.config import (
     ClassSpec,
     GateConfig,
     HeadConfig,
-    ImagesConfig,
     InferenceConfig,
     ProjectConfig,
     SamConfig,
@@ -22,6 +21,7 @@ from usam_core.config import (
 from usam_core.config_compose import ComposeConfig
 from usam_core.config_compute import ComputeConfig
 from usam_core.config_features import FeatureConfig
+from usam_core.config_images import ImagesConfig
 from usam_core.config_results import OutputsConfig
 from usam_core.config_training import FilterConfig, SyntheticConfig, TrainingConfig, WebConfig
 from usam_core.errors import InputError

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from usam_core import listing
-from usam_core.config import ImagesConfig
+from usam_core.config_images import ImagesConfig
 from usam_core.errors import InputError
 from usam_core.images import BadImage, read_image
 from usam_core.listing import COLUMNS, list_images

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from usam_core.config import ImagesConfig
+from usam_core.config_images import ImagesConfig
 from usam_core.config_training import FilterConfig
 from usam_core.digest import file_digest
 from usam_core.progress import SILENT

@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from usam_core.config import ClassSpec, ImagesConfig, plain
+from usam_core.config import ClassSpec, plain
+from usam_core.config_images import ImagesConfig
 from usam_core.errors import InputError
 from usam_core.listing import list_files, list_images
 from usam_core.progress import SILENT, Progress

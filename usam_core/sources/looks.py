@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from usam_core.atomic import whole_file
-from usam_core.config import ImagesConfig
+from usam_core.config_images import ImagesConfig
 from usam_core.images import BadImage, read_image
 from usam_core.progress import Progress
 
