@@ -50,36 +50,50 @@ class Candidates:
 
 
 @torch.inference_mode()
-def class_logits(head: nn.Module, mask_set: MaskSet, features: Sequence[str]) -> np.ndarray:
+def class_logits(
+    head: nn.Module,
+    mask_set: MaskSet,
+    features: Sequence[str],
+    chosen: np.ndarray | None = None,
+) -> np.ndarray:
     """Return the head's logits for every mask of every prompt, float32 (d, m, c).
 
     Blocks of one vector a prompt (`tokens`) are the same for its masks.
+
+    Args:
+        head: maps float32 (..., f) to logits (..., c).
+        mask_set: the masks.
+        features: the head's feature blocks.
+        chosen: int64 (d,), one mask of each prompt: the logits of these alone, float32 (d, c).
     """
     d = len(mask_set)
-    blocks = []
-    for name in features:
-        if name == TOKENS_BLOCK:
-            tokens = mask_set.tokens[:, None]
-            blocks.append(np.broadcast_to(tokens, (d, MASKS_PER_PROMPT, tokens.shape[-1])))
-        else:
-            blocks.append(mask_set.features[name])
+    masks = (d,) if chosen is not None else (d, MASKS_PER_PROMPT)
     if list(features) == [TOKENS_BLOCK]:
         # All masks of a prompt have the same logits: work once.
         logits = head(torch.from_numpy(mask_set.tokens.astype(np.float32)))
-        return logits[:, None].expand(d, MASKS_PER_PROMPT, -1).numpy()
+        return (logits if chosen is not None else logits[:, None].expand(*masks, -1)).numpy()
+    blocks = []
+    for name in features:
+        if name == TOKENS_BLOCK:
+            tokens = mask_set.tokens if chosen is not None else mask_set.tokens[:, None]
+            blocks.append(np.broadcast_to(tokens, (*masks, tokens.shape[-1])))
+        else:
+            block = mask_set.features[name]
+            blocks.append(block if chosen is None else block[np.arange(d), chosen])
     rows = np.concatenate(blocks, axis=-1) if len(blocks) > 1 else blocks[0]
     return head(torch.from_numpy(rows.astype(np.float32))).numpy()
 
 
-def choose(confidence: np.ndarray, mask_set: MaskSet, choice: str) -> np.ndarray:
+def choose(mask_set: MaskSet, choice: str, confidence: np.ndarray | None = None) -> np.ndarray:
     """Return each prompt's mask, int64 (d,).
 
     Args:
-        confidence: float32 (d, m), the best class's probability for every mask.
         mask_set: the masks.
         choice: `single` takes mask 0; the others choose among masks 1 to 3: `best_iou` the best
             predicted IoU, `largest` the largest area, `most_confident` the highest confidence,
             predicted IoU deciding ties (so that it equals `best_iou` for tokens alone).
+        confidence: float32 (d, m), the best class's probability for every mask; `most_confident`
+            alone needs it.
     """
     if choice == "single":
         return np.zeros(len(mask_set), np.int64)
@@ -112,20 +126,25 @@ def candidates(
         config: the inference settings.
         classes: c; None when the head has no other outputs.
     """
-    logits = torch.from_numpy(class_logits(head, mask_set, features))
-    probability = logits.softmax(-1).numpy()
-    doubt = entropy(logits).numpy()
-    chosen = choose(probability[..., :classes].max(-1), mask_set, config.mask_choice)
     prompts = np.arange(len(mask_set))
-    probability = probability[prompts, chosen]
+    if config.mask_choice == "most_confident":
+        every = class_logits(head, mask_set, features)
+        confidence = torch.from_numpy(every).softmax(-1).numpy()[..., :classes].max(-1)
+        chosen = choose(mask_set, config.mask_choice, confidence)
+        logits = every[prompts, chosen]
+    else:
+        # Without asking the head of the masks that will not be candidates.
+        chosen = choose(mask_set, config.mask_choice)
+        logits = class_logits(head, mask_set, features, chosen)
+    probability = torch.from_numpy(logits).softmax(-1).numpy()
     claimed = probability.argmax(-1) < probability[:, :classes].shape[-1]
     probability = probability[:, :classes]
     found = Candidates(
         packed=mask_set.packed_masks[prompts, chosen],
-        logits=logits.numpy()[prompts, chosen],
+        logits=logits,
         classes=probability.argmax(-1).astype(np.int64),
         confidence=probability.max(-1).astype(np.float32),
-        entropy=doubt[prompts, chosen].astype(np.float32),
+        entropy=entropy(torch.from_numpy(logits)).numpy().astype(np.float32),
         predicted_iou=mask_set.predicted_iou[prompts, chosen],
         stability=mask_set.stability[prompts, chosen],
         prompts=prompts,

@@ -1,8 +1,10 @@
 """Low-resolution masks: packing, the part of the frame that is image, and scaling up."""
 
+import functools
+import math
+from dataclasses import dataclass
+
 import numpy as np
-import torch
-from torch.nn import functional
 
 
 def unpack(packed: np.ndarray) -> np.ndarray:
@@ -46,14 +48,77 @@ def upscale(packed: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     Returns:
         bool (p, h, w).
     """
-    if not len(packed):
-        return np.zeros((0, *size_hw), bool)
+    full = np.zeros((len(packed), *size_hw), bool)
     rows, columns = valid_hw(size_hw, packed.shape[-2])
-    part = unpack(packed)[:, :rows, :columns]
-    scaled = functional.interpolate(
-        torch.from_numpy(part.astype(np.float32))[:, None],
-        size=size_hw,
-        mode="bilinear",
-        align_corners=False,
-    )
-    return (scaled[:, 0] >= 0.5).numpy()
+    for mask, target in zip(unpack(packed)[:, :rows, :columns], full, strict=True):
+        place, values = upscale_part(mask.astype(np.float32), size_hw)
+        np.greater_equal(values, 0.5, out=target[place])
+    return full
+
+
+def upscale_part(
+    values: np.ndarray, size_hw: tuple[int, int]
+) -> tuple[tuple[slice, slice], np.ndarray]:
+    """Scale values bilinearly to the image's size, but only where they are not 0.
+
+    As `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`, in a time that
+    goes with the area of what there is to scale.
+
+    Args:
+        values: float32 (rows, columns), at most as many as the image has, or more.
+        size_hw: rows and columns of the image.
+
+    Returns:
+        Where in the image the part lies (nothing else is above 0), and the part, float32.
+    """
+    filled = values != 0
+    down = _Reach.of(filled.any(axis=1), size_hw[0])
+    across = _Reach.of(filled.any(axis=0), size_hw[1])
+    part = values[down.source, across.source]
+    scaled = down.weights() @ part @ across.weights().T
+    return (down.target, across.target), scaled
+
+
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """Along one axis: the stretch that is not 0, and what it reaches once it is scaled.
+
+    Attributes:
+        source: the stretch.
+        target: what it reaches.
+        sides: length of the axis before and after.
+    """
+
+    source: slice
+    target: slice
+    sides: tuple[int, int]
+
+    @classmethod
+    def of(cls, filled: np.ndarray, after: int) -> "_Reach":
+        """Find the stretch from bool (before,) that says where anything is."""
+        where = np.flatnonzero(filled)
+        sides = (len(filled), after)
+        if not len(where):
+            return cls(slice(0, 0), slice(0, 0), sides)
+        first, end = int(where[0]), int(where[-1]) + 1
+        scale = len(filled) / after
+        low = max(0, math.floor((first - 0.5) / scale - 0.5))
+        high = min(after, math.ceil((end + 0.5) / scale + 0.5))
+        return cls(slice(first, end), slice(low, high), sides)
+
+    def weights(self) -> np.ndarray:
+        """Return float32 (target, source): how much each value counts at each place."""
+        return _bilinear(*self.sides)[self.target, self.source]
+
+
+@functools.lru_cache(maxsize=8)
+def _bilinear(before: int, after: int) -> np.ndarray:
+    """Return the weights of bilinear scaling along one axis, float32 (after, before)."""
+    at = np.maximum((np.arange(after) + 0.5) * (before / after) - 0.5, 0)
+    low = np.minimum(at.astype(int), before - 1)
+    high = np.minimum(low + 1, before - 1)
+    weights = np.zeros((after, before), np.float32)
+    share = (at - low).astype(np.float32)
+    np.add.at(weights, (np.arange(after), low), 1 - share)
+    np.add.at(weights, (np.arange(after), high), share)
+    return weights

@@ -4,31 +4,34 @@ import numpy as np
 
 from usam_core.masks import areas
 
+_WORD = 8
 
-def intersections(packed: np.ndarray) -> np.ndarray:
-    """Return the shared pixels of every pair of masks, int64 (p, p).
+
+class Overlaps:
+    """Compares masks one with many, eight bytes at a time.
 
     Args:
         packed: uint8 (p, u, b).
     """
-    flat = packed.reshape(len(packed), packed.shape[1] * packed.shape[2])
-    shared = np.empty((len(flat), len(flat)), np.int64)
-    for number, mask in enumerate(flat):
-        shared[number] = np.bitwise_count(flat & mask).sum(axis=1, dtype=np.int64)
-    return shared
 
+    def __init__(self, packed: np.ndarray) -> None:
+        flat = packed.reshape(len(packed), packed.shape[1] * packed.shape[2])
+        flat = np.pad(flat, ((0, 0), (0, -flat.shape[1] % _WORD)))
+        self._words = flat.view(np.uint64)
+        self._area = areas(packed)
 
-def iou_and_containment(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the IoU of every pair, and how much of the smaller one lies in the other.
+    def __call__(self, one: int, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the IoU of one mask with others, and how much of the smaller lies in the other.
 
-    Args:
-        packed: uint8 (p, u, b).
+        Args:
+            one: number of the mask.
+            others: int64 (q,), numbers of the others.
 
-    Returns:
-        Two float64 (p, p), 0 to 1; an empty mask overlaps nothing, not even itself.
-    """
-    shared = intersections(packed)
-    area = areas(packed)
-    union = area[:, None] + area[None] - shared
-    smaller = np.minimum(area[:, None], area[None])
-    return shared / np.maximum(union, 1), shared / np.maximum(smaller, 1)
+        Returns:
+            Two float64 (q,), 0 to 1; an empty mask overlaps nothing, not even itself.
+        """
+        shared = np.bitwise_count(self._words[others] & self._words[one]).sum(axis=1, dtype=int)
+        area = self._area[others]
+        union = area + self._area[one] - shared
+        smaller = np.minimum(area, self._area[one])
+        return shared / np.maximum(union, 1), shared / np.maximum(smaller, 1)

@@ -1,10 +1,8 @@
 """Kept masks to one label a pixel."""
 
 import numpy as np
-import torch
-from torch.nn import functional
 
-from usam_core.masks import unpack, valid_hw
+from usam_core.masks import unpack, upscale_part, valid_hw
 from usam_core.types import Instances
 
 
@@ -56,16 +54,18 @@ def paint_votes(
         return labels
     rows, columns = valid_hw(size_hw, packed.shape[-2])
     masks = unpack(packed)[:, :rows, :columns].reshape(len(packed), -1).astype(np.float32)
-    present = np.unique(classes_of)
-    share = (classes_of == present[:, None]) * scores
-    votes = (share.astype(np.float32) @ masks).reshape(1, len(present), rows, columns)
-    full = functional.interpolate(
-        torch.from_numpy(votes), size=size_hw, mode="bilinear", align_corners=False
-    )[0]
-    most, number = full.max(dim=0)
-    winner = present[number.numpy()]
-    labels = np.where(most.numpy() > least[winner], winner + 1, 0)
-    return labels.astype(label_dtype(len(least)))
+    most, places = np.zeros(size_hw, np.float32), {}
+    # Arithmetic on all pixels: writing through a mask takes ten times as long.
+    for number in np.unique(classes_of).tolist():
+        mine = classes_of == number
+        votes = (scores[mine] @ masks[mine]).reshape(rows, columns)
+        place, full = upscale_part(votes, size_hw)
+        labels[place] = np.where(full > most[place], labels.dtype.type(number + 1), labels[place])
+        np.maximum(most[place], full, out=most[place])
+        places[number] = place
+    for number, place in places.items():
+        labels[place] *= (labels[place] != number + 1) | (most[place] > least[number])
+    return labels
 
 
 def label_dtype(classes: int) -> type[np.uint8] | type[np.uint16]:

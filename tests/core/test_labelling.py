@@ -7,16 +7,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import nn
+from torch.nn import functional
 
 from usam_core.candidates import candidates, choose, label_image
 from usam_core.config import InferenceConfig
-from usam_core.masks import areas, pack, unpack, upscale, valid_hw
+from usam_core.masks import areas, pack, unpack, upscale, upscale_part, valid_hw
 from usam_core.nms import suppress
-from usam_core.overlap import iou_and_containment
+from usam_core.overlap import Overlaps
 from usam_core.paint import paint, paint_votes
 from usam_core.types import Instances, MaskSet
 
 masks_16 = arrays.arrays(bool, st.tuples(st.integers(0, 6), st.just(16), st.just(16)))
+
+
+def iou_and_containment(packed):
+    """Return both for all pairs, float64 (p, p) each."""
+    compare, everyone = Overlaps(packed), np.arange(len(packed))
+    tables = np.zeros((2, len(packed), len(packed)))
+    for one in everyone:
+        tables[:, one] = compare(one, everyone)
+    return tables
 
 
 def box(top, left, height, width, side=16):
@@ -109,6 +119,24 @@ def test_scaling_up_takes_the_images_part_and_keeps_straight_borders():
     assert upscale(pack(mask[:0]), (5, 7)).shape == (0, 5, 7)
 
 
+@given(
+    arrays.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 12), st.integers(1, 12)),
+        elements=st.sampled_from([0, 0, 0, 0.25, 1]),
+    ),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+)
+def test_scaling_a_part_equals_scaling_the_whole(values, size_hw):
+    place, part = upscale_part(values, size_hw)
+    whole = np.zeros(size_hw, np.float32)
+    whole[place] = part
+    expected = functional.interpolate(
+        torch.from_numpy(values)[None, None], size=size_hw, mode="bilinear", align_corners=False
+    )[0, 0].numpy()
+    np.testing.assert_allclose(whole, expected, atol=1e-5)
+
+
 def mask_set(masks, features, iou):
     d = len(masks)
     return MaskSet(
@@ -137,12 +165,12 @@ def test_each_choice_takes_its_mask(choice, expected):
     masks = [[box(0, 0, 16, 16), box(0, 0, 2, 2), box(0, 0, 3, 3), box(0, 0, 9, 9)]]
     some = mask_set(masks, np.zeros((1, 4, 2)), [[0.99, 0.9, 0.1, 0.2]])
     confidence = np.array([[0.99, 0.5, 0.9, 0.6]], np.float32)
-    assert choose(confidence, some, choice).tolist() == expected
+    assert choose(some, choice, confidence).tolist() == expected
 
 
 def test_equal_confidence_leaves_the_choice_to_the_predicted_iou():
     some = mask_set(np.zeros((1, 4, 16, 16), bool), np.zeros((1, 4, 2)), [[0.9, 0.1, 0.7, 0.3]])
-    assert choose(np.full((1, 4), 0.5, np.float32), some, "most_confident").tolist() == [2]
+    assert choose(some, "most_confident", np.full((1, 4), 0.5, np.float32)).tolist() == [2]
 
 
 def labelled(config, classes=("a", "b"), score="confidence"):
