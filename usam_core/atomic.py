@@ -49,11 +49,16 @@ def _beside(path: Path) -> Path:
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def whole_file(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` when the block succeeds.
 
     A reader sees the old file or the new one, never half of one. On an error the temporary
     file is removed and `path` is left as it was.
+
+    Args:
+        path: the file.
+        sync: wait until the disk has the bytes. Off, for many small files whose digests are kept
+            and compared, a power cut (not a kill) may leave an empty file.
 
     Raises:
         StoreError: the disk is full or does not let us write.
@@ -63,8 +68,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         temporary = _beside(path)
         try:
             yield temporary
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
+            if sync:
+                with open(temporary, "rb+") as file:
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

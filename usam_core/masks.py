@@ -46,9 +46,9 @@ def upscale(packed: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
         size_hw: rows and columns of the image.
 
     Returns:
-        bool (p, h, w).
+        bool (p, h, w); each mask lies column by column, as run-length encoding reads it.
     """
-    full = np.zeros((len(packed), *size_hw), bool)
+    full = np.zeros((len(packed), *size_hw[::-1]), bool).swapaxes(1, 2)
     rows, columns = valid_hw(size_hw, packed.shape[-2])
     for mask, target in zip(unpack(packed)[:, :rows, :columns], full, strict=True):
         place, values = upscale_part(mask.astype(np.float32), size_hw)

@@ -16,7 +16,7 @@ from usam_core.types import Instances
 
 def encode(mask: np.ndarray) -> dict[str, Any]:
     """Return a mask, bool (h, w), as COCO's compressed RLE with a text `counts`."""
-    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    rle = coco_mask.encode(np.asfortranarray(mask).view(np.uint8))
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 

@@ -1,5 +1,6 @@
 """Label maps as palette PNGs, the PASCAL VOC convention: the pixel value is the label."""
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from usam_core.palette import voc_palette
 
 
 def save_label_png(path: Path, labels: np.ndarray) -> None:
-    """Write a label map.
+    """Write a label map, without waiting for the disk: whoever counts on it keeps its digest.
 
     Args:
         path: the file.
@@ -23,8 +24,9 @@ def save_label_png(path: Path, labels: np.ndarray) -> None:
         picture.putpalette(voc_palette().tobytes())
     else:
         picture = Image.fromarray(labels.astype(np.uint16))
-    with whole_file(path) as temporary:
-        picture.save(temporary, format="PNG", optimize=False)
+    # Run lengths suit label maps: smaller than zlib's usual search, in half the time.
+    with whole_file(path, sync=False) as temporary:
+        picture.save(temporary, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)
 
 
 def read_label_png(path: Path) -> np.ndarray:
