@@ -42,7 +42,8 @@ class MaskSet:
     """What SAM's automatic mode says of one image (U-SAM, section 3.3).
 
     Attributes:
-        tokens: float16 (d, 1024), the 4 mask tokens of each prompt, flattened in token order.
+        tokens: float16 (d, 1024), the 4 mask tokens of each prompt, flattened in token order; None
+            where they were not read.
         packed_masks: uint8 (d, m, u, b), low-resolution masks, 8 columns a byte, first column
             in the highest bit (`numpy.packbits`).
         predicted_iou: float32 (d, m), SAM's own estimate of each mask's IoU; usually 0 to 1.
@@ -55,7 +56,7 @@ class MaskSet:
         ValueError: the columns do not have one length, or a dtype is not the stated one.
     """
 
-    tokens: np.ndarray
+    tokens: np.ndarray | None
     packed_masks: np.ndarray
     predicted_iou: np.ndarray
     stability: np.ndarray
@@ -64,7 +65,7 @@ class MaskSet:
     features: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        d = len(self.tokens)
+        d = len(self)
         expected = {
             "tokens": (np.float16, (d, MASKS_PER_PROMPT * TOKEN_WIDTH)),
             "packed_masks": (np.uint8, (d, MASKS_PER_PROMPT, *self.packed_masks.shape[-2:])),
@@ -73,13 +74,14 @@ class MaskSet:
             "points_xy": (np.float32, (d, 2)),
         }
         for name, (dtype, shape) in expected.items():
-            _check(name, getattr(self, name), dtype, shape)
+            if getattr(self, name) is not None:
+                _check(name, getattr(self, name), dtype, shape)
         for name, block in self.features.items():
             _check(name, block, np.float16, (d, MASKS_PER_PROMPT, block.shape[-1]))
 
     def __len__(self) -> int:
         """Return d, the number of prompts."""
-        return len(self.tokens)
+        return len(self.predicted_iou)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """What is written into the store comes back bit for bit, once per image, under its content."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,15 @@ def test_zeros_infinities_and_nan_come_back_as_they_were(store):
     store.write_shard([ShardRecord(ImageFile("x", sha(0)), one), good(1)])
     assert_same(store.read(sha(0)), one)
     assert store.verify() == []
+
+
+def test_tokens_are_left_out_where_they_are_not_wanted(store):
+    shard = store.write_shard([good(0), good(1)])
+    whole = dict(store.read_shard(shard, [sha(0), sha(1)]))
+    for sha256, found in store.read_shard(shard, [sha(0), sha(1)], tokens=False):
+        assert found.tokens is None
+        assert len(found) == len(whole[sha256])
+        assert_same(replace(found, tokens=whole[sha256].tokens), whole[sha256])
 
 
 def test_a_column_of_nothing_but_zeros_is_not_taken_for_a_missing_one(store):

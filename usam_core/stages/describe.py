@@ -162,7 +162,7 @@ def describe_shard(
         unread = []
         images = set().union(*missing.values())
         at_once = max(encoder.batch_size for encoder in encoders.values())
-        found = store.read_shard(work.shard, images, blocks=())
+        found = store.read_shard(work.shard, images, blocks=(), tokens=False)
         with progress.bar("Describing", len(images)) as bar:
             while some := list(islice(found, at_once)):
                 pixels, bad = _read(project, work, [sha256 for sha256, _ in some])

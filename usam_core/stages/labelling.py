@@ -52,14 +52,16 @@ def label_part(
     calibration = read_calibration(calibration_file(project))
     store = EmbeddingStore.open(store_path)
     store.use_blocks(part.blocks)
-    blocks = [name for name in card["settings"]["features"] if name != TOKENS_BLOCK]
+    features = card["settings"]["features"]
+    blocks = [name for name in features if name != TOKENS_BLOCK]
+    tokens = TOKENS_BLOCK in features
     # An image may be there twice under two names.
     wanted: dict[str, list[tuple[str, str]]] = {}
     for (path, sha256), png in zip(part.rows, part.pngs, strict=True):
         wanted.setdefault(sha256, []).append((path, png))
     entries = []
     with progress.bar("Labelling", len(part.rows)) as bar:
-        for sha256, mask_set in store.read_shard(part.shard, wanted, blocks):
+        for sha256, mask_set in store.read_shard(part.shard, wanted, blocks, tokens=tokens):
             for path, png in wanted[sha256]:
                 entry = _label(project, head, card, calibration, mask_set, folder / png)
                 entries.append({"file_name": path, "sha256": sha256, "png": png, **entry})

@@ -97,6 +97,7 @@ class ShardReader:
         fingerprint: str,
         shas: Iterable[str],
         blocks: Sequence[str] | None = None,
+        tokens: bool = True,
     ) -> Iterator[tuple[str, MaskSet]]:
         """See `EmbeddingStore.read_shard`."""
         folder = self._shards / shard
@@ -112,7 +113,8 @@ class ShardReader:
             wanted[images[sha256]["row"]] = sha256
         if blocks is None:
             blocks = self.usual_blocks(shard)
-        columns = [*COLUMNS, *map(column_of, blocks)]
+        own = [name for name in COLUMNS if tokens or name != TOKENS_BLOCK]
+        columns = [*own, *map(column_of, blocks)]
         for sha256, values in self.rows(shard, wanted, columns, len(images)):
             size_hw = (images[sha256]["height"], images[sha256]["width"])
             yield sha256, mask_set(values, blocks, size_hw)
@@ -165,7 +167,8 @@ def mask_set(
 ) -> MaskSet:
     """Return an image's columns and feature blocks as one mask set."""
     return MaskSet(
-        **{name: values[name] for name in COLUMNS},
+        tokens=values.get(TOKENS_BLOCK),
+        **{name: values[name] for name in COLUMNS if name != TOKENS_BLOCK},
         size_hw=size_hw,
         features={name: values[column_of(name)] for name in blocks},
     )

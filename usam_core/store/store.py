@@ -239,7 +239,12 @@ class EmbeddingStore:
         )
 
     def read_shard(
-        self, shard: str, shas: Iterable[str], blocks: Sequence[str] | None = None
+        self,
+        shard: str,
+        shas: Iterable[str],
+        blocks: Sequence[str] | None = None,
+        *,
+        tokens: bool = True,
     ) -> Iterator[tuple[str, MaskSet]]:
         """Yield what is stored about some images of one shard, by row.
 
@@ -249,11 +254,12 @@ class EmbeddingStore:
             shard: the shard's id.
             shas: images, all of them embedded in it.
             blocks: the feature blocks to read; None reads the shard's own and `use_blocks`'s.
+            tokens: read SAM's tokens too, a quarter of the bytes.
 
         Raises:
             StoreError: the shard is damaged, or does not have one of the images or blocks.
         """
-        return self._reader.mask_sets(shard, self.fingerprint, shas, blocks)
+        return self._reader.mask_sets(shard, self.fingerprint, shas, blocks, tokens)
 
     def block_names(self) -> list[str]:
         """Return the blocks that every shard has, and those of `use_blocks`, `tokens` first."""
