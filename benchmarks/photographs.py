@@ -75,7 +75,7 @@ ROWS = {
     "minus predicted IoU in the score": {"inference": {"score": "confidence"}},
     "minus the single mask: best predicted IoU": {"inference": {"mask_choice": "best_iou"}},
     "minus the low threshold: the papers' 0.8": {"inference": {"threshold": 0.8}},
-    "minus suppression by containment": {"inference": {"nms_containment": 1.0}},
+    "plus suppression by containment": {"inference": {"nms_containment": 0.9}},
     "plus presence gate at 0.5": {"inference": {"presence": 0.5}},
     "plus calibrated thresholds": {"inference": {"thresholds": "calibrated"}},
     # Heads of their own.

@@ -30,8 +30,9 @@ class InferenceConfig(Section):
     """Drop masks larger than this share of the image."""
     nms_iou: Fraction = 0.5
     """Of two masks that overlap more than this (mask IoU), the better scored stays."""
-    nms_containment: Fraction = 0.9
-    """Of two masks of one class of which one lies in the other by this share, the better stays."""
+    nms_containment: Fraction = 1.0
+    """Of two masks of one class of which one lies in the other by more than this share, the better
+    stays; 1 switches it off."""
     thresholds: Literal["fixed", "calibrated"] = "fixed"
     """`fixed`: `threshold` and `class_thresholds` count against the head's confidence.
     `calibrated`: each class's own, fitted on held-out composed scenes, against the calibrated
