@@ -59,7 +59,14 @@ def test_a_good_file_is_read_and_its_paths_count_from_it(project_file):
         (GOOD + "head:\n  steps: 3x\n", "project.yaml:7: head.steps: got '3x'; expected a numb"),
         (GOOD + "head:\n  steps: true\n", "project.yaml:7: head.steps: got True; expected a nu"),
         (GOOD + "head: {steps: 0}\n", "head.steps: got 0; expected greater than or equal to 1"),
-        (GOOD + "level: both\n", "6: level: got 'both'; expected 'classes' or 'parents'"),
+        (GOOD + "level: both\n", "6: level: got 'both'; expected 'classes', 'parents' or .*no"),
+        (
+            GOOD.replace("dog, cat", "{name: dog, parent: pet}, cat") + "level: pets\n",
+            "6: level: got 'pets'; expected 'classes', 'parents' or the name of a parent: 'pet'$",
+        ),
+        (GOOD.replace("dog, cat", "{name: dog, parent: parents}"), "parent: got 'parents'; exp"),
+        (GOOD.replace("dog, cat", "{name: dog, parent: ..}"), r"parent: got '\.\.'; .* folder's"),
+        (GOOD.replace("dog, cat", "{name: dog, parent: a/b}"), "parent: got 'a/b'; expected text"),
         (GOOD + "seed: 1\nseed: 2\n", r"7: seed: given twice \(first on line 6\)"),
         (
             GOOD.replace("[dog, cat]", "[dog, Dog]"),
