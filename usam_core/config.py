@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from usam_core.config_base import Bool, Float, Fraction, Int, PlacedError, Section
 from usam_core.config_compose import ComposeConfig
 from usam_core.config_compute import ComputeConfig
-from usam_core.config_features import FeatureConfig, FeatureName, check_blocks
+from usam_core.config_features import FeatureBlocks, check_blocks
 from usam_core.config_head import HeadOptions
 from usam_core.config_images import ImagesConfig
 from usam_core.config_inference import InferenceConfig
@@ -146,7 +146,7 @@ class ProjectConfig(Section):
     training: TrainingConfig = TrainingConfig()
     sam: SamConfig = SamConfig()
     compose: ComposeConfig = ComposeConfig()
-    features: dict[FeatureName, FeatureConfig] = {}
+    features: FeatureBlocks = {}
     """Further blocks, by a name of your choice, for `head.features`."""
     head: HeadConfig = HeadConfig()
     inference: InferenceConfig = InferenceConfig()

@@ -114,6 +114,13 @@ def test_a_good_file_is_read_and_its_paths_count_from_it(project_file):
             GOOD + "features: {a: {model: ./gone}}\n",
             "6: features.a.model: got './gone'; expected a",
         ),
+        (
+            GOOD + "features:\n  d: facebook/dinov2-small\n",
+            "7: features.d: got 'facebook/dinov2-small'; expected a section: "
+            r"d: \{model: facebook/dinov2-small\}$",
+        ),
+        (GOOD + "features: {d: }\n", r"6: features.d: got None; .* d: \{model: facebook/dinov2-b"),
+        (GOOD + "features: [d]\n", r"6: features: got \['d'\]; expected a section a block: d: \{"),
         (GOOD + "features: {a: {modle: b}}\n", "features.a.modle: unknown key; .*mean 'model'"),
         (GOOD + "head: {distil: 'off'}\n", "head.distil: got 'off'; expected a valid boolean"),
         (GOOD + "inference: {min_area: 0.9, max_area: 0.1}\n", "6: inference.min_area: got 0.9"),
