@@ -17,7 +17,7 @@ from usam_core.errors import StoreError
 from usam_core.images import PATH_CODES
 from usam_core.progress import SILENT, Progress
 from usam_core.stamps import CheckedFolders
-from usam_core.store.blocks import add_block, lacking_images
+from usam_core.store.blocks import add_block, drop_damaged, lacking_images
 from usam_core.store.commit import commit, remove_folder, sweep
 from usam_core.store.index import Place, StoreIndex
 from usam_core.store.layout import (
@@ -197,6 +197,11 @@ class EmbeddingStore:
         shape = self._reader.array(shard, "predicted_iou", self._index.rows(shard)).array.shape
         rows = {self._find(sha256).row: values for sha256, values in made.items()}
         add_block(self._shards / shard, spec, shape, rows)
+        self._reader.forget()
+
+    def drop_damaged_block(self, shard: str, block: str) -> None:
+        """Remove a block that `verify` spoke of, unless it is whole again; it is lacking then."""
+        drop_damaged(self._shards / shard, block)
         self._reader.forget()
 
     def read(self, sha256: str) -> MaskSet:
