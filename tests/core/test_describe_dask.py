@@ -2,8 +2,6 @@
 
 import shutil
 
-import pytest
-
 from tests.core.test_compute import files_below
 from tests.feature_models import save_model
 from usam_core.project import load_project
