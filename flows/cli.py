@@ -17,6 +17,7 @@ from usam_core.errors import TransientError, UsamError
 
 @app.command(
     epilog="Examples: `usam run project.yaml`, `usam run project.yaml --level parents`, "
+    "`usam run project.yaml --level animals`, "
     "`usam run project.yaml --from fit --refresh`"
 )
 def run(

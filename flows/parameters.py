@@ -18,8 +18,6 @@ from usam_core.project import Project, load_project
 Step = Literal[
     "collect", "embed", "compose", "describe", "fit", "calibrate", "annotate", "evaluate"
 ]
-Level = Literal["classes", "parents"]
-LevelChoice = Literal["file", "classes", "parents"]
 
 
 class ProjectSettings(BaseModel):
@@ -58,14 +56,17 @@ class ProjectSettings(BaseModel):
 class LevelSettings(ProjectSettings):
     """Which project, and at which level."""
 
-    level: LevelChoice = Field(
+    level: str = Field(
         "file",
         title="Level",
-        description="Label with the classes, with their parents, or as project.yaml says (file).",
+        description="Label with the classes, with their parents, or as project.yaml says (file). "
+        "Or name one parent: its classes become one, the others stay.",
+        examples=["file", "classes", "parents", "animals"],
+        min_length=1,
     )
 
     @property
-    def other_level(self) -> Level | None:
+    def other_level(self) -> str | None:
         """Return the level that replaces the file's, or None."""
         return None if self.level == "file" else self.level
 

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from usam_core.config_base import Bool, Float, Fraction, Int, PlacedError, Section
 from usam_core.config_compose import ComposeConfig
 from usam_core.config_compute import ComputeConfig
-from usam_core.config_features import FeatureConfig, FeatureName, check_blocks
+from usam_core.config_features import FeatureBlocks, check_blocks
 from usam_core.config_head import HeadOptions
 from usam_core.config_images import ImagesConfig
 from usam_core.config_inference import InferenceConfig
@@ -23,13 +23,16 @@ from usam_core.config_training import TrainingConfig
 from usam_core.presets.in_project import expand_preset, list_or_preset_schema
 
 BACKGROUND = "background"
+CLASSES, PARENTS = "classes", "parents"
+_LEVEL_WORDS = (CLASSES, PARENTS, "file")  # the last is the flows', for what the file says
 Width = Annotated[Int, Field(ge=1, le=65536)]
+ClassName = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[^/\\\x00-\x1f]+$")]
 
 
 class ClassSpec(Section):
     """One class the user wants found."""
 
-    name: Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[^/\\\x00-\x1f]+$")]
+    name: ClassName
     """The name, as it appears in outputs. Also the folder name of its training pictures."""
     prompts: list[str] = []
     """Prompts for synthetic pictures; empty means "a photo of a {name}" (U-SAM, section 3.4)."""
@@ -43,17 +46,28 @@ class ClassSpec(Section):
     (`head.text`) use them."""
     colour: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] | None = None
     """Colour in overlays, as "#rrggbb"; empty takes the VOC palette's next colour."""
-    parent: str | None = None
-    """Name of the coarser class that this one belongs to; used with `level: parents`."""
+    parent: ClassName | None = None
+    """Name of the coarser class that this one belongs to; see `level`."""
 
-    @field_validator("name")
+    @field_validator("name", "parent")
     @classmethod
-    def _name_can_be_used(cls, value: str) -> str:
+    def _name_can_be_used(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         if value != value.strip():
             raise ValueError("expected a name without spaces at its ends")
+        if value in (".", ".."):
+            raise ValueError("expected another name: this one is a folder's")
         if plain(value) == BACKGROUND:
             raise ValueError("expected another name: the background is what no class claims")
         return unicodedata.normalize("NFC", value)
+
+    @field_validator("parent")
+    @classmethod
+    def _parent_can_be_a_level(cls, value: str | None) -> str | None:
+        if value in _LEVEL_WORDS:
+            raise ValueError(f"expected another name: as a level, {value!r} means something else")
+        return value
 
 
 class SamConfig(Section):
@@ -124,14 +138,15 @@ class ProjectConfig(Section):
     negatives: list[ClassSpec] = []
     """Names of what the images also show and nobody wants found, such as "grass" or "street".
     Pictures of them are collected and teach the head; they are never painted nor listed."""
-    level: Literal["classes", "parents"] = "classes"
-    """Label with the classes themselves, or with their parents. Changing it needs a new head
-    only: nothing is embedded again."""
+    level: str = CLASSES
+    """Label with the `classes` themselves, with their `parents`, or with the one parent named
+    here: `animals` makes all classes with `parent: animals` the one class `animals`, and the
+    others stay themselves. Changing it needs a new head only: nothing is embedded again."""
     images: ImagesConfig
     training: TrainingConfig = TrainingConfig()
     sam: SamConfig = SamConfig()
     compose: ComposeConfig = ComposeConfig()
-    features: dict[FeatureName, FeatureConfig] = {}
+    features: FeatureBlocks = {}
     """Further blocks, by a name of your choice, for `head.features`."""
     head: HeadConfig = HeadConfig()
     inference: InferenceConfig = InferenceConfig()
@@ -199,7 +214,7 @@ class ProjectConfig(Section):
                         "synonym once",
                     )
                 owners[plain(word)] = spec.name
-        parents = {plain(spec.parent) for spec in self.classes if spec.parent}
+        parents = {plain(name) for name in self.parents}
         for number, spec in enumerate(self.negatives):
             if plain(spec.name) in parents:
                 raise PlacedError(
@@ -216,9 +231,16 @@ class ProjectConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _parents_are_complete(self) -> "ProjectConfig":
+    def _level_is_known(self) -> "ProjectConfig":
+        known = [CLASSES, PARENTS, *self.parents]
+        if self.level not in known:
+            raise PlacedError(
+                ("level",),
+                f"got {self.level!r}; expected {CLASSES!r}, {PARENTS!r} or the name of a parent: "
+                + (", ".join(map(repr, self.parents)) or "no class has a `parent` yet"),
+            )
         for number, spec in enumerate(self.classes):
-            if self.level == "parents" and not spec.parent:
+            if self.level == PARENTS and not spec.parent:
                 raise PlacedError(
                     ("classes", number),
                     f"{spec.name!r} has no parent, but level is 'parents'; expected a parent for "
@@ -232,6 +254,11 @@ class ProjectConfig(Section):
         if self.head.text != "off":
             find_text_block(self.head.text_block, self.features)
         return self
+
+    @property
+    def parents(self) -> list[str]:
+        """The parents that classes name, in the order of their first mention."""
+        return list(dict.fromkeys(spec.parent for spec in self.classes if spec.parent))
 
     @property
     def collected(self) -> list[ClassSpec]:
@@ -256,8 +283,8 @@ class ProjectConfig(Section):
     @property
     def label_of(self) -> dict[str, str]:
         """Map each class name to the name it is labelled with at the chosen level."""
-        parents = self.level == "parents"
-        return {c.name: (c.parent or c.name) if parents else c.name for c in self.classes}
+        coarse = self.parents if self.level == PARENTS else [self.level]
+        return {c.name: c.parent if c.parent in coarse else c.name for c in self.classes}
 
     @property
     def label_names(self) -> list[str]:

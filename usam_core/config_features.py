@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from usam_core.config_base import Float, Int, PlacedError, Section
 
@@ -46,6 +46,26 @@ class FeatureConfig(Section):
                 "of which small masks' crops are a part",
             )
         return self
+
+
+def _sections(features: object) -> object:
+    """Refuse a block that is no section: the model alone, as a rule."""
+    example = "facebook/dinov2-base"
+    if not isinstance(features, dict):
+        raise PlacedError(
+            (), f"got {features!r}; expected a section a block: d: {{model: {example}}}"
+        )
+    for name, value in features.items():
+        if not isinstance(value, dict | FeatureConfig):
+            model = value if isinstance(value, str) and value else example
+            raise PlacedError(
+                (name,), f"got {value!r}; expected a section: {name}: {{model: {model}}}"
+            )
+    return features
+
+
+FeatureBlocks = Annotated[dict[FeatureName, FeatureConfig], BeforeValidator(_sections)]
+"""Sections by names of the user's choice."""
 
 
 def check_blocks(named: Iterable[str], wanted: Sequence[str]) -> None:

@@ -109,14 +109,36 @@ def load_project(path: str | Path, **changes: Any) -> Project:
         raise ConfigError(f"{path}: expected a mapping with `classes` and `images`, got {values!r}")
     if duplicates:
         raise ConfigError("\n".join(duplicates))
-    values.update(changes)
+    return _checked({**values, **changes}, file, file.name, lines)
+
+
+def check_values(values: dict[str, Any], file: Path, settings: Path | None = None) -> Project:
+    """Check what a project file that is still to be written will say.
+
+    Args:
+        values: its keys and values.
+        file: where it will lie; relative paths count from its folder.
+        settings: a YAML file that some of the values come from, which mistakes shall name.
+
+    Raises:
+        ConfigError: all mistakes, one a line.
+    """
+    if settings is None:
+        return _checked(values, file, file.name, {})
+    lines, duplicates = _scan(settings.name, settings.read_text(encoding="utf-8"))
+    if duplicates:
+        raise ConfigError("\n".join(duplicates))
+    return _checked(values, file, settings.name, lines)
+
+
+def _checked(values: dict[str, Any], file: Path, name: str, lines: dict[Location, int]) -> Project:
     try:
         config = ProjectConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(file.name, error, lines))) from None
+        raise ConfigError("\n".join(_explain(name, error, lines))) from None
     project = Project(config, file)
     mistakes = [
-        f"{file.name}:{_line(place, lines)}: {_dotted(place)}: {text}"
+        f"{name}:{_line(place, lines)}: {_dotted(place)}: {text}"
         for place, text in mistakes_on_disk(project)
     ]
     if mistakes:

@@ -311,6 +311,23 @@ def test_settings_may_not_decide_what_the_benchmark_decides(world, tmp_path, set
         make_plan(choices(world, "voc21", tmp_path / "out", settings=tmp_path / "own.yaml"))
 
 
+def test_a_dry_run_refuses_the_settings_that_the_run_refuses(world, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("sam: {model: nano}\nhead:\n  stepz: 3\n")
+    words = ["bench", "voc21", "--data", world, "--project", own, "--out", tmp_path / "out"]
+    words += ["--training", world / "pictures"]
+    dry, wet = usam(*words, "--dry-run"), usam(*words)
+    assert (dry.returncode, wet.returncode) == (2, 2)
+    assert "own.yaml:3: head.stepz: unknown key" in dry.stderr
+    assert dry.stderr == wet.stderr
+    assert not (tmp_path / "out").exists()
+    own.write_text("sam: {model: nano, checkpoint: gone.pth}\n")
+    assert "own.yaml:1: sam.checkpoint: got" in usam(*words, "--dry-run").stderr
+    own.write_text("sam: {model: nano}\n")
+    good = usam(*words, "--dry-run")
+    assert good.returncode == 0, good.stderr
+
+
 def test_paths_in_settings_count_from_their_file(world, tmp_path):
     settings = tmp_path / "own" / "settings.yaml"
     settings.parent.mkdir()

@@ -95,14 +95,30 @@ def test_a_replaced_calibration_breaks_the_chain_of_the_labels(copied):
 
 def test_too_few_masks_fit_nothing_and_say_so(copied):
     values = yaml.safe_load(copied.read_text())
-    values["inference"]["min_predicted_iou"] = 0.99
+    values["inference"] |= {"min_predicted_iou": 0.99, "thresholds": "calibrated", "presence": 0.2}
     copied.write_text(yaml.safe_dump(values))
     result = run_step("calibrate", load_project(copied))
     assert result.summary["masks"] == 0
     (note,) = result.summary["notes"]
     assert "at least 60 in 8 are needed" in note
     assert not (step_folder(load_project(copied), "calibrate") / "calibration.json").exists()
-    run_step("annotate", load_project(copied))
+    notes = run_step("annotate", load_project(copied)).summary["notes"]
+    said = " had no effect: there were too few held-out scenes"
+    assert [note.split(said)[0] for note in notes] == [
+        "inference.thresholds: calibrated",
+        "inference.presence: 0.2",
+    ]
+    values["inference"] |= {"thresholds": "fixed", "presence": 0.0}
+    copied.write_text(yaml.safe_dump(values))
+    assert run_step("annotate", load_project(copied)).summary["notes"] == []
+
+
+def test_settings_that_had_their_effect_are_not_noted(copied):
+    values = yaml.safe_load(copied.read_text())
+    values["inference"] |= {"thresholds": "calibrated", "presence": 0.2}
+    copied.write_text(yaml.safe_dump(values))
+    assert run_step("calibrate", load_project(copied)).summary["masks"]
+    assert run_step("annotate", load_project(copied)).summary["notes"] == []
 
 
 def test_a_negative_that_is_a_parent_is_refused(copied):

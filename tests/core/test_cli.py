@@ -146,7 +146,7 @@ def test_a_level_that_is_none_is_refused_by_name(tiny_project):
     found = usam("fit", tiny_project, "--level", "colours")
     assert found.returncode == 2
     assert "colours" in found.stderr
-    assert "parents" in found.stderr
+    assert "the name of a parent: 'round', 'long'" in " ".join(found.stderr.split())
 
 
 def test_refreshing_a_run_wants_to_know_from_where(finished_project):

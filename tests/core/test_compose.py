@@ -234,6 +234,9 @@ def test_held_out_pictures_are_in_no_train_scene_and_teach_no_head(composed):
     run_step("fit", project)
     card = json.loads((step_folder(project, "fit") / "student.card.json").read_text())
     assert card["training_pictures"] == {"disc": 3, "ring": 3, "rod": 3}
+    table = pd.read_parquet(step_folder(project, "fit") / "training.parquet")
+    assert set(table.loc[~table["learned"], "sha256"]) == out
+    assert table.groupby("class")["learned"].sum().to_dict() == card["training_pictures"]
 
 
 def test_a_second_run_does_nothing_and_a_refresh_gives_the_same_scenes(copied):

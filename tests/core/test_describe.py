@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import yaml
 from PIL import Image
 
 from tests.core import described
-from usam_core.errors import MissingStepError
+from usam_core.errors import InputError, MissingStepError, TransientError
 from usam_core.images import read_image
 from usam_core.lineage.chain import read_chain
 from usam_core.lineage.checks import check_chain
@@ -177,6 +178,33 @@ def test_another_model_gives_another_block_and_the_old_one_stays(project_file):
     assert store.lacking([old, block_of(project)], images_of(store)) == {}
 
 
+@pytest.mark.parametrize(("weights", "kind"), [("f00d", InputError), ("a/b@1f", TransientError)])
+def test_a_folder_that_is_gone_is_told_and_not_a_hub_that_is_away(
+    project_file, monkeypatch, weights, kind
+):
+    spec = {"family": "mean", "weights": weights, "size": None}
+
+    class Encoder(described.MeanColour):
+        def __init__(self, config):
+            super().__init__(config)
+            self.spec = spec
+
+    monkeypatch.setattr(blocks, "encoder_spec", lambda config, root: spec)
+    monkeypatch.setattr(blocks, "open_encoder", lambda config, device, root: Encoder(config))
+    project = change(project_file, features=FEATURES, head={"features": ["colour"]})
+    run_step("describe", project)
+
+    def away(config, root):
+        raise TransientError("the hub cannot be reached")
+
+    monkeypatch.setattr(blocks, "encoder_spec", away)
+    folder = re.escape(str(project.root / "a/b"))
+    said = f"no folder {folder} any more" if kind is InputError else "the hub cannot be reached"
+    for step in ("describe", "fit"):
+        with pytest.raises(kind, match=said):
+            run_step(step, project)
+
+
 def test_a_damaged_block_is_made_again_alone(project_file, no_sam):
     project = change(project_file, features=FEATURES)
     run_step("describe", project)
@@ -191,6 +219,34 @@ def test_a_damaged_block_is_made_again_alone(project_file, no_sam):
     count = int((store.index()["shard"] == first).sum())
     assert run_step("describe", project).summary["described"] == count == sum(described.calls)
     assert store.verify() == []
+
+
+def test_a_flipped_byte_of_a_block_is_noticed_and_the_block_made_again(project_file, no_sam):
+    project = change(project_file, features=FEATURES)
+    run_step("describe", project)
+    store = open_store(project)
+    first = sorted(store.index()["shard"])[0]
+    folder = store.path / "shards" / first / "features" / block_of(project)
+    (file,) = (path for path in (folder / "c").rglob("*") if path.is_file())
+    whole = file.read_bytes()
+    assert intact("describe", project) is not None
+    file.write_bytes(whole[:40] + bytes([whole[40] ^ 1]) + whole[41:])
+    assert intact("describe", project) is None
+    described.calls.clear()
+    count = int((store.index()["shard"] == first).sum())
+    assert run_step("describe", project).summary["described"] == count == sum(described.calls)
+    assert file.read_bytes() == whole
+    assert store.verify() == []
+    assert intact("describe", project) is not None
+
+
+def test_a_block_that_is_whole_again_is_not_dropped(project_file):
+    project = change(project_file, features=FEATURES)
+    run_step("describe", project)
+    store = open_store(project)
+    shard = store.index()["shard"].iloc[0]
+    store.drop_damaged_block(shard, block_of(project))
+    assert store.lacking([block_of(project)], images_of(store)) == {}
 
 
 @pytest.mark.parametrize("fate", ["deleted", "changed"])

@@ -6,6 +6,7 @@ import torch
 
 from tests.feature_models import TINY, mask_set, picture, random_model, save_model
 from usam_core.config_features import FeatureConfig
+from usam_core.errors import InputError
 from usam_core.features.encoder import open_encoder
 from usam_core.features.families import read_kind
 from usam_core.features.frames import grid_of, in_batches, normalised_pixels
@@ -31,6 +32,13 @@ def encoder(root, model_type, **settings):
 def tower(root, model_type):
     files = find_model(FeatureConfig(model=model_type), root)
     return build_tower(files.kind, load_model(files)), files.kind
+
+
+@pytest.mark.parametrize("model", ["/gone/clip", "./clip", "~/clip", "models/of/clip"])
+def test_a_folder_that_is_not_there_is_named_and_no_hub_is_asked(tmp_path, monkeypatch, model):
+    monkeypatch.setattr("usam_core.features.model._download", pytest.fail)
+    with pytest.raises(InputError, match=f"got '{model}', but there is no folder .*clip; put it"):
+        find_model(FeatureConfig(model=model), tmp_path)
 
 
 def pixels_of(root, model_type, grid, seed=0):

@@ -103,6 +103,9 @@ def test_a_label_png_leads_back_to_its_image_the_pictures_and_the_checkpoint(roo
         "out/evaluate/contact_sheet.png",
         "out/collect/manifest.parquet",
         "out/collect/pictures/disc-96-0-1/0000.png",
+        "out/compose/scenes/train-00000.png",
+        "out/compose/truth/train-00001.png",
+        "out/compose/scenes.parquet",
         "out/embed",
     ],
 )
@@ -134,6 +137,10 @@ def change_bytes(name):
     return tamper
 
 
+def lose(name):
+    return lambda root: (root / name).unlink()
+
+
 def edit_json(name, *keys):
     def tamper(root):
         file = root / name
@@ -145,10 +152,6 @@ def edit_json(name, *keys):
         file.write_text(json.dumps(whole))
 
     return tamper
-
-
-def lose(name):
-    return lambda root: (root / name).unlink()
 
 
 def replace_manifest(root):

@@ -42,7 +42,7 @@ def test_every_field_has_a_title_and_a_description(model):
     ("model", "wrong"),
     [
         (AnnotateDatasetSettings, {"start": "train"}),
-        (StepSettings, {"level": "sideways"}),
+        (StepSettings, {"level": ""}),
         (StepSettings, {"refersh": True}),
         (ReportSettings, {"pictures": 13}),
         (EmbedSettings, {"project_file": ""}),
@@ -65,3 +65,7 @@ def test_the_level_of_the_file_is_no_other_level(tiny_project):
     parents = StepSettings(project_file=file, level="parents")
     assert parents.other_level == "parents"
     assert parents.load().config.level == "parents"
+    one = StepSettings(project_file=file, level="round")
+    assert one.load().config.label_names == ["round", "rod"]
+    with pytest.raises(ConfigError, match=r"got 'sideways'; .* of a parent: 'round', 'long'"):
+        StepSettings(project_file=file, level="sideways")

@@ -59,7 +59,14 @@ def test_a_good_file_is_read_and_its_paths_count_from_it(project_file):
         (GOOD + "head:\n  steps: 3x\n", "project.yaml:7: head.steps: got '3x'; expected a numb"),
         (GOOD + "head:\n  steps: true\n", "project.yaml:7: head.steps: got True; expected a nu"),
         (GOOD + "head: {steps: 0}\n", "head.steps: got 0; expected greater than or equal to 1"),
-        (GOOD + "level: both\n", "6: level: got 'both'; expected 'classes' or 'parents'"),
+        (GOOD + "level: both\n", "6: level: got 'both'; expected 'classes', 'parents' or .*no"),
+        (
+            GOOD.replace("dog, cat", "{name: dog, parent: pet}, cat") + "level: pets\n",
+            "6: level: got 'pets'; expected 'classes', 'parents' or the name of a parent: 'pet'$",
+        ),
+        (GOOD.replace("dog, cat", "{name: dog, parent: parents}"), "parent: got 'parents'; exp"),
+        (GOOD.replace("dog, cat", "{name: dog, parent: ..}"), r"parent: got '\.\.'; .* folder's"),
+        (GOOD.replace("dog, cat", "{name: dog, parent: a/b}"), "parent: got 'a/b'; expected text"),
         (GOOD + "seed: 1\nseed: 2\n", r"7: seed: given twice \(first on line 6\)"),
         (
             GOOD.replace("[dog, cat]", "[dog, Dog]"),
@@ -107,6 +114,13 @@ def test_a_good_file_is_read_and_its_paths_count_from_it(project_file):
             GOOD + "features: {a: {model: ./gone}}\n",
             "6: features.a.model: got './gone'; expected a",
         ),
+        (
+            GOOD + "features:\n  d: facebook/dinov2-small\n",
+            "7: features.d: got 'facebook/dinov2-small'; expected a section: "
+            r"d: \{model: facebook/dinov2-small\}$",
+        ),
+        (GOOD + "features: {d: }\n", r"6: features.d: got None; .* d: \{model: facebook/dinov2-b"),
+        (GOOD + "features: [d]\n", r"6: features: got \['d'\]; expected a section a block: d: \{"),
         (GOOD + "features: {a: {modle: b}}\n", "features.a.modle: unknown key; .*mean 'model'"),
         (GOOD + "head: {distil: 'off'}\n", "head.distil: got 'off'; expected a valid boolean"),
         (GOOD + "inference: {min_area: 0.9, max_area: 0.1}\n", "6: inference.min_area: got 0.9"),

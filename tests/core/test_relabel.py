@@ -2,13 +2,15 @@
 
 import shutil
 
+import pandas as pd
 import pytest
 import yaml
 
 from usam_core.errors import ConfigError, InputError
+from usam_core.lineage.chain import read_chain
 from usam_core.outputs.voc_png import read_label_png
 from usam_core.project import load_project
-from usam_core.stages import STEPS, run_step
+from usam_core.stages import STEPS, run_step, step_folder
 from usam_core.stages.collect import read_manifest
 
 
@@ -36,6 +38,32 @@ def test_parents_relabel_the_store_without_embedding(own):
     assert results["fit"].summary["classes"] == ["round", "long"]
     assert results["annotate"].summary["labelled"] == 4
     assert set(results["annotate"].summary["per_class"]) == {"round", "long"}
+
+
+def test_one_parent_takes_its_classes_together_and_leaves_the_others(own):
+    out = load_project(own).out
+    fine, coarse = out / "fit" / "lineage.json", out / "parents" / "fit"
+    before = fine.read_bytes()
+    project = load_project(own, level="round")
+    results = run_all(project)
+    assert all(results[step].reused for step in ("collect", "embed", "compose"))
+    assert results["fit"].summary["classes"] == ["round", "rod"]
+    assert set(results["annotate"].summary["per_class"]) == {"round", "rod"}
+    scores = pd.read_csv(out / "levels" / "round" / "evaluate" / "per_class.csv")
+    assert {"round", "rod"} <= set(scores["class"])
+    assert fine.read_bytes() == before, "the other level's head was replaced"
+    assert not coarse.exists()
+    png = next((out / "levels" / "round" / "annotate" / "masks").glob("*.png"))
+    assert read_chain(png).last.step == "annotate"
+
+
+def test_a_parent_called_like_a_step_writes_beside_that_step(own):
+    classes = [{"name": name, "parent": "fit"} for name in ("disc", "ring")] + ["rod"]
+    project = change(own, classes=classes, level="fit")
+    assert project.config.label_names == ["fit", "rod"]
+    folders = [step_folder(project, step) for step in ("fit", "annotate")]
+    fine = change(own, level="classes")
+    assert not any(folder.is_relative_to(step_folder(fine, "fit")) for folder in folders)
 
 
 def test_another_list_of_names_relabels_the_store_without_embedding(own, tmp_path):

@@ -220,5 +220,10 @@ def test_other_provenance_reaches_the_head_and_the_lineage(tmp_path):
     lineage = json.loads((step_folder(project, "fit") / "lineage.json").read_text())
     assert lineage["inputs"]["pictures"]["provenance"] == provenance
     assert results["annotate"].summary["labelled"] == 0, "the labels themselves hold"
+    manifest = step_folder(project, "collect") / "manifest.parquet"
+    assert file_digest(manifest) == provenance["manifest_sha256"]
     copy = step_folder(project, "fit") / "training.parquet"
-    assert file_digest(copy) == provenance["manifest_sha256"]
+    assert file_digest(copy) == lineage["outputs"]["training.parquet"]
+    table = pd.read_parquet(copy)
+    assert table["learned"].all()
+    pd.testing.assert_frame_equal(table.drop(columns="learned"), pd.read_parquet(manifest))

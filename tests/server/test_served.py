@@ -84,7 +84,7 @@ def test_the_whole_job_runs_and_its_page_has_summary_metrics_and_pictures(local,
 @pytest.mark.parametrize(
     ("name", "settings", "reason"),
     [
-        ("fit", {"level": "sideways"}, "'sideways' is not one of"),
+        ("fit", {"level": ""}, "'' should be non-empty"),
         ("annotate-dataset", {"start": "train"}, "'train' is not one of"),
         ("report", {"pictures": 99}, "99 is greater than the maximum of 12"),
         ("embed", {"levle": "parents"}, "levle"),

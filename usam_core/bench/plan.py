@@ -10,6 +10,7 @@ from usam_core.atomic import whole_file
 from usam_core.bench.datasets import BENCHMARKS, Benchmark, Split, open_split
 from usam_core.config_training import FilterConfig
 from usam_core.errors import ConfigError, InputError
+from usam_core.project import check_values
 
 PAPERS_MODE = {
     "head": {
@@ -146,12 +147,31 @@ def make_plan(choices: Choices) -> Plan:
     return Plan(choices, benchmark, split, settings, runs)
 
 
+def check_plan(plan: Plan) -> None:
+    """Check the settings as a run will, before anything is written.
+
+    Raises:
+        ConfigError: all mistakes, one a line.
+    """
+    first = plan.runs[0]
+    values = _values(plan, first)
+    del values["images"]["files"]  # is written with the project
+    check_values(values, first.file, plan.choices.settings)
+
+
 def write_project(plan: Plan, run: Run) -> None:
     """Write a run's project file, and the list of the images beside all runs."""
+    with whole_file(plan.choices.out.absolute() / IMAGE_LIST) as temporary:
+        temporary.write_text("\n".join(plan.split.names) + "\n", encoding="utf-8")
+    text = yaml.safe_dump(_values(plan, run), sort_keys=False, allow_unicode=True)
+    with whole_file(run.file) as temporary:
+        temporary.write_text(f"# Written by `usam bench`.\n{text}", encoding="utf-8")
+
+
+def _values(plan: Plan, run: Run) -> dict[str, Any]:
+    """Return what a run's project file says."""
     choices = plan.choices
     out = choices.out.absolute()
-    with whole_file(out / IMAGE_LIST) as temporary:
-        temporary.write_text("\n".join(plan.split.names) + "\n", encoding="utf-8")
     store = (choices.store or choices.out / "store").absolute()
     ours = {
         "name": f"bench {plan.benchmark.name}",
@@ -171,9 +191,7 @@ def write_project(plan: Plan, run: Run) -> None:
         settings = {key: part for key, part in plan.settings.items() if key != "training"}
     else:
         settings = plan.settings
-    text = yaml.safe_dump(merged(settings, ours), sort_keys=False, allow_unicode=True)
-    with whole_file(run.file) as temporary:
-        temporary.write_text(f"# Written by `usam bench`.\n{text}", encoding="utf-8")
+    return merged(settings, ours)
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

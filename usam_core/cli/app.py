@@ -23,8 +23,11 @@ ProjectFile = Annotated[Path, typer.Argument(help="The project file, project.yam
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
 Refresh = Annotated[bool, typer.Option("--refresh", help="Do it again even if nothing changed.")]
 Level = Annotated[
-    Literal["classes", "parents"] | None,
-    typer.Option(help="Label with `classes` or with their `parents`."),
+    str | None,
+    typer.Option(
+        help="Label with `classes`, with their `parents`, or name one parent: its classes become "
+        "one, the others stay."
+    ),
 ]
 Names = Annotated[
     Literal["cleaned", "raw"],
@@ -134,7 +137,10 @@ def describe(
     _step("describe", project, None, refresh, json, verbose)
 
 
-@app.command(epilog="Example: `usam fit project.yaml --level parents`")
+@app.command(
+    epilog="Examples: `usam fit project.yaml --level parents`, "
+    "`usam fit project.yaml --level animals`"
+)
 def fit(
     project: ProjectFile,
     level: Level = None,

@@ -65,7 +65,7 @@ def bench(
     Killed and started again, it goes on where it was. docs/benchmark.md has one command for each
     row of the papers' tables.
     """
-    from usam_core.bench.plan import HEADS, Choices, make_plan
+    from usam_core.bench.plan import HEADS, Choices, check_plan, make_plan
     from usam_core.bench.report import write_report
     from usam_core.bench.run import run_plan
     from usam_core.bench.tables import NOT_RUN, OURS
@@ -89,6 +89,7 @@ def bench(
             settings=project,
         )
     )
+    check_plan(plan)
     if dry_run:
         _print_plan(plan, json)
         return

@@ -14,6 +14,7 @@ from usam_core.hub import commit_of, explained, weights_digest
 
 _SMALL_FILES = ["*.json", "*.txt", "*.model"]  # settings and tokenizers
 _WEIGHTS = ["*.safetensors"]
+_AT = "@"
 _OF_TEXTS = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -57,11 +58,30 @@ def find_model(config: FeatureConfig, root: Path, *, with_weights: bool = True) 
     folder = root / config.model
     if folder.is_dir():
         return ModelFiles(folder, weights_digest(folder, _OF_TEXTS), read_kind(folder, config))
+    if is_path(config.model):
+        raise InputError(
+            f"{SETTING}: got {config.model!r}, but there is no folder {folder}; put it there, or "
+            "name a model of the hub such as facebook/dinov2-base"
+        )
     folder = _small_files(config.model, config.revision)
     commit = commit_of(folder)
     if with_weights:
         folder = _all_files(config.model, commit)
-    return ModelFiles(folder, f"{config.model}@{commit}", read_kind(folder, config))
+    return ModelFiles(folder, f"{config.model}{_AT}{commit}", read_kind(folder, config))
+
+
+def is_commit(weights: str) -> bool:
+    """Return whether `ModelFiles.weights` speaks of the hub, and not of a folder's content."""
+    return _AT in weights
+
+
+def is_path(model: str) -> bool:
+    """Return whether a model can only be meant as a folder.
+
+    >>> [is_path(model) for model in ("/m/clip", "./clip", "~/clip", "m/n/clip", "m/clip", "clip")]
+    [True, True, True, True, False, False]
+    """
+    return model.startswith(("/", ".", "~")) or Path(model).is_absolute() or model.count("/") > 1
 
 
 @functools.cache

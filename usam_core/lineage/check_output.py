@@ -1,9 +1,13 @@
-"""The checks of the output itself: the file, and for one image's labels the image and its masks."""
+"""The checks of the output itself: the file, and for one image's labels the image and its masks.
+
+Composed scenes have a module of their own.
+"""
 
 from collections.abc import Callable
 from functools import partial
 
 from usam_core.lineage.chain import Chain, short
+from usam_core.lineage.check_scene import scene_checks
 from usam_core.lineage.compare import (
     Broken,
     Entry,
@@ -18,6 +22,8 @@ from usam_core.store.layout import SHARDS
 
 def output_checks(chain: Chain) -> dict[str, Callable[[], str | None]]:
     """Return the checks of the output itself, by what they look at."""
+    if chain.subject.scene:
+        return scene_checks(chain)
     checks: dict[str, Callable[[], str | None]] = {"file": partial(_check_file, chain)}
     if chain.subject.entry is not None:
         checks["image"] = partial(_check_image, chain, chain.subject.entry)

@@ -12,6 +12,8 @@ from usam_core.lineage.document import EARLIER, LINEAGE
 
 RECORD = "record.json"
 PARTS, MASKS, OVERLAYS = "parts/", "masks/", "overlays/"
+SCENES, TRUTHS = "scenes/", "truth/"
+"""Folders of `compose`."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,17 @@ class Subject:
     entry: dict[str, Any] | None = None
 
     @property
+    def scene(self) -> bool:
+        """Return whether it is a composed scene, or the truth of one."""
+        return self.folder.name == "compose" and self.name.startswith((SCENES, TRUTHS))
+
+    @property
     def kind(self) -> str:
         """Return what the file is, in words."""
         if self.name == ".":
             return "all outputs of the step"
+        if self.scene:
+            return "composed scene" if self.name.startswith(SCENES) else "truth of a composed scene"
         if self.name.startswith(MASKS):
             return "label PNG"
         return "overlay" if self.name.startswith(OVERLAYS) else "output"

@@ -107,6 +107,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "reused": len(images) - fresh,
             "instances": sum(counts.values()),
             "per_class": counts,
+            "notes": _notes(project),
         },
         outputs=digests(folder, [folder / COCO, folder / RUN, *done, *overlays]),
     )
@@ -189,6 +190,23 @@ def _images(project: Project, store: EmbeddingStore) -> pd.DataFrame:
         )
     usable = with_blocks(project, store, merged.loc[merged["status"] == "ok", "sha256"])
     return merged[merged["sha256"].isin(usable)].sort_values("path", ignore_index=True)
+
+
+def _notes(project: Project) -> list[str]:
+    """Say which settings had nothing to go by, because no calibration could be fitted."""
+    if calibration_file(project) is not None:
+        return []
+    config = project.config.inference
+    asked = {
+        "inference.thresholds: calibrated": config.thresholds == "calibrated",
+        f"inference.presence: {config.presence:g}": config.presence > 0,
+    }
+    return [
+        f"{setting} had no effect: there were too few held-out scenes to calibrate on (`usam "
+        f"calibrate {project.file}` says how many are needed)"
+        for setting, given in asked.items()
+        if given
+    ]
 
 
 def _png_names(paths: pd.Series) -> dict[str, str]:

@@ -1,13 +1,16 @@
 """The feature blocks of a project: what identifies each, and which images have them."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from usam_core.errors import MissingStepError
+from usam_core.errors import InputError, MissingStepError, StoreError, TransientError
 from usam_core.features.base import RegionEncoder
 from usam_core.features.encoder import encoder_spec, open_encoder
+from usam_core.features.model import is_commit
 from usam_core.hub import weights_digest
+from usam_core.lineage.document import LINEAGE, read_document
 from usam_core.project import Project
 from usam_core.stages.folders import step_folder
 from usam_core.stages.record import read_record
@@ -19,14 +22,14 @@ _log = logging.getLogger(__name__)
 
 def block_specs(project: Project) -> dict[str, dict[str, Any]]:
     """Return what identifies each block of `features:`, by name; no weights are loaded."""
-    features = project.config.features
-    return {name: encoder_spec(config, project.root) for name, config in features.items()}
+    return {name: _spec(project, name) for name in project.config.features}
 
 
 def block_encoder(project: Project, name: str) -> RegionEncoder:
     """Return the encoder of a block of `features:`; a process loads each once."""
     config = project.config
-    return open_encoder(config.features[name], config.sam.device, project.root)
+    with _gone_folder_told(project, name):
+        return open_encoder(config.features[name], config.sam.device, project.root)
 
 
 def head_blocks(project: Project) -> dict[str, str]:
@@ -34,7 +37,7 @@ def head_blocks(project: Project) -> dict[str, str]:
     by name."""
     config = project.config
     return {
-        name: block_id(encoder_spec(config.features[name], project.root))
+        name: block_id(_spec(project, name))
         for name in config.row_blocks
         if name in config.features
     }
@@ -44,7 +47,7 @@ def text_spec(project: Project) -> dict[str, Any]:
     """Return what identifies the model whose texts are compared: family, weights, tokenizer."""
     config = project.config
     feature = config.features[config.text_block]
-    spec = encoder_spec(feature, project.root)
+    spec = _spec(project, config.text_block)
     folder = project.root / feature.model
     # A hub's commit speaks of the tokenizer too; what names a folder's block leaves it out.
     weights = weights_digest(folder) if folder.is_dir() else spec["weights"]
@@ -77,6 +80,37 @@ def with_blocks(project: Project, store: EmbeddingStore, shas: Iterable[str]) ->
     if lacking:
         _log.warning("%d images are left out: `usam describe` could not read them", len(lacking))
     return shas - lacking
+
+
+def _spec(project: Project, name: str) -> dict[str, Any]:
+    with _gone_folder_told(project, name):
+        return encoder_spec(project.config.features[name], project.root)
+
+
+@contextmanager
+def _gone_folder_told(project: Project, name: str) -> Iterator[None]:
+    """Speak of a folder, not of the hub, where `describe` read this model from a folder."""
+    try:
+        yield
+    except TransientError as error:
+        model = project.config.features[name].model
+        if not _was_folder(project, model):
+            raise
+        raise InputError(
+            f"features.{name}.model: got {model!r}, but there is no folder {project.root / model} "
+            "any more, which `usam describe` read; put it back, or name another model"
+        ) from error
+
+
+def _was_folder(project: Project, model: str) -> bool:
+    try:
+        document = read_document(step_folder(project, "describe") / LINEAGE)
+        models = {name: one["model"] for name, one in document["config"]["features"].items()}
+        specs = document["inputs"]["blocks"]["specs"]
+        of_model = [specs[name]["weights"] for name in specs if models.get(name) == model]
+    except (StoreError, KeyError, TypeError, AttributeError):
+        return False
+    return any(not is_commit(weights) for weights in of_model)
 
 
 def _all_lacking(store: EmbeddingStore, blocks: Iterable[str], shas: Iterable[str]) -> set[str]:

@@ -5,7 +5,8 @@ Every shard's blocks are kept as soon as they are made.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -29,6 +30,7 @@ from usam_core.stages.images import wanted_files
 from usam_core.stages.labelled import listed_once
 from usam_core.stages.record import StepResult, intact_record
 from usam_core.store.blocks import block_id
+from usam_core.store.store import DamagedShard, EmbeddingStore
 from usam_core.types import MaskSet
 
 CALCULATIONS = (
@@ -109,7 +111,8 @@ def intact(project: Project, key: str) -> StepResult | None:
         store = embed.open_store(project)
     except UserError:
         return None
-    if store.lacking(map(block_id, specs.values()), described_files(project)):
+    ids = [block_id(spec) for spec in specs.values()]
+    if store.lacking(ids, described_files(project)) or _damaged(store, ids):
         return None
     summary = {**record.summary, "described": 0, "reused": record.summary["images"]}
     return replace(record, summary=summary)
@@ -121,7 +124,7 @@ def described_files(project: Project, progress: Progress = SILENT) -> dict[str, 
 
 
 def plan(project: Project, specs: dict[str, dict[str, Any]], progress: Progress) -> list[ShardWork]:
-    """Return what is missing, by shard.
+    """Return what is missing, by shard; damaged blocks are dropped, and so are missing.
 
     Args:
         project: the project.
@@ -131,6 +134,10 @@ def plan(project: Project, specs: dict[str, dict[str, Any]], progress: Progress)
     store = embed.open_store(project)
     wanted = described_files(project, progress)
     names = {block_id(spec): name for name, spec in specs.items()}
+    for damaged in _damaged(store, names):
+        _log.warning("%s; the block is made again", damaged.reason)
+        with _only_one(store, damaged.shard):
+            store.drop_damaged_block(damaged.shard, damaged.block)
     work = []
     for shard, lacking in store.lacking(names, wanted).items():
         blocks = {names[block]: specs[names[block]] for block in lacking}
@@ -152,7 +159,7 @@ def describe_shard(
     """
     store = embed.open_store(project)
     ids = {block_id(spec): name for name, spec in work.blocks.items()}
-    with only_one(store.path / embed.LOCKS / f"describe-{work.shard}", f"shard {work.shard}"):
+    with _only_one(store, work.shard):
         lacking = store.lacking(ids, work.files).get(work.shard, {})
         if not lacking:
             return 0, []
@@ -179,6 +186,15 @@ def describe_shard(
             if rows:
                 store.add_block(work.shard, work.blocks[name], rows)
     return len(images) - len(unread), unread
+
+
+def _damaged(store: EmbeddingStore, blocks: Collection[str]) -> list[DamagedShard]:
+    """Return the damaged ones of these blocks; bytes are read of shards that changed."""
+    return [found for found in store.verify(deep=False) if found.block in blocks]
+
+
+def _only_one(store: EmbeddingStore, shard: str) -> AbstractContextManager[None]:
+    return only_one(store.path / embed.LOCKS / f"describe-{shard}", f"shard {shard}")
 
 
 def _encoder(project: Project, name: str, spec: dict[str, Any]) -> RegionEncoder:

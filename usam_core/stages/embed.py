@@ -9,16 +9,15 @@ from typing import Any
 from usam_core.code import code_digest
 from usam_core.compute import Piece, run_pieces
 from usam_core.digest import value_digest, values_digest
-from usam_core.errors import MissingStepError, StoreError, UserError
+from usam_core.errors import MissingStepError, UserError
 from usam_core.images import BadImage, read_image
-from usam_core.lineage.document import LINEAGE, read_document
 from usam_core.locks import only_one
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
-from usam_core.sam.embedder import EMBED_REVISION
 from usam_core.sam.load import encoder_spec, open_embedder
 from usam_core.stages.folders import step_folder
 from usam_core.stages.images import wanted_files
+from usam_core.stages.kept import notes_on_kept
 from usam_core.stages.labelled import labelled_images, listed_once, once
 from usam_core.stages.record import StepResult, intact_record
 from usam_core.store.arrivals import Arrivals
@@ -198,6 +197,7 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
         {"path": wanted[row.sha256], "code": row.code, "reason": row.reason}
         for row in stored_bad.itertuples()
     ]
+    code = code_digest(__name__, CALCULATIONS)
     for bad in quarantine:
         _log.warning("quarantined %s: %s", bad["path"], bad["reason"])
     return StepResult(
@@ -210,29 +210,9 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
             "embedded": embedded,
             "reused": len(wanted) - embedded,
             "quarantined": quarantine,
-            "notes": _notes(project, len(wanted) - embedded),
+            "notes": notes_on_kept(project, len(wanted) - embedded, code),
         },
     )
-
-
-def _notes(project: Project, reused: int) -> list[str]:
-    """Say that embeddings made by other code are kept, if there are any.
-
-    `EMBED_REVISION`, part of the store's fingerprint, says whether a change of the code changes
-    results (docs/decisions/0005): ten million images are not embedded again for a refactoring.
-    """
-    try:
-        document = read_document(step_folder(project, "embed") / LINEAGE)
-        before = document["code"]["sha256"]
-    except (UserError, StoreError, KeyError):
-        return []
-    if not reused or before == code_digest(__name__, CALCULATIONS):
-        return []
-    return [
-        "the code that embeds has changed since the last run, its number of the results "
-        f"({EMBED_REVISION}) has not: {reused} stored embeddings are kept; to make them anew: "
-        f"usam embed {project.file} --refresh"
-    ]
 
 
 def intact(project: Project, key: str) -> StepResult | None:

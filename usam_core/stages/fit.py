@@ -4,11 +4,11 @@ With `head.text` the names' own vectors are saved with it; `alone` they are the 
 """
 
 import logging
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from torch import nn
 
 from usam_core.atomic import whole_file
@@ -37,7 +37,8 @@ CALCULATIONS = (
 )
 """Modules that decide the step's results."""
 TRAINING = "training.parquet"
-"""A copy of the manifest: every picture's provenance stays with the head that learned from it."""
+"""The manifest with a column `learned`: every picture's provenance stays with the head. Pictures
+that are held out for calibration, or could not be embedded or described, have not `learned`."""
 ROLES = ("student", "teacher", "zero_shot")
 """Names of the heads that there may be; the first of those there are is used."""
 _log = logging.getLogger(__name__)
@@ -141,8 +142,11 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     if alone:
         training.unlink(missing_ok=True)
     else:
+        manifest = pd.read_parquet(manifest_path(step_folder(project, "collect")))
         with whole_file(training) as temporary:
-            shutil.copyfile(manifest_path(step_folder(project, "collect")), temporary)
+            manifest.assign(learned=manifest["sha256"].isin(fitted.shas)).to_parquet(
+                temporary, index=False
+            )
         files.append(training)
     used = next(role for role in ROLES if role in heads)
     return StepResult(

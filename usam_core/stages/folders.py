@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from usam_core.config import CLASSES, PARENTS
 from usam_core.project import Project
 
 _SHARED_BY_LEVELS = ("collect", "embed", "compose", "describe")
@@ -13,6 +14,9 @@ def step_folder(project: Project, step: str) -> Path:
     Steps that depend on the class level lie apart for each, so that going from classes to
     parents and back repeats nothing.
     """
-    if step in _SHARED_BY_LEVELS or project.config.level == "classes":
+    level = project.config.level
+    if step in _SHARED_BY_LEVELS or level == CLASSES:
         return project.out / step
-    return project.out / project.config.level / step
+    if level == PARENTS:
+        return project.out / PARENTS / step
+    return project.out / "levels" / level / step  # a parent may be called like a step

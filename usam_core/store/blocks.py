@@ -81,6 +81,19 @@ def lacking_images(
     return found
 
 
+def drop_damaged(shard: Path, block: str) -> None:
+    """Remove a block of a shard, so that it lacks all rows; one that is whole stays.
+
+    Raises:
+        StoreError: it cannot be removed.
+    """
+    folder = shard / FEATURES / block
+    try:
+        check_array(folder, deep=True)
+    except Damaged:
+        remove_folder(folder)
+
+
 def add_block(
     shard: Path, spec: dict[str, Any], shape: tuple[int, ...], made: Mapping[int, np.ndarray]
 ) -> None:

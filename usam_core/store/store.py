@@ -4,7 +4,6 @@ One shard is the unit of work and of commit. Any number of processes may read an
 same time; killed at any moment, a writer loses the shard in flight and leaves none half-written.
 """
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -17,19 +16,17 @@ from usam_core.errors import StoreError
 from usam_core.images import PATH_CODES
 from usam_core.progress import SILENT, Progress
 from usam_core.stamps import CheckedFolders
-from usam_core.store.blocks import add_block, lacking_images
-from usam_core.store.commit import commit, remove_folder, sweep
+from usam_core.store.blocks import add_block, drop_damaged, lacking_images
+from usam_core.store.commit import commit, remove_folder
+from usam_core.store.folder import make_store, stored_spec
 from usam_core.store.index import Place, StoreIndex
 from usam_core.store.layout import (
     CHECKED_FILE,
     COLUMNS,
-    GROUP_FILE,
     SHARDS,
     column_of,
     fingerprint,
     folder_name,
-    read_group,
-    write_group,
 )
 from usam_core.store.reader import ShardReader, mask_set
 from usam_core.store.shard import OK, ShardRecord, check_shard, fill_shard, shard_id
@@ -37,8 +34,6 @@ from usam_core.store.verify import DamagedShard, damaged_shards
 from usam_core.types import TOKENS_BLOCK, MaskSet
 
 __all__ = ["DamagedShard", "EmbeddingStore", "ShardRecord", "column_of", "fingerprint"]
-
-_log = logging.getLogger(__name__)
 
 
 class EmbeddingStore:
@@ -71,18 +66,7 @@ class EmbeddingStore:
             root: folder of stores; one of any number of encoders.
             spec: JSON-like value that says everything the embeddings depend on.
         """
-        path = Path(root) / folder_name(spec)
-        (path / SHARDS).mkdir(parents=True, exist_ok=True)
-        try:
-            read_group(path)
-        except StoreError as error:
-            # The folder's name is the digest of the spec, so that nothing is lost by writing it.
-            if (path / GROUP_FILE).exists():
-                _log.warning("writing the store's metadata again: %s", error)
-            write_group(path / SHARDS)
-            write_group(path, fingerprint=fingerprint(spec), spec=spec)
-        sweep(path)
-        return cls.open(path)
+        return cls.open(make_store(root, spec))
 
     @classmethod
     def find(cls, root: Path, spec: dict[str, Any]) -> "EmbeddingStore":
@@ -103,19 +87,7 @@ class EmbeddingStore:
             StoreError: it is damaged or of another kind.
         """
         path = Path(path)
-        # Without its metadata it was killed while it was made, and holds nothing yet.
-        if not ((path / SHARDS).is_dir() and (path / GROUP_FILE).exists()):
-            raise FileNotFoundError(
-                f"{path}: no embedding store; expected {GROUP_FILE!r} and a folder {SHARDS!r}"
-            )
-        attributes = read_group(path)
-        store = cls(path, attributes["spec"])
-        if folder_name(store.spec) != path.name:
-            raise StoreError(
-                f"{path}: the store says it is {folder_name(store.spec)!r}; expected the folder to "
-                "have that name. Rename it back"
-            )
-        return store
+        return cls(path, stored_spec(path))
 
     def index(self, refresh: bool = False) -> pd.DataFrame:
         """Return one row an image: `shard.INDEX_SCHEMA`, plus `shard`.
@@ -197,6 +169,11 @@ class EmbeddingStore:
         shape = self._reader.array(shard, "predicted_iou", self._index.rows(shard)).array.shape
         rows = {self._find(sha256).row: values for sha256, values in made.items()}
         add_block(self._shards / shard, spec, shape, rows)
+        self._reader.forget()
+
+    def drop_damaged_block(self, shard: str, block: str) -> None:
+        """Remove a block that `verify` spoke of, unless it is whole again; it is lacking then."""
+        drop_damaged(self._shards / shard, block)
         self._reader.forget()
 
     def read(self, sha256: str) -> MaskSet:
