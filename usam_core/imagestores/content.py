@@ -1,0 +1,92 @@
+"""What a file or a Zarr folder holds, as a digest; what tells cheaply that it did not change."""
+
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from usam_core.digest import file_digest, value_digest
+from usam_core.image_ref import ImageRef
+from usam_core.imagestores.base import Plane
+
+ENDING = ".zarr"
+"""Folders of this ending are image stores, not folders of images."""
+
+_BESIDE = "labels"
+_COPIES = (".zmetadata",)
+
+
+class Stamp(NamedTuple):
+    """Size and times of a file; of a folder the sum of the sizes and the latest times."""
+
+    bytes: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+def folder_stamp(path: str | Path) -> Stamp:
+    """Return the stamp of a Zarr folder.
+
+    Raises:
+        OSError: something in it cannot be looked at.
+    """
+    stamps = [os.stat(file) for file in _files(str(path))]
+    return Stamp(
+        sum(found.st_size for found in stamps),
+        max((found.st_mtime_ns for found in stamps), default=0),
+        max((found.st_ctime_ns for found in stamps), default=0),
+    )
+
+
+def folder_digest(path: str | Path) -> str:
+    """Return the digest of a Zarr folder: of its files' names and contents.
+
+    Label images that lie inside are no part of it, nor are copies of its metadata: writing labels
+    into an image does not make it another image.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    names = ((os.path.relpath(file, path).replace(os.sep, "/"), file) for file in _files(str(path)))
+    return value_digest([[name, file_digest(file)] for name, file in sorted(names)])
+
+
+def plane_digest(content: str, plane: Plane) -> str:
+    """Return the content key of a plane; a file of a single picture keeps its own digest."""
+    return value_digest([content, str(ImageRef("", plane))]) if plane else content
+
+
+def remembered_content(path: str) -> str:
+    """Return the digest of a file or a Zarr folder, read again only when its stamp differs.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if os.path.isdir(path):
+        return _remembered(path, folder_stamp(path))
+    return _remembered(path, stamp(path))
+
+
+def stamp(path: str) -> Stamp:
+    """Return the stamp of a file.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    found = os.stat(path)
+    return Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _remembered(path: str, _stamp: Stamp) -> str:
+    return folder_digest(path) if os.path.isdir(path) else file_digest(path)
+
+
+def _files(folder: str) -> Iterator[str]:
+    def fail(error: OSError) -> None:
+        raise error
+
+    for root, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if name != _BESIDE]
+        yield from (os.path.join(root, name) for name in names if name not in _COPIES)
