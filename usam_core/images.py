@@ -4,6 +4,8 @@ import hashlib
 import io
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from usam_core.errors import InputError
+from usam_core.imagestores.opener import is_url, open_bytes
 from usam_core.pixels import Window, to_rgb
 from usam_core.types import Quarantined
 
@@ -85,14 +88,15 @@ def read_image(
     them; their mode carries the depth.
 
     Args:
-        path: the file.
+        path: the file, or the URL of one that fsspec opens.
         max_megapixels: a larger image is refused from its header, before any pixel is decoded.
         window: how deep greyscale becomes 8 bit, as in `ImagesConfig.window`.
         sha256: digest that the bytes must have, so that nothing is stored under another's key.
 
     Raises:
         BadImage: the file cannot be used, with one of `REASONS`.
-        InputError: `window` is no window.
+        InputError: `window` is no window, or a store's keys are missing.
+        TransientError: the network failed: that says nothing about the image.
     """
     if not isinstance(window, str) and not window[0] < window[1]:
         raise InputError(
@@ -142,7 +146,36 @@ def check_image(path: str | Path, max_megapixels: float = 100.0) -> None:
         raise _unreadable(path, error) from error
 
 
+def check_bytes(content: bytes, address: str, max_megapixels: float = 100.0) -> None:
+    """Check the header of a file that has been read; as `check_image`."""
+    if not content:
+        raise BadImage("empty", f"{address}: the file is empty (0 bytes)")
+    with _open(io.BytesIO(content), address, max_megapixels):
+        pass
+
+
+@contextmanager
+def verdict_on(address: str) -> Iterator[None]:
+    """Turn what a store says of a single file into a verdict on that image.
+
+    Raises:
+        BadImage: the file is not there, or must not be read.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BadImage("missing", f"{address}: no such file") from error
+    except OSError as error:
+        raise _unreadable(address, error) from error
+
+
 def _content(path: str | Path) -> bytes:
+    if is_url(path):
+        with verdict_on(path):
+            content = open_bytes(path)
+        if not content:
+            raise BadImage("empty", f"{path}: the file is empty (0 bytes)")
+        return content
     _stat(path)
     try:
         return Path(path).read_bytes()
