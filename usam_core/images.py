@@ -8,19 +8,22 @@ from usam_core.errors import InputError
 from usam_core.image_ref import ImageRef
 from usam_core.imagestores.content import plane_digest, remembered_content
 from usam_core.imagestores.open import check_plane, needs_store, opened
+from usam_core.imagestores.opener import is_url, open_bytes
 from usam_core.imagestores.projection import Projected
 from usam_core.imagestores.show import Channels, paint, view
-from usam_core.pictures import DecodedImage, check_image, decode
+from usam_core.pictures import DecodedImage, check_bytes, check_image, decode
 from usam_core.pixels import Window
-from usam_core.verdicts import PATH_CODES, REASONS, BadImage, unreadable
+from usam_core.verdicts import PATH_CODES, REASONS, BadImage, verdict_on
 
 __all__ = [
     "PATH_CODES",
     "REASONS",
     "BadImage",
     "DecodedImage",
+    "check_bytes",
     "check_image",
     "read_image",
+    "verdict_on",
 ]
 
 
@@ -39,7 +42,7 @@ def read_image(
     channels are shown as `imagestores.show.view` says.
 
     Args:
-        path: the file, or the address of a plane.
+        path: the file, the URL of one that fsspec opens, or the address of a plane.
         max_megapixels: a larger image is refused from its header, before any pixel is decoded.
         window: how deep values become 8 bit.
         channels: which channel is which colour, for planes of measured channels.
@@ -48,16 +51,19 @@ def read_image(
 
     Raises:
         BadImage: the image cannot be used, with one of `REASONS`.
-        InputError: `window` is no window.
+        InputError: `window` is no window, or a store's keys are missing.
+        TransientError: the network failed: that says nothing about the image.
     """
     if isinstance(window, tuple | list) and not window[0] < window[1]:
         raise InputError(
             f"images.window: expected [low, high] with low below high, got {list(window)}"
         )
     ref = path if isinstance(path, ImageRef) else ImageRef.parse(os.fspath(path))
-    if ref.plane or needs_store(ref.file, max_megapixels):
+    # A URL is read once, for its bytes tell what it is.
+    content = _content(ref.file) if is_url(ref.file) and not ref.plane else None
+    if ref.plane or needs_store(ref.file, max_megapixels, content):
         return _read_plane(ref, max_megapixels, window, channels, projection, sha256)
-    content = _content(ref.file)
+    content = _content(ref.file) if content is None else content
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise _changed(ref)
     return decode(ref.file, content, max_megapixels, window)
@@ -76,7 +82,7 @@ def _read_plane(
             content = remembered_content(ref.file)
             if plane_digest(content, ref.plane) != sha256:
                 raise _changed(ref)
-        check_plane(ref.file, store, ref, max_megapixels)
+        check_plane(store, ref, max_megapixels)
         how = view(store, ref, window, channels)
         rgb = paint(store, ref.plane, how)
         projected = isinstance(store, Projected) and not store.is_flat(ref.plane)
@@ -87,8 +93,9 @@ def _changed(ref: ImageRef) -> BadImage:
     return BadImage("changed", f"{ref}: the file changed since it was listed; run again")
 
 
-def _content(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise unreadable(path, error) from error
+def _content(address: str) -> bytes:
+    with verdict_on(address):
+        content = open_bytes(address)
+    if not content:
+        raise BadImage("empty", f"{address}: the file is empty (0 bytes)")
+    return content

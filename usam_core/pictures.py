@@ -59,6 +59,14 @@ def check_image(path: str | Path, max_megapixels: float = 100.0) -> None:
         raise unreadable(path, error) from error
 
 
+def check_bytes(content: bytes, address: str, max_megapixels: float = 100.0) -> None:
+    """Check the header of a file that has been read; as `check_image`."""
+    if not content:
+        raise BadImage("empty", f"{address}: the file is empty (0 bytes)")
+    with open_picture(io.BytesIO(content), address, max_megapixels):
+        pass
+
+
 def open_picture(
     file: io.BufferedIOBase, path: str | Path, max_megapixels: float
 ) -> ImageFile.ImageFile:

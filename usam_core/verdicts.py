@@ -2,6 +2,8 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -104,3 +106,18 @@ def damaged(path: str | Path, error: Exception) -> BadImage:
 def unreadable(path: str | Path, error: OSError) -> BadImage:
     """Return the verdict on a file that the system does not let be read."""
     return BadImage("unreadable", f"{path}: {error.strerror or error}; check its permissions")
+
+
+@contextmanager
+def verdict_on(address: str | Path) -> Iterator[None]:
+    """Turn what a disk or a store says of a single file into a verdict on that image.
+
+    Raises:
+        BadImage: the file is not there, or must not be read.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BadImage("missing", f"{address}: no such file") from error
+    except OSError as error:
+        raise unreadable(address, error) from error

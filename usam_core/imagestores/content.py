@@ -1,7 +1,9 @@
 """What a file or a Zarr folder holds, as a digest; what tells cheaply that it did not change."""
 
 import functools
+import hashlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +11,7 @@ from typing import NamedTuple
 from usam_core.digest import file_digest, value_digest
 from usam_core.image_ref import ImageRef
 from usam_core.imagestores.base import Plane
+from usam_core.imagestores.opener import info, is_url, open_bytes
 
 ENDING = ".zarr"
 """Folders of this ending are image stores, not folders of images."""
@@ -18,7 +21,7 @@ _COPIES = (".zmetadata",)
 
 
 class Stamp(NamedTuple):
-    """Size and times of a file; of a folder the sum of the sizes and the latest times."""
+    """Of a Zarr folder the sum of its files' sizes, and the latest of their times."""
 
     bytes: int
     mtime_ns: int
@@ -57,30 +60,32 @@ def plane_digest(content: str, plane: Plane) -> str:
     return value_digest([content, str(ImageRef("", plane))]) if plane else content
 
 
-def remembered_content(path: str) -> str:
-    """Return the digest of a file or a Zarr folder, read again only when its stamp differs.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    if os.path.isdir(path):
-        return _remembered(path, folder_stamp(path))
-    return _remembered(path, stamp(path))
-
-
-def stamp(path: str) -> Stamp:
-    """Return the stamp of a file.
+def content_mark(address: str) -> str:
+    """Return what differs when the content of a file, a URL or a Zarr folder does.
 
     Raises:
         OSError: it cannot be looked at.
     """
-    found = os.stat(path)
-    return Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    if not is_url(address) and os.path.isdir(address):
+        return str(folder_stamp(address))
+    # Of a store that marks nothing, each look may find something else.
+    return info(address).stamp or str(time.monotonic_ns())
+
+
+def remembered_content(address: str) -> str:
+    """Return the digest of a file, a URL or a Zarr folder, read again only when its mark differs.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return _remembered(address, content_mark(address))
 
 
 @functools.lru_cache(maxsize=256)
-def _remembered(path: str, _stamp: Stamp) -> str:
-    return folder_digest(path) if os.path.isdir(path) else file_digest(path)
+def _remembered(address: str, _mark: str) -> str:
+    if is_url(address):
+        return hashlib.sha256(open_bytes(address)).hexdigest()
+    return folder_digest(address) if os.path.isdir(address) else file_digest(address)
 
 
 def _files(folder: str) -> Iterator[str]:

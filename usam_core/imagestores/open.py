@@ -1,68 +1,82 @@
 """Which store a file belongs to, and one plane of it by its address."""
 
 import functools
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from usam_core.errors import InputError
+from usam_core.errors import InputError, TransientError
 from usam_core.image_ref import ImageRef
 from usam_core.imagestores.base import ImageStore
-from usam_core.imagestores.content import Stamp, folder_stamp, stamp
+from usam_core.imagestores.content import content_mark
+from usam_core.imagestores.opener import is_url, open_bytes
 from usam_core.imagestores.picture import PictureStore, deep_colours
 from usam_core.imagestores.projection import Projected
 from usam_core.imagestores.tiff import TiffStore
 from usam_core.imagestores.zarr_store import ZarrStore
 from usam_core.pictures import open_picture
-from usam_core.verdicts import BadImage, check_file, check_size, damaged, unreadable
+from usam_core.verdicts import BadImage, check_file, check_size, damaged, unreadable, verdict_on
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ZARR = ("zarr.json", ".zgroup", ".zarray")
 _HEAD_BYTES = 2**16
 """Within these JPEG 2000 says how deep it is."""
-_ASK_THE_OTHER = ("multi_page", "unsupported")
+MAY_HOLD_PLANES = ("multi_page", "unsupported")
 """Verdicts of Pillow on a TIFF that another library may still read."""
 
 
-def needs_store(path: str, max_megapixels: float) -> bool:
+def needs_store(path: str, max_megapixels: float, content: bytes | None = None) -> bool:
     """Return whether a file is more than a picture of 8-bit colour or of grey: planes or depth.
+
+    Args:
+        path: the file or the folder.
+        max_megapixels: limit on a picture's size.
+        content: of a URL, what it holds.
 
     Raises:
         BadImage: the file cannot be used, as far as its header says.
     """
-    if os.path.isdir(path):
+    if content is None and os.path.isdir(path):
         _check_folder(path)
         return True
-    check_file(path)
+    if content is None:
+        check_file(path)
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") if content is None else io.BytesIO(content) as file:
             is_tiff = file.read(4) in _TIFF
             file.seek(0)
             with open_picture(file, path, max_megapixels) as image:
                 file.seek(0)
                 return deep_colours(image, file.read(_HEAD_BYTES)) > 0
     except BadImage as error:
-        if is_tiff and error.quarantined.code in _ASK_THE_OTHER:
-            return _reads_as_tiff(path, error)
+        if is_tiff and error.quarantined.code in MAY_HOLD_PLANES:
+            return _reads_as_tiff(path if content is None else io.BytesIO(content), error)
         raise
     except OSError as error:
         raise unreadable(path, error) from error
 
 
-def open_image(path: str, max_megapixels: float = 100.0, projection: str = "none") -> ImageStore:
+def open_image(
+    path: str,
+    max_megapixels: float = 100.0,
+    projection: str = "none",
+    content: bytes | None = None,
+) -> ImageStore:
     """Open the store of a file or of a Zarr group; the caller closes it.
 
     Args:
         path: the file or the folder, without a plane.
         max_megapixels: limit on a picture that can only be decoded whole.
         projection: "none", or how all z become one plane.
+        content: of a URL, what it holds, where that is known.
 
     Raises:
         BadImage: it cannot be used; what is no plane's fault alone.
     """
     with _verdicts(path):
-        found = _open(path, max_megapixels)
+        found = _open(path, max_megapixels, content)
         return found if projection == "none" else Projected(found, projection)
 
 
@@ -74,16 +88,12 @@ def opened(path: str, max_megapixels: float, projection: str) -> Iterator[ImageS
         BadImage: as `open_image`; and whatever goes wrong within the block.
     """
     with _verdicts(path):
-        try:
-            now = folder_stamp(path) if os.path.isdir(path) else stamp(path)
-        except FileNotFoundError as error:
-            raise BadImage("missing", f"{path}: no such file") from error
-        except OSError as error:
-            raise unreadable(path, error) from error
-        yield _kept_open(path, now, max_megapixels, projection)
+        with verdict_on(path):
+            mark = content_mark(path)
+        yield _kept_open(path, mark, max_megapixels, projection)
 
 
-def check_plane(path: str, store: ImageStore, ref: ImageRef, max_megapixels: float) -> None:
+def check_plane(store: ImageStore, ref: ImageRef, max_megapixels: float) -> None:
     """Refuse an address that the file does not have, and a plane that is too large.
 
     Raises:
@@ -93,7 +103,7 @@ def check_plane(path: str, store: ImageStore, ref: ImageRef, max_megapixels: flo
     try:
         size_hw = store.size(ref.plane)
     except KeyError:
-        first, last = (ImageRef(Path(path).name, plane) for plane in (planes[0], planes[-1]))
+        first, last = (ImageRef(Path(ref.file).name, plane) for plane in (planes[0], planes[-1]))
         code = "no_plane" if ref.plane else "multi_page"
         raise BadImage(
             code,
@@ -104,25 +114,37 @@ def check_plane(path: str, store: ImageStore, ref: ImageRef, max_megapixels: flo
 
 
 @functools.lru_cache(maxsize=4)
-def _kept_open(path: str, _now: Stamp, max_megapixels: float, projection: str) -> ImageStore:
+def _kept_open(path: str, _mark: str, max_megapixels: float, projection: str) -> ImageStore:
     return open_image(path, max_megapixels, projection)
 
 
-def _open(path: str, max_megapixels: float) -> ImageStore:
-    if os.path.isdir(path):
+def _open(path: str, max_megapixels: float, content: bytes | None) -> ImageStore:
+    if not is_url(path) and os.path.isdir(path):
         _check_folder(path)
         return ZarrStore(path)
-    check_file(path)
-    with open(path, "rb") as file:
-        is_tiff = file.read(4) in _TIFF
+    if is_url(path) and content is None:
+        with verdict_on(path):
+            content = open_bytes(path)
     # A TIFF of one 8-bit picture is Pillow's: it knows all the ways in which colours are kept.
-    if is_tiff and needs_store(path, max_megapixels):
-        return TiffStore(path)
-    return PictureStore(path, max_megapixels)
+    if needs_store(path, max_megapixels, content) and _is_tiff(path, content):
+        return TiffStore(path if content is None else io.BytesIO(content))
+    return PictureStore(path, max_megapixels, content)
+
+
+def _is_tiff(path: str, content: bytes | None) -> bool:
+    if content is not None:
+        return content[:4] in _TIFF
+    with open(path, "rb") as file:
+        return file.read(4) in _TIFF
+
+
+def is_store_folder(path: str) -> bool:
+    """Return whether a folder is a Zarr group or array."""
+    return any(os.path.isfile(os.path.join(path, name)) for name in _ZARR)
 
 
 def _check_folder(path: str) -> None:
-    if not any(os.path.isfile(os.path.join(path, name)) for name in _ZARR):
+    if not is_store_folder(path):
         raise BadImage(
             "unreadable",
             f"{path}: expected a plain file, or a Zarr folder with one of {', '.join(_ZARR)}; got "
@@ -130,9 +152,9 @@ def _check_folder(path: str) -> None:
         )
 
 
-def _reads_as_tiff(path: str, verdict: BadImage) -> bool:
+def _reads_as_tiff(file: str | io.BytesIO, verdict: BadImage) -> bool:
     try:
-        TiffStore(path).close()
+        TiffStore(file).close()
     except Exception as error:  # decoders raise anything on damaged bytes
         raise verdict from error
     return True
@@ -144,6 +166,8 @@ def _verdicts(path: str) -> Iterator[None]:
     try:
         yield
     except BadImage:
+        raise
+    except TransientError:
         raise
     except InputError as error:
         raise BadImage("unsupported", str(error)) from error

@@ -3,16 +3,16 @@
 import io
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 import imagecodecs
 import numpy as np
 from PIL import ImageFile
 
 from usam_core.imagestores.base import ALL, ImageStore, Plane, PlaneInfo
+from usam_core.imagestores.opener import open_bytes
 from usam_core.pictures import check_scans, grey_type, open_picture, stored_mode
 from usam_core.pixels import DEEP, orientation, to_rgb, upright, upright_planes
-from usam_core.verdicts import BadImage, check_file, damaged, too_large, unreadable
+from usam_core.verdicts import BadImage, check_file, damaged, too_large, verdict_on
 
 _COLOURS = ("red", "green", "blue")
 _CHANNELS = {1: ("0",), 2: ("grey", "alpha"), 3: _COLOURS, 4: (*_COLOURS, "alpha")}
@@ -27,16 +27,20 @@ class PictureStore(ImageStore):
     Args:
         path: the file.
         max_megapixels: a larger picture is refused from its header.
+        content: what it holds, where that is known.
 
     Raises:
         BadImage: the file cannot be used as a single picture.
     """
 
-    def __init__(self, path: str, max_megapixels: float) -> None:
+    def __init__(self, path: str, max_megapixels: float, content: bytes | None = None) -> None:
         self._path = path
         self._lock = threading.Lock()
         self._values: np.ndarray | None = None
-        content = _content(path)
+        if content is None:
+            check_file(path)
+            with verdict_on(path):
+                content = open_bytes(path)
         self._content: bytes | None = content
         with open_picture(io.BytesIO(content), path, max_megapixels) as image:
             check_scans(path, image, content)
@@ -155,11 +159,3 @@ def _portable(image: ImageFile.ImageFile, content: bytes) -> np.ndarray:
     # What counts as white stands in the header.
     scaled = values.astype(np.uint32) * 65535 // tile.args[-1]
     return np.minimum(scaled, 65535).astype(np.uint16).reshape(height, width, 3)
-
-
-def _content(path: str) -> bytes:
-    check_file(path)
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise unreadable(path, error) from error

@@ -5,6 +5,7 @@ import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from itertools import product
+from typing import BinaryIO
 
 import numpy as np
 import tifffile
@@ -30,21 +31,20 @@ class TiffStore(ImageStore):
     Other files that an OME-TIFF speaks of are not opened: their planes are their own.
 
     Args:
-        path: the file.
+        file: path of the file, or what is open for reading.
 
     Raises:
         InputError: a kind of TIFF that is not read here; the message says which.
         Exception: whatever the library raises on damaged bytes.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, file: str | BinaryIO) -> None:
         self._lock = threading.RLock()
-        self._file = tifffile.TiffFile(path, _multifile=False)
+        self._file = tifffile.TiffFile(file, _multifile=False)
         try:
             self._series = [_Series(self._file, *found) for found in _full_size(self._file)]
             if not self._series:
-                raise InputError(f"{path}: no picture of full size; expected at least one page")
+                raise InputError(f"{file}: no picture of full size; expected at least one page")
             self._planes = dict(self._places())
         except BaseException:
             self.close()
@@ -178,7 +178,7 @@ class _Series:
     def _open(self) -> np.ndarray | zarr.Array:
         if self._array is None:
             series, file = self._series, self._file
-            if series.dataoffset is not None and self._key.is_memmappable:
+            if series.dataoffset is not None and file.filehandle.is_file:
                 # One block of bytes: any window of it is read without the rest.
                 dtype = np.dtype(f"{file.byteorder}{series.dtype.char}")
                 self._array = np.memmap(
