@@ -66,8 +66,8 @@ def list_images(
     """List the files below `root` that count as images, in the order of their paths.
 
     A file of several planes has a row for each, with its address (`ImageRef`) and a content key
-    of its own. Every file is hashed and its header checked; that the pixels can be decoded is not checked.
-    Hidden files and folders are left out; linked folders are followed, each once.
+    of its own. Every file is hashed and its header checked, its pixels are not decoded. Hidden
+    files and folders are left out; linked folders are followed, each once.
 
     Args:
         config: which endings count, whether to look into sub-folders, the limit on pixels.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile
 
-from usam_core.pixels import OneWindow, Window, of_kind, to_rgb, window_key
+from usam_core.pixels import OWN_WINDOW, OneWindow, Window, has_kind, of_kind, to_rgb, window_key
 from usam_core.verdicts import (
     BadImage,
     check_file,
@@ -99,13 +99,16 @@ def decode(path: str | Path, content: bytes, max_megapixels: float, window: Wind
         with image:
             mode = stored_mode(image)
             image.load()
-            rgb, used = _to_rgb(path, image, of_kind(window, window_key(grey_type(image), "0")))
+            key = window_key(grey_type(image), "0")
+            rgb, used = _to_rgb(path, image, of_kind(window, key))
     except BadImage:
         raise
     except MemoryError as error:
         raise too_large(path, image.size[::-1], "memory holds") from error
     except Exception as error:  # decoders raise anything on damaged bytes
         raise damaged(path, error) from error
+    if used is not None and not has_kind(window, key):
+        mode = f"{mode} {OWN_WINDOW}"
     # Of ink (CMYK) of 16 bit Pillow gives the high byte.
     return DecodedImage(rgb, (0.0, 65535.0) if ";16" in mode and used is None else used, mode)
 

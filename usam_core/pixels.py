@@ -19,6 +19,9 @@ Window = OneWindow | Mapping[str, tuple[float, float]]
 """One for all images, or one for each kind of values (`window_key`); a kind that is not among them
 goes through each image's own percentiles."""
 
+OWN_WINDOW = "own-window"
+"""Ends the mode of an image whose kind of values had no window among those of all images."""
+
 PERCENTILES = (0.5, 99.5)
 """Between these the default window of deep images lies."""
 
@@ -138,6 +141,11 @@ def window_key(dtype: str, channel: str) -> str:
 def of_kind(window: Window, key: str) -> OneWindow:
     """Return the window for one kind of values."""
     return window.get(key, "percentile") if isinstance(window, Mapping) else window
+
+
+def has_kind(window: Window, key: str) -> bool:
+    """Return whether a window is given for a kind of values."""
+    return not isinstance(window, Mapping) or key in window
 
 
 def limits(values: np.ndarray, window: OneWindow, full: tuple[float, float]) -> tuple[float, float]:

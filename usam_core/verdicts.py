@@ -98,7 +98,7 @@ def damaged(path: str | Path, error: Exception) -> BadImage:
     said = str(error) or type(error).__name__
     if isinstance(error, Image.DecompressionBombError):
         return BadImage("too_large", f"{path}: {said}; cut the image into tiles")
-    if any(word in said.lower() for word in ("unknown", "unsupported", "cannot handle")):
+    if any(word in said.lower() for word in ("unknown", "supported", "cannot handle")):
         return BadImage("unsupported", f"{path}: {said}; convert the file to PNG or JPEG")
     return BadImage("truncated", f"{path}: {said}; copy or export the file again")
 

@@ -60,6 +60,18 @@ def plane_digest(content: str, plane: Plane) -> str:
     return value_digest([content, str(ImageRef("", plane))]) if plane else content
 
 
+def content_key(address: str | Path) -> str:
+    """Return the content key of an image: of a file, or of the plane of one, by its address.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    ref = ImageRef.parse(os.fspath(address))
+    if not ref.plane and not os.path.isdir(ref.file):
+        return file_digest(ref.file)
+    return plane_digest(remembered_content(ref.file), ref.plane)
+
+
 def content_mark(address: str) -> str:
     """Return what differs when the content of a file, a URL or a Zarr folder does.
 

@@ -17,6 +17,7 @@ from usam_core.imagestores.projection import Projected
 from usam_core.imagestores.tiff import TiffStore
 from usam_core.imagestores.zarr_store import ZarrStore
 from usam_core.pictures import open_picture
+from usam_core.pixels import DEEP
 from usam_core.verdicts import BadImage, check_file, check_size, damaged, unreadable, verdict_on
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -56,6 +57,18 @@ def needs_store(path: str, max_megapixels: float, content: bytes | None = None) 
         raise
     except OSError as error:
         raise unreadable(path, error) from error
+
+
+def may_be_deep(path: str, max_megapixels: float) -> bool:
+    """Return whether a file may hold more than 8 bit a channel, as far as its header says.
+
+    Raises:
+        BadImage: the file cannot be used.
+    """
+    if is_url(path) or needs_store(path, max_megapixels):
+        return True
+    with open(path, "rb") as file, open_picture(file, path, max_megapixels) as image:
+        return image.mode in DEEP
 
 
 def open_image(

@@ -1,6 +1,6 @@
 """What planes a listed file holds: as one text beside its row, and as rows of their own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
@@ -52,22 +52,28 @@ def expand(batch: pa.RecordBatch, projection: str) -> Iterator[pa.RecordBatch]:
         batch: rows with the columns `path`, `sha256` and `planes`.
         projection: anything but "none" takes the planes of all z as one.
     """
-    if not batch.num_rows or not any(batch["planes"].to_pylist()):
-        yield batch
-        return
+    done = 0
     for number, text in enumerate(batch["planes"].to_pylist()):
-        row = batch.slice(number, 1)
         # A file that is to be left out is one row, whatever it holds.
-        if not text or row["status"][0].as_py() != "ok":
-            yield row
+        if not text or batch["status"][number].as_py() != "ok":
             continue
-        planes = _planes(text, projection)
-        path, sha256 = row["path"][0].as_py(), row["sha256"][0].as_py()
-        many = row.take(pa.array([0] * len(planes)))
-        refs = pa.array([str(ImageRef(path, plane)) for plane in planes])
-        keys = pa.array([plane_digest(sha256, plane) for plane in planes])
-        many = many.set_column(many.schema.get_field_index("path"), "path", refs)
-        yield many.set_column(many.schema.get_field_index("sha256"), "sha256", keys)
+        yield batch.slice(done, number - done)
+        yield _rows(batch.slice(number, 1), _planes(text, projection))
+        done = number + 1
+    yield batch.slice(done)
+
+
+def _rows(row: pa.RecordBatch, planes: Sequence[Plane]) -> pa.RecordBatch:
+    path, sha256 = row["path"][0].as_py(), row["sha256"][0].as_py()
+    many = row.take(pa.array([0] * len(planes)))
+    columns = {
+        "path": [str(ImageRef(path, plane)) for plane in planes],
+        "sha256": [plane_digest(sha256, plane) for plane in planes],
+    }
+    for name, values in columns.items():
+        place = many.schema.get_field_index(name)
+        many = many.set_column(place, many.schema.field(place), pa.array(values, pa.string()))
+    return many
 
 
 def _planes(text: str, projection: str) -> list[Plane]:

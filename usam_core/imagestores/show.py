@@ -8,9 +8,11 @@ import numpy as np
 from usam_core.image_ref import ImageRef
 from usam_core.imagestores.base import ALL, ImageStore, Plane, PlaneInfo
 from usam_core.pixels import (
+    OWN_WINDOW,
     OneWindow,
     Window,
     apply_window,
+    has_kind,
     limits,
     of_kind,
     over_white,
@@ -22,6 +24,8 @@ Channels = Mapping[str, int | str]
 """Number or name of the channel that is shown as `red`, `green`, `blue`; or as `grey` alone."""
 
 COLOURS = ("red", "green", "blue")
+WITHOUT = "without="
+"""Begins the word that names channels that are not shown."""
 _ALPHA = "alpha"
 _RGB = "rgb"
 
@@ -36,6 +40,7 @@ class View:
         left_out: names of the channels that are not shown.
         window: the values that become 0 and 255, by channel; None where nothing is changed.
         info: of the plane.
+        is_own: whether a window for all images was asked for, but there is none for such values.
     """
 
     colours: Mapping[str, int]
@@ -43,6 +48,7 @@ class View:
     left_out: tuple[str, ...]
     window: Mapping[int, tuple[float, float]] | None
     info: PlaneInfo
+    is_own: bool = False
 
     @property
     def hull(self) -> tuple[float, float] | None:
@@ -60,7 +66,9 @@ class View:
         else:
             words += [self._word(colour, number) for colour, number in self.colours.items()]
         if self.left_out:
-            words.append(f"without={','.join(self.left_out)}")
+            words.append(f"{WITHOUT}{','.join(self.left_out)}")
+        if self.is_own:
+            words.append(OWN_WINDOW)
         return " ".join(words)
 
     def _word(self, colour: str, number: int) -> str:
@@ -100,13 +108,14 @@ def view(
     alpha = info.channels.index(_ALPHA) if _ALPHA in info.channels else None
     shown = set(colours.values())
     left_out = tuple(info.channels[n] for n in measured if n not in shown)
-    if info.dtype in _SHOWN_AS_THEY_ARE:
+    if info.dtype in SHOWN_AS_THEY_ARE:
         return View(colours, alpha, left_out, None, info)
     found: dict[int, tuple[float, float]] = {}
+    is_own = False
     for key, numbers in kinds(info, sorted(shown)):
-        one = of_kind(window, key)
-        found |= dict.fromkeys(numbers, _limits(store, ref, numbers, one))
-    return View(colours, alpha, left_out, found, info)
+        found |= dict.fromkeys(numbers, _limits(store, ref, numbers, of_kind(window, key)))
+        is_own |= not has_kind(window, key)
+    return View(colours, alpha, left_out, found, info, is_own)
 
 
 def paint(
@@ -140,7 +149,7 @@ def kinds(info: PlaneInfo, numbers: Sequence[int]) -> Iterator[tuple[str, list[i
         yield window_key(info.dtype, info.channels[number]), [number]
 
 
-_SHOWN_AS_THEY_ARE = ("uint8", "bool")
+SHOWN_AS_THEY_ARE = ("uint8", "bool")
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint16", "uint32", "uint64")
 _FULL = {
     **{name: (float(np.iinfo(name).min), float(np.iinfo(name).max)) for name in _INTEGERS},

@@ -6,13 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from usam_core.code import code_digest
 from usam_core.compute import Piece, run_pieces
 from usam_core.digest import value_digest, values_digest
 from usam_core.errors import MissingStepError, StoreError, UserError
 from usam_core.images import BadImage, read_image
+from usam_core.imagestores.show import WITHOUT
 from usam_core.lineage.document import LINEAGE, read_document
 from usam_core.locks import only_one
+from usam_core.pixels import OWN_WINDOW
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
 from usam_core.sam.embedder import EMBED_REVISION
@@ -20,6 +24,7 @@ from usam_core.sam.load import encoder_spec, open_embedder
 from usam_core.stages.folders import step_folder
 from usam_core.stages.images import wanted_files
 from usam_core.stages.labelled import labelled_images, listed_once, once
+from usam_core.stages.reading import forget_windows, reading, reading_spec
 from usam_core.stages.record import StepResult, intact_record
 from usam_core.store.arrivals import Arrivals
 from usam_core.store.layout import folder_name
@@ -33,6 +38,7 @@ CALCULATIONS = (
 )
 """Modules that decide the step's results."""
 LOCKS = "locks"
+_NUMBERS = r"\[[^\]]*\]"
 _log = logging.getLogger(__name__)
 
 
@@ -53,11 +59,7 @@ class EmbedPlan:
 
 def spec(project: Project) -> dict[str, Any]:
     """Return what identifies the embeddings: the encoder and how images are read for it."""
-    images = project.config.images
-    return {
-        **encoder_spec(project.config.sam, project.checkpoint),
-        "window": images.window if isinstance(images.window, str) else list(images.window),
-    }
+    return {**encoder_spec(project.config.sam, project.checkpoint), **reading_spec(project)}
 
 
 def store_folder(project: Project) -> Path:
@@ -100,6 +102,8 @@ def forget(project: Project) -> int:
     In a store that projects share, other projects' images of these shards go too; their next run
     embeds them again.
 
+    The windows of `images.window: store` are computed anew too, from the images of today.
+
     Returns:
         How many shards were removed.
     """
@@ -108,6 +112,7 @@ def forget(project: Project) -> int:
     held = index.loc[index["sha256"].isin(wanted_files(project)), "shard"].unique()
     for shard in held:
         store.drop_shard(shard)
+    forget_windows(project)
     return len(held)
 
 
@@ -198,6 +203,7 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
         {"path": wanted[row.sha256], "code": row.code, "reason": row.reason}
         for row in stored_bad.itertuples()
     ]
+    shown = _shown(rows)
     for bad in quarantine:
         _log.warning("quarantined %s: %s", bad["path"], bad["reason"])
     return StepResult(
@@ -210,7 +216,8 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
             "embedded": embedded,
             "reused": len(wanted) - embedded,
             "quarantined": quarantine,
-            "notes": _notes(project, len(wanted) - embedded),
+            "shown": shown,
+            "notes": _notes(project, len(wanted) - embedded) + _notes_on(shown),
         },
     )
 
@@ -233,6 +240,29 @@ def _notes(project: Project, reused: int) -> list[str]:
         f"({EMBED_REVISION}) has not: {reused} stored embeddings are kept; to make them anew: "
         f"usam embed {project.file} --refresh"
     ]
+
+
+def _shown(rows: pd.DataFrame) -> dict[str, int]:
+    """Count the images by how their values became 8-bit RGB; windows stand in the index."""
+    modes = rows.loc[rows["status"] == "ok", "mode"].str.replace(_NUMBERS, "", regex=True)
+    return {str(mode): int(count) for mode, count in modes.value_counts().sort_index().items()}
+
+
+def _notes_on(shown: dict[str, int]) -> list[str]:
+    """Say what of the images is not seen, and what is seen otherwise than in the others."""
+    notes = [
+        f"{count} images are shown as {mode}: images.channels says which channels are seen"
+        for mode, count in shown.items()
+        if WITHOUT in mode
+    ]
+    own = sum(count for mode, count in shown.items() if OWN_WINDOW in mode)
+    if own:
+        notes.append(
+            f"{own} images hold values of a kind that was not among the images when the windows of "
+            "the store were computed: each goes through its own percentiles. To compute them anew "
+            "and embed all images again: usam embed --refresh"
+        )
+    return notes
 
 
 def intact(project: Project, key: str) -> StepResult | None:
@@ -284,17 +314,12 @@ def _missing(store: EmbeddingStore, group: dict[str, str]) -> list[str]:
 
 
 def _embed_batch(project: Project, embedder: Any, files: list[ImageFile]) -> list[ShardRecord]:
-    images = project.config.images
+    how = reading(project)
     records: list[ShardRecord] = []
     good, decoded = [], []
     for file in files:
         try:
-            picture = read_image(
-                file.path,
-                max_megapixels=images.max_megapixels,
-                window=images.window,
-                sha256=file.sha256,
-            )
+            picture = read_image(file.path, sha256=file.sha256, **how)
         except BadImage as error:
             records.append(ShardRecord(file, error.quarantined))
             continue

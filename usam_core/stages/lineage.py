@@ -89,6 +89,8 @@ def document(
         **made_of,
         "outputs": result.outputs,
     }
+    if result.step == "embed":
+        full["shown"] = result.summary["shown"]
     if result.step == "collect":
         # The manifest is not recorded yet, but it lies there.
         full["pictures"] = _pictures_in(project, result.summary["provenance"])
