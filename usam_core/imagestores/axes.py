@@ -87,7 +87,7 @@ class Layout:
         values = np.asarray(array[index])
         order = [left.index(axis) for axis in (CHANNELS, SAMPLES, "y", "x") if axis in left]
         values = values.transpose(order)
-        return values.reshape(-1, *values.shape[-2:])
+        return values.reshape(math.prod(values.shape[:-2]), *values.shape[-2:])
 
 
 def layout(axes: Sequence[str], shape: Sequence[int]) -> Layout:
