@@ -1,7 +1,6 @@
 """Reads a file of a single picture with Pillow, or says why it cannot be used."""
 
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,7 +141,9 @@ def _identify(file: io.BufferedIOBase, path: str | Path) -> ImageFile.ImageFile:
             continue
         file.seek(0)
         try:
-            return factory(file, os.fspath(path))
+            # Without the file's name: with it Pillow maps the file on the disk rather than read
+            # these bytes, and of a grey TIFF that lies on its side mixes rows and columns up.
+            return factory(file)
         except Exception as error:  # decoders raise anything on damaged bytes
             raise damaged(path, error) from error
     raise BadImage(

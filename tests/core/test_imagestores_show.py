@@ -5,11 +5,16 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from usam_core.image_ref import ImageRef
 from usam_core.images import BadImage, read_image
 from usam_core.imagestores.base import ALL, ImageStore, PlaneInfo
+from usam_core.imagestores.open import open_image
 from usam_core.imagestores.projection import Projected
 from usam_core.imagestores.sample import sample_windows
+from usam_core.imagestores.show import paint, view
+from usam_core.imagestores.tiff import TiffStore
 
 RNG = np.random.default_rng(0)
 
@@ -112,7 +117,7 @@ def test_windows_for_all_images_and_a_kind_that_has_none(write):
     assert found.mode == "uint16 grey=DAPI own-window"
     assert found.window == tuple(np.percentile(values, (0.5, 99.5)))
     tifffile.imwrite(path, values[0])
-    assert read_image(path, window={}).mode == "I;16 own-window"
+    assert read_image(path, window={}).mode == "uint16 grey=0 own-window"
     assert read_image(path, window={"uint16 0": (1.0, 2.0)}).window == (1.0, 2.0)
 
 
@@ -168,3 +173,48 @@ def test_a_sample_depends_on_the_seed_and_counts_every_image_alike(write):
     assert sorted(first.planes) == sorted(paths[:2])
     alone = sample_windows([str(flat)], np.random.default_rng(0), **ways)
     assert alone.windows == {}
+
+
+def test_what_has_no_channels_to_choose_from_is_shown_as_it_is(tmp_path):
+    values = RNG.integers(0, 65536, (6, 5, 3), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "rgb.tif", values, photometric="rgb")
+    tifffile.imwrite(tmp_path / "grey.tif", values[..., 0])
+    ways = {"window": "full", "channels": {"grey": "DAPI"}}
+    assert read_image(tmp_path / "rgb.tif", **ways).mode == "uint16 RGB"
+    assert read_image(tmp_path / "grey.tif", **ways).mode == "uint16 grey=0"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from(["minisblack", "miniswhite", "rgb"]),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    turned=st.integers(1, 8),
+    tile=st.sampled_from([None, (16, 16)]),
+    top=st.integers(0, 30),
+)
+def test_part_of_a_picture_is_what_the_whole_shows_there(
+    tmp_path_factory, kind, size, turned, tile, top
+):
+    shape = (*size, 3) if kind == "rgb" else size
+    values = np.random.default_rng(2).integers(0, 256, shape, dtype=np.uint8)
+    path = tmp_path_factory.mktemp("part") / "a.tif"
+    tags = [(274, "H", 1, turned, True)]
+    tifffile.imwrite(path, values, photometric=kind, tile=tile, extratags=tags)
+    whole = read_image(path).rgb
+    with open_image(str(path)) as store:
+        assert isinstance(store, TiffStore)
+        assert store.size(()) == whole.shape[:2]
+        how = view(store, ImageRef(str(path)))
+        part = paint(store, (), how, slice(top, top + 5), slice(3, 17))
+    np.testing.assert_array_equal(part, whole[top : top + 5, 3:17])
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif"])
+def test_every_picture_can_be_asked_for_a_part(tmp_path, name):
+    values = RNG.integers(0, 256, (20, 30, 4 if name == "a.tif" else 3), dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / name)
+    whole = read_image(tmp_path / name).rgb
+    with open_image(str(tmp_path / name)) as store:
+        how = view(store, ImageRef(name))
+        part = paint(store, (), how, slice(4, 9), slice(28, 99))
+    np.testing.assert_array_equal(part, whole[4:9, 28:])

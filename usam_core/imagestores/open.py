@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from usam_core.errors import InputError, TransientError
 from usam_core.image_ref import ImageRef
@@ -22,6 +23,8 @@ from usam_core.verdicts import BadImage, check_file, check_size, damaged, unread
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ZARR = ("zarr.json", ".zgroup", ".zarray")
+_PHOTOMETRIC_TAG = 262
+_PLAIN = (("L", 0), ("L", 1), ("RGB", 2))
 _HEAD_BYTES = 2**16
 """Within these JPEG 2000 says how deep it is."""
 MAY_HOLD_PLANES = ("multi_page", "unsupported")
@@ -50,10 +53,14 @@ def needs_store(path: str, max_megapixels: float, content: bytes | None = None) 
             file.seek(0)
             with open_picture(file, path, max_megapixels) as image:
                 file.seek(0)
-                return deep_colours(image, file.read(_HEAD_BYTES)) > 0
+                is_deep = deep_colours(image, file.read(_HEAD_BYTES)) > 0
+                is_grey = is_tiff and image.mode in DEEP
+        # Pillow does not say what a deep grey TIFF calls its channel.
+        return is_deep or (is_grey and _reads_as_tiff(path if content is None else content))
     except BadImage as error:
-        if is_tiff and error.quarantined.code in MAY_HOLD_PLANES:
-            return _reads_as_tiff(path if content is None else io.BytesIO(content), error)
+        may = is_tiff and error.quarantined.code in MAY_HOLD_PLANES
+        if may and _reads_as_tiff(path if content is None else content):
+            return True
         raise
     except OSError as error:
         raise unreadable(path, error) from error
@@ -138,17 +145,23 @@ def _open(path: str, max_megapixels: float, content: bytes | None) -> ImageStore
     if is_url(path) and content is None:
         with verdict_on(path):
             content = open_bytes(path)
-    # A TIFF of one 8-bit picture is Pillow's: it knows all the ways in which colours are kept.
-    if needs_store(path, max_megapixels, content) and _is_tiff(path, content):
-        return TiffStore(path if content is None else io.BytesIO(content))
+    needed = needs_store(path, max_megapixels, content)
+    with open(path, "rb") if content is None else io.BytesIO(content) as file:
+        is_tiff = file.read(4) in _TIFF
+        if is_tiff and (needed or _is_plain(file, path, max_megapixels)):
+            return TiffStore(path if content is None else io.BytesIO(content))
     return PictureStore(path, max_megapixels, content)
 
 
-def _is_tiff(path: str, content: bytes | None) -> bool:
-    if content is not None:
-        return content[:4] in _TIFF
-    with open(path, "rb") as file:
-        return file.read(4) in _TIFF
+def _is_plain(file: BinaryIO, path: str, max_megapixels: float) -> bool:
+    """Return whether a TIFF of one 8-bit picture can be read in parts.
+
+    Of all the ways in which a TIFF may keep colours Pillow knows more, but decodes them whole.
+    """
+    file.seek(0)
+    with open_picture(file, path, max_megapixels) as image:
+        kind = image.tag_v2.get(_PHOTOMETRIC_TAG)
+        return (image.mode, kind) in _PLAIN and not image.has_transparency_data
 
 
 def is_store_folder(path: str) -> bool:
@@ -165,11 +178,11 @@ def _check_folder(path: str) -> None:
         )
 
 
-def _reads_as_tiff(file: str | io.BytesIO, verdict: BadImage) -> bool:
+def _reads_as_tiff(file: str | bytes) -> bool:
     try:
-        TiffStore(file).close()
-    except Exception as error:  # decoders raise anything on damaged bytes
-        raise verdict from error
+        TiffStore(file if isinstance(file, str) else io.BytesIO(file)).close()
+    except Exception:  # decoders raise anything on damaged bytes
+        return False
     return True
 
 

@@ -27,6 +27,7 @@ COLOURS = ("red", "green", "blue")
 WITHOUT = "without="
 """Begins the word that names channels that are not shown."""
 _ALPHA = "alpha"
+_UNNAMED = ("0", "grey")
 _RGB = "rgb"
 
 
@@ -95,7 +96,8 @@ def view(
         store: the file's store.
         ref: address of one of its planes.
         window: how values of more than 8 bit become 8 bit.
-        channels: which channel is which colour.
+        channels: which channel is which colour; a picture keeps its colours, and a single channel
+            without a name is grey.
 
     Raises:
         BadImage: there is no such channel, no finite value, or values of a kind that is not shown.
@@ -104,7 +106,11 @@ def view(
     if info.dtype not in _FULL and not info.dtype.startswith("float"):
         raise BadImage("unsupported", f"{ref}: values of type {info.dtype}; expected real numbers")
     measured = [n for n, name in enumerate(info.channels) if name != _ALPHA]
-    colours = _declared(ref, info, channels) if channels else _by_order(measured)
+    one = len(measured) == 1 and info.channels[measured[0]] in _UNNAMED
+    if channels is None or info.is_colour or one:
+        colours = _by_order(measured)
+    else:
+        colours = _declared(ref, info, channels)
     alpha = info.channels.index(_ALPHA) if _ALPHA in info.channels else None
     shown = set(colours.values())
     left_out = tuple(info.channels[n] for n in measured if n not in shown)
