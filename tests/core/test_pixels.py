@@ -70,6 +70,16 @@ def test_exif_orientation_is_applied(tmp_path, orientation, turn, name):
     np.testing.assert_array_equal(read_image(path).rgb, RGB)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_an_uncompressed_grey_tiff(tmp_path, orientation):
+    values = np.arange(15, dtype=np.uint8).reshape(3, 5)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path, Image.fromarray(values), "x.tiff", exif=exif)
+    expected = upright(values[..., None], orientation)[..., 0]
+    np.testing.assert_array_equal(read_image(path).rgb[..., 0], expected)
+
+
 def test_orientation_of_a_jpeg(tmp_path):
     # Left half black, right half white; stored turned a quarter to the left.
     seen = np.zeros((16, 32, 3), np.uint8)
