@@ -83,13 +83,33 @@ def list_images(
     return _list(config, Packed(found, _SAVE_EVERY), lambda n: join(address, n), cache, progress)
 
 
+def list_names(
+    config: ImagesConfig,
+    root: str,
+    names: Sequence[str],
+    cache: Path | None = None,
+    progress: Progress = SILENT,
+) -> pd.DataFrame:
+    """List the images that are named, in that order; as `list_images`, without looking for them.
+
+    Args:
+        config: the limit on pixels.
+        root: folder or URL that the names count from.
+        names: their paths from there.
+        cache: as for `list_images`.
+        progress: as for `list_images`.
+    """
+    files = Packed(((name, None) for name in names), _SAVE_EVERY)
+    return _list(config, files, lambda name: join(root, name), cache, progress)
+
+
 def list_files(
     config: ImagesConfig,
     files: Sequence[tuple[str, str | Path]],
     cache: Path | None = None,
     progress: Progress = SILENT,
 ) -> pd.DataFrame:
-    """List the given files; as `list_images`, without looking for them.
+    """List files that lie anywhere; as `list_names`.
 
     Args:
         config: the limit on pixels.

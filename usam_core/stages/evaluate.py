@@ -155,7 +155,7 @@ def _sheet(
     rows = []
     for entry in entries:
         picture = read_image(
-            project.images_path / entry["file_name"],
+            project.image_address(entry["file_name"]),
             max_megapixels=config.images.max_megapixels,
             window=config.images.window,
         )

@@ -153,7 +153,7 @@ def _draw(project: Project, entries: list[dict[str, Any]], target: Path) -> None
     tiles = []
     for entry in entries:
         picture = read_image(
-            project.images_path / entry["file_name"],
+            project.image_address(entry["file_name"]),
             max_megapixels=config.images.max_megapixels,
             window=config.images.window,
         )
