@@ -1,11 +1,37 @@
 """The `images` section of `project.yaml`: which images are to be labelled, and how read."""
 
-from pathlib import Path
+import os
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictInt, StrictStr, field_validator
+from pathspec import GitIgnoreSpec
+from pydantic import BeforeValidator, Field, StrictInt, StrictStr, field_validator
 
 from usam_core.config_base import Bool, Float, Section
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def _address(value: object) -> object:
+    """Return a path or URL as text, `file://` as the path that it is."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if not isinstance(value, str) or not (found := _URL.match(value)):
+        return value
+    if "::" in value:
+        raise ValueError("expected one URL; chains of them (::) are not read")
+    host = value[found.end() :].partition("/")[0]
+    # What stands here is repeated in lineage documents and logs.
+    if "@" in host or "?" in value:
+        raise ValueError(
+            "expected a URL without keys or a query in it; give keys where the store's own library "
+            "looks for them"
+        )
+    scheme, rest = found.group().lower(), value[found.end() :]
+    return rest if scheme == "file://" else scheme + rest
+
+
+Address = Annotated[str, BeforeValidator(_address), Field(min_length=1)]
 
 Colour = Literal["red", "green", "blue", "grey"]
 Channel = Annotated[StrictInt, Field(ge=0)] | Annotated[StrictStr, Field(min_length=1)]
@@ -14,11 +40,21 @@ Channel = Annotated[StrictInt, Field(ge=0)] | Annotated[StrictStr, Field(min_len
 class ImagesConfig(Section):
     """The images to be labelled."""
 
-    path: Path
-    """Folder with the images; relative paths count from the project file."""
-    files: Path | None = None
-    """Text file that names the images to be labelled, one path a line, counting from `path`;
-    empty takes all that lie there."""
+    path: Address
+    """Folder with the images, or a URL that fsspec opens (s3://, gs://, https://), or a file that
+    names them: COCO JSON, VOC's ImageSets/*/LIST.txt, a list as .csv, .parquet or .txt. Relative
+    paths count from the project file."""
+    root: Address | None = None
+    """Folder or URL that the names count from, where `path` is a file that names images; empty
+    takes the folder of that file, `images` beside a COCO JSON, JPEGImages of a VOC root."""
+    files: Address | None = None
+    """List that names the images to be labelled, counting from `path`: .txt with one path a line,
+    .csv or .parquet with a column `path` or `file_name`; empty takes all that lie there."""
+    include: Annotated[list[str], Field(min_length=1)] | None = None
+    """Patterns as in a .gitignore, such as "plates/**/*.tif"; an image counts if its path from the
+    folder fits one. Empty takes all."""
+    exclude: list[str] = []
+    """Patterns as in a .gitignore, such as "*_thumb.*" or "old/"; what fits one does not count."""
     recursive: Bool = True
     """Look into sub-folders too."""
     extensions: Annotated[list[str], Field(min_length=1)] = [
@@ -45,6 +81,18 @@ class ImagesConfig(Section):
     """How 16-bit, 32-bit and float images become 8 bit: the 0.5 to 99.5 percentiles of a sample of
     all images, once for each channel and kept in the embed step's folder; the image's own; the data
     type's full range; or a fixed [low, high]. 8 bit is never touched. The index says what was."""
+
+    @field_validator("include", "exclude")
+    @classmethod
+    def _patterns_can_be_read(cls, value: list[str] | None) -> list[str] | None:
+        for pattern in value or []:
+            try:
+                GitIgnoreSpec.from_lines([pattern])
+            except ValueError as error:
+                raise ValueError(
+                    f"expected patterns as in a .gitignore, {pattern!r} is none: {error}"
+                ) from error
+        return value
 
     @field_validator("window")
     @classmethod

@@ -53,6 +53,8 @@ _SETTLED_NS = SETTLED_NS
 
 _File = tuple[str, FileInfo | None]
 """A path as it is listed, and what the store told of it when it was found."""
+_Looked = tuple[Row, bool]
+"""A file's row, and whether it was not known already."""
 
 
 def list_images(
@@ -94,13 +96,33 @@ def list_images(
     return _list(config, Packed(found, _SAVE_EVERY), lambda n: join(address, n), cache, progress)
 
 
+def list_names(
+    config: ImagesConfig,
+    root: str,
+    names: Sequence[str],
+    cache: Path | None = None,
+    progress: Progress = SILENT,
+) -> pd.DataFrame:
+    """List the images that are named, in that order; as `list_images`, without looking for them.
+
+    Args:
+        config: the limit on pixels.
+        root: folder or URL that the names count from.
+        names: their paths from there.
+        cache: as for `list_images`.
+        progress: as for `list_images`.
+    """
+    files = Packed(((name, None) for name in names), _SAVE_EVERY)
+    return _list(config, files, lambda name: join(root, name), cache, progress)
+
+
 def list_files(
     config: ImagesConfig,
     files: Sequence[tuple[str, str | Path]],
     cache: Path | None = None,
     progress: Progress = SILENT,
 ) -> pd.DataFrame:
-    """List the given files; as `list_images`, without looking for them.
+    """List files that lie anywhere; as `list_names`.
 
     Args:
         config: the limit on pixels.
@@ -124,6 +146,7 @@ def _list(
     # In columns from here on: as Python objects a million images take two gigabytes.
     batches: list[pa.RecordBatch] = []
     listed = unsaved = 0
+    failures: list[TransientError] = []
     with (
         progress.bar("Listing images", len(files)) as bar,
         ThreadPoolExecutor(_THREADS, thread_name_prefix="usam-listing") as pool,
@@ -132,19 +155,20 @@ def _list(
             before = known.rows([name for name, _ in chunk])
 
             def look(some: Sequence[_File], before: dict[str, Row] = before) -> list[_Looked]:
-                return [_look(file, address(file[0]), before, config) for file in some]
+                return _look_at(some, address, before, config, failures)
 
             # Handing over costs more than looking at a file that has not changed.
             parts = (chunk[at : at + _BATCH] for at in range(0, len(chunk), _BATCH))
             rows: list[Row] = []
-            try:
-                for looked in pool.map(look, parts):
-                    rows += [row for row, _ in looked]
-                    unsaved += sum(is_new for _, is_new in looked)
-                    bar.advance(len(looked))
-            except TransientError:
+            for looked in pool.map(look, parts):
+                rows += [row for row, _ in looked]
+                unsaved += sum(is_new for _, is_new in looked)
+                bar.advance(len(looked))
+            if failures:
+                done = {row.path for row in rows}
+                rows += [row for row in before.values() if row.path not in done]
                 _save(cache, known, batches, rows)
-                raise
+                raise failures[0]
             batches.append(batch_of(rows))
             listed += len(rows)
             # Ever rarer, for each saving writes all rows.
@@ -168,8 +192,23 @@ def _save(
     write_remembered(cache, [*known.left(), *batches, *last])
 
 
-_Looked = tuple[Row, bool]
-"""A file's row, and whether it was not known already."""
+def _look_at(
+    files: Sequence[_File],
+    address: Callable[[str], str | Path],
+    before: dict[str, Row],
+    config: ImagesConfig,
+    failures: list[TransientError],
+) -> list[_Looked]:
+    """Look at some files, up to the first failure of the network, here or in another thread."""
+    looked = []
+    for file in files:
+        if failures:
+            break
+        try:
+            looked.append(_look(file, address(file[0]), before, config))
+        except TransientError as error:
+            failures.append(error)
+    return looked
 
 
 def _look(file: _File, address: str | Path, known: dict[str, Row], config: ImagesConfig) -> _Looked:

@@ -40,8 +40,8 @@ class Row(NamedTuple):
 
 SCHEMA = pa.schema(
     [
-        ("path", pa.string()),
-        ("sha256", pa.string()),
+        ("path", pa.large_string()),  # large ones become a table's columns uncopied
+        ("sha256", pa.large_string()),
         ("bytes", pa.int64()),
         ("mtime_ns", pa.int64()),
         ("status", pa.string()),
@@ -76,7 +76,7 @@ class Remembered:
     """
 
     def __init__(self, batches: Iterable[pa.RecordBatch] = ()) -> None:
-        self._batches = [batch for batch in batches if len(batch)]
+        self._batches: list[pa.RecordBatch | None] = [batch for batch in batches if len(batch)]
         lengths = [len(batch) for batch in self._batches]
         self._starts = np.cumsum([0, *lengths])
         hashes = [_hashes(batch["path"].to_pylist()) for batch in self._batches]
@@ -89,29 +89,35 @@ class Remembered:
         return len(self._hashes)
 
     def rows(self, paths: Sequence[str]) -> dict[str, Row]:
-        """Return the rows of those paths that are known; they no longer count as left."""
+        """Return the rows of those paths that are known; each can be had once."""
         hashes = _hashes(paths)
         first = np.searchsorted(self._hashes, hashes, "left")
         last = np.searchsorted(self._hashes, hashes, "right")
         spans = [self._order[a:b] for a, b in zip(first, last, strict=True) if a < b]
         places = np.unique(np.concatenate([np.empty(0, np.intp), *spans]))
+        places = places[~self._given[places]]
         wanted = set(paths)
         found: dict[str, Row] = {}
         for number in np.unique(np.searchsorted(self._starts, places, "right") - 1):
             start = self._starts[number]
             batch = self._batches[number]
-            inside = places[(places >= start) & (places < start + len(batch))] - start
-            columns = batch.take(pa.array(inside)).columns
+            inside = places[(places >= start) & (places < start + len(batch))]
+            columns = batch.take(pa.array(inside - start)).columns
             for row in map(Row, *(column.to_pylist() for column in columns)):
                 # Another path may have the same hash.
                 if row.path in wanted:
                     found[row.path] = row
-        self._given[places] = True
+            self._given[inside] = True
+            # Files mostly come in the order of the last time: what grows there, shrinks here.
+            if self._given[start : start + len(batch)].all():
+                self._batches[number] = None
         return found
 
     def left(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows that nobody has asked for."""
         for batch, start in zip(self._batches, self._starts[:-1], strict=True):
+            if batch is None:
+                continue
             yield batch.filter(pa.array(~self._given[start : start + len(batch)]))
 
 

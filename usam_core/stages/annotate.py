@@ -28,7 +28,7 @@ from usam_core.stages import embed
 from usam_core.stages.blocks import block_inputs, head_blocks, with_blocks
 from usam_core.stages.calibrated import calibration_file
 from usam_core.stages.folders import step_folder
-from usam_core.stages.labelled import labelled_images
+from usam_core.stages.labelled import labelled_images, listed_pairs
 from usam_core.stages.labelling import Part, label_part, part_holds
 from usam_core.stages.reading import reading
 from usam_core.stages.record import StepResult, digests, intact_record, read_record
@@ -56,17 +56,12 @@ CHECKED = ".checked.json"
 
 def inputs(project: Project) -> dict[str, Any]:
     """Return what the labels depend on: the head, the settings, and the images by content."""
-    listing = labelled_images(project)
     return {
         **_labelling(project),
         "overlays": project.config.outputs.overlays,
         "card": file_digest(card_path(head_path(project))),
         "colours": [spec.colour for spec in project.config.classes],
-        "images": values_digest(
-            sorted(
-                zip(listing["path"].tolist(), listing["sha256"].fillna("").tolist(), strict=True)
-            )
-        ),
+        "images": values_digest(listed_pairs(project)),
     }
 
 
@@ -243,7 +238,7 @@ def _overlays(
     first = list(images["path"])[: config.outputs.overlays]
     with progress.bar("Overlays", len(first)) as bar:
         for path in first:
-            picture = read_image(project.images_path / path, **how)
+            picture = read_image(project.image_address(path), **how)
             target = folder / OVERLAYS / Path(names[path]).with_suffix(".jpg")
             labels = read_label_png(folder / MASKS / names[path])
             save_overlay(target, picture.rgb, labels, classes, colours)

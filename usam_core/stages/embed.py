@@ -198,7 +198,7 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
     unread = listing[listing["status"] != "ok"][["path", "code", "reason"]]
     stored_bad = rows[rows["status"] != "ok"][["sha256", "code", "reason"]]
     quarantine = [
-        {**row, "path": str(project.images_path / row["path"])} for row in unread.to_dict("records")
+        {**row, "path": project.image_address(row["path"])} for row in unread.to_dict("records")
     ] + [
         {"path": wanted[row.sha256], "code": row.code, "reason": row.reason}
         for row in stored_bad.itertuples()

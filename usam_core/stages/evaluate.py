@@ -156,7 +156,7 @@ def _sheet(
     rows = []
     how = reading(project)
     for entry in entries:
-        picture = read_image(project.images_path / entry["file_name"], **how)
+        picture = read_image(project.image_address(entry["file_name"]), **how)
         found = read_label_png(labels / entry["png"])
         rows.append((entry["file_name"], picture.rgb, truth.label_map(entry["file_name"]), found))
     save_contact_sheet(target, rows, config.label_names, colours)

@@ -154,7 +154,7 @@ def _draw(project: Project, entries: list[dict[str, Any]], target: Path) -> None
     tiles = []
     how = reading(project)
     for entry in entries:
-        picture = read_image(project.images_path / entry["file_name"], **how)
+        picture = read_image(project.image_address(entry["file_name"]), **how)
         shown = overlay(picture.rgb, read_label_png(labels / entry["png"]), colours)
         tile = Image.fromarray(shown)
         tile.thumbnail((_SIDE, _SIDE))

@@ -14,6 +14,7 @@ from typing import Any
 
 from usam_core.atomic import write_json
 from usam_core.digest import value_digest
+from usam_core.imagestores.opener import is_url
 from usam_core.imagestores.sample import sample_windows
 from usam_core.locks import only_one
 from usam_core.pixels import Window
@@ -110,7 +111,10 @@ def _compute(project: Project, file: Path) -> None:
             "images": len(files),
             "looked_at": sampled.looked_at,
             "seed": project.config.seed,
-            "sample": [os.path.relpath(path, project.root) for path in sampled.planes],
+            "sample": [
+                plane if is_url(plane) else os.path.relpath(plane, project.root)
+                for plane in sampled.planes
+            ],
         },
     )
     for kind, (low, high) in sampled.windows.items():
