@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,15 +18,12 @@ from usam_core.images import BadImage, check_bytes, check_image, verdict_on
 from usam_core.imagestores.content import (
     Stamp,
     folder_digest,
-    folder_stamp,
-    plane_digest,
-    remembered_content,
 )
 from usam_core.imagestores.globs import EVERY_FILE, Globs
-from usam_core.imagestores.open import MAY_HOLD_PLANES, is_store_folder
+from usam_core.imagestores.open import MAY_HOLD_PLANES
 from usam_core.imagestores.opener import FileInfo, info, is_url, join, open_bytes
 from usam_core.imagestores.packed import Packed
-from usam_core.imagestores.planes import check_named, expand, planes_of
+from usam_core.imagestores.planes import check_named, expand, named_key, planes_of, stamp_of
 from usam_core.imagestores.remembered import (
     Remembered,
     Row,
@@ -223,12 +219,14 @@ def _look(file: _File, address: str | Path, known: dict[str, Row], config: Image
         if is_url(address):
             return _look_remote(row, address, told, before)
         ref = ImageRef.parse(os.fspath(address))
-        found = _stamp(ref.file)
+        found = stamp_of(ref.file)
         if before is not None and _is_unchanged(before, found, limit):
             return before, False
         row = row._replace(**found._asdict())
         if ref.plane:
-            return _look_at_plane(row, ref, config), True
+            row = row._replace(sha256=named_key(ref))
+            check_named(ref, limit, config.projection)
+            return row, True
         row = row._replace(sha256=_digest(ref.file))
         row = row._replace(planes=_check(ref.file, limit))
     except BadImage as error:
@@ -278,18 +276,6 @@ def _look_remote(row: Row, address: str, told: FileInfo | None, before: Row | No
     return row, True
 
 
-def _look_at_plane(row: Row, ref: ImageRef, config: ImagesConfig) -> Row:
-    """Return the row of a plane that somebody has named; its file is read once for all of them."""
-    with verdict_on(ref.file):
-        content = remembered_content(ref.file)
-    row = row._replace(sha256=plane_digest(content, ref.plane))
-    try:
-        check_named(str(ref), config.max_megapixels, config.projection)
-    except BadImage as error:
-        return _quarantined(row, error)
-    return row
-
-
 def _check(path: str, max_megapixels: float) -> str:
     """Return the planes of a file that holds several; "" for a picture whose header is good."""
     if not os.path.isdir(path):
@@ -300,20 +286,6 @@ def _check(path: str, max_megapixels: float) -> str:
             if error.quarantined.code not in MAY_HOLD_PLANES:
                 raise
     return planes_of(path, max_megapixels)
-
-
-def _stamp(path: str) -> Stamp:
-    try:
-        found = os.stat(path)
-        if not stat.S_ISDIR(found.st_mode):
-            return Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-        if is_store_folder(path):
-            return folder_stamp(path)
-    except FileNotFoundError as error:
-        raise BadImage("missing", f"{path}: no such file, or a link that leads nowhere") from error
-    except (OSError, ValueError) as error:  # a name may be too long, or hold a NUL
-        raise BadImage("unreadable", f"{path}: {getattr(error, 'strerror', error)}") from error
-    raise BadImage("unreadable", f"{path}: the folder cannot be listed; check its permissions")
 
 
 def _digest(path: str) -> str | None:

@@ -1,14 +1,23 @@
 """What planes a listed file holds: as one text beside its row, and as rows of their own."""
 
+import os
+import stat
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
 from usam_core.image_ref import ImageRef
 from usam_core.imagestores.base import Plane
-from usam_core.imagestores.content import plane_digest
-from usam_core.imagestores.open import check_plane, needs_store, open_image, opened
+from usam_core.imagestores.content import Stamp, folder_stamp, plane_digest, remembered_content
+from usam_core.imagestores.open import (
+    check_plane,
+    is_store_folder,
+    needs_store,
+    open_image,
+    opened,
+)
 from usam_core.imagestores.projection import DEPTH
+from usam_core.verdicts import BadImage, verdict_on
 
 _BETWEEN = ";"
 
@@ -34,15 +43,45 @@ def planes_of(address: str, max_megapixels: float, content: bytes | None = None)
         return _BETWEEN.join(str(ImageRef("", plane))[1:] for plane in planes)
 
 
-def check_named(address: str, max_megapixels: float, projection: str) -> None:
+def named_key(ref: ImageRef) -> str:
+    """Return the content key of a plane that somebody has named.
+
+    A file is read once, however many of its planes are named.
+
+    Raises:
+        BadImage: the file cannot be read.
+    """
+    with verdict_on(ref.file):
+        return plane_digest(remembered_content(ref.file), ref.plane)
+
+
+def check_named(ref: ImageRef, max_megapixels: float, projection: str) -> None:
     """Check a plane that somebody has named; its file is opened, no value is read.
 
     Raises:
         BadImage: the file cannot be used, or there is no such plane.
     """
-    ref = ImageRef.parse(address)
     with opened(ref.file, max_megapixels, projection) as store:
         check_plane(store, ref, max_megapixels)
+
+
+def stamp_of(path: str) -> Stamp:
+    """Return size and times of a file or of a Zarr folder.
+
+    Raises:
+        BadImage: it is not there, or cannot be looked at.
+    """
+    try:
+        found = os.stat(path)
+        if not stat.S_ISDIR(found.st_mode):
+            return Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if is_store_folder(path):
+            return folder_stamp(path)
+    except FileNotFoundError as error:
+        raise BadImage("missing", f"{path}: no such file, or a link that leads nowhere") from error
+    except (OSError, ValueError) as error:  # a name may be too long, or hold a NUL
+        raise BadImage("unreadable", f"{path}: {getattr(error, 'strerror', error)}") from error
+    raise BadImage("unreadable", f"{path}: the folder cannot be listed; check its permissions")
 
 
 def expand(batch: pa.RecordBatch, projection: str) -> Iterator[pa.RecordBatch]:
@@ -72,7 +111,8 @@ def _rows(row: pa.RecordBatch, planes: Sequence[Plane]) -> pa.RecordBatch:
     }
     for name, values in columns.items():
         place = many.schema.get_field_index(name)
-        many = many.set_column(place, many.schema.field(place), pa.array(values, pa.string()))
+        field = many.schema.field(place)
+        many = many.set_column(place, field, pa.array(values, field.type))
     return many
 
 
