@@ -64,6 +64,20 @@ def value_digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def listed_digest(values: Iterable[Any]) -> str:
+    """Return `value_digest` of a list of these values, with one of them in memory at a time.
+
+    >>> listed_digest(iter(["a", 1])) == value_digest(["a", 1])
+    True
+    """
+    found = hashlib.sha256(b"[")
+    for number, value in enumerate(values):
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        found.update(f"{',' if number else ''}{text}".encode())
+    found.update(b"]")
+    return found.hexdigest()
+
+
 def values_digest(values: Iterable[Any]) -> str:
     """Return the SHA-256 of JSON-like values in their order; only some are in memory at a time.
 

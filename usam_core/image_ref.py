@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from usam_core.errors import InputError
 
@@ -26,6 +27,25 @@ class ImageRef:
         if not self.plane:
             return self.file
         return f"{self.file}#{','.join(f'{axis}={index}' for axis, index in self.plane)}"
+
+    def output_name(self, ending: str, *, keep: bool = False) -> str:
+        """Return the path of an output of this image, safe as a file's name everywhere.
+
+        The planes of a file lie in a folder of its name.
+
+        Args:
+            ending: of the output, such as ".png".
+            keep: keep the file's own ending too, where without it two names would be the same.
+
+        >>> ImageRef.parse("plates/well_A1.ome.tif#t=3,z=0").output_name(".png")
+        'plates/well_A1.ome/t3_z0.png'
+        >>> ImageRef.parse("street/a.jpg").output_name(".png", keep=True)
+        'street/a.jpg.png'
+        """
+        file = self.file if keep else str(PurePosixPath(self.file).with_suffix(""))
+        if not self.plane:
+            return f"{file}{ending}"
+        return f"{file}/{'_'.join(f'{axis}{index}' for axis, index in self.plane)}{ending}"
 
     @classmethod
     def parse(cls, text: str) -> "ImageRef":

@@ -1,23 +1,39 @@
-"""Lists the images below a folder by content, reading only files that changed since last time."""
+"""Lists images by content, reading only files that changed since last time."""
 
-import logging
+import hashlib
 import os
-import stat
-import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
-import pyarrow.parquet as pq
+import pyarrow as pa
 
-from usam_core.atomic import whole_file
 from usam_core.config_images import ImagesConfig
 from usam_core.digest import file_digest
-from usam_core.errors import InputError
-from usam_core.images import BadImage, check_image
+from usam_core.errors import TransientError
+from usam_core.image_ref import ImageRef
+from usam_core.images import BadImage, check_bytes, check_image, verdict_on
+from usam_core.imagestores.content import (
+    Stamp,
+    folder_digest,
+)
+from usam_core.imagestores.globs import EVERY_FILE, Globs
+from usam_core.imagestores.open import MAY_HOLD_PLANES
+from usam_core.imagestores.opener import FileInfo, info, is_url, join, open_bytes
+from usam_core.imagestores.packed import Packed
+from usam_core.imagestores.planes import check_named, expand, named_key, planes_of, stamp_of
+from usam_core.imagestores.remembered import (
+    Remembered,
+    Row,
+    batch_of,
+    read_remembered,
+    to_frame,
+    write_remembered,
+)
+from usam_core.imagestores.remote import find_remote
+from usam_core.imagestores.walk import find_files
 from usam_core.progress import SILENT, Progress
 from usam_core.stamps import SETTLED_NS
 
@@ -25,64 +41,75 @@ COLUMNS = ["path", "sha256", "bytes", "mtime_ns", "status", "code", "reason"]
 """`path` counts from the listed folder, with forward slashes; `sha256` is missing where the bytes
 could not be read; `status` is "ok" or "quarantined", the latter with `code` and `reason`."""
 
-_log = logging.getLogger(__name__)
-
 _SAVE_EVERY = 2000
 """Files between two savings of the cache: a listing that is killed goes on from there."""
 _BATCH = 32
 _THREADS = 8  # reading waits for disks and networks; hashing lets go of the interpreter
 _SETTLED_NS = SETTLED_NS
 
-
-class _Row(NamedTuple):
-    """What is known of a file: `COLUMNS`, and what tells whether it still holds.
-
-    A tuple, not a mapping: there may be millions.
-    """
-
-    path: str
-    sha256: str | None = None
-    bytes: int = 0
-    mtime_ns: int = 0
-    status: str = "ok"
-    code: str = ""
-    reason: str = ""
-    ctime_ns: int = 0
-    seen_ns: int = 0
-    max_megapixels: float = 0.0
-
-
-_REPEATED = ("status", "code", "reason")
-"""Columns that hold few different texts."""
+_File = tuple[str, FileInfo | None]
+"""A path as it is listed, and what the store told of it when it was found."""
+_Looked = tuple[Row, bool]
+"""A file's row, and whether it was not known already."""
 
 
 def list_images(
     config: ImagesConfig,
-    root: Path,
+    root: str | Path,
     cache: Path | None = None,
     progress: Progress = SILENT,
     leave_out: Collection[Path] = (),
+    globs: Globs = EVERY_FILE,
 ) -> pd.DataFrame:
     """List the files below `root` that count as images, in the order of their paths.
 
-    Every file is hashed and its header checked; that the pixels can be decoded is not checked.
-    Hidden files and folders are left out; linked folders are followed, each once.
+    A file of several planes has a row for each, with its address (`ImageRef`) and a content key
+    of its own. Every file is hashed and its header checked, its pixels are not decoded. Hidden
+    files and folders are left out; linked folders are followed, each once.
 
     Args:
         config: which endings count, whether to look into sub-folders, the limit on pixels.
-        root: the folder.
-        cache: parquet file that remembers digests; a file of unchanged size and times is not
-            read again. None remembers nothing.
+        root: the folder, or a URL that fsspec opens.
+        cache: parquet file that remembers digests; a file of unchanged size and times, or with
+            the same mark of its store, is not read again. None remembers nothing.
         progress: told of each file.
         leave_out: folders below `root` that are not looked into.
+        globs: which paths count.
 
     Returns:
-        One row a file, columns `COLUMNS`; no rows if there are no such files.
+        One row an image, columns `COLUMNS`; no rows if there are no such files.
 
     Raises:
-        InputError: `root` is no folder that can be read.
+        InputError: `root` is no folder or store that can be read.
+        TransientError: the network failed; what was listed until then is remembered.
     """
-    return list_files(config, _find(config, Path(root), leave_out), cache, progress)
+    if is_url(root):
+        found: Iterator[_File] = iter(find_remote(config, root, globs))
+    else:
+        files = find_files(config, Path(root), leave_out, globs)
+        found = ((name, None) for name in files)
+    address = str(root)
+    return _list(config, Packed(found, _SAVE_EVERY), lambda n: join(address, n), cache, progress)
+
+
+def list_names(
+    config: ImagesConfig,
+    root: str,
+    names: Sequence[str],
+    cache: Path | None = None,
+    progress: Progress = SILENT,
+) -> pd.DataFrame:
+    """List the images that are named, in that order; as `list_images`, without looking for them.
+
+    Args:
+        config: the limit on pixels.
+        root: folder or URL that the names count from.
+        names: their paths from there.
+        cache: as for `list_images`.
+        progress: as for `list_images`.
+    """
+    files = Packed(((name, None) for name in names), _SAVE_EVERY)
+    return _list(config, files, lambda name: join(root, name), cache, progress)
 
 
 def list_files(
@@ -91,148 +118,188 @@ def list_files(
     cache: Path | None = None,
     progress: Progress = SILENT,
 ) -> pd.DataFrame:
-    """List the given files; as `list_images`, without looking for them.
+    """List files that lie anywhere; as `list_names`.
 
     Args:
         config: the limit on pixels.
-        files: for each the path as it shall be listed, and the path on disk.
+        files: for each the path as it shall be listed, and its address.
         cache: as for `list_images`.
         progress: as for `list_images`.
     """
-    known = _read_cache(cache)
-    rows: list[_Row] = []
+    addresses = dict(files)
+    named = Packed(((name, None) for name, _ in files), _SAVE_EVERY)
+    return _list(config, named, lambda name: addresses[name], cache, progress)
+
+
+def _list(
+    config: ImagesConfig,
+    files: Packed[_File],
+    address: Callable[[str], str | Path],
+    cache: Path | None,
+    progress: Progress,
+) -> pd.DataFrame:
+    known = read_remembered(cache)
+    # In columns from here on: as Python objects a million images take two gigabytes.
+    batches: list[pa.RecordBatch] = []
+    listed = unsaved = 0
+    failures: list[TransientError] = []
     with (
         progress.bar("Listing images", len(files)) as bar,
         ThreadPoolExecutor(_THREADS, thread_name_prefix="usam-listing") as pool,
     ):
+        for chunk in files.chunks():
+            before = known.rows([name for name, _ in chunk])
 
-        def look(some: Sequence[tuple[str, str | Path]]) -> list[tuple[_Row, bool]]:
-            return [_look(file, known, config.max_megapixels) for file in some]
+            def look(some: Sequence[_File], before: dict[str, Row] = before) -> list[_Looked]:
+                return _look_at(some, address, before, config, failures)
 
-        unsaved = 0
-        for start in range(0, len(files), _SAVE_EVERY):
-            these = files[start : start + _SAVE_EVERY]
             # Handing over costs more than looking at a file that has not changed.
-            batches = (these[at : at + _BATCH] for at in range(0, len(these), _BATCH))
-            for looked in pool.map(look, batches):
+            parts = (chunk[at : at + _BATCH] for at in range(0, len(chunk), _BATCH))
+            rows: list[Row] = []
+            for looked in pool.map(look, parts):
                 rows += [row for row, _ in looked]
                 unsaved += sum(is_new for _, is_new in looked)
                 bar.advance(len(looked))
+            if failures:
+                done = {row.path for row in rows}
+                rows += [row for row in before.values() if row.path not in done]
+                _save(cache, known, batches, rows)
+                raise failures[0]
+            batches.append(batch_of(rows))
+            listed += len(rows)
             # Ever rarer, for each saving writes all rows.
-            if unsaved >= max(_SAVE_EVERY, len(rows) // 4):
-                _write_cache(cache, [*known.values(), *rows])
+            if unsaved >= max(_SAVE_EVERY, listed // 4):
+                _save(cache, known, batches)
                 unsaved = 0
-    if unsaved or len(rows) != len(known):
-        _write_cache(cache, rows)
-    return _frame(rows)[COLUMNS]
+    if unsaved or listed != len(known):
+        write_remembered(cache, batches)
+    every = (part for batch in batches for part in expand(batch, config.projection))
+    return to_frame(list(every), COLUMNS)
 
 
-def _find(config: ImagesConfig, root: Path, leave_out: Collection[Path]) -> list[tuple[str, str]]:
-    """Return (path as it is listed, path on disk) of every file that counts, sorted."""
-    if not root.is_dir():
-        raise InputError(
-            f"{root}: expected a folder of images, "
-            f"{'found something else' if root.exists() else 'there is none'}. Correct the path"
-        )
-    try:
-        os.listdir(root)
-    except OSError as error:
-        raise InputError(f"{root}: {error.strerror}; check its permissions") from error
-    endings = tuple(ending.lower() for ending in config.extensions)
-    # As if they had been looked into already: links to them are left out too.
-    seen = {identity for folder in leave_out if (identity := _identity(folder)) is not None}
-    seen.discard(_identity(root))
-    return sorted(_walk(root, "", endings, config.recursive, seen))
+def _save(
+    cache: Path | None,
+    known: Remembered,
+    batches: Sequence[pa.RecordBatch],
+    rows: Sequence[Row] = (),
+) -> None:
+    """Remember what was listed by now, and what was known before and has not come yet."""
+    last = [batch_of(rows)] if rows else []
+    write_remembered(cache, [*known.left(), *batches, *last])
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(folder)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+def _look_at(
+    files: Sequence[_File],
+    address: Callable[[str], str | Path],
+    before: dict[str, Row],
+    config: ImagesConfig,
+    failures: list[TransientError],
+) -> list[_Looked]:
+    """Look at some files, up to the first failure of the network, here or in another thread."""
+    looked = []
+    for file in files:
+        if failures:
+            break
+        try:
+            looked.append(_look(file, address(file[0]), before, config))
+        except TransientError as error:
+            failures.append(error)
+    return looked
 
 
-def _walk(
-    folder: Path, prefix: str, endings: tuple[str, ...], recursive: bool, seen: set[tuple[int, int]]
-) -> Iterator[tuple[str, str]]:
-    try:
-        found = os.stat(folder)
-        # Links may lead in circles.
-        if (found.st_dev, found.st_ino) in seen:
-            return
-        seen.add((found.st_dev, found.st_ino))
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        # Listed as if it were an image: its pictures must not be lost in silence.
-        _log.warning("%s: %s", folder, error)
-        yield prefix.rstrip("/"), str(folder)
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            if recursive:
-                yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", endings, True, seen)
-        elif entry.name.lower().endswith(endings):
-            yield prefix + entry.name, entry.path
-
-
-def _look(
-    file: tuple[str, str | Path], known: dict[str, _Row], max_megapixels: float
-) -> tuple[_Row, bool]:
-    """Return a file's row, and whether it was not known already."""
-    name, path = file
+def _look(file: _File, address: str | Path, known: dict[str, Row], config: ImagesConfig) -> _Looked:
+    name, told = file
     before = known.get(name)
-    seen_ns = time.time_ns()
-    row = _Row(name, seen_ns=seen_ns, max_megapixels=max_megapixels)
+    limit = config.max_megapixels
+    row = Row(name, seen_ns=time.time_ns(), max_megapixels=limit)
     try:
         if not _is_unicode(name):
             row = row._replace(path=name.encode("utf-8", "replace").decode("utf-8"))
             raise BadImage("bad_name", f"{row.path}: the name is not valid Unicode; rename it")
-        found = _stat(path)
-        if before is not None and _is_unchanged(before, found, max_megapixels):
+        if is_url(address):
+            return _look_remote(row, address, told, before)
+        ref = ImageRef.parse(os.fspath(address))
+        found = stamp_of(ref.file)
+        if before is not None and _is_unchanged(before, found, limit):
             return before, False
-        row = row._replace(
-            bytes=found.st_size, mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns
-        )
-        row = row._replace(sha256=_digest(path, found))
-        check_image(Path(path), max_megapixels)
+        row = row._replace(**found._asdict())
+        if ref.plane:
+            row = row._replace(sha256=named_key(ref))
+            check_named(ref, limit, config.projection)
+            return row, True
+        row = row._replace(sha256=_digest(ref.file))
+        row = row._replace(planes=_check(ref.file, limit))
     except BadImage as error:
-        bad = error.quarantined
-        reason = bad.reason.encode("utf-8", "replace").decode("utf-8")
-        row = row._replace(status="quarantined", code=bad.code, reason=reason)
+        row = _quarantined(row, error)
     return row, True
 
 
-def _stat(path: str | Path) -> os.stat_result:
-    try:
-        found = os.stat(path)
-        if stat.S_ISDIR(found.st_mode):
-            raise BadImage(
-                "unreadable", f"{path}: the folder cannot be listed; check its permissions"
-            )
-        return found
-    except FileNotFoundError as error:
-        raise BadImage("missing", f"{path}: no such file, or a link that leads nowhere") from error
-    except (OSError, ValueError) as error:  # a name may be too long, or hold a NUL
-        raise BadImage("unreadable", f"{path}: {getattr(error, 'strerror', error)}") from error
+def _quarantined(row: Row, error: BadImage) -> Row:
+    bad = error.quarantined
+    reason = bad.reason.encode("utf-8", "replace").decode("utf-8")
+    return row._replace(status="quarantined", code=bad.code, reason=reason)
 
 
-def _digest(path: str | Path, found: os.stat_result) -> str | None:
-    if not stat.S_ISREG(found.st_mode):
-        return None
+def _look_remote(row: Row, address: str, told: FileInfo | None, before: Row | None) -> _Looked:
+    """Read a file of a store once, for its digest and its header, unless its mark is known."""
+    if any(part in ("", ".", "..") for part in row.path.split("/")):
+        raise BadImage(
+            "bad_name", f"{address}: outputs take the images' names; expected one without .. in it"
+        )
+    limit = row.max_megapixels
+    with verdict_on(address):
+        told = told or info(address)
+    if (
+        before is not None
+        and told.stamp
+        and (before.stamp, before.max_megapixels) == (told.stamp, limit)
+        and before.sha256 is not None
+    ):
+        return before, False
+    with verdict_on(address):
+        content = open_bytes(address)
+    row = row._replace(
+        sha256=hashlib.sha256(content).hexdigest(),
+        bytes=len(content),
+        mtime_ns=told.mtime_ns,
+        stamp=told.stamp,
+    )
     try:
-        return file_digest(path)
+        try:
+            check_bytes(content, address, limit)
+        except BadImage as error:
+            if error.quarantined.code not in MAY_HOLD_PLANES:
+                raise
+            row = row._replace(planes=planes_of(address, limit, content))
+    except BadImage as error:
+        row = _quarantined(row, error)
+    return row, True
+
+
+def _check(path: str, max_megapixels: float) -> str:
+    """Return the planes of a file that holds several; "" for a picture whose header is good."""
+    if not os.path.isdir(path):
+        try:
+            check_image(Path(path), max_megapixels)
+            return ""
+        except BadImage as error:
+            if error.quarantined.code not in MAY_HOLD_PLANES:
+                raise
+    return planes_of(path, max_megapixels)
+
+
+def _digest(path: str) -> str | None:
+    try:
+        if os.path.isdir(path):
+            return folder_digest(path)
+        return file_digest(path) if os.path.isfile(path) else None
     except OSError as error:
         raise BadImage("unreadable", f"{path}: {error.strerror}; check its permissions") from error
 
 
-def _is_unchanged(before: _Row, found: os.stat_result, max_megapixels: float) -> bool:
+def _is_unchanged(before: Row, found: Stamp, max_megapixels: float) -> bool:
     return (
-        before.mtime_ns == found.st_mtime_ns
-        and before.ctime_ns == found.st_ctime_ns
-        and before.bytes == found.st_size
+        (before.bytes, before.mtime_ns, before.ctime_ns) == found
         and before.max_megapixels == max_megapixels
         and before.sha256 is not None
         and max(before.mtime_ns, before.ctime_ns) < before.seen_ns - _SETTLED_NS
@@ -245,32 +312,3 @@ def _is_unicode(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _read_cache(cache: Path | None) -> dict[str, _Row]:
-    if cache is None or not cache.exists():
-        return {}
-    names = list(_Row._fields)
-    try:
-        table = pq.read_table(cache, columns=names, page_checksum_verification=True)
-        columns = {name: table[name].to_numpy(zero_copy_only=False).tolist() for name in names}
-    except Exception as error:  # parquet raises anything on damaged bytes; all can be read again
-        _log.warning("%s: not readable, listing everything anew: %s", cache, error)
-        return {}
-    for name in _REPEATED:
-        columns[name] = map(sys.intern, columns[name])
-    return {row.path: row for row in map(_Row, *columns.values())}
-
-
-def _write_cache(cache: Path | None, rows: Iterable[_Row]) -> None:
-    if cache is None:
-        return
-    last = {row.path: row for row in rows}
-    with whole_file(cache) as temporary:
-        _frame(list(last.values())).to_parquet(temporary, index=False, write_page_checksum=True)
-
-
-def _frame(rows: list[_Row]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=_Row._fields)
-    numbers = ("bytes", "mtime_ns", "ctime_ns", "seen_ns")
-    return frame.astype({**dict.fromkeys(numbers, "int64"), "max_megapixels": "float64"})

@@ -5,25 +5,36 @@ through a window, the EXIF orientation is applied. ICC profiles are not: CMYK be
 (255 - c) (255 - k) / 255.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-Window = Literal["percentile", "full"] | tuple[float, float]
+OneWindow = Literal["percentile", "full"] | tuple[float, float]
+"""How values of one kind become 8 bit: by the image's own percentiles, the data type's range, or
+two fixed values."""
+
+Window = OneWindow | Mapping[str, tuple[float, float]]
+"""One for all images, or one for each kind of values (`window_key`); a kind that is not among them
+goes through each image's own percentiles."""
+
+OWN_WINDOW = "own-window"
+"""Ends the mode of an image whose kind of values had no window among those of all images."""
 
 PERCENTILES = (0.5, 99.5)
 """Between these the default window of deep images lies."""
 
 _ORIENTATION_TAG = 0x0112
+_BITS_TAG = 258
 _WHITE = 255
-_DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _PLAIN = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _FULL_RANGE = {"I": (-(2.0**31), 2.0**31 - 1), "F": (0.0, 1.0)}
 
 
-def to_rgb(image: Image.Image, window: Window) -> tuple[np.ndarray, tuple[float, float] | None]:
+def to_rgb(image: Image.Image, window: OneWindow) -> tuple[np.ndarray, tuple[float, float] | None]:
     """Return uint8 (h, w, 3), upright, and the window that was used (None: none was needed).
 
     Args:
@@ -34,9 +45,9 @@ def to_rgb(image: Image.Image, window: Window) -> tuple[np.ndarray, tuple[float,
         ValueError: the colour mode cannot be shown, or no pixel holds a finite number.
     """
     used = None
-    if image.mode in _DEEP:
+    if image.mode in DEEP:
         values = np.asarray(image)
-        used = _limits(values, window, _full_range(image))
+        used = limits(values, window, _full_range(image))
         grey = apply_window(values, *used)
         clear = image.info.get("transparency")
         if isinstance(clear, int):
@@ -114,7 +125,41 @@ def upright(rgb: np.ndarray, orientation: int) -> np.ndarray:
     return rgb
 
 
-def _limits(values: np.ndarray, window: Window, full: tuple[float, float]) -> tuple[float, float]:
+def upright_planes(values: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn and flip (c, h, w) as `upright` does.
+
+    >>> upright_planes(np.array([[[1, 2, 3]]]), 6).tolist()
+    [[[1], [2], [3]]]
+    """
+    return np.moveaxis(upright(np.moveaxis(values, 0, -1), orientation), -1, 0)
+
+
+def window_key(dtype: str, channel: str) -> str:
+    """Return the name of a kind of values: a type and a channel mean the same in all images."""
+    return f"{dtype} {channel}"
+
+
+def of_kind(window: Window, key: str) -> OneWindow:
+    """Return the window for one kind of values."""
+    return window.get(key, "percentile") if isinstance(window, Mapping) else window
+
+
+def has_kind(window: Window, key: str) -> bool:
+    """Return whether a window is given for a kind of values."""
+    return not isinstance(window, Mapping) or key in window
+
+
+def limits(values: np.ndarray, window: OneWindow, full: tuple[float, float]) -> tuple[float, float]:
+    """Return what becomes 0 and 255.
+
+    Args:
+        values: of the image, for its own percentiles.
+        window: how they become 8 bit.
+        full: the range of the data type.
+
+    Raises:
+        ValueError: no value is a finite number.
+    """
     if window == "full":
         return full
     if window != "percentile":
@@ -134,4 +179,12 @@ def _full_range(image: Image.Image) -> tuple[float, float]:
     # Pillow gives portable greymaps of more than 8 bit as mode I, but scaled to 16 bit.
     if image.mode == "I" and image.format in ("PPM", "PNG"):
         return 0.0, 65535.0
-    return _FULL_RANGE.get(image.mode, (0.0, 65535.0))
+    bits = used_bits(image)
+    return (0.0, float(2**bits - 1)) if bits else _FULL_RANGE.get(image.mode, (0.0, 65535.0))
+
+
+def used_bits(image: Image.Image) -> int | None:
+    """Return how many of 16 bits a grey TIFF uses, where these are fewer: 12 of a microscope's."""
+    tags = getattr(image, "tag_v2", None)
+    said = tags.get(_BITS_TAG) if tags is not None and image.mode.startswith("I;16") else None
+    return said[0] if isinstance(said, tuple) and 8 < said[0] < 16 else None

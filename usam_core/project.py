@@ -11,7 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from usam_core.config import ProjectConfig
 from usam_core.config_base import PlacedError
-from usam_core.errors import ConfigError
+from usam_core.errors import ConfigError, InputError
+from usam_core.imagestores.opener import is_url, join
+from usam_core.imagestores.place import ImagePlace, image_place
 from usam_core.project_checks import mistakes_on_disk
 
 Location = tuple[str | int, ...]
@@ -35,9 +37,24 @@ class Project:
         return self.file.parent
 
     @property
+    def images(self) -> ImagePlace:
+        """Return where the images to be labelled lie, and which file names them."""
+        return image_place(self.config.images, self.root)
+
+    @property
     def images_path(self) -> Path:
-        """Return the folder of the images to be labelled."""
-        return self.root / self.config.images.path
+        """Return the folder of the images to be labelled.
+
+        Raises:
+            InputError: they lie behind a URL; `image_address` says where one lies.
+        """
+        if is_url(self.images.root):
+            raise InputError(f"{self.images.root}: expected a local folder of images, got a URL")
+        return Path(self.images.root)
+
+    def image_address(self, name: str) -> str:
+        """Return the path or URL of an image by its listed name."""
+        return join(self.images.root, name)
 
     @property
     def training_path(self) -> Path | None:
@@ -56,12 +73,6 @@ class Project:
         """Return the truth's folder or file, or None if there is none."""
         evaluation = self.config.evaluation
         return None if evaluation is None else self.root / evaluation.path
-
-    @property
-    def image_list(self) -> Path | None:
-        """Return the file that names the images, or None if all count."""
-        path = self.config.images.files
-        return None if path is None else self.root / path
 
     @property
     def objects_path(self) -> Path | None:

@@ -1,6 +1,7 @@
 """What a project file promises and the disk does not hold, found before any work."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from usam_core.config_text import WITH_TEXT
 from usam_core.features.families import FAMILIES
+from usam_core.imagestores.opener import is_url
+from usam_core.imagestores.place import LIST_ENDINGS
 
 if TYPE_CHECKING:
     from usam_core.project import Project
@@ -21,8 +24,7 @@ Mistake = tuple[tuple[str | int, ...], str]
 def mistakes_on_disk(project: "Project") -> Iterator[Mistake]:
     """Yield every path that is missing or of the wrong kind, and what a source lacks."""
     config = project.config
-    yield from _path(("images", "path"), config.images.path, project.images_path, "folder")
-    yield from _path(("images", "files"), config.images.files, project.image_list, "file")
+    yield from _images(project)
     yield from _path(("sam", "checkpoint"), config.sam.checkpoint, project.checkpoint, "file")
     if config.training.source == "folder":
         yield from _folder_source(project)
@@ -45,7 +47,7 @@ def mistakes_on_disk(project: "Project") -> Iterator[Mistake]:
     for key, path in (("path", project.out), ("store", project.store_root)):
         if path.exists() and not path.is_dir():
             yield ("outputs", key), f"{path} is a file; expected a folder, or nothing yet"
-    if project.out.resolve() == project.images_path.resolve():
+    if not is_url(project.images.root) and project.out.resolve() == project.images_path.resolve():
         yield (
             ("outputs", "path"),
             f"got {str(config.outputs.path)!r}, the folder of the images; expected another, so "
@@ -53,8 +55,29 @@ def mistakes_on_disk(project: "Project") -> Iterator[Mistake]:
         )
 
 
+def _images(project: "Project") -> Iterator[Mistake]:
+    """Yield what is wrong with the images' place; what lies behind a URL is seen when listed."""
+    images, place = project.config.images, project.images
+    named = images.files is None and place.names is not None
+    if images.root is not None and not named:
+        yield (
+            ("images", "root"),
+            f"got {images.root!r}; expected none: it belongs to a `path` that names images, a file "
+            f"ending in {', '.join(LIST_ENDINGS)}",
+        )
+    if not is_url(place.root):
+        key = "root" if images.root is not None and named else "path"
+        # A list that is missing has no folder of images either: one complaint is enough.
+        if not named or os.path.isfile(place.names):
+            given = getattr(images, key)
+            yield from _path(("images", key), given, Path(place.root), "folder")
+    if place.names is not None and not is_url(place.names):
+        key = "path" if named else "files"
+        yield from _path(("images", key), getattr(images, key), Path(place.names), "file")
+
+
 def _path(
-    place: tuple[str, ...], given: Path | None, path: Path | None, kind: str
+    place: tuple[str, ...], given: str | Path | None, path: Path | None, kind: str
 ) -> Iterator[Mistake]:
     if path is None:
         return

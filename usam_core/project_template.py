@@ -25,6 +25,7 @@ from usam_core.config_images import ImagesConfig
 from usam_core.config_results import OutputsConfig
 from usam_core.config_training import FilterConfig, SyntheticConfig, TrainingConfig, WebConfig
 from usam_core.errors import InputError
+from usam_core.imagestores.opener import is_url
 from usam_core.presets import preset_names
 
 SCHEMA_FILE = "project.schema.json"
@@ -35,7 +36,7 @@ _WIDTH = 98
 def write_template(
     folder: Path,
     classes: Sequence[str],
-    images: Path,
+    images: str | Path,
     *,
     training: Path | None = None,
     source: str = "folder",
@@ -49,7 +50,7 @@ def write_template(
     Args:
         folder: where to; made if it is not there.
         classes: the class names.
-        images: folder of the images to be labelled.
+        images: folder of the images to be labelled, a URL, or a file that names them.
         training: folder with one folder of pictures per class; None leaves a place to fill in.
         source: where training pictures come from, as `training.source`.
         contact: for the web, who is asking: an e-mail address or a page.
@@ -71,7 +72,7 @@ def write_template(
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; expected a folder, or nothing yet")
     for option, path in (("--images", images), ("--training", training)):
-        if path is not None and not path.exists():
+        if path is not None and not is_url(path) and not Path(path).exists():
             raise InputError(f"{option}: got {str(path)!r}; expected a folder that exists")
     if source == "web" and not contact:
         raise InputError(
@@ -80,7 +81,8 @@ def write_template(
     _check_names(preset or list(classes))
     path = "training" if training is None else str(training.absolute())
     given = {"source": source, **({"path": path} if source == "folder" else {})}
-    text = "\n".join(_lines(preset or classes, images, given, contact, sam)) + "\n"
+    place = images if is_url(images) else str(Path(images).absolute())
+    text = "\n".join(_lines(preset or classes, place, given, contact, sam)) + "\n"
     with whole_file(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
     write_schema(folder / SCHEMA_FILE)
@@ -102,7 +104,7 @@ def write_schema(path: Path) -> None:
 
 def _lines(
     classes: Sequence[str] | dict[str, str],
-    images: Path,
+    images: str,
     training: dict[str, str],
     contact: str | None,
     sam: str,
@@ -121,7 +123,7 @@ def _lines(
     yield ""
     yield "# The images to be labelled."
     yield "images:"
-    yield from _defaults(ImagesConfig, {"path": str(images.absolute())})
+    yield from _defaults(ImagesConfig, {"path": images})
     yield ""
     yield "# Single-object pictures of every class."
     yield "training:"

@@ -185,10 +185,10 @@ def test_a_depth_that_is_not_read(tmp_path):
     path = tmp_path / "x.tiff"
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(path)
     content = path.read_bytes()
-    # BitsPerSample (tag 258, SHORT, count 1): 16 becomes 24, which nothing decodes.
+    # BitsPerSample (tag 258, SHORT, count 1): 16 becomes 48, which nothing decodes.
     tag = struct.pack("<HHI", 258, 3, 1)
     assert content.count(tag) == 1
-    path.write_bytes(content.replace(tag + b"\x10", tag + b"\x18"))
+    path.write_bytes(content.replace(tag + b"\x10", tag + b"\x30"))
     assert code_of(read_image, path) == "unsupported"
 
 

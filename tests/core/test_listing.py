@@ -7,14 +7,17 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
+import zarr
 from PIL import Image
 
 from usam_core import listing
 from usam_core.config_images import ImagesConfig
 from usam_core.errors import InputError
 from usam_core.images import BadImage, read_image
-from usam_core.listing import COLUMNS, list_images
+from usam_core.listing import COLUMNS, list_files, list_images
 
 
 def picture(path: Path, colour: str = "red", *, old: bool = True) -> Path:
@@ -283,3 +286,66 @@ def test_what_the_listing_passes_by_the_reader_finds(tmp_path):
     assert list_images(config(tmp_path), tmp_path)["status"].tolist() == ["ok"]
     with pytest.raises(BadImage):
         read_image(path)
+
+
+def stack(path: Path, planes: int = 3) -> Path:
+    values = np.arange(planes * 20, dtype=np.uint8).reshape(planes, 4, 5)
+    tifffile.imwrite(path, values, ome=True, metadata={"axes": "ZYX"})
+    os.utime(path, (1e9, 1e9))
+    return path
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_file_of_several_planes_has_a_row_and_a_key_for_each(tmp_path, read_files):
+    root, cache = tmp_path / "images", tmp_path / "cache.parquet"
+    picture(root / "b.png")
+    stack(root / "a.ome.tif")
+    first = list_images(config(root), root, cache)
+    names = [f"a.ome.tif#z={n}" for n in range(3)]
+    assert first["path"].tolist() == [*names, "b.png"]
+    assert first["sha256"].nunique() == 4
+    assert first["sha256"].iloc[-1] == sha256((root / "b.png").read_bytes()).hexdigest()
+    assert list(first.columns) == COLUMNS
+    for row in first.itertuples():
+        assert read_image(f"{root}/{row.path}", sha256=row.sha256).rgb.shape[2] == 3
+    read_files.clear()
+    assert list_images(config(root), root, cache).equals(first)
+    assert read_files == []
+    # Another projection is another list, of the same file, which is not read again.
+    flat = list_images(config(root, projection="max"), root, cache)
+    assert flat["path"].tolist() == ["a.ome.tif", "b.png"]
+    assert flat["sha256"].iloc[0] == sha256((root / "a.ome.tif").read_bytes()).hexdigest()
+    assert read_files == []
+
+
+def test_a_plane_can_be_named_and_one_that_is_not_there_is_told(tmp_path):
+    root = tmp_path
+    stack(root / "a.tif")
+    names = ["a.tif#z=2", "a.tif#z=7", "b.tif#z=0"]
+    table = list_files(config(root), [(name, root / name) for name in names])
+    assert table["path"].tolist() == names
+    assert table["code"].tolist() == ["", "no_plane", "missing"]
+    every = list_images(config(root), root).set_index("path")
+    assert table["sha256"].iloc[0] == every.loc["a.tif#z=2", "sha256"]
+
+
+@pytest.mark.usefixtures("settled")
+def test_zarr_folders_are_images_and_a_changed_chunk_is_seen(tmp_path):
+    root, cache = tmp_path / "images", tmp_path / "cache.parquet"
+    values = np.arange(40, dtype=np.uint8).reshape(2, 4, 5)
+    zarr.create_array(root / "a.zarr", data=values, chunks=(1, 4, 5))
+    zarr.open_group(root / "sub/two.zarr", mode="w").create_array("x", data=values[0])
+    (root / "bad.zarr").mkdir()
+    (root / "bad.zarr" / "zarr.json").write_text("rubbish")
+    first = list_images(config(root), root, cache).set_index("path")
+    names = ["a.zarr#i=0", "a.zarr#i=1", "bad.zarr", "sub/two.zarr/x"]
+    assert first.index.tolist() == names
+    assert first["status"].tolist() == ["ok", "ok", "quarantined", "ok"]
+    assert list_images(config(root), root, cache).set_index("path").equals(first)
+    zarr.open_array(root / "a.zarr", mode="r+")[1, 0, 0] = 99
+    second = list_images(config(root), root, cache).set_index("path")
+    assert second.loc["a.zarr#i=1", "sha256"] != first.loc["a.zarr#i=1", "sha256"]
+    assert second.loc["sub/two.zarr/x", "sha256"] == first.loc["sub/two.zarr/x", "sha256"]
+    with pytest.raises(BadImage) as caught:
+        read_image(f"{root}/a.zarr#i=1", sha256=first.loc["a.zarr#i=1", "sha256"])
+    assert caught.value.quarantined.code == "changed"

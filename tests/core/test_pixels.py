@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from usam_core.errors import InputError
@@ -67,6 +68,16 @@ def test_exif_orientation_is_applied(tmp_path, orientation, turn, name):
     exif[0x0112] = orientation
     path = save(tmp_path, stored, name, exif=exif, **({"lossless": True} if "webp" in name else {}))
     np.testing.assert_array_equal(read_image(path).rgb, RGB)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_an_uncompressed_grey_tiff(tmp_path, orientation):
+    values = np.arange(15, dtype=np.uint8).reshape(3, 5)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path, Image.fromarray(values), "x.tiff", exif=exif)
+    expected = upright(values[..., None], orientation)[..., 0]
+    np.testing.assert_array_equal(read_image(path).rgb[..., 0], expected)
 
 
 def test_orientation_of_a_jpeg(tmp_path):
@@ -247,14 +258,25 @@ def test_a_constant_deep_image_is_black(tmp_path):
     assert not read_image(path).rgb.any()
 
 
-def test_colour_of_16_bit_keeps_the_high_byte_and_says_so(tmp_path):
-    deep = RGB.astype(np.uint16) * 256 + 99
-    found = read_image(png16(tmp_path / "x.png", deep))
+def test_colour_of_16_bit_goes_through_one_window_and_says_so(tmp_path):
+    deep = RGB.astype(np.uint16) * 257
+    found = read_image(png16(tmp_path / "x.png", deep), window="full")
     np.testing.assert_array_equal(found.rgb, RGB)
-    assert (found.mode, found.window) == ("RGB;16B", (0.0, 65535.0))
-    deep = np.dstack([deep, np.full(deep.shape[:2], 0x3300, np.uint16)])
-    found = read_image(png16(tmp_path / "alpha.png", deep))
+    assert (found.mode, found.window) == ("uint16 RGB", (0.0, 65535.0))
+    # 12 of 16 bits: what was black with the high byte alone is seen.
+    found = read_image(png16(tmp_path / "dark.png", RGB.astype(np.uint16) * 16), window=(0, 4080))
+    np.testing.assert_array_equal(found.rgb, RGB)
+    deep = np.dstack([deep, np.full(deep.shape[:2], 0x33 * 257, np.uint16)])
+    found = read_image(png16(tmp_path / "alpha.png", deep), window="full")
     np.testing.assert_array_equal(found.rgb, over_white(np.dstack([RGB, np.full((2, 3), 0x33)])))
+
+
+def test_colour_of_16_bit_is_turned_upright_in_a_tiff(tmp_path):
+    stored = np.ascontiguousarray(np.rot90(RGB)).astype(np.uint16) * 257
+    tifffile.imwrite(
+        tmp_path / "x.tif", stored, photometric="rgb", extratags=[(274, "H", 1, 6, True)]
+    )
+    np.testing.assert_array_equal(read_image(tmp_path / "x.tif", window="full").rgb, RGB)
 
 
 def test_the_transparent_value_of_16_bit_grey_is_white(tmp_path):

@@ -44,7 +44,13 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log.")]
 )
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder of the new project.")],
-    images: Annotated[Path, typer.Option(help="Folder of the images to be labelled.")],
+    images: Annotated[
+        str,
+        typer.Option(
+            help="The images to be labelled: a folder, a URL such as s3://lab/plates, or a file "
+            "that names them (.csv, .parquet, .txt, COCO .json)."
+        ),
+    ],
     classes: Annotated[
         str | None, typer.Option(help="Class names, with commas between them.")
     ] = None,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from usam_core.digest import file_digest
+from usam_core.imagestores.content import content_key
 from usam_core.lineage.chain import Chain, Link, short
 from usam_core.lineage.document import portable
 from usam_core.progress import SILENT, Progress
@@ -37,7 +37,7 @@ def compare(
     with progress.bar("Checking files", len(files)) as bar:
         for path, expected in files:
             try:
-                found = short(file_digest(path))
+                found = short(content_key(path))
             except OSError as error:
                 found = str(error.strerror)
             if found != short(expected):

@@ -7,6 +7,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from usam_core.atomic import whole_file
+from usam_core.image_ref import ImageRef
+from usam_core.images import read_image
 
 _SIDE = 120
 _CAPTION = 16
@@ -60,6 +62,8 @@ def _part(title: str, tiles: Sequence[tuple[str, str]]) -> Image.Image:
 def _thumbnail(file: str) -> Image.Image:
     side = (_SIDE - 4, _SIDE - 4)
     try:
+        if ImageRef.parse(file).plane:
+            return ImageOps.contain(Image.fromarray(read_image(file).rgb), side)
         with Image.open(file) as image:
             if image.width * image.height > _MOST_PIXELS:
                 raise ValueError("too large to be shown")

@@ -96,8 +96,15 @@ def _look_at(
     def decode(item: tuple[str, str]) -> _Picture:
         sha256, path = item
         try:
-            limit = images.max_megapixels
-            found = read_image(path, max_megapixels=limit, window=images.window, sha256=sha256)
+            found = read_image(
+                path,
+                max_megapixels=images.max_megapixels,
+                # A look of its own needs no window that holds for all.
+                window="percentile" if images.window == "store" else images.window,
+                channels=images.channels,
+                projection=images.projection,
+                sha256=sha256,
+            )
         except BadImage as error:
             bad = error.quarantined
             return _Picture(sha256, None, bad.code, bad.reason)

@@ -5,7 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -15,6 +15,7 @@ from usam_core.compute import Piece, run_pieces
 from usam_core.digest import file_digest, value_digest, values_digest
 from usam_core.errors import MissingStepError
 from usam_core.headfile import card_path, load_head
+from usam_core.image_ref import ImageRef
 from usam_core.images import read_image
 from usam_core.outputs.coco_json import assemble
 from usam_core.outputs.overlay import save_overlay
@@ -27,8 +28,9 @@ from usam_core.stages import embed
 from usam_core.stages.blocks import block_inputs, head_blocks, with_blocks
 from usam_core.stages.calibrated import calibration_file
 from usam_core.stages.folders import step_folder
-from usam_core.stages.labelled import labelled_images
+from usam_core.stages.labelled import labelled_images, listed_pairs
 from usam_core.stages.labelling import Part, label_part, part_holds
+from usam_core.stages.reading import reading
 from usam_core.stages.record import StepResult, digests, intact_record, read_record
 from usam_core.stamps import CheckedFolders
 from usam_core.store.store import EmbeddingStore
@@ -54,17 +56,12 @@ CHECKED = ".checked.json"
 
 def inputs(project: Project) -> dict[str, Any]:
     """Return what the labels depend on: the head, the settings, and the images by content."""
-    listing = labelled_images(project)
     return {
         **_labelling(project),
         "overlays": project.config.outputs.overlays,
         "card": file_digest(card_path(head_path(project))),
         "colours": [spec.colour for spec in project.config.classes],
-        "images": values_digest(
-            sorted(
-                zip(listing["path"].tolist(), listing["sha256"].fillna("").tolist(), strict=True)
-            )
-        ),
+        "images": values_digest(listed_pairs(project)),
     }
 
 
@@ -211,10 +208,19 @@ def _notes(project: Project) -> list[str]:
 
 def _png_names(paths: pd.Series) -> dict[str, str]:
     """Name the label PNG of each image: its own name with .png, or both endings on a clash."""
-    stems = {path: str(Path(path).with_suffix(".png")) for path in paths}
-    count = Counter(stems.values())
-    count.update(f"{path}.png" for path in paths)
-    return {path: stem if count[stem] == 1 else f"{path}.png" for path, stem in stems.items()}
+    refs = {path: ImageRef.parse(path) for path in paths}
+    plain = {path: ref.output_name(".png") for path, ref in refs.items()}
+    whole = {path: ref.output_name(".png", keep=True) for path, ref in refs.items()}
+    count = Counter(plain.values())
+    count.update(whole.values())
+    # The folder of a file's planes and another image's PNG must not have one name.
+    named = [(path, name) for names in (plain, whole) for path, name in names.items()]
+    folders = {str(PurePosixPath(name).parent) for path, name in named if refs[path].plane}
+
+    def is_free(name: str) -> bool:
+        return count[name] == 1 and name not in folders and not count[str(Path(name).parent)]
+
+    return {path: name if is_free(name) else whole[path] for path, name in plain.items()}
 
 
 def _read(parts: list[Path]) -> Iterator[dict[str, Any]]:
@@ -245,15 +251,12 @@ def _overlays(
     config = project.config
     shutil.rmtree(folder / OVERLAYS, ignore_errors=True)
     drawn = []
+    how = reading(project)
     colours = class_colours(classes, {spec.name: spec.colour for spec in config.classes})
     first = list(images["path"])[: config.outputs.overlays]
     with progress.bar("Overlays", len(first)) as bar:
         for path in first:
-            picture = read_image(
-                project.images_path / path,
-                max_megapixels=config.images.max_megapixels,
-                window=config.images.window,
-            )
+            picture = read_image(project.image_address(path), **how)
             target = folder / OVERLAYS / Path(names[path]).with_suffix(".jpg")
             labels = read_label_png(folder / MASKS / names[path])
             save_overlay(target, picture.rgb, labels, classes, colours)

@@ -28,6 +28,7 @@ from usam_core.project import Project
 from usam_core.stages import embed
 from usam_core.stages.collect import read_manifest
 from usam_core.stages.folders import step_folder
+from usam_core.stages.reading import reading
 from usam_core.stages.record import StepResult, digests, intact_record, read_record
 from usam_core.store.store import EmbeddingStore
 
@@ -211,10 +212,8 @@ def _studio(project: Project, store: EmbeddingStore, pictures: pd.DataFrame, spl
 
 def _read(project: Project, path: str, sha256: str) -> np.ndarray:
     """Return a picture, at most as large as a scene: it is never shown larger."""
-    images, longest = project.config.images, project.config.compose.size
-    rgb = read_image(
-        path, max_megapixels=images.max_megapixels, window=images.window, sha256=sha256
-    ).rgb
+    longest = project.config.compose.size
+    rgb = read_image(path, sha256=sha256, **reading(project)).rgb
     small = Image.fromarray(rgb)
     small.thumbnail((longest, longest))
     return np.asarray(small)

@@ -28,6 +28,7 @@ from usam_core.stages.compose import scene_files
 from usam_core.stages.folders import step_folder
 from usam_core.stages.images import wanted_files
 from usam_core.stages.labelled import listed_once
+from usam_core.stages.reading import reading
 from usam_core.stages.record import StepResult, intact_record
 from usam_core.store.blocks import block_id
 from usam_core.store.store import DamagedShard, EmbeddingStore
@@ -211,14 +212,12 @@ def _read(
     project: Project, work: ShardWork, shas: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], list[dict[str, str]]]:
     """Return the pixels of images by digest, and those that cannot be read."""
-    config = project.config.images
+    how = reading(project)
     pixels, bad = {}, []
     for sha256 in shas:
         path = work.files[sha256]
         try:
-            picture = read_image(
-                path, max_megapixels=config.max_megapixels, window=config.window, sha256=sha256
-            )
+            picture = read_image(path, sha256=sha256, **how)
         except BadImage as error:
             why = {"code": error.quarantined.code, "reason": error.quarantined.reason}
             bad.append({"sha256": sha256, "path": path, **why})

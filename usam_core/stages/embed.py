@@ -6,12 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from usam_core.code import code_digest
 from usam_core.compute import Piece, run_pieces
 from usam_core.digest import value_digest, values_digest
 from usam_core.errors import MissingStepError, UserError
 from usam_core.images import BadImage, read_image
+from usam_core.imagestores.show import WITHOUT
 from usam_core.locks import only_one
+from usam_core.pixels import OWN_WINDOW
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
 from usam_core.sam.load import encoder_spec, open_embedder
@@ -19,6 +23,7 @@ from usam_core.stages.folders import step_folder
 from usam_core.stages.images import wanted_files
 from usam_core.stages.kept import notes_on_kept
 from usam_core.stages.labelled import labelled_images, listed_once, once
+from usam_core.stages.reading import forget_windows, reading, reading_spec
 from usam_core.stages.record import StepResult, intact_record
 from usam_core.store.arrivals import Arrivals
 from usam_core.store.layout import folder_name
@@ -32,6 +37,7 @@ CALCULATIONS = (
 )
 """Modules that decide the step's results."""
 LOCKS = "locks"
+_NUMBERS = r"\[[^\]]*\]"
 _log = logging.getLogger(__name__)
 
 
@@ -52,11 +58,7 @@ class EmbedPlan:
 
 def spec(project: Project) -> dict[str, Any]:
     """Return what identifies the embeddings: the encoder and how images are read for it."""
-    images = project.config.images
-    return {
-        **encoder_spec(project.config.sam, project.checkpoint),
-        "window": images.window if isinstance(images.window, str) else list(images.window),
-    }
+    return {**encoder_spec(project.config.sam, project.checkpoint), **reading_spec(project)}
 
 
 def store_folder(project: Project) -> Path:
@@ -99,6 +101,8 @@ def forget(project: Project) -> int:
     In a store that projects share, other projects' images of these shards go too; their next run
     embeds them again.
 
+    The windows of `images.window: store` are computed anew too, from the images of today.
+
     Returns:
         How many shards were removed.
     """
@@ -107,6 +111,7 @@ def forget(project: Project) -> int:
     held = index.loc[index["sha256"].isin(wanted_files(project)), "shard"].unique()
     for shard in held:
         store.drop_shard(shard)
+    forget_windows(project)
     return len(held)
 
 
@@ -192,12 +197,13 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
     unread = listing[listing["status"] != "ok"][["path", "code", "reason"]]
     stored_bad = rows[rows["status"] != "ok"][["sha256", "code", "reason"]]
     quarantine = [
-        {**row, "path": str(project.images_path / row["path"])} for row in unread.to_dict("records")
+        {**row, "path": project.image_address(row["path"])} for row in unread.to_dict("records")
     ] + [
         {"path": wanted[row.sha256], "code": row.code, "reason": row.reason}
         for row in stored_bad.itertuples()
     ]
     code = code_digest(__name__, CALCULATIONS)
+    shown = _shown(rows)
     for bad in quarantine:
         _log.warning("quarantined %s: %s", bad["path"], bad["reason"])
     return StepResult(
@@ -210,9 +216,33 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
             "embedded": embedded,
             "reused": len(wanted) - embedded,
             "quarantined": quarantine,
-            "notes": notes_on_kept(project, len(wanted) - embedded, code),
+            "shown": shown,
+            "notes": notes_on_kept(project, len(wanted) - embedded, code) + _notes_on(shown),
         },
     )
+
+
+def _shown(rows: pd.DataFrame) -> dict[str, int]:
+    """Count the images by how their values became 8-bit RGB; windows stand in the index."""
+    modes = rows.loc[rows["status"] == "ok", "mode"].str.replace(_NUMBERS, "", regex=True)
+    return {str(mode): int(count) for mode, count in modes.value_counts().sort_index().items()}
+
+
+def _notes_on(shown: dict[str, int]) -> list[str]:
+    """Say what of the images is not seen, and what is seen otherwise than in the others."""
+    notes = [
+        f"{count} images are shown as {mode}: images.channels says which channels are seen"
+        for mode, count in shown.items()
+        if WITHOUT in mode
+    ]
+    own = sum(count for mode, count in shown.items() if OWN_WINDOW in mode)
+    if own:
+        notes.append(
+            f"{own} images hold values of a kind that was not among the images when the windows of "
+            "the store were computed: each goes through its own percentiles. To compute them anew "
+            "and embed all images again: usam embed --refresh"
+        )
+    return notes
 
 
 def intact(project: Project, key: str) -> StepResult | None:
@@ -264,17 +294,12 @@ def _missing(store: EmbeddingStore, group: dict[str, str]) -> list[str]:
 
 
 def _embed_batch(project: Project, embedder: Any, files: list[ImageFile]) -> list[ShardRecord]:
-    images = project.config.images
+    how = reading(project)
     records: list[ShardRecord] = []
     good, decoded = [], []
     for file in files:
         try:
-            picture = read_image(
-                file.path,
-                max_megapixels=images.max_megapixels,
-                window=images.window,
-                sha256=file.sha256,
-            )
+            picture = read_image(file.path, sha256=file.sha256, **how)
         except BadImage as error:
             records.append(ShardRecord(file, error.quarantined))
             continue

@@ -21,6 +21,7 @@ from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.stages import annotate
 from usam_core.stages.folders import step_folder
+from usam_core.stages.reading import reading
 from usam_core.stages.record import StepResult, digests, made_digest, read_record
 from usam_core.truth.choose import open_truth
 
@@ -153,12 +154,9 @@ def _sheet(
     config = project.config
     colours = class_colours(config.label_names, {s.name: s.colour for s in config.classes})
     rows = []
+    how = reading(project)
     for entry in entries:
-        picture = read_image(
-            project.images_path / entry["file_name"],
-            max_megapixels=config.images.max_megapixels,
-            window=config.images.window,
-        )
+        picture = read_image(project.image_address(entry["file_name"]), **how)
         found = read_label_png(labels / entry["png"])
         rows.append((entry["file_name"], picture.rgb, truth.label_map(entry["file_name"]), found))
     save_contact_sheet(target, rows, config.label_names, colours)

@@ -18,6 +18,7 @@ from usam_core.palette import class_colours
 from usam_core.project import Project
 from usam_core.stages import annotate
 from usam_core.stages.folders import step_folder
+from usam_core.stages.reading import reading
 from usam_core.stages.record import StepResult, made_digest, read_record
 
 HISTORY = "history.jsonl"
@@ -151,12 +152,9 @@ def _draw(project: Project, entries: list[dict[str, Any]], target: Path) -> None
     config, labels = project.config, step_folder(project, "annotate")
     colours = class_colours(config.label_names, {s.name: s.colour for s in config.classes})
     tiles = []
+    how = reading(project)
     for entry in entries:
-        picture = read_image(
-            project.images_path / entry["file_name"],
-            max_megapixels=config.images.max_megapixels,
-            window=config.images.window,
-        )
+        picture = read_image(project.image_address(entry["file_name"]), **how)
         shown = overlay(picture.rgb, read_label_png(labels / entry["png"]), colours)
         tile = Image.fromarray(shown)
         tile.thumbnail((_SIDE, _SIDE))

@@ -1,6 +1,5 @@
 """The images to be labelled, by content."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,13 +8,18 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from usam_core.errors import InputError
-from usam_core.image_list import read_image_list
-from usam_core.listing import list_files, list_images
+from usam_core.imagestores.globs import Globs
+from usam_core.imagestores.lists import read_names
+from usam_core.imagestores.opener import join
+from usam_core.listing import list_images, list_names
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
 from usam_core.stages.folders import step_folder
 
 _T = TypeVar("_T")
+
+_TOGETHER = 10_000
+"""Images whose names are Python objects at a time: of millions, they would fill the memory."""
 
 _found: ContextVar[dict[tuple[str, str], Any] | None] = ContextVar("found", default=None)
 
@@ -55,13 +59,21 @@ def labelled_images(project: Project, progress: Progress = SILENT) -> pd.DataFra
     """Return the listing of the images to be labelled (columns as `list_images`).
 
     Digests of unchanged files are remembered, so that a second listing reads no file. The
-    project's own results, training pictures and truth are left out where they lie among them. With
-    `images.files`, exactly the images named there are listed.
+    project's own results, training pictures and truth are left out where they lie among them.
+    Where a file names the images, exactly those are listed.
 
     Raises:
         InputError: there is no file with one of the endings.
     """
     return once("listing", _name(project), lambda: _list(project, progress))
+
+
+def listed_pairs(project: Project) -> Iterator[tuple[str, str]]:
+    """Yield path and digest of every listed image in order; "" where there is no digest."""
+    listing = labelled_images(project)
+    for start in range(0, len(listing), _TOGETHER):
+        part = listing.iloc[start : start + _TOGETHER]
+        yield from zip(part["path"].tolist(), part["sha256"].fillna("").tolist(), strict=True)
 
 
 def labelled_files(project: Project, progress: Progress = SILENT) -> dict[str, str]:
@@ -70,21 +82,22 @@ def labelled_files(project: Project, progress: Progress = SILENT) -> dict[str, s
 
 
 def _list(project: Project, progress: Progress) -> pd.DataFrame:
-    config = project.config.images
+    config, place = project.config.images, project.images
     cache = step_folder(project, "embed") / "images.parquet"
-    if project.image_list is not None:
-        names = read_image_list(project.image_list)
-        root = str(project.images_path)
-        listing = list_files(config, [(n, os.path.join(root, n)) for n in names], cache, progress)
+    globs = Globs(config.include, config.exclude)
+    if place.names is not None:
+        names = [n for n in read_names(place, config.extensions) if globs.wants(n)]
+        listing = list_names(config, place.root, names, cache, progress)
     else:
         own = [project.out, project.store_root, project.training_path, project.truth_path]
         own = [path for path in own if path is not None]
-        listing = list_images(config, project.images_path, cache, progress, own)
+        listing = list_images(config, place.root, cache, progress, own, globs)
     if listing.empty:
         raise InputError(
-            f"{project.images_path}: no images; expected files ending in "
-            f"{', '.join(config.extensions)}{'' if config.recursive else ' in the folder itself'}. "
-            "Correct images.path or images.extensions"
+            f"{place.names or place.root}: no images; expected files ending in "
+            f"{', '.join(config.extensions)}{'' if config.recursive else ' in the folder itself'}"
+            f"{' that include and exclude let pass' if config.include or config.exclude else ''}. "
+            "Correct images.path, images.extensions or the patterns"
         )
     return listing
 
@@ -92,8 +105,8 @@ def _list(project: Project, progress: Progress) -> pd.DataFrame:
 def _files(project: Project, progress: Progress) -> dict[str, str]:
     listing = labelled_images(project, progress)
     usable = listing[listing["status"] == "ok"].drop_duplicates("sha256")
-    root = str(project.images_path)
-    paths = (os.path.join(root, path) for path in usable["path"].tolist())
+    root = project.images.root
+    paths = (join(root, path) for path in usable["path"].tolist())
     return dict(zip(usable["sha256"].tolist(), paths, strict=True))
 
 

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from usam_core.digest import file_digest, files_digest, value_digest
+from usam_core.digest import file_digest, files_digest, listed_digest, value_digest
 from usam_core.headfile import card_path
+from usam_core.imagestores.opener import is_url
 from usam_core.lineage.document import LINEAGE, portable
 from usam_core.lineage.environment import checkout, versions
 from usam_core.project import Project
@@ -20,7 +21,7 @@ from usam_core.stages import annotate, collect, embed
 from usam_core.stages.blocks import block_specs, head_blocks
 from usam_core.stages.calibrated import calibration_file
 from usam_core.stages.folders import step_folder
-from usam_core.stages.labelled import labelled_images
+from usam_core.stages.labelled import labelled_images, listed_pairs
 from usam_core.stages.names import text_inputs
 from usam_core.stages.record import StepResult, made_digest, read_record
 from usam_core.store.blocks import block_id
@@ -89,6 +90,8 @@ def document(
         **made_of,
         "outputs": result.outputs,
     }
+    if result.step == "embed":
+        full["shown"] = result.summary["shown"]
     if result.step == "collect":
         # The manifest is not recorded yet, but it lies there.
         full["pictures"] = _pictures_in(project, result.summary["provenance"])
@@ -197,14 +200,11 @@ _READS = {
 
 
 def _images(project: Project) -> dict[str, Any]:
-    listing = labelled_images(project)
-    listed = sorted(
-        zip(listing["path"].tolist(), listing["sha256"].fillna("").tolist(), strict=True)
-    )
+    root = project.images.root
     return {
-        "path": portable(project.images_path, project.root),
-        "count": len(listed),
-        "sha256": value_digest(listed),
+        "path": root if is_url(root) else portable(project.images_path, project.root),
+        "count": len(labelled_images(project)),
+        "sha256": listed_digest(listed_pairs(project)),
     }
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from usam_core.digest import file_digest, value_digest
 from usam_core.errors import InputError
+from usam_core.image_ref import ImageRef
 from usam_core.outputs.coco_json import mask_record
 from usam_core.truth.base import VOID, label_numbers
 
@@ -54,7 +55,7 @@ class VocTruth:
         Raises:
             InputError: the PNG holds a value that no name was given for.
         """
-        path = (self.folder / file_name).with_suffix(".png")
+        path = self.folder / ImageRef.parse(file_name).output_name(".png")
         if not path.exists():
             return None
         values = _read(path)
@@ -80,7 +81,7 @@ class VocTruth:
         labels = self.label_map(file_name)
         if labels is None:
             return []
-        path = (self.objects / file_name).with_suffix(".png")
+        path = self.objects / ImageRef.parse(file_name).output_name(".png")
         if not path.exists():
             raise InputError(f"{path}: missing; expected the objects of {file_name} as a PNG")
         numbers = _read(path)

@@ -1,0 +1,1 @@
+"""Files and folders that hold several planes, behind one seam: `base.py`."""

@@ -1,0 +1,109 @@
+"""What a file or a Zarr folder holds, as a digest; what tells cheaply that it did not change."""
+
+import functools
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from usam_core.digest import file_digest, value_digest
+from usam_core.image_ref import ImageRef
+from usam_core.imagestores.base import Plane
+from usam_core.imagestores.opener import info, is_url, open_bytes
+
+ENDING = ".zarr"
+"""Folders of this ending are image stores, not folders of images."""
+
+_BESIDE = "labels"
+_COPIES = (".zmetadata",)
+
+
+class Stamp(NamedTuple):
+    """Of a Zarr folder the sum of its files' sizes, and the latest of their times."""
+
+    bytes: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+def folder_stamp(path: str | Path) -> Stamp:
+    """Return the stamp of a Zarr folder.
+
+    Raises:
+        OSError: something in it cannot be looked at.
+    """
+    stamps = [os.stat(file) for file in _files(str(path))]
+    return Stamp(
+        sum(found.st_size for found in stamps),
+        max((found.st_mtime_ns for found in stamps), default=0),
+        max((found.st_ctime_ns for found in stamps), default=0),
+    )
+
+
+def folder_digest(path: str | Path) -> str:
+    """Return the digest of a Zarr folder: of its files' names and contents.
+
+    Label images that lie inside are no part of it, nor are copies of its metadata: writing labels
+    into an image does not make it another image.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    names = ((os.path.relpath(file, path).replace(os.sep, "/"), file) for file in _files(str(path)))
+    return value_digest([[name, file_digest(file)] for name, file in sorted(names)])
+
+
+def plane_digest(content: str, plane: Plane) -> str:
+    """Return the content key of a plane; a file of a single picture keeps its own digest."""
+    return value_digest([content, str(ImageRef("", plane))]) if plane else content
+
+
+def content_key(address: str | Path) -> str:
+    """Return the content key of an image: of a file, or of the plane of one, by its address.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    ref = ImageRef.parse(os.fspath(address))
+    if not ref.plane and not os.path.isdir(ref.file):
+        return file_digest(ref.file)
+    return plane_digest(remembered_content(ref.file), ref.plane)
+
+
+def content_mark(address: str) -> str:
+    """Return what differs when the content of a file, a URL or a Zarr folder does.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    if not is_url(address) and os.path.isdir(address):
+        return str(folder_stamp(address))
+    # Of a store that marks nothing, each look may find something else.
+    return info(address).stamp or str(time.monotonic_ns())
+
+
+def remembered_content(address: str) -> str:
+    """Return the digest of a file, a URL or a Zarr folder, read again only when its mark differs.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return _remembered(address, content_mark(address))
+
+
+@functools.lru_cache(maxsize=256)
+def _remembered(address: str, _mark: str) -> str:
+    if is_url(address):
+        return hashlib.sha256(open_bytes(address)).hexdigest()
+    return folder_digest(address) if os.path.isdir(address) else file_digest(address)
+
+
+def _files(folder: str) -> Iterator[str]:
+    def fail(error: OSError) -> None:
+        raise error
+
+    for root, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if name != _BESIDE]
+        yield from (os.path.join(root, name) for name in names if name not in _COPIES)

@@ -1,0 +1,203 @@
+"""Which store a file belongs to, and one plane of it by its address."""
+
+import functools
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from usam_core.errors import InputError, TransientError
+from usam_core.image_ref import ImageRef
+from usam_core.imagestores.base import ImageStore
+from usam_core.imagestores.content import content_mark
+from usam_core.imagestores.opener import is_url, open_bytes
+from usam_core.imagestores.picture import PictureStore, deep_colours
+from usam_core.imagestores.projection import Projected
+from usam_core.imagestores.tiff import TiffStore
+from usam_core.imagestores.zarr_store import ZarrStore
+from usam_core.pictures import open_picture
+from usam_core.pixels import DEEP
+from usam_core.verdicts import BadImage, check_file, check_size, damaged, unreadable, verdict_on
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ZARR = ("zarr.json", ".zgroup", ".zarray")
+_PHOTOMETRIC_TAG = 262
+_PLAIN = (("L", 0), ("L", 1), ("RGB", 2))
+_HEAD_BYTES = 2**16
+"""Within these JPEG 2000 says how deep it is."""
+MAY_HOLD_PLANES = ("multi_page", "unsupported")
+"""Verdicts of Pillow on a TIFF that another library may still read."""
+
+
+def needs_store(path: str, max_megapixels: float, content: bytes | None = None) -> bool:
+    """Return whether a file is more than a picture of 8-bit colour or of grey: planes or depth.
+
+    Args:
+        path: the file or the folder.
+        max_megapixels: limit on a picture's size.
+        content: of a URL, what it holds.
+
+    Raises:
+        BadImage: the file cannot be used, as far as its header says.
+    """
+    if content is None and os.path.isdir(path):
+        _check_folder(path)
+        return True
+    if content is None:
+        check_file(path)
+    try:
+        with open(path, "rb") if content is None else io.BytesIO(content) as file:
+            is_tiff = file.read(4) in _TIFF
+            file.seek(0)
+            with open_picture(file, path, max_megapixels) as image:
+                file.seek(0)
+                is_deep = deep_colours(image, file.read(_HEAD_BYTES)) > 0
+                is_grey = is_tiff and image.mode in DEEP
+        # Pillow does not say what a deep grey TIFF calls its channel.
+        return is_deep or (is_grey and _reads_as_tiff(path if content is None else content))
+    except BadImage as error:
+        may = is_tiff and error.quarantined.code in MAY_HOLD_PLANES
+        if may and _reads_as_tiff(path if content is None else content):
+            return True
+        raise
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def may_be_deep(path: str, max_megapixels: float) -> bool:
+    """Return whether a file may hold more than 8 bit a channel, as far as its header says.
+
+    Raises:
+        BadImage: the file cannot be used.
+    """
+    if is_url(path) or needs_store(path, max_megapixels):
+        return True
+    with open(path, "rb") as file, open_picture(file, path, max_megapixels) as image:
+        return image.mode in DEEP
+
+
+def open_image(
+    path: str,
+    max_megapixels: float = 100.0,
+    projection: str = "none",
+    content: bytes | None = None,
+) -> ImageStore:
+    """Open the store of a file or of a Zarr group; the caller closes it.
+
+    Args:
+        path: the file or the folder, without a plane.
+        max_megapixels: limit on a picture that can only be decoded whole.
+        projection: "none", or how all z become one plane.
+        content: of a URL, what it holds, where that is known.
+
+    Raises:
+        BadImage: it cannot be used; what is no plane's fault alone.
+    """
+    with _verdicts(path):
+        found = _open(path, max_megapixels, content)
+        return found if projection == "none" else Projected(found, projection)
+
+
+@contextmanager
+def opened(path: str, max_megapixels: float, projection: str) -> Iterator[ImageStore]:
+    """Yield a file's store; the last few stay open, for planes are read one after the other.
+
+    Raises:
+        BadImage: as `open_image`; and whatever goes wrong within the block.
+    """
+    with _verdicts(path):
+        with verdict_on(path):
+            mark = content_mark(path)
+        yield _kept_open(path, mark, max_megapixels, projection)
+
+
+def check_plane(store: ImageStore, ref: ImageRef, max_megapixels: float) -> None:
+    """Refuse an address that the file does not have, and a plane that is too large.
+
+    Raises:
+        BadImage: with the code `multi_page`, `no_plane`, `too_large` or `elongated`.
+    """
+    planes = store.planes()
+    try:
+        size_hw = store.size(ref.plane)
+    except KeyError:
+        first, last = (ImageRef(Path(ref.file).name, plane) for plane in (planes[0], planes[-1]))
+        code = "no_plane" if ref.plane else "multi_page"
+        raise BadImage(
+            code,
+            f"{ref}: the file holds {len(planes)} planes, {first} to {last}; expected the address "
+            "of one of them (images.projection takes z together)",
+        ) from None
+    check_size(ref, size_hw, max_megapixels)
+
+
+@functools.lru_cache(maxsize=4)
+def _kept_open(path: str, _mark: str, max_megapixels: float, projection: str) -> ImageStore:
+    return open_image(path, max_megapixels, projection)
+
+
+def _open(path: str, max_megapixels: float, content: bytes | None) -> ImageStore:
+    if not is_url(path) and os.path.isdir(path):
+        _check_folder(path)
+        return ZarrStore(path)
+    if is_url(path) and content is None:
+        with verdict_on(path):
+            content = open_bytes(path)
+    needed = needs_store(path, max_megapixels, content)
+    with open(path, "rb") if content is None else io.BytesIO(content) as file:
+        is_tiff = file.read(4) in _TIFF
+        if is_tiff and (needed or _is_plain(file, path, max_megapixels)):
+            return TiffStore(path if content is None else io.BytesIO(content))
+    return PictureStore(path, max_megapixels, content)
+
+
+def _is_plain(file: BinaryIO, path: str, max_megapixels: float) -> bool:
+    """Return whether a TIFF of one 8-bit picture can be read in parts.
+
+    Of all the ways in which a TIFF may keep colours Pillow knows more, but decodes them whole.
+    """
+    file.seek(0)
+    with open_picture(file, path, max_megapixels) as image:
+        kind = image.tag_v2.get(_PHOTOMETRIC_TAG)
+        return (image.mode, kind) in _PLAIN and not image.has_transparency_data
+
+
+def is_store_folder(path: str) -> bool:
+    """Return whether a folder is a Zarr group or array."""
+    return any(os.path.isfile(os.path.join(path, name)) for name in _ZARR)
+
+
+def _check_folder(path: str) -> None:
+    if not is_store_folder(path):
+        raise BadImage(
+            "unreadable",
+            f"{path}: expected a plain file, or a Zarr folder with one of {', '.join(_ZARR)}; got "
+            "a folder without",
+        )
+
+
+def _reads_as_tiff(file: str | bytes) -> bool:
+    try:
+        TiffStore(file if isinstance(file, str) else io.BytesIO(file)).close()
+    except Exception:  # decoders raise anything on damaged bytes
+        return False
+    return True
+
+
+@contextmanager
+def _verdicts(path: str) -> Iterator[None]:
+    """Turn whatever a library raises into a verdict on the image."""
+    try:
+        yield
+    except BadImage:
+        raise
+    except TransientError:
+        raise
+    except InputError as error:
+        raise BadImage("unsupported", str(error)) from error
+    except MemoryError as error:
+        raise BadImage("too_large", f"{path}: memory does not hold one plane of it") from error
+    except Exception as error:  # decoders raise anything on damaged bytes
+        raise damaged(path, error) from error

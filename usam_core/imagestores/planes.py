@@ -1,0 +1,127 @@
+"""What planes a listed file holds: as one text beside its row, and as rows of their own."""
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from usam_core.image_ref import ImageRef
+from usam_core.imagestores.base import Plane
+from usam_core.imagestores.content import Stamp, folder_stamp, plane_digest, remembered_content
+from usam_core.imagestores.open import (
+    check_plane,
+    is_store_folder,
+    needs_store,
+    open_image,
+    opened,
+)
+from usam_core.imagestores.projection import DEPTH
+from usam_core.verdicts import BadImage, verdict_on
+
+_BETWEEN = ";"
+
+
+def planes_of(address: str, max_megapixels: float, content: bytes | None = None) -> str:
+    """Return the planes of a file as `expand` reads them; "" for a single picture.
+
+    Args:
+        address: the file, the URL or the Zarr folder.
+        max_megapixels: limit on a picture's or a plane's size.
+        content: what a URL holds.
+
+    Raises:
+        BadImage: the file cannot be used.
+    """
+    if not needs_store(address, max_megapixels, content):
+        return ""
+    with open_image(address, max_megapixels, content=content) as store:
+        planes = store.planes()
+        if len(planes) == 1:
+            check_plane(store, ImageRef(address, planes[0]), max_megapixels)
+            return ""
+        return _BETWEEN.join(str(ImageRef("", plane))[1:] for plane in planes)
+
+
+def named_key(ref: ImageRef) -> str:
+    """Return the content key of a plane that somebody has named.
+
+    A file is read once, however many of its planes are named.
+
+    Raises:
+        BadImage: the file cannot be read.
+    """
+    with verdict_on(ref.file):
+        return plane_digest(remembered_content(ref.file), ref.plane)
+
+
+def check_named(ref: ImageRef, max_megapixels: float, projection: str) -> None:
+    """Check a plane that somebody has named; its file is opened, no value is read.
+
+    Raises:
+        BadImage: the file cannot be used, or there is no such plane.
+    """
+    with opened(ref.file, max_megapixels, projection) as store:
+        check_plane(store, ref, max_megapixels)
+
+
+def stamp_of(path: str) -> Stamp:
+    """Return size and times of a file or of a Zarr folder.
+
+    Raises:
+        BadImage: it is not there, or cannot be looked at.
+    """
+    try:
+        found = os.stat(path)
+        if not stat.S_ISDIR(found.st_mode):
+            return Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if is_store_folder(path):
+            return folder_stamp(path)
+    except FileNotFoundError as error:
+        raise BadImage("missing", f"{path}: no such file, or a link that leads nowhere") from error
+    except (OSError, ValueError) as error:  # a name may be too long, or hold a NUL
+        raise BadImage("unreadable", f"{path}: {getattr(error, 'strerror', error)}") from error
+    raise BadImage("unreadable", f"{path}: the folder cannot be listed; check its permissions")
+
+
+def expand(batch: pa.RecordBatch, projection: str) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a listing with one row for each plane, in the order of the file.
+
+    Args:
+        batch: rows with the columns `path`, `sha256` and `planes`.
+        projection: anything but "none" takes the planes of all z as one.
+    """
+    done = 0
+    for number, text in enumerate(batch["planes"].to_pylist()):
+        # A file that is to be left out is one row, whatever it holds.
+        if not text or batch["status"][number].as_py() != "ok":
+            continue
+        yield batch.slice(done, number - done)
+        yield _rows(batch.slice(number, 1), _planes(text, projection))
+        done = number + 1
+    yield batch.slice(done)
+
+
+def _rows(row: pa.RecordBatch, planes: Sequence[Plane]) -> pa.RecordBatch:
+    path, sha256 = row["path"][0].as_py(), row["sha256"][0].as_py()
+    many = row.take(pa.array([0] * len(planes)))
+    columns = {
+        "path": [str(ImageRef(path, plane)) for plane in planes],
+        "sha256": [plane_digest(sha256, plane) for plane in planes],
+    }
+    for name, values in columns.items():
+        place = many.schema.get_field_index(name)
+        field = many.schema.field(place)
+        many = many.set_column(place, field, pa.array(values, field.type))
+    return many
+
+
+def _planes(text: str, projection: str) -> list[Plane]:
+    planes = [ImageRef.parse(f"_#{part}").plane for part in text.split(_BETWEEN)]
+    if projection == "none":
+        return planes
+    return list(dict.fromkeys(_flat(plane) for plane in planes))
+
+
+def _flat(plane: Plane) -> Plane:
+    return tuple(pair for pair in plane if pair[0] != DEPTH)

@@ -1,0 +1,207 @@
+"""Shows a plane as 8-bit RGB: which channel is which colour, which values are black and white."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from usam_core.image_ref import ImageRef
+from usam_core.imagestores.base import ALL, ImageStore, Plane, PlaneInfo
+from usam_core.pixels import (
+    OWN_WINDOW,
+    OneWindow,
+    Window,
+    apply_window,
+    has_kind,
+    limits,
+    of_kind,
+    over_white,
+    window_key,
+)
+from usam_core.verdicts import BadImage
+
+Channels = Mapping[str, int | str]
+"""Number or name of the channel that is shown as `red`, `green`, `blue`; or as `grey` alone."""
+
+COLOURS = ("red", "green", "blue")
+WITHOUT = "without="
+"""Begins the word that names channels that are not shown."""
+_ALPHA = "alpha"
+_UNNAMED = ("0", "grey")
+_RGB = "rgb"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What of a plane is shown, and how.
+
+    Attributes:
+        colours: number of the channel behind each colour; "grey" stands alone.
+        alpha: number of the channel that says how opaque each pixel is.
+        left_out: names of the channels that are not shown.
+        window: the values that become 0 and 255, by channel; None where nothing is changed.
+        info: of the plane.
+        is_own: whether a window for all images was asked for, but there is none for such values.
+    """
+
+    colours: Mapping[str, int]
+    alpha: int | None
+    left_out: tuple[str, ...]
+    window: Mapping[int, tuple[float, float]] | None
+    info: PlaneInfo
+    is_own: bool = False
+
+    @property
+    def hull(self) -> tuple[float, float] | None:
+        """Return the lowest and the highest value of all channels' windows."""
+        if not self.window:
+            return None
+        lows, highs = zip(*self.window.values(), strict=True)
+        return min(lows), max(highs)
+
+    def __str__(self) -> str:
+        """Say it in words, as the store's index keeps it."""
+        words = [self.info.dtype]
+        if self.info.is_colour and list(self.colours) == list(COLOURS):
+            words.append("RGB")
+        else:
+            words += [self._word(colour, number) for colour, number in self.colours.items()]
+        if self.left_out:
+            words.append(f"{WITHOUT}{','.join(self.left_out)}")
+        if self.is_own:
+            words.append(OWN_WINDOW)
+        return " ".join(words)
+
+    def _word(self, colour: str, number: int) -> str:
+        text = f"{colour}={self.info.channels[number]}"
+        if self.window and len(self.window) > 1:
+            low, high = self.window[number]
+            text += f"[{low:g}:{high:g}]"
+        return text
+
+
+def view(
+    store: ImageStore,
+    ref: ImageRef,
+    window: Window = "percentile",
+    channels: Channels | None = None,
+) -> View:
+    """Say how a plane is shown; for percentiles of its own its values are read.
+
+    Without `channels`, one channel is grey, and of several the first three are red, green and
+    blue in their order. Colours of one picture share a window, so that they stay the colours they
+    are; other channels have one each. 8-bit values are shown as they are.
+
+    Args:
+        store: the file's store.
+        ref: address of one of its planes.
+        window: how values of more than 8 bit become 8 bit.
+        channels: which channel is which colour; a picture keeps its colours, and a single channel
+            without a name is grey.
+
+    Raises:
+        BadImage: there is no such channel, no finite value, or values of a kind that is not shown.
+    """
+    info = store.info(ref.plane)
+    if info.dtype not in _FULL and not info.dtype.startswith("float"):
+        raise BadImage("unsupported", f"{ref}: values of type {info.dtype}; expected real numbers")
+    measured = [n for n, name in enumerate(info.channels) if name != _ALPHA]
+    one = len(measured) == 1 and info.channels[measured[0]] in _UNNAMED
+    if channels is None or info.is_colour or one:
+        colours = _by_order(measured)
+    else:
+        colours = _declared(ref, info, channels)
+    alpha = info.channels.index(_ALPHA) if _ALPHA in info.channels else None
+    shown = set(colours.values())
+    left_out = tuple(info.channels[n] for n in measured if n not in shown)
+    if info.dtype in SHOWN_AS_THEY_ARE:
+        return View(colours, alpha, left_out, None, info)
+    found: dict[int, tuple[float, float]] = {}
+    is_own = False
+    for key, numbers in kinds(info, sorted(shown)):
+        found |= dict.fromkeys(numbers, _limits(store, ref, numbers, of_kind(window, key)))
+        is_own |= not has_kind(window, key)
+    return View(colours, alpha, left_out, found, info, is_own)
+
+
+def paint(
+    store: ImageStore, plane: Plane, how: View, rows: slice = ALL, columns: slice = ALL
+) -> np.ndarray:
+    """Return uint8 (h, w, 3) of a plane, or of a window of it."""
+    wanted = sorted({*how.colours.values(), *([] if how.alpha is None else [how.alpha])})
+    values = dict(zip(wanted, store.read(plane, rows, columns, wanted), strict=True))
+
+    def shown(number: int) -> np.ndarray:
+        if how.window is not None:
+            return apply_window(values[number], *how.window[number])
+        return values[number].astype(np.uint8) * (255 if how.info.dtype == "bool" else 1)
+
+    done = {number: shown(number) for number in set(how.colours.values())}
+    names = ["grey"] * 3 if "grey" in how.colours else COLOURS
+    black = np.zeros_like(next(iter(done.values())))
+    planes = [done[how.colours[name]] if name in how.colours else black for name in names]
+    if how.alpha is None:
+        return np.stack(planes, axis=-1)
+    alpha = apply_window(values[how.alpha], *full_range(how.info))
+    return over_white(np.stack([*planes, alpha], axis=-1))
+
+
+def kinds(info: PlaneInfo, numbers: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
+    """Yield the channels that share a window, with the name of their kind of values."""
+    if info.is_colour:
+        yield window_key(info.dtype, _RGB), [n for n in range(3) if n < len(info.channels)]
+        return
+    for number in numbers:
+        yield window_key(info.dtype, info.channels[number]), [number]
+
+
+SHOWN_AS_THEY_ARE = ("uint8", "bool")
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint16", "uint32", "uint64")
+_FULL = {
+    **{name: (float(np.iinfo(name).min), float(np.iinfo(name).max)) for name in _INTEGERS},
+    "uint8": (0.0, 255.0),
+    "bool": (0.0, 1.0),
+}
+
+
+def full_range(info: PlaneInfo) -> tuple[float, float]:
+    """Return the least and the greatest value that a plane can hold; 0 and 1 for fractions."""
+    if info.bits:
+        return 0.0, float(2**info.bits - 1)
+    return _FULL.get(info.dtype, (0.0, 1.0))
+
+
+def _limits(
+    store: ImageStore, ref: ImageRef, numbers: Sequence[int], window: OneWindow
+) -> tuple[float, float]:
+    info = store.info(ref.plane)
+    values = store.read(ref.plane, channels=numbers) if window == "percentile" else np.zeros(0)
+    try:
+        return limits(values, window, full_range(info))
+    except ValueError as error:
+        raise BadImage("no_values", f"{ref}: {error}") from error
+
+
+def _by_order(measured: Sequence[int]) -> dict[str, int]:
+    if len(measured) == 1:
+        return {"grey": measured[0]}
+    return dict(zip(COLOURS, measured, strict=False))
+
+
+def _declared(ref: ImageRef, info: PlaneInfo, channels: Channels) -> dict[str, int]:
+    found = {}
+    for colour, channel in channels.items():
+        names = info.channels
+        number = channel if isinstance(channel, int) else _number(names, channel)
+        if not 0 <= number < len(names):
+            raise BadImage(
+                "no_channel",
+                f"{ref}: images.channels.{colour}: got {channel!r}; expected one of its channels "
+                f"{list(names)}, or a number from 0 to {len(names) - 1}",
+            )
+        found[colour] = number
+    return found
+
+
+def _number(names: Sequence[str], wanted: str) -> int:
+    return names.index(wanted) if wanted in names else -1

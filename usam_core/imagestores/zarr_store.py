@@ -1,0 +1,180 @@
+"""OME-Zarr images (0.4 and 0.5) and plain Zarr arrays (n, h, w[, c])."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import zarr
+
+from usam_core.errors import InputError
+from usam_core.imagestores.axes import CHANNELS, layout, named
+from usam_core.imagestores.base import ALL, ImageStore, Plane, PlaneInfo
+
+_OLD_AXES = "tczyx"
+"""Of OME-Zarr 0.1 and 0.2, which have no others."""
+_PLAIN_AXES = {2: "yx", 3: "iyx", 4: "iyxc"}
+_LABELS = "labels"
+_SERIES_LAYOUT = "bioformats2raw.layout"
+
+
+class ZarrStore(ImageStore):
+    """The planes of one OME-Zarr image, at its full size, or of one plain array.
+
+    Args:
+        path: folder or URL of the group or of the array.
+
+    Raises:
+        InputError: it holds no image, or one that is not read here; the message says which.
+        Exception: whatever the library raises on damaged metadata.
+    """
+
+    def __init__(self, path: str) -> None:
+        node = zarr.open(path, mode="r")
+        names: Sequence[str] = ()
+        if isinstance(node, zarr.Array):
+            self._array, axes = node, _plain_axes(path, node)
+        else:
+            image = _multiscales(node)
+            if image is None:
+                raise InputError(
+                    f"{path}: a Zarr group without `multiscales`; expected an OME-Zarr image, or "
+                    "an array"
+                )
+            self._array = _full_size(path, node, image)
+            axes = _axes(image, self._array.ndim)
+            names = _channel_names(node)
+        if len(axes) != self._array.ndim:
+            raise InputError(
+                f"{path}: axes {list(axes)}; expected {self._array.ndim}, one for each of the "
+                f"array's lengths {self._array.shape}"
+            )
+        self._layout = layout(axes, self._array.shape)
+        self._info = PlaneInfo(
+            size_hw=self._layout.size_hw,
+            channels=named(names, self._layout.channels * self._layout.samples),
+            dtype=np.dtype(self._array.dtype).name,
+        )
+
+    def planes(self) -> list[Plane]:
+        """Return every plane, the last axis running fastest."""
+        lengths = self._layout.lengths
+        return [
+            tuple(zip(self._layout.names, map(int, index), strict=True))
+            for index in np.ndindex(*lengths)
+        ]
+
+    def info(self, plane: Plane) -> PlaneInfo:
+        """Return what the metadata say of a plane."""
+        if tuple(axis for axis, _ in plane) != self._layout.names or not all(
+            0 <= index < length
+            for (_, index), length in zip(plane, self._layout.lengths, strict=True)
+        ):
+            raise KeyError(plane)
+        return self._info
+
+    def read(
+        self,
+        plane: Plane,
+        rows: slice = ALL,
+        columns: slice = ALL,
+        channels: Sequence[int] | None = None,
+    ) -> np.ndarray:
+        """Return (c, h, w); of the array, only the chunks that the window touches are read."""
+        self.info(plane)
+        values = self._layout.take(self._array, dict(plane), rows, columns, channels)
+        return np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+
+    def close(self) -> None:
+        """Do nothing: no file stays open."""
+
+
+def images_in(path: str) -> list[str]:
+    """Return where the images of a Zarr folder lie below it: "" for itself, else such as "A/1/0".
+
+    Of a plate every field of every well, of a converted file every series, of a plain group every
+    image and array in it; label images are none.
+
+    Raises:
+        Exception: whatever the library raises on damaged metadata.
+    """
+    node = zarr.open(path, mode="r")
+    return [""] if isinstance(node, zarr.Array) else list(_images_of(node))
+
+
+def _images_of(group: zarr.Group) -> Iterator[str]:
+    said = _said(group)
+    if _multiscales(group) is not None:
+        yield ""
+    elif "plate" in said:
+        for well in said["plate"]["wells"]:
+            yield from _below(well["path"], group[well["path"]])
+    elif "well" in said:
+        yield from (field["path"] for field in said["well"]["images"])
+    else:
+        for name in sorted(group.keys(), key=_by_number):
+            if name == _LABELS or (_SERIES_LAYOUT in said and name == "OME"):
+                continue
+            yield from _below(name, group[name])
+
+
+def _below(name: str, node: zarr.Group | zarr.Array) -> Iterator[str]:
+    if isinstance(node, zarr.Array):
+        yield name
+        return
+    for path in _images_of(node):
+        yield f"{name}/{path}" if path else name
+
+
+def _by_number(name: str) -> tuple[int, str]:
+    return (int(name), "") if name.isdecimal() else (2**63, name)
+
+
+def _said(group: zarr.Group) -> dict[str, Any]:
+    """Return the attributes that OME-Zarr speaks in: 0.5 under `ome`, 0.4 at the top."""
+    attributes = dict(group.attrs)
+    return {**attributes, **attributes.get("ome", {})}
+
+
+def _multiscales(group: zarr.Group) -> dict[str, Any] | None:
+    found = _said(group).get("multiscales")
+    return found[0] if found else None
+
+
+def _full_size(path: str, group: zarr.Group, image: dict[str, Any]) -> zarr.Array:
+    name = image["datasets"][0]["path"]
+    found = group.get(name)
+    if not isinstance(found, zarr.Array):
+        raise InputError(f"{path}: multiscales speak of the array {name!r}; expected it there")
+    return found
+
+
+def _axes(image: dict[str, Any], count: int) -> Sequence[str]:
+    axes = image.get("axes") or _OLD_AXES[-count:]
+    found = []
+    for axis in axes:
+        name, kind = (axis, "") if isinstance(axis, str) else (axis["name"], axis.get("type"))
+        found.append(CHANNELS if kind == "channel" else _plain_name(name))
+    return found
+
+
+def _plain_axes(path: str, array: zarr.Array) -> Sequence[str]:
+    said = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+    if said and {"y", "x"} <= {str(name).lower() for name in said}:
+        return [_plain_name(str(name)) for name in said]
+    if array.ndim not in _PLAIN_AXES:
+        raise InputError(
+            f"{path}: an array of lengths {array.shape}; expected (h, w), (n, h, w) or "
+            "(n, h, w, c), or dimension names with y and x"
+        )
+    return _PLAIN_AXES[array.ndim]
+
+
+def _plain_name(name: str) -> str:
+    name = name.lower()
+    return name if re.fullmatch(r"[a-z][a-z0-9]*", name) else "i"
+
+
+def _channel_names(group: zarr.Group) -> Sequence[str]:
+    channels = _said(group).get("omero", {}).get("channels", [])
+    return [str(channel.get("label") or "") for channel in channels]

@@ -1,0 +1,210 @@
+"""Reads a file of a single picture with Pillow, or says why it cannot be used."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from usam_core.pixels import OWN_WINDOW, OneWindow, Window, has_kind, of_kind, to_rgb, window_key
+from usam_core.verdicts import (
+    BadImage,
+    check_file,
+    check_size,
+    damaged,
+    too_large,
+    unreadable,
+)
+
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
+"""What is read, by Pillow's names; other formats of Pillow run programs or fetch files."""
+
+MOST_SCANS = 100
+"""Most scans of a JPEG; cameras and encoders make 1 to 12."""
+
+_PREFIX_BYTES = 16
+_KIND_TAG = 254  # TIFF NewSubfileType: bit 0 a smaller copy of another page, bit 2 a mask
+_SECONDARY = 0b101
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """An image as a person sees it.
+
+    Attributes:
+        rgb: uint8 (h, w, 3), upright.
+        window: the values that became 0 and 255, for images deeper than 8 bit; else None.
+        mode: Pillow's name for how the file holds its pixels, such as "RGB" or "I;16B"; of planes
+            the type of their values and what was shown of them, as `imagestores.show` says it.
+    """
+
+    rgb: np.ndarray
+    window: tuple[float, float] | None
+    mode: str
+
+
+def check_image(path: str | Path, max_megapixels: float = 100.0) -> None:
+    """Check what the header of a file tells, decoding no pixel; `read_image` checks the rest.
+
+    Raises:
+        BadImage: the file cannot be used as a single picture, with one of `REASONS`.
+    """
+    check_file(path)
+    try:
+        with open(path, "rb") as file, open_picture(file, path, max_megapixels):
+            pass
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def check_bytes(content: bytes, address: str, max_megapixels: float = 100.0) -> None:
+    """Check the header of a file that has been read; as `check_image`."""
+    if not content:
+        raise BadImage("empty", f"{address}: the file is empty (0 bytes)")
+    with open_picture(io.BytesIO(content), address, max_megapixels):
+        pass
+
+
+def open_picture(
+    file: io.BufferedIOBase, path: str | Path, max_megapixels: float
+) -> ImageFile.ImageFile:
+    """Return the image with its header read, checked for size and pages.
+
+    Raises:
+        BadImage: the file cannot be used as a single picture.
+    """
+    image = _identify(file, path)
+    width, height = image.size
+    check_size(path, (height, width), max_megapixels)
+    try:
+        _check_pages(path, image)
+    except BadImage:
+        raise
+    except Exception as error:  # decoders raise anything on damaged bytes
+        raise damaged(path, error) from error
+    return image
+
+
+def decode(path: str | Path, content: bytes, max_megapixels: float, window: Window) -> DecodedImage:
+    """Decode a file of a single picture of 8 bit colour, or of grey of any depth.
+
+    Raises:
+        BadImage: the bytes cannot be used as a single picture.
+    """
+    image = open_picture(io.BytesIO(content), path, max_megapixels)
+    check_scans(path, image, content)
+    try:
+        with image:
+            mode = stored_mode(image)
+            image.load()
+            key = window_key(grey_type(image), "0")
+            rgb, used = _to_rgb(path, image, of_kind(window, key))
+    except BadImage:
+        raise
+    except MemoryError as error:
+        raise too_large(path, image.size[::-1], "memory holds") from error
+    except Exception as error:  # decoders raise anything on damaged bytes
+        raise damaged(path, error) from error
+    if used is not None and not has_kind(window, key):
+        mode = f"{mode} {OWN_WINDOW}"
+    # Of ink (CMYK) of 16 bit Pillow gives the high byte.
+    return DecodedImage(rgb, (0.0, 65535.0) if ";16" in mode and used is None else used, mode)
+
+
+def check_scans(path: str | Path, image: ImageFile.ImageFile, content: bytes) -> None:
+    """Refuse a JPEG that would take for ever.
+
+    Raises:
+        BadImage: with the code `too_many_scans`.
+    """
+    # Each scan of a progressive JPEG goes over all pixels again: a small file with thousands of
+    # them would take hours. In coded data the marker's first byte never stands alone.
+    scans = content.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
+    if scans > MOST_SCANS:
+        raise BadImage(
+            "too_many_scans",
+            f"{path}: the JPEG has {scans} scans; expected at most {MOST_SCANS}. Save it again",
+        )
+
+
+def _identify(file: io.BufferedIOBase, path: str | Path) -> ImageFile.ImageFile:
+    # Image.open is passed by because its own limit on pixels is global: a project could neither
+    # raise it nor lower it without changing it for everyone.
+    Image.init()
+    prefix = file.read(_PREFIX_BYTES)
+    for name in FORMATS:
+        if name not in Image.OPEN:
+            continue
+        factory, accepts = Image.OPEN[name]
+        if accepts is None or accepts(prefix) is not True:
+            continue
+        file.seek(0)
+        try:
+            # Without the file's name: with it Pillow maps the file on the disk rather than read
+            # these bytes, and of a grey TIFF that lies on its side mixes rows and columns up.
+            return factory(file)
+        except Exception as error:  # decoders raise anything on damaged bytes
+            raise damaged(path, error) from error
+    raise BadImage(
+        "not_an_image",
+        f"{path}: the first bytes {prefix!r} are of no known image format; "
+        f"expected one of {', '.join(FORMATS)}",
+    )
+
+
+def _check_pages(path: str | Path, image: ImageFile.ImageFile) -> None:
+    if image.format == "TIFF":
+        pages = _full_pages(image)
+        if pages > 1:
+            raise BadImage(
+                "multi_page",
+                f"{path}: the file holds several planes; expected one, or the address of one, such "
+                f"as {Path(path).name}#t=0,z=0",
+            )
+    # A camera's JPEG (MPO) may carry a preview or a depth map behind its picture: that is fine.
+    elif image.format != "MPO" and getattr(image, "is_animated", False):
+        raise BadImage(
+            "animated",
+            f"{path}: the {image.format} file is animated; expected a single picture. Save the "
+            "frame that counts as a file of its own",
+        )
+
+
+def _full_pages(image: ImageFile.ImageFile) -> int:
+    """Return 1, or 2 for "more than one": thumbnails, overviews and masks do not count."""
+    if getattr(image, "n_frames", 1) == 1:
+        return 1
+    pages = 0
+    for page in range(image.n_frames):
+        image.seek(page)
+        pages += not image.tag_v2.get(_KIND_TAG, 0) & _SECONDARY
+        if pages > 1:
+            break
+    image.seek(0)
+    return max(pages, 1)
+
+
+def stored_mode(image: ImageFile.ImageFile) -> str:
+    """Return Pillow's name for how the file holds its pixels, its depth with it."""
+    for codec in image.tile:
+        arguments = codec.args if isinstance(codec.args, tuple) else (codec.args,)
+        raw = next((part for part in arguments if isinstance(part, str)), "")
+        if ";16" in raw:
+            return raw
+    return image.mode
+
+
+def grey_type(image: ImageFile.ImageFile) -> str:
+    """Return the type of a deep grey picture's values, by NumPy's name."""
+    return {"I": "int32", "F": "float32"}.get(image.mode, "uint16")
+
+
+def _to_rgb(
+    path: str | Path, image: ImageFile.ImageFile, window: OneWindow
+) -> tuple[np.ndarray, tuple[float, float] | None]:
+    try:
+        return to_rgb(image, window)
+    except ValueError as error:
+        code = "no_values" if image.mode == "F" else "unsupported"
+        raise BadImage(code, f"{path}: {error}") from error

@@ -1,0 +1,121 @@
+"""How a project reads its images: the settings, and the windows that hold for all of them.
+
+With `images.window: store` the windows are computed once, from a sample of the images, and kept in
+the embed step's folder. They are part of the embeddings' identity: images that come later go
+through the same windows. Another choice of channels or projection has windows of its own; a
+refresh of `embed` computes them anew.
+"""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from usam_core.atomic import write_json
+from usam_core.digest import value_digest
+from usam_core.imagestores.opener import is_url
+from usam_core.imagestores.sample import sample_windows
+from usam_core.locks import only_one
+from usam_core.pixels import Window
+from usam_core.project import Project
+from usam_core.rng import generator
+from usam_core.stages.folders import step_folder
+from usam_core.stages.labelled import labelled_files
+
+_log = logging.getLogger(__name__)
+
+STORE = "store"
+_REVISION = 1
+
+
+def reading(project: Project) -> dict[str, Any]:
+    """Return the arguments of `read_image` that are the project's."""
+    images = project.config.images
+    return {
+        "max_megapixels": images.max_megapixels,
+        "window": _window(project),
+        "channels": images.channels,
+        "projection": images.projection,
+    }
+
+
+def reading_spec(project: Project) -> dict[str, Any]:
+    """Return what of the reading decides the embeddings; part of their identity."""
+    images = project.config.images
+    found = _window(project)
+    spec: dict[str, Any] = {"window": found if isinstance(found, str) else list(found)}
+    if images.window == STORE:
+        # Without deep images nothing differs from when each had its own percentiles.
+        spec = {"window": {key: list(found[key]) for key in sorted(found)} or "percentile"}
+    else:
+        spec["colour"] = "windowed"  # once 16-bit colour kept its high byte
+    if images.channels is not None:
+        spec["channels"] = images.channels
+    if images.projection != "none":
+        spec["projection"] = images.projection
+    return spec
+
+
+def windows_file(project: Project) -> Path:
+    """Return where the windows of all images are kept."""
+    said = [_REVISION, project.config.images.channels, project.config.images.projection]
+    return step_folder(project, "embed") / f"windows-{value_digest(said)[:16]}.json"
+
+
+def forget_windows(project: Project) -> None:
+    """Let the windows be computed anew."""
+    windows_file(project).unlink(missing_ok=True)
+
+
+def _window(project: Project) -> Window:
+    window = project.config.images.window
+    if window != STORE:
+        return window
+    file = windows_file(project)
+    found = _read(file)
+    if found is None:
+        with only_one(file.with_suffix(".lock"), str(file)):
+            found = _read(file)
+            if found is None:
+                _compute(project, file)
+                found = _read(file) or {}
+    return found
+
+
+def _read(file: Path) -> dict[str, tuple[float, float]] | None:
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))["windows"]
+        return {key: (float(low), float(high)) for key, (low, high) in said.items()}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        _log.warning("%s: not readable (%s); the windows are computed anew", file, error)
+        return None
+
+
+def _compute(project: Project, file: Path) -> None:
+    images = project.config.images
+    files = labelled_files(project)
+    sampled = sample_windows(
+        [files[sha256] for sha256 in sorted(files)],
+        generator(project.config.seed, "window"),
+        max_megapixels=images.max_megapixels,
+        channels=images.channels,
+        projection=images.projection,
+    )
+    write_json(
+        file,
+        {
+            "windows": sampled.windows,
+            "images": len(files),
+            "looked_at": sampled.looked_at,
+            "seed": project.config.seed,
+            "sample": [
+                plane if is_url(plane) else os.path.relpath(plane, project.root)
+                for plane in sampled.planes
+            ],
+        },
+    )
+    for kind, (low, high) in sampled.windows.items():
+        _log.info("%s: %s from %g to %g, of %d planes", file, kind, low, high, len(sampled.planes))

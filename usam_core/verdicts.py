@@ -1,0 +1,123 @@
+"""Why an image cannot be used: the codes, and the error that carries one."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+from usam_core.errors import InputError
+from usam_core.types import Quarantined
+
+REASONS = {
+    "missing": "there is no file at the path",
+    "unreadable": "the operating system does not let the file be read, or it is no plain file",
+    "bad_name": "the file's name is not valid Unicode, so that it cannot be written in a table",
+    "changed": "the file's bytes are no longer the ones that were listed",
+    "empty": "the file has no bytes",
+    "not_an_image": "the file's first bytes are of no image format that is read here",
+    "unsupported": "an image of a kind that is not read here: colour mode, depth, compression",
+    "elongated": "so long and thin that nothing is left of its shorter side where SAM looks",
+    "too_large": "more pixels than images.max_megapixels, or more than memory holds",
+    "animated": "an animation: which frame to label is not known",
+    "multi_page": "several planes in one file, and no address that says which one",
+    "no_plane": "the file has no plane of this address",
+    "no_channel": "images.channels speaks of a channel that the image does not have",
+    "too_many_scans": "a JPEG made to take for ever",
+    "truncated": "begins like an image, but the data end early or are damaged",
+    "no_values": "no pixel holds a finite number",
+}
+"""Every code of `Quarantined.code`, and what it means."""
+
+PATH_CODES = frozenset({"missing", "unreadable", "bad_name", "changed"})
+"""Codes that speak of the path, not of the content: worth another try."""
+
+MOST_ELONGATED = 64
+"""Largest ratio of the longer side to the shorter."""
+
+
+class BadImage(InputError):
+    """An image cannot be used; `quarantined` says why."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.quarantined = Quarantined(code, reason)
+
+
+def check_size(path: str | Path, size_hw: tuple[int, int], max_megapixels: float) -> None:
+    """Refuse what is larger than allowed, or too long and thin.
+
+    Raises:
+        BadImage: with the code `too_large` or `elongated`.
+    """
+    height, width = size_hw
+    if width * height > max_megapixels * 1e6:
+        allowed = f"images.max_megapixels, {max_megapixels:g}, allows"
+        raise too_large(path, size_hw, allowed)
+    if max(width, height) > MOST_ELONGATED * min(width, height):
+        raise BadImage(
+            "elongated",
+            f"{path}: {width} x {height} pixels; expected sides of at most {MOST_ELONGATED} to 1, "
+            "because SAM sees the longer side at a few hundred pixels. Cut the image into pieces",
+        )
+
+
+def check_file(path: str | Path) -> None:
+    """Refuse what is no plain file with bytes in it.
+
+    Raises:
+        BadImage: with the code `missing`, `unreadable` or `empty`.
+    """
+    try:
+        found = os.stat(path)
+    except FileNotFoundError as error:
+        raise BadImage("missing", f"{path}: no such file") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+    # Opening a pipe would wait for a writer for ever.
+    if not stat.S_ISREG(found.st_mode):
+        raise BadImage("unreadable", f"{path}: expected a plain file, got something else")
+    if not found.st_size:
+        raise BadImage("empty", f"{path}: the file is empty (0 bytes)")
+
+
+def too_large(path: str | Path, size_hw: tuple[int, int], limit: str) -> BadImage:
+    """Return the verdict on an image of too many pixels; `limit` ends its sentence."""
+    height, width = size_hw
+    return BadImage(
+        "too_large",
+        f"{path}: {width} x {height} pixels are {width * height / 1e6:.1f} megapixels, more than "
+        f"{limit}; cut the image into tiles or make it smaller",
+    )
+
+
+def damaged(path: str | Path, error: Exception) -> BadImage:
+    """Return the verdict on what a decoder raised: anything, on damaged bytes."""
+    said = str(error) or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError):
+        return BadImage("too_large", f"{path}: {said}; cut the image into tiles")
+    if any(word in said.lower() for word in ("unknown", "supported", "cannot handle")):
+        return BadImage("unsupported", f"{path}: {said}; convert the file to PNG or JPEG")
+    return BadImage("truncated", f"{path}: {said}; copy or export the file again")
+
+
+def unreadable(path: str | Path, error: OSError) -> BadImage:
+    """Return the verdict on a file that the system does not let be read."""
+    return BadImage("unreadable", f"{path}: {error.strerror or error}; check its permissions")
+
+
+@contextmanager
+def verdict_on(address: str | Path) -> Iterator[None]:
+    """Turn what a disk or a store says of a single file into a verdict on that image.
+
+    Raises:
+        BadImage: the file is not there, or must not be read.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BadImage("missing", f"{address}: no such file") from error
+    except OSError as error:
+        raise unreadable(address, error) from error
