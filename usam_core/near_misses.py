@@ -1,4 +1,4 @@
-"""Which of an image's dropped masks came nearest to being kept: what a person checks thresholds by."""
+"""Which of an image's dropped masks came nearest to being kept: thresholds are checked by them."""
 
 import numpy as np
 
