@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 
+from usam_core.lineage.show import plain
+
 _WIDTH, _HEIGHT = 240, 110
 _LEFT, _BOTTOM, _TOP, _RIGHT = 34, 18, 8, 8
 _SIDE = 240
@@ -87,16 +89,17 @@ AREA_TICKS = ((0.0, "0.01%"), (0.25, "0.1%"), (0.5, "1%"), (0.75, "10%"), (1.0, 
 
 
 def area_bins(shares: np.ndarray, bins: int = 20) -> list[int]:
-    """Return how many areas, as shares of their image, lie in bins of equal ratio from 1e-4 to 1."""
+    """Return how many shares of an image lie in bins of equal ratio from 1e-4 to 1."""
     place = np.log10(np.clip(shares, 1e-4, 1.0))
     return np.histogram(place, bins, (-4.0, 0.0))[0].tolist()
 
 
 def _svg(width: float, height: float, alt: str, parts: Sequence[str]) -> Markup:
+    said = escape(plain(alt))
     return Markup(
-        f'<svg class="chart" role="img" aria-label="{escape(alt)}" '
+        f'<svg class="chart" role="img" aria-label="{said}" '
         f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}">'
-        f"<title>{escape(alt)}</title>{''.join(parts)}</svg>"
+        f"<title>{said}</title>{''.join(parts)}</svg>"
     )
 
 
