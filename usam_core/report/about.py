@@ -1,5 +1,4 @@
-"""What was run: the settings that are not the default, and the chain back to pictures and weights.
-"""
+"""What was run: settings that are not the default, the chain back to pictures and weights."""
 
 import json
 from collections.abc import Mapping
@@ -23,7 +22,8 @@ def own_settings(config: Mapping[str, Any]) -> list[dict[str, str]]:
     return [
         {"key": key, "value": as_text(value), "other": as_text(usual)}
         for key, usual, value in changed_settings(default, config)
-        if key not in _NEVER_DEFAULT
+        # A run of an older usam has no word on newer sections.
+        if key not in _NEVER_DEFAULT and key.split(".")[0] in config
     ]
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from usam_core.lineage.show import plain
 
 _WIDTH, _HEIGHT = 240, 110
-_LEFT, _BOTTOM, _TOP, _RIGHT = 34, 18, 8, 8
+_LEFT, _BOTTOM, _TOP, _RIGHT = 34, 18, 8, 18
 _SIDE = 240
 
 

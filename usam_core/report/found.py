@@ -79,9 +79,7 @@ def samples_a_kind(classes: int, most: int) -> int:
     return max(1, min(most, MOST_SAMPLES // (len(KINDS) * max(1, classes)))) if most else 0
 
 
-def sample_rows(
-    run: LabelledRun, samples: Sequence[Sample], album: Album
-) -> list[dict[str, Any]]:
+def sample_rows(run: LabelledRun, samples: Sequence[Sample], album: Album) -> list[dict[str, Any]]:
     """Return the masks to be looked at, by class; classes with most instances come first."""
     count = np.bincount(run.tables.instances["label"], minlength=len(run.classes) + 1)
     labels = sorted({one.label for one in samples}, key=lambda label: (-count[label], label))
@@ -90,9 +88,7 @@ def sample_rows(
     return [
         {
             "name": run.classes[label - 1],
-            "kinds": [
-                {"kind": kind, "masks": drawn.get((label, kind), [])} for kind in KINDS
-            ],
+            "kinds": [{"kind": kind, "masks": drawn.get((label, kind), [])} for kind in KINDS],
         }
         for label in shown
     ]

@@ -31,7 +31,8 @@ def previous_run(folder: Path, digest: str) -> Path | None:
 def remember_run(folder: Path, digest: str, most: int) -> None:
     """Make a kept run the last one, and remove all but the last `most` before it."""
     now = run_folder(folder, digest).name
-    names = [name for name in _names(folder) if name != now][-most:] + [now]
+    earlier = [name for name in _names(folder) if name != now]
+    names = [*earlier[-most:], now]
     write_json(folder / HISTORY, names)
     for path in (folder / RUNS).iterdir():
         if path.name not in names:

@@ -1,6 +1,7 @@
 """Step 9, report: one HTML file that shows what was run, what came out, and what changed."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ import pandas as pd
 
 from usam_core.atomic import whole_file
 from usam_core.candidates import thresholds
-from usam_core.digest import file_digest, files_digest
+from usam_core.digest import files_digest
 from usam_core.errors import MissingStepError
-from usam_core.lineage.chain import Chain, read_chain
+from usam_core.lineage.chain import read_chain
 from usam_core.lineage.document import LINEAGE
 from usam_core.progress import Progress
 from usam_core.project import Project
@@ -48,7 +49,7 @@ CALCULATIONS = (
 REPORT = "report.html"
 
 _MEGABYTE = 1_000_000
-SAMPLES_MB, OVERVIEW_MB, CHANGES_MB, TRAINING_MB = 3.5, 0.6, 1.4, 1.4
+PICTURES_MB = {"samples": 3.5, "overview": 0.6, "changes": 1.4, "training": 1.4}
 """What pictures of each kind may weigh: with the tables, a report stays below 10 MB."""
 
 _PARTS = (
@@ -89,48 +90,36 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     """
     folder = step_folder(project, "report")
     labels = made_digest(_labelled(project))
-    now, keeper = _read(project, progress)
-    limits = _thresholds(project, now)
-    albums = {
-        name: Album(int(size * _MEGABYTE))
-        for name, size in (
-            ("samples", SAMPLES_MB),
-            ("overview", OVERVIEW_MB),
-            ("changes", CHANGES_MB),
-            ("training", TRAINING_MB),
-        )
-    }
+    limits = _thresholds(project)
+    now, keeper = _read(project, limits, progress)
     before = previous_run(folder, labels)
-    difference = changed = None
-    if before is not None:
-        earlier = open_run(before)
-        changed = compare_runs(earlier, now)
-        difference = changes_part(changed, earlier, now, albums["changes"])
+    earlier = None if before is None else open_run(before)
+    changed = None if earlier is None else compare_runs(earlier, now)
+    albums = {name: Album(int(size * _MEGABYTE)) for name, size in PICTURES_MB.items()}
     scored = _evaluated(project, labels)
-    about = _about(now)
-    covered = coverage(now)
-    content = {
-        "title": f"{now.about['name']}: labels",
-        "finished": now.about["finished"],
-        "images": len(now.tables.images),
-        "about": about,
-        "settings": own_settings(now.about["config"]),
-        "chain": chain_steps(_chain(project)),
-        "versions": now.about["versions"],
-        "classes": class_rows(now, limits),
-        "coverage": covered,
-        "overview": overview(now, albums["overview"]),
-        "samples": sample_rows(now, keeper.samples(), albums["samples"]),
-        "calibration": _calibration(project, scored),
-        "metrics": _metrics(scored),
-        "difference": difference,
-        "training": _training(project, albums["training"]),
-        "quarantine": quarantine_part(_left_out(project)),
-    }
-    content["tiles"] = _tiles(now, covered, content["metrics"])
-    content["left_out"] = sum(album.left_out for album in albums.values())
-    content["parts"] = [part for part in _PARTS if part[0] != "metrics" or scored]
-    page = render("report.html.j2", **content)
+    covered, metrics = coverage(now), _metrics(scored)
+    page = render(
+        "report.html.j2",
+        title=f"{now.about['name']}: labels",
+        finished=now.about["finished"],
+        images=len(now.tables.images),
+        about=_about(now),
+        settings=own_settings(now.about["config"]),
+        chain=chain_steps(read_chain(step_folder(project, "annotate"))),
+        versions=now.about["versions"],
+        tiles=_tiles(now, covered, metrics),
+        parts=[part for part in _PARTS if part[0] != "metrics" or metrics],
+        classes=class_rows(now, limits),
+        coverage=covered,
+        overview=overview(now, albums["overview"]),
+        samples=sample_rows(now, keeper.samples(), albums["samples"]),
+        calibration=_calibration(project, scored),
+        metrics=metrics,
+        difference=changed and changes_part(changed, earlier, now, albums["changes"]),
+        training=_training(project, albums["training"]),
+        quarantine=quarantine_part(_left_out(project)),
+        left_out=sum(album.left_out for album in albums.values()),
+    )
     with whole_file(folder / REPORT) as temporary:
         temporary.write_text(page, encoding="utf-8")
     kept = keep_run(now, run_folder(folder, labels))
@@ -180,16 +169,15 @@ def _left_out(project: Project) -> list[dict[str, str]]:
     return found
 
 
-def _read(project: Project, progress: Progress) -> tuple[LabelledRun, SampleKeeper]:
+def _read(
+    project: Project, limits: Sequence[float], progress: Progress
+) -> tuple[LabelledRun, SampleKeeper]:
     """Go over the labels once, for tables and samples."""
     folder = step_folder(project, "annotate")
     about = describe_run(folder)
-    config = project.config.inference
-    fitted = read_calibration(calibration_file(project))
-    limits = thresholds(config, about["classes"], fitted)
-    most = samples_a_kind(len(about["classes"]), project.config.report.samples)
-    keeper = SampleKeeper(limits, config.score == "confidence_x_iou", most)
-    tables = TableBuilder()
+    most = samples_a_kind(len(limits), project.config.report.samples)
+    times_iou = project.config.inference.score == "confidence_x_iou"
+    keeper, tables = SampleKeeper(limits, times_iou, most), TableBuilder()
     with progress.bar("Reading labels", _labelled(project).summary["images"]) as bar:
         for entry in run_entries(folder):
             tables.add(entry)
@@ -199,13 +187,10 @@ def _read(project: Project, progress: Progress) -> tuple[LabelledRun, SampleKeep
     return LabelledRun(folder, about, tables.tables()), keeper
 
 
-def _thresholds(project: Project, now: LabelledRun) -> list[float]:
+def _thresholds(project: Project) -> list[float]:
+    """Return the least confidence of each class."""
     fitted = read_calibration(calibration_file(project))
-    return thresholds(project.config.inference, now.classes, fitted).tolist()
-
-
-def _chain(project: Project) -> Chain:
-    return read_chain(step_folder(project, "annotate"))
+    return thresholds(project.config.inference, project.config.label_names, fitted).tolist()
 
 
 def _about(now: LabelledRun) -> list[tuple[str, str]]:
