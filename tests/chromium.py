@@ -32,6 +32,8 @@ def open_chromium(profile):
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
     try:
+        driver.get("about:blank")
+        driver.get_log("performance")  # what the browser's own first page asked for
         yield driver
     finally:
         driver.quit()

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 
-from usam_core.lineage.show import plain
+from usam_core.lineage.plain import plain
 
 _WIDTH, _HEIGHT = 240, 110
 _LEFT, _BOTTOM, _TOP, _RIGHT = 34, 18, 8, 18

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from usam_core.lineage.show import plain
+from usam_core.lineage.plain import plain
 
 TEMPLATES = Path(__file__).parent / "templates"
 
