@@ -34,7 +34,7 @@ from usam_core.stages import run_step
 
 SIZE_HW = (480, 640)
 DIFFERENT = 64
-"""Scenes are slow to draw: so many are drawn, and the others are these, turned or in other light."""
+"""Scenes are slow to draw: so many are drawn, and the others are these, moved and mirrored."""
 
 
 def write_images(folder: Path, count: int, classes: list[str]) -> dict[str, np.ndarray]:
