@@ -2,7 +2,7 @@
 
     python scripts/report_pages.py --out /tmp/pages
 
-The demo's project, with fewer scenes and pictures, is run twice, the second time with another
+The demo's project, with fewer scenes, pictures and prompts, is run twice, the second time with another
 threshold. Minutes of SAM on a CPU; run again, only what is missing is done.
 """
 
@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import yaml
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -21,7 +22,7 @@ from usam_core.project import Project, load_project
 from usam_core.stages import STEPS, run_step
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-SCENES, PICTURES = 12, 8
+SCENES, PICTURES, HELD_OUT, SIDE = 10, 6, 10, 6
 COLOURS = 128
 """Flat pages need no more, and the files are a third as large."""
 
@@ -31,8 +32,12 @@ def run_twice(folder: Path) -> Path:
     file = folder / "project.yaml"
     if not file.exists():
         prepare_demo(folder, SCENES, PICTURES)
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values["sam"] = {"points_per_side": SIDE}
+        values["compose"]["held_out_scenes"] = HELD_OUT
+        file.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     project = load_project(file)
-    for threshold in (0.3, 0.45):
+    for threshold in (0.6, 0.45):
         inference = project.config.inference.model_copy(update={"threshold": threshold})
         config = project.config.model_copy(update={"inference": inference})
         for step in STEPS:

@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.labelled_run import write_project, write_run
+from usam_core.lineage.chain import read_chain
+from usam_core.lineage.checks import check_chain
 from usam_core.lineage.plain import plain
+from usam_core.lineage.show import broken_links
 from usam_core.project import load_project
 from usam_core.report.page import render
 from usam_core.report.pictures import Album
@@ -243,3 +246,10 @@ def test_an_album_ends_when_it_weighs_enough():
     assert album.left_out == 20 - len(kept)
     assert sum(len(picture.uri) for picture in kept) <= 40_000
     assert {(picture.width, picture.height) for picture in kept} == {(150, 100)}
+
+
+def test_the_report_knows_what_it_was_made_of(finished_project):
+    folder = step_folder(load_project(finished_project), "report")
+    chain = read_chain(folder / "report.html")
+    assert {link.step for link in chain.links.values()} >= {"report", "annotate", "evaluate"}
+    assert not broken_links(check_chain(chain))
