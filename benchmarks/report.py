@@ -11,7 +11,6 @@ into sight.
 
 import argparse
 import platform
-import resource
 import sys
 import tempfile
 import time
@@ -37,8 +36,11 @@ DIFFERENT = 64
 """Scenes are slow to draw: so many are drawn, and the others are these, moved and mirrored."""
 
 
-def write_images(folder: Path, count: int, classes: list[str]) -> dict[str, np.ndarray]:
+def write_images(
+    folder: Path, count: int, classes: list[str], noise: float
+) -> dict[str, np.ndarray]:
     """Write so many JPEGs, all different; return their label maps by name."""
+    rng = np.random.default_rng(3)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     labels, drawn = {}, []
     for number in range(count):
@@ -50,6 +52,7 @@ def write_images(folder: Path, count: int, classes: list[str]) -> dict[str, np.n
         image, label = np.roll(image, 37 * turns, axis=1), np.roll(label, 37 * turns, axis=1)
         if turns % 2:
             image, label = image[:, ::-1], label[:, ::-1]
+        image = np.clip(image + rng.normal(0, noise, image.shape), 0, 255).astype(np.uint8)
         name = f"s{number:05}.jpg"
         Image.fromarray(np.ascontiguousarray(image)).save(folder / "images" / name, quality=88)
         labels[name] = np.ascontiguousarray(label)
@@ -89,11 +92,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--classes", type=int, default=len(SHAPES))
+    parser.add_argument("--samples", type=int, default=4, help="report.samples")
+    parser.add_argument("--noise", type=float, default=0, help="makes pictures weigh more")
     parser.add_argument("--times", type=int, default=3)
     given = parser.parse_args()
     classes = list(SHAPES)[: given.classes]
-    labels = write_images(given.out, given.images, classes)
-    project = load_project(write_project(given.out, classes))
+    labels = write_images(given.out, given.images, classes, given.noise)
+    project = load_project(write_project(given.out, classes, report={"samples": given.samples}))
     for seed in (0, 1):
         instances = write_labels(given.out, labels, classes, seed)
         began = time.process_time()
@@ -109,8 +114,6 @@ def main() -> None:
     print(f"pictures in it: {page.read_text(encoding='utf-8').count('<img ')}")
     print(f"changed images: {result.summary['changed']}; kept of a run: {size / 1e6:.2f} MB")
     print(f"opened in {', '.join(f'{s:.2f}' for s in opened)} s")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    print(f"peak memory of this process: {peak:.0f} MB")
 
 
 if __name__ == "__main__":

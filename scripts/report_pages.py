@@ -2,8 +2,8 @@
 
     python scripts/report_pages.py --out /tmp/pages
 
-The demo's project, with fewer scenes, pictures and prompts, is run twice, the second time with another
-threshold. Minutes of SAM on a CPU; run again, only what is missing is done.
+The demo's project, with fewer scenes, pictures and prompts, is run twice, the second time with
+another threshold. Minutes of SAM on a CPU; run again, only what is missing is done.
 """
 
 import argparse
