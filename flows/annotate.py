@@ -13,6 +13,7 @@ from tasks.report import (
     report_collected,
     report_left_out,
     report_metrics,
+    report_page,
     report_quarantine,
     report_run,
 )
@@ -22,9 +23,10 @@ from usam_core.stages import STEPS, StepResult, listed_once
 
 @flow(name="annotate-dataset", flow_run_name="annotate-dataset {settings.project_name}")
 def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]]:
-    """Collect, embed, compose, describe, fit, calibrate, annotate and evaluate.
+    """Collect, embed, compose, describe, fit, calibrate, annotate, evaluate and report.
 
-    Describe runs where there are `features`, evaluate where there is truth.
+    Describe runs where there are `features`, evaluate where there is truth, report unless
+    `report.enabled` is off.
 
     Args:
         settings: the project, and where to start.
@@ -59,9 +61,13 @@ def _run(settings: AnnotateDatasetSettings) -> list[StepResult]:
         report_calibration(results[-1])
     if "annotate" in wanted:
         results.append(cached_step("annotate", file, level, refresh))
-    if project.config.evaluation is not None or settings.start == "evaluate":
+    scored = project.config.evaluation is not None and "evaluate" in wanted
+    if scored or settings.start == "evaluate":
         results.append(cached_step("evaluate", file, level, refresh))
         report_metrics(results[-1])
+    if project.config.report.enabled or settings.start == "report":
+        results.append(cached_step("report", file, level, refresh))
+        report_page(results[-1])
     report_run(project.config.name, results)
     report_lineage(project, results)
     pass_gate(file, level)

@@ -60,7 +60,10 @@ def demo(
         "default": _run_flow(files.default, None, "collect", False, verbose),
         "papers' mode": _run_flow(files.papers, None, "collect", False, verbose),
     }
-    scores = {name: results[-1]["summary"] for name, (results, _) in runs.items()}
+    scores = {
+        name: next(result["summary"] for result in results if result["step"] == "evaluate")
+        for name, (results, _) in runs.items()
+    }
     if json:
         documents = {
             name: {"seconds": round(seconds, 1), "steps": results}
@@ -76,6 +79,7 @@ def demo(
     terminal.print_table("masks against truth", columns, rows)
     terminal.screen.print(
         f"look at {out / 'out' / 'evaluate' / 'contact_sheet.png'}\n"
+        f"and at  {out / 'out' / 'report' / 'report.html'}, in a browser\n"
         f"then:   usam run {files.default} --level parents",
         soft_wrap=True,
         highlight=False,
@@ -164,7 +168,7 @@ def _print_run(title: str, results: list[dict[str, Any]], seconds: float) -> Non
     rows = [[r["step"], sentence(r["step"], r["summary"], r["reused"])] for r in results]
     terminal.print_table(f"{title}: {seconds:.1f} s", ["step", "outcome"], rows)
     for result in results:
-        if result["step"] in ("annotate", "evaluate"):
+        if result["step"] in ("annotate", "evaluate", "report"):
             terminal.screen.print(f"  {result['path']}", soft_wrap=True, highlight=False)
 
 

@@ -15,12 +15,14 @@ from flows.parameters import (
 from tasks.collect import collect_all
 from tasks.lineage import report_lineage
 from tasks.report import (
+    has_labels,
     last_results,
     report_calibration,
     report_collected,
     report_left_out,
     report_metrics,
     report_overlays,
+    report_page,
     report_quarantine,
     report_run,
 )
@@ -96,8 +98,10 @@ def evaluate(settings: OneStepSettings) -> dict[str, Any]:
 
 @flow(name="report", flow_run_name="report {settings.project_name}")
 def report(settings: ReportSettings) -> list[dict[str, Any]]:
-    """Show the last results again, as tables and pictures, without doing any of the work."""
+    """Write the report of the last labels, and show the last results again; do nothing else."""
     project = settings.load()
+    if has_labels(project):
+        cached_step("report", settings.project_file, None)
     results = last_results(project)
     for result in results:
         if result.step == "collect":
@@ -112,6 +116,8 @@ def report(settings: ReportSettings) -> list[dict[str, Any]]:
             report_calibration(result)
         elif result.step == "evaluate":
             report_metrics(result)
+        elif result.step == "report":
+            report_page(result)
     report_run(project.config.name, results)
     report_lineage(project, results)
     return [result.to_json() for result in results]

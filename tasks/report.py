@@ -3,11 +3,12 @@
 import base64
 import io
 import json
+import platform
 from pathlib import Path
 
 import pandas as pd
 from PIL import Image
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from usam_core.cli.summary import sentence
 from usam_core.errors import MissingStepError
@@ -35,6 +36,24 @@ def last_results(project: Project) -> list[StepResult]:
             "the deployment annotate-dataset, first"
         )
     return results
+
+
+def has_labels(project: Project) -> bool:
+    """Return whether there are labels to write a report of."""
+    return read_record(step_folder(project, "annotate")) is not None
+
+
+def report_page(result: StepResult) -> None:
+    """Link to the report; browsers open it where its file is, not through a server."""
+    page = Path(result.path)
+    said = sentence("report", result.summary, result.reused)
+    create_link_artifact(
+        page.as_uri(),
+        link_text=str(page),
+        key="report",
+        description=f"{said}. On {platform.node()}: open `{page}` in a browser; the file can be "
+        "copied and sent, it needs no other",
+    )
 
 
 def report_metrics(result: StepResult) -> None:

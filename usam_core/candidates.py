@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from usam_core.calibration.calibration import Calibration
 from usam_core.config import InferenceConfig
 from usam_core.distill import entropy
 from usam_core.masks import areas, upscale, valid_hw
+from usam_core.near_misses import near_misses
 from usam_core.nms import suppress
 from usam_core.paint import paint, paint_votes
 from usam_core.types import MASKS_PER_PROMPT, TOKENS_BLOCK, Instances, MaskSet
@@ -47,6 +49,23 @@ class Candidates:
     def __getitem__(self, rows: np.ndarray) -> "Candidates":
         """Return the chosen rows of every column."""
         return Candidates(*(getattr(self, name)[rows] for name in self.__slots__))
+
+
+class Labelled(NamedTuple):
+    """What labelling makes of one image.
+
+    Attributes:
+        instances: the kept masks, best first.
+        labels: uint8 or uint16 (h, w); see `usam_core.paint` for who gets a pixel.
+        missed: the few dropped masks that came nearest to being kept; their scores are the
+            confidence that did not do.
+        least: float32 (p,), what each of `missed` should have reached.
+    """
+
+    instances: Instances
+    labels: np.ndarray
+    missed: Instances
+    least: np.ndarray
 
 
 @torch.inference_mode()
@@ -213,7 +232,7 @@ def label_image(
     config: InferenceConfig,
     class_names: Sequence[str],
     calibration: Calibration | None = None,
-) -> tuple[Instances, np.ndarray]:
+) -> Labelled:
     """Label one image: score, gate, threshold, suppress, and paint.
 
     Args:
@@ -224,38 +243,47 @@ def label_image(
         class_names: the head's classes.
         calibration: gives probabilities, presence and thresholds; None takes the head's softmax
             as it is, and gates nothing.
-
-    Returns:
-        The instances, best first, and the label map, uint8 or uint16 (h, w); see
-        `usam_core.paint` for who gets a pixel.
     """
     found = candidates(head, mask_set, features, config, len(class_names))
     found = found[is_good(found, mask_set.size_hw, config)]
-    probability = class_probabilities(found, len(class_names), calibration)
-    stated = probability[np.arange(len(found)), found.classes]
+    every = class_probabilities(found, len(class_names), calibration)
+    stated = every[np.arange(len(found)), found.classes]
     limits = thresholds(config, class_names, calibration)
     # Thresholds and scores speak of the same: fitted thresholds of fitted probabilities.
     fitted = calibration is not None and config.thresholds == "calibrated"
     confidence = stated if fitted else found.confidence
     wanted = confidence >= limits[found.classes]
     if calibration is not None and config.presence > 0:
-        wanted &= calibration.presence(probability)[found.classes] >= config.presence
-    kept, probability = found[wanted], probability[wanted]
+        wanted &= calibration.presence(every)[found.classes] >= config.presence
+    kept, probability = found[wanted], every[wanted]
     scores = mask_scores(confidence[wanted], kept.predicted_iou, config)
     stay = suppress(kept.packed, scores, kept.classes, config.nms_iou, config.nms_containment)
     best = kept[stay]
-    instances = Instances(
-        masks=upscale(best.packed, mask_set.size_hw),
-        classes=best.classes,
-        scores=scores[stay],
-        entropy=best.entropy,
-        predicted_iou=best.predicted_iou,
-        prompts=best.prompts,
-        probability=stated[wanted][stay].astype(np.float32),
-        runner_up=runner_up(probability[stay], best.classes),
-    )
+    instances = _instances(best, scores[stay], probability[stay], mask_set.size_hw)
     if config.paint == "vote":
         labels = paint_votes(kept.packed, kept.classes, scores, mask_set.size_hw, limits / 2)
     else:
         labels = paint(instances, config.paint, len(class_names))
-    return instances, labels
+    dropped = np.flatnonzero(~wanted)
+    reached = confidence[dropped] / np.maximum(limits[found.classes[dropped]], 1e-6)
+    near = near_misses(found.packed[dropped], reached, best.packed, config.nms_iou)
+    near = dropped[near]
+    missed = _instances(found[near], confidence[near], every[near], mask_set.size_hw)
+    return Labelled(instances, labels, missed, limits[missed.classes])
+
+
+def _instances(
+    of: Candidates, scores: np.ndarray, probability: np.ndarray, size_hw: tuple[int, int]
+) -> Instances:
+    """Return masks at the image's own size; `probability` is float64 (p, c)."""
+    stated = probability[np.arange(len(of)), of.classes]
+    return Instances(
+        masks=upscale(of.packed, size_hw),
+        classes=of.classes,
+        scores=scores.astype(np.float32),
+        entropy=of.entropy,
+        predicted_iou=of.predicted_iou,
+        prompts=of.prompts,
+        probability=stated.astype(np.float32),
+        runner_up=runner_up(probability, of.classes),
+    )

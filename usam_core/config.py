@@ -17,7 +17,7 @@ from usam_core.config_features import FeatureBlocks, check_blocks
 from usam_core.config_head import HeadOptions
 from usam_core.config_images import ImagesConfig
 from usam_core.config_inference import InferenceConfig
-from usam_core.config_results import EvaluationConfig, GateConfig, OutputsConfig
+from usam_core.config_results import EvaluationConfig, GateConfig, OutputsConfig, ReportConfig
 from usam_core.config_text import find_text_block
 from usam_core.config_training import TrainingConfig
 from usam_core.presets.in_project import expand_preset, list_or_preset_schema
@@ -154,6 +154,7 @@ class ProjectConfig(Section):
     compute: ComputeConfig = ComputeConfig()
     evaluation: EvaluationConfig | None = None
     gate: GateConfig = GateConfig()
+    report: ReportConfig = ReportConfig()
     seed: Annotated[Int, Field(ge=0, lt=2**31)] = 0
     """Everything random follows from this number."""
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from usam_core.config_base import Float, Fraction, Int, Section
+from usam_core.config_base import Bool, Float, Fraction, Int, Section
 
 
 class OutputsConfig(Section):
@@ -19,6 +19,17 @@ class OutputsConfig(Section):
     """Images a shard of the store: the unit of work; a kill loses at most these."""
     overlays: Annotated[Int, Field(ge=0)] = 50
     """How many images get a coloured overlay picture."""
+
+
+class ReportConfig(Section):
+    """The HTML file that shows a run (docs/report.md)."""
+
+    enabled: Bool = True
+    """Write it at the end of a whole run; `usam report` writes it in any case."""
+    samples: Annotated[Int, Field(ge=0, le=12)] = 4
+    """Best, doubtful and rejected masks shown of each class; fewer where there are many classes."""
+    runs_kept: Annotated[Int, Field(ge=1, le=1000)] = 5
+    """Earlier runs of which tables and reduced label maps are kept, to say what changed."""
 
 
 class EvaluationConfig(Section):

@@ -72,7 +72,12 @@ def test_another_suppression_calibrates_again_and_trains_nothing(copied):
     copied.write_text(yaml.safe_dump(values))
     project = load_project(copied)
     reused = {step: run_step(step, project).reused for step in STEPS}
-    assert [step for step in STEPS if not reused[step]] == ["calibrate", "annotate", "evaluate"]
+    assert [step for step in STEPS if not reused[step]] == [
+        "calibrate",
+        "annotate",
+        "evaluate",
+        "report",
+    ]
 
 
 def test_a_threshold_labels_again_and_calibrates_nothing(copied):
@@ -81,7 +86,7 @@ def test_a_threshold_labels_again_and_calibrates_nothing(copied):
     copied.write_text(yaml.safe_dump(values))
     project = load_project(copied)
     reused = {step: run_step(step, project).reused for step in STEPS}
-    assert [step for step in STEPS if not reused[step]] == ["annotate", "evaluate"]
+    assert [step for step in STEPS if not reused[step]] == ["annotate", "evaluate", "report"]
 
 
 def test_a_replaced_calibration_breaks_the_chain_of_the_labels(copied):

@@ -16,6 +16,8 @@ COMMANDS = [
     "fit",
     "annotate",
     "evaluate",
+    "report",
+    "diff",
     "lineage",
     "doctor",
     "presets",

@@ -104,6 +104,7 @@ def test_a_store_that_is_there_gets_a_block_and_sam_is_not_run(project_file, no_
         "calibrate",
         "annotate",
         "evaluate",
+        "report",
     ]
     assert results["fit"].summary["features"] == ["encoder", "colour"]
     card = json.loads((step_folder(project, "fit") / "student.card.json").read_text())

@@ -176,7 +176,7 @@ def test_the_report_holds_the_same_numbers(tmp_path):
     truth, labels = np.array([[0, 1, 1]], np.uint8), np.array([[0, 1, 2]], np.uint8)
     confusion.add(truth, labels)
     absent.add(truth, labels)
-    files = write_report(tmp_path, confusion.scores(), None, absent.scores())
+    files = write_report(tmp_path, confusion.scores(), None, absent.scores(), confusion)
     metrics = json.loads(files[0].read_text())
     assert metrics["semantic"]["miou"] == pytest.approx((1 + 0.5 + 0) / 3)
     assert metrics["instance"] is None

@@ -165,8 +165,8 @@ def test_a_lost_shard_is_embedded_again(finished_project, tmp_path):
 @pytest.mark.parametrize(
     ("section", "change", "steps"),
     [
-        ("inference", {"threshold": 0.31}, ["annotate", "evaluate"]),
-        ("head", {"steps": 6}, ["fit", "calibrate", "annotate", "evaluate"]),
+        ("inference", {"threshold": 0.31}, ["annotate", "evaluate", "report"]),
+        ("head", {"steps": 6}, ["fit", "calibrate", "annotate", "evaluate", "report"]),
         ("head", {"cache_mb": 1}, []),
         ("sam", {"device": "cpu", "points_per_batch": 3}, []),
     ],

@@ -211,6 +211,7 @@ def test_steps_after_one_that_ran_again_see_its_new_result(project_file):
         "calibrate",
         "annotate",
         "evaluate",
+        "report",
     ]
 
 

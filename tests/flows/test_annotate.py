@@ -58,6 +58,7 @@ def test_the_whole_job_and_what_is_on_its_page(project_file):
         "calibrate",
         "annotate",
         "evaluate",
+        "report",
     ]
     assert results["embed"]["summary"]["embedded"] == 13
     assert not any(result["reused"] for result in results.values())
@@ -67,6 +68,7 @@ def test_the_whole_job_and_what_is_on_its_page(project_file):
     assert "data:image/jpeg;base64," in artifacts["annotation-run"]
     assert len(artifacts["annotation-run"]) < 300_000
     assert "background" in artifacts["metrics-per-class"]
+    assert artifacts["report"].endswith("/out/report/report.html)")
     assert {"collect disc", "collect ring", "collect rod"} <= set(tasks)
     assert "| disc | 3 |" in artifacts["training-pictures"]
     assert "data:image/jpeg;base64," in artifacts["training-pictures"]
@@ -111,7 +113,7 @@ def test_a_deleted_output_is_made_again_although_the_cache_knows_the_step(projec
 
 def test_starting_later_leaves_earlier_steps_alone(project_file):
     results, tasks, _ = run(project_file, start="annotate", refresh=True)
-    assert set(results) == {"annotate", "evaluate"}
+    assert set(results) == {"annotate", "evaluate", "report"}
     assert "collect" not in tasks
     assert tasks["annotate"] == "Completed"
 
@@ -157,7 +159,7 @@ def test_refresh_repeats_the_step_and_all_after_it(project_file):
     results, tasks, _ = run(project_file, start="embed", refresh=True)
     assert results["embed"]["summary"]["embedded"] == 13
     assert any(name.startswith("forget-embeddings") for name in tasks)
-    assert not any(results[step]["reused"] for step in ("fit", "annotate", "evaluate"))
+    assert not any(results[step]["reused"] for step in ("fit", "annotate", "evaluate", "report"))
     assert "collect" not in results
     results, tasks, _ = run(project_file, refresh=True)
     assert not any(result["reused"] for result in results.values())

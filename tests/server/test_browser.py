@@ -5,15 +5,14 @@ The pages are those below /v2, to which Prefect's server sends who opens its add
 
 import base64
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.chromium import open_chromium
+
 pytestmark = pytest.mark.server
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
 SECONDS = 60
 KEEP = os.environ.get("USAM_SCREENSHOTS")
 """A folder in which to keep pictures of the pages, for the documentation."""
@@ -21,20 +20,8 @@ KEEP = os.environ.get("USAM_SCREENSHOTS")
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    if not CHROMIUM or not DRIVER:
-        pytest.skip("needs chromium and chromedriver (Debian: apt install chromium-driver)")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (extra `test`)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
-    flags += " --disable-background-networking --disable-component-update --no-proxy-server"
-    flags += " --disable-dev-shm-usage --window-size=1280,1000"
-    for flag in flags.split():
-        options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with open_chromium(tmp_path_factory.mktemp("chromium")) as driver:
+        yield driver
 
 
 @pytest.fixture

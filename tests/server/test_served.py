@@ -137,6 +137,7 @@ def test_a_failed_run_is_tried_again_and_does_only_what_failed(local, whole_run)
         "calibrate": "Cached",
         "annotate": "Cached",
         "evaluate": "Completed",
+        "report": "Completed",
     }
     assert written(local.project.parent / "out" / "annotate") == labels
 

@@ -196,6 +196,39 @@ def evaluate(
         print_classes(result)
 
 
+@app.command(epilog="Example: `usam report project.yaml`")
+def report(
+    project: ProjectFile,
+    level: Level = None,
+    refresh: Refresh = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write one HTML file that shows a run: what was done, what came out, what changed."""
+    _step("report", project, level, refresh, json, verbose)
+
+
+@app.command(
+    epilog="Examples: `usam diff out/report/runs/0f3c9a51b2de7788 out/annotate`, "
+    "`usam diff a/out/annotate b/out/annotate --html diff.html`"
+)
+def diff(
+    run_a: Annotated[
+        Path, typer.Argument(help="Folder of labels, out/annotate, or one in out/report/runs.")
+    ],
+    run_b: Annotated[Path, typer.Argument(help="The labels to compare them with.")],
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page too, images side by side.")
+    ] = None,
+    most: Annotated[int, typer.Option(min=1, help="Rows of a table, images of the page.")] = 20,
+    json: Json = False,
+) -> None:
+    """Say which images and classes changed most from one run to another."""
+    from usam_core.cli.diff import print_difference
+
+    print_difference(run_a, run_b, html, most, json)
+
+
 @app.command(
     epilog="Examples: `usam lineage out/annotate/masks/s0.png`, "
     "`usam lineage out/evaluate/metrics.json --json`"

@@ -86,6 +86,13 @@ def _evaluate(s: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def _report(s: dict[str, Any]) -> str:
+    text = f"{s['images']} images in one file of {s['bytes'] / 1e6:.1f} MB"
+    if s["changed"] is None:
+        return f"{text}; no earlier run to compare with"
+    return f"{text}; labels of {s['changed']} images changed since the previous run"
+
+
 _SENTENCES = {
     "collect": _collect,
     "embed": _embed,
@@ -95,4 +102,5 @@ _SENTENCES = {
     "calibrate": _calibrate,
     "annotate": _annotate,
     "evaluate": _evaluate,
+    "report": _report,
 }

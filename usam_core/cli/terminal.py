@@ -86,7 +86,8 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     screen.print(table)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> Text:
     if value is None:
-        return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+        return Text("-")
+    # As text: brackets in names of classes and files are no markup.
+    return Text(f"{value:.3f}" if isinstance(value, float) else str(value))

@@ -161,8 +161,8 @@ def _check_labels(chain: Chain, link: Link, entry: Entry, _: Progress) -> str | 
         return None
     if value_digest(labels["outputs"]) != entry["sha256"]:
         raise Broken(
-            f"{entry['path']}: evaluate measured labels with digest {short(entry['sha256'])}, but "
-            "the annotate that it names made others; run `usam evaluate` again"
+            f"{entry['path']}: {link.step} read labels with digest {short(entry['sha256'])}, but "
+            f"the annotate that it names made others; run `usam {link.step}` again"
         )
     return short(entry["sha256"])
 

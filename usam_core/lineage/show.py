@@ -7,6 +7,7 @@ from typing import Any
 from usam_core.lineage.chain import Chain, Link, facts, made_by, short
 from usam_core.lineage.checks import Finding
 from usam_core.lineage.document import portable
+from usam_core.lineage.plain import plain
 
 _MARKS = {"ok": "ok", "broken": "BROKEN", "unknown": "not checked"}
 
@@ -57,18 +58,6 @@ def to_json(chain: Chain, findings: Sequence[Finding]) -> dict[str, Any]:
 def broken_links(findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings that say the chain is broken."""
     return [finding for finding in findings if finding.verdict == "broken"]
-
-
-def plain(text: str) -> str:
-    r"""Return text with what a terminal would obey, and line breaks, spelled out.
-
-    >>> plain("a\nb\x1b[2J")
-    'a\\nb\\x1b[2J'
-    """
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
-        for letter in text
-    )
 
 
 def _branch(

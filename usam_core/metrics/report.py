@@ -8,7 +8,7 @@ import pandas as pd
 from usam_core.atomic import whole_file, write_json
 from usam_core.metrics.instance import InstanceScores
 from usam_core.metrics.presence import PresenceScores
-from usam_core.metrics.semantic import SemanticScores
+from usam_core.metrics.semantic import Confusion, SemanticScores
 
 
 def class_table(
@@ -34,6 +34,7 @@ def write_report(
     semantic: SemanticScores,
     instance: InstanceScores | None,
     absent: PresenceScores,
+    confusion: Confusion,
 ) -> list[Path]:
     """Write `metrics.json` and `per_class.csv`; return both."""
     metrics, table = folder / "metrics.json", folder / "per_class.csv"
@@ -43,6 +44,8 @@ def write_report(
             "semantic": asdict(semantic),
             "instance": asdict(instance) if instance else None,
             "absent_classes": asdict(absent),
+            # Rows are truth, columns labels, in pixels.
+            "confusion": {"names": confusion.names, "pixels": confusion.matrix.tolist()},
         },
     )
     with whole_file(table) as temporary:

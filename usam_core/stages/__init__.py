@@ -1,6 +1,7 @@
 """The steps, and the one seam through which the command line and the tasks run them.
 
     collect -> embed -> compose -> describe -> fit -> calibrate -> annotate -> evaluate
+            -> report
 
 Each step lives in a module of its own with `CALCULATIONS`, `inputs(project)` and `run(project,
 key, progress)`, with `intact(project, key)` where more than the recorded files has to be looked at,
@@ -32,6 +33,7 @@ from usam_core.stages import (
     evaluate,
     fit,
     lineage,
+    report,
 )
 from usam_core.stages.embed import EmbedPlan
 from usam_core.stages.folders import step_folder
@@ -66,6 +68,7 @@ _MODULES: dict[str, Any] = {
     "calibrate": calibrate,
     "annotate": annotate,
     "evaluate": evaluate,
+    "report": report,
 }
 
 STEPS = tuple(_MODULES)

@@ -96,7 +96,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     semantic = confusion.scores(COMMON_IMAGES)
     instance = average_precision(truth, scored, names)
     absent = presence.scores()
-    files = write_report(folder, semantic, instance, absent)
+    files = write_report(folder, semantic, instance, absent, confusion)
     table = stated.table()
     error = expected_calibration_error(table)
     files += _reliability(folder, table, error)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from usam_core.atomic import write_json
 from usam_core.calibration.calibration import Calibration
 from usam_core.candidates import label_image
@@ -87,7 +89,7 @@ def _label(
     mask_set: MaskSet,
     png: Path,
 ) -> dict[str, Any]:
-    instances, labels = label_image(
+    done = label_image(
         head,
         mask_set,
         card["settings"]["features"],
@@ -95,13 +97,18 @@ def _label(
         card["classes"],
         calibration,
     )
-    save_label_png(png, labels)
+    save_label_png(png, done.labels)
+    values, pixels = np.unique(done.labels, return_counts=True)
+    missed = zip(annotation_records(done.missed), done.least.tolist(), strict=True)
     h, w = mask_set.size_hw
     return {
         "height": h,
         "width": w,
         "png_sha256": file_digest(png),
-        "annotations": annotation_records(instances),
+        # For the report: what the labels cover, and what was nearly labelled too.
+        "pixels": dict(zip(map(str, values.tolist()), pixels.tolist(), strict=True)),
+        "annotations": annotation_records(done.instances),
+        "missed": [{**record, "threshold": round(least, 6)} for record, least in missed],
     }
 
 

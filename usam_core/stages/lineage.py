@@ -35,6 +35,7 @@ PARENTS: dict[str, tuple[str, ...]] = {
     "calibrate": ("fit", "compose", "describe"),
     "annotate": ("fit", "calibrate", "embed", "describe"),
     "evaluate": ("annotate",),
+    "report": ("annotate", "evaluate"),
 }
 
 _SETTINGS: dict[str, tuple[str, ...]] = {
@@ -46,6 +47,7 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "calibrate": ("classes", "level", "inference"),
     "annotate": ("classes", "level", "inference", "outputs", "images"),
     "evaluate": ("classes", "level", "evaluation"),
+    "report": ("report",),
 }
 """Sections of the project file that a step reads."""
 
@@ -168,16 +170,20 @@ def _calibrate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _evaluate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
+    return {"labels": _labels(project), "truth": _truth(project)}, {}
+
+
+def _report(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
+    return {"labels": _labels(project)}, {}
+
+
+def _labels(project: Project) -> dict[str, Any]:
     folder = step_folder(project, "annotate")
     record = read_record(folder)
-    read = {
-        "labels": {
-            "path": portable(folder, project.root),
-            "sha256": made_digest(record) if record else None,
-        },
-        "truth": _truth(project),
+    return {
+        "path": portable(folder, project.root),
+        "sha256": made_digest(record) if record else None,
     }
-    return read, {}
 
 
 def _truth(project: Project) -> dict[str, Any] | None:
@@ -196,6 +202,7 @@ _READS = {
     "calibrate": _calibrate,
     "annotate": _annotate,
     "evaluate": _evaluate,
+    "report": _report,
 }
 
 
@@ -239,6 +246,8 @@ def _parents(step: str, project: Project) -> list[str]:
     unneeded = set() if head_blocks(project) else {"describe"}
     if step == "fit" and project.config.head.text == "alone":
         unneeded = {"collect", "compose"}  # no picture taught it
+    if step == "report" and project.config.evaluation is None:
+        unneeded = {"evaluate"}
     return [parent for parent in PARENTS[step] if parent not in unneeded]
 
 

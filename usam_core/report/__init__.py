@@ -1,0 +1,1 @@
+"""The report of a run, and what differs between two: one HTML file without a script."""

@@ -1,0 +1,196 @@
+"""A set of labels that was made once: the files of `annotate`, or what the report kept of them.
+
+    out/annotate                         label PNGs and masks, until the next run replaces them
+    out/report/runs/<digest>/            tables, and reduced copies of some label PNGs
+
+Both open as a `LabelledRun`, so that any two can be compared.
+"""
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from usam_core.atomic import whole_file, write_json
+from usam_core.config_images import ImagesConfig
+from usam_core.errors import InputError
+from usam_core.images import BadImage, read_image
+from usam_core.lineage.document import LINEAGE
+from usam_core.lineage.subject import PARTS, RECORD, read_parts
+from usam_core.outputs.voc_png import read_label_png
+from usam_core.palette import class_colours
+from usam_core.report.tables import RunTables, read_tables
+
+RUN = "run.json"
+KEPT = "kept.json"
+COPIES = "labels.zip"
+COPY_SIDE = 256
+MOST_COPIES = 2000
+"""Label maps of so many images are kept, reduced to `COPY_SIDE`: one or two kilobytes each."""
+
+_TABLES = ("images", "instances", "cover")
+_EXPECTED = (
+    "expected a finished folder of `annotate` (out/annotate), a run kept by the report "
+    "(out/report/runs/...), or the run.json or lineage.json in one"
+)
+
+
+@dataclass(frozen=True)
+class LabelledRun:
+    """Labels of a run.
+
+    Attributes:
+        path: the run's folder.
+        about: name, classes, colours, config, finished, versions and images (the folder, counted
+            from the run's folder).
+        tables: what was found.
+        copies: reduced label maps as PNGs by file name; None where the label PNGs themselves are
+            there.
+    """
+
+    path: Path
+    about: dict[str, Any]
+    tables: RunTables
+    copies: dict[str, bytes] | None = None
+
+    @property
+    def classes(self) -> list[str]:
+        """Return the class names; label 1 is the first."""
+        return self.about["classes"]
+
+    @property
+    def colours(self) -> np.ndarray:
+        """Return the colour of background and each class, uint8 (c + 1, 3)."""
+        return class_colours(self.classes, self.about["colours"])
+
+    def labels(self, row: Any) -> np.ndarray | None:
+        """Return the label map of a row of `tables.images`; reduced, or None, in a kept run."""
+        try:
+            if self.copies is None:
+                return read_label_png(self.path / row.png)
+            if row.file_name not in self.copies:
+                return None
+            with Image.open(io.BytesIO(self.copies[row.file_name])) as picture:
+                return np.asarray(picture)
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot read the labels of {row.file_name} ({error}); run "
+                "`usam annotate` again"
+            ) from error
+
+    def picture(self, file_name: str) -> np.ndarray | None:
+        """Return an image, uint8 (h, w, 3), or None where it can no longer be read."""
+        config = ImagesConfig.model_validate(self.about["config"]["images"])
+        file = Path(os.path.normpath(self.path / self.about["images"])) / file_name
+        try:
+            found = read_image(file, max_megapixels=config.max_megapixels, window=config.window)
+        except BadImage:
+            return None
+        return found.rgb
+
+
+def open_run(path: str | Path) -> LabelledRun:
+    """Return the run in a folder, or that a file of its belongs to.
+
+    Raises:
+        InputError: it is no finished run.
+    """
+    folder = Path(os.path.abspath(path))
+    if not folder.exists():
+        raise InputError(f"{path}: no such file or folder; {_EXPECTED}")
+    if not folder.is_dir():
+        folder = folder.parent
+    if not (folder / KEPT).exists() and (folder / "annotate" / RECORD).exists():
+        folder /= "annotate"
+    try:
+        if (folder / KEPT).exists():
+            return _kept(folder)
+        return LabelledRun(folder, describe_run(folder), read_tables(run_entries(folder)))
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read as a run ({error!r}); {_EXPECTED}") from error
+
+
+def run_entries(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield what `annotate` recorded of each image, part by part.
+
+    Args:
+        folder: folder of a finished annotate step.
+    """
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    yield from read_parts(folder, sorted(n for n in record["outputs"] if n.startswith(PARTS)))
+
+
+def describe_run(folder: Path) -> dict[str, Any]:
+    """Return what a finished folder of `annotate` says of itself; see `LabelledRun.about`."""
+    run = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    document = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
+    config = run["config"]
+    return {
+        "name": config["name"],
+        "classes": run["head"]["classes"],
+        "colours": {spec["name"]: spec["colour"] for spec in config["classes"]},
+        "config": config,
+        "finished": document["finished"],
+        "versions": run["versions"],
+        "images": Path(document["root"], config["images"]["path"]).as_posix(),
+    }
+
+
+def keep_run(run: LabelledRun, folder: Path) -> list[Path]:
+    """Write what later runs are compared with, and return the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name in _TABLES:
+        files.append(folder / f"{name}.parquet")
+        with whole_file(files[-1]) as temporary:
+            getattr(run.tables, name).to_parquet(temporary, index=False)
+    copies = _write_copies(run, folder / COPIES)
+    root = Path(os.path.normpath(run.path / run.about["images"]))
+    images = Path(os.path.relpath(root, folder)).as_posix()
+    # Last: without it there is no kept run.
+    write_json(folder / KEPT, {**run.about, "images": images, "copies": copies})
+    return [*files, folder / COPIES, folder / KEPT]
+
+
+def reduced(labels: np.ndarray) -> np.ndarray:
+    """Return a label map with at most `COPY_SIDE` rows and columns, the same ones for each size."""
+    rows, columns = (_chosen(side, max(labels.shape)) for side in labels.shape)
+    return labels[rows][:, columns]
+
+
+def _chosen(side: int, longer: int) -> np.ndarray:
+    count = side if longer <= COPY_SIDE else max(1, round(side * COPY_SIDE / longer))
+    return ((np.arange(count) + 0.5) * side / count).astype(np.int64)
+
+
+def _write_copies(run: LabelledRun, target: Path) -> dict[str, int]:
+    # By content, so that every run keeps the same images'.
+    chosen = run.tables.images.sort_values(["sha256", "file_name"]).head(MOST_COPIES)
+    copies = {}
+    with whole_file(target) as temporary, zipfile.ZipFile(temporary, "w") as kept:
+        for number, row in enumerate(chosen.itertuples()):
+            labels = run.labels(row)
+            if labels is None:
+                continue
+            buffer = io.BytesIO()
+            Image.fromarray(reduced(labels)).save(buffer, format="PNG", optimize=True)
+            # Not `write`: the time in the archive would make its bytes differ.
+            kept.writestr(zipfile.ZipInfo(f"{number}.png"), buffer.getvalue())
+            copies[row.file_name] = number
+    return copies
+
+
+def _kept(folder: Path) -> LabelledRun:
+    about = json.loads((folder / KEPT).read_text(encoding="utf-8"))
+    with zipfile.ZipFile(folder / COPIES) as kept:
+        copies = {name: kept.read(f"{number}.png") for name, number in about.pop("copies").items()}
+    found = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES}
+    return LabelledRun(folder, about, RunTables(**found), copies)
