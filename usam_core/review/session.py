@@ -23,12 +23,14 @@ class Listed:
     """The masks that a run lists, as far as a review needs them.
 
     Attributes:
-        draws: for each class int64, rising: the places of all its masks in the order of chance.
+        classes: all names that a mask may be given.
+        draws: for each class that is looked at, int64, rising: the places of all its masks in the order of chance.
         decided: masks that a person decided on before.
         shown: what is to be shown now, and whether chance chose it.
         label_of: class names to the names at the project's level.
     """
 
+    classes: Sequence[str]
     draws: Mapping[str, np.ndarray]
     decided: Sequence[Item]
     shown: Sequence[tuple[Item, bool]]
@@ -52,7 +54,7 @@ class Session:
         self._sampled = {item.id: sampled for item, sampled in listed.shown}
         self.items = {item.id: item for item, _ in listed.shown}
         self._known = {**{item.id: item for item in listed.decided}, **self.items}
-        self.classes = list(listed.draws)
+        self.classes = list(listed.classes)
 
     def decide(self, item_id: str, label: str | None) -> Decision:
         """Record what a mask is: a class name, or None for no mask of use.
@@ -113,20 +115,17 @@ class Session:
 
     def precisions(self) -> list[Precision]:
         """Return each class's precision as far as decisions tell."""
-        of_class: dict[str, list[Judged]] = {name: [] for name in self.classes}
+        of_class: dict[str, list[Judged]] = {name: [] for name in self._listed.draws}
         for item in self._known.values():
             said = item.decision
             right = said and judged(said, item.name, self._listed.label_of)
             if right is not None:
                 of_class[item.name].append(Judged(item.draw, right, said.sampled))
-        return [estimate(name, self._listed.draws[name], of_class[name]) for name in self.classes]
+        return [estimate(name, draws, of_class[name]) for name, draws in self._listed.draws.items()]
 
     def state(self) -> dict[str, Any]:
         """Return what the page shows beside the mask."""
         decisions = {name: item.decision for name, item in self.items.items()}
-            item.id: item.decision.verdict if item.decision else None
-            for item in self.items.values()
-        }
         return {
             "classes": self.classes,
             "items": [{"id": name, "verdict": d and d.verdict} for name, d in decisions.items()],

@@ -153,6 +153,7 @@ def _list(
     shown = queue(by_doubt, {name: found.items() for name, found in drawn.items()}, limit)
     back = [(item, item.decision.sampled) for item in before[-LOOKED_BACK:]] if limit else []
     return Listed(
+        names,
         {name: np.sort(np.array(places, np.int64)) for name, places in draws.items()},
         before,
         [*back, *shown],
