@@ -24,7 +24,8 @@ class Listed:
 
     Attributes:
         classes: all names that a mask may be given.
-        draws: for each class that is looked at, int64, rising: the places of all its masks in the order of chance.
+        draws: for each class that is looked at int64, rising: the places of all its masks in the
+            order of chance.
         decided: masks that a person decided on before.
         shown: what is to be shown now, and whether chance chose it.
         label_of: class names to the names at the project's level.

@@ -3,15 +3,17 @@
 import heapq
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from usam_core.atomic import write_json
 from usam_core.candidates import choose, class_logits, thresholds
-from usam_core.errors import InputError, MissingStepError
+from usam_core.errors import InputError, MissingStepError, UserError
 from usam_core.headfile import load_head
 from usam_core.images import read_image
 from usam_core.progress import SILENT, Progress
@@ -65,6 +67,24 @@ def open_review(
             "inference.threshold, or take more images, and run `usam annotate` again"
         )
     return Session(listed, decisions_file(project), lambda found: write_precision(project, found))
+
+
+@contextmanager
+def only_review(project: Project) -> Iterator[None]:
+    """Keep other reviews of the project away while the block runs.
+
+    Raises:
+        UserError: there is one already.
+    """
+    file = decisions_file(project).with_name(".lock")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(file, timeout=0):
+            yield
+    except Timeout:
+        raise UserError(
+            f"{file.parent}: another `usam review` of this project runs; use its page, or end it"
+        ) from None
 
 
 def summary(project: Project) -> list[Precision]:
