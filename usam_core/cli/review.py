@@ -2,6 +2,7 @@
 
 import secrets
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -79,10 +80,8 @@ def review(
             typer.echo(address)
         if browser:
             webbrowser.open(address)
-        try:
+        with suppress(KeyboardInterrupt):
             serve(app, listening)
-        except KeyboardInterrupt:
-            pass
         found = summed_up(loaded)
     if not json:
         _print_precision(loaded, found, json)

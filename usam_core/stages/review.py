@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from usam_core.atomic import write_json
 from usam_core.candidates import choose, class_logits, thresholds
 from usam_core.errors import InputError, MissingStepError, UserError
-from usam_core.headfile import load_head
+from usam_core.headfile import card_path, load_head
 from usam_core.images import read_image
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
@@ -116,7 +116,7 @@ def write_precision(project: Project, found: Sequence[Precision]) -> Path:
 
 def learned_from_decisions(project: Project) -> bool:
     """Return whether the head has seen decisions: then it does better on them than elsewhere."""
-    _, card = load_head(annotate.head_path(project))
+    card = json.loads(card_path(annotate.head_path(project)).read_text(encoding="utf-8"))
     return bool(card.get("training_reviewed"))
 
 
