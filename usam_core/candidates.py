@@ -255,6 +255,9 @@ def label_image(
         labels = paint_votes(kept.packed, kept.classes, scores, mask_set.size_hw, limits / 2)
     else:
         labels = paint(instances, config.paint, len(class_names))
+    if rejected is not None:
+        # Doubles of other instances may still reach into what a person did not want.
+        labels[rejected.masks.any(axis=0) & ~instances.masks.any(axis=0)] = 0
     dropped = np.flatnonzero(~wanted)
     reached = confidence[dropped] / np.maximum(limits[found.classes[dropped]], 1e-6)
     near = near_misses(found.packed[dropped], reached, best.packed, config.nms_iou)

@@ -80,6 +80,26 @@ def test_a_line_that_a_crash_tore_takes_no_other_with_it(tmp_path, caplog):
     assert log.read_bytes().count(b"\n") == 3
 
 
+@pytest.mark.parametrize("counts", ["04h0", "", "0", "not runs"])
+def test_a_mask_that_cannot_be_is_left_out(tmp_path, caplog, counts):
+    """Pycocotools would work on it for ever."""
+    good = decision(box(3, 5, 30, 7), "a")
+    bad = dataclasses.replace(good, id="bad", mask={"size": [64, 64], "counts": counts})
+    for one in (bad, good):
+        append_decision(tmp_path / "log.jsonl", one)
+    assert read_all(tmp_path / "log.jsonl") == [good]
+    assert "log.jsonl:1" in caplog.text
+
+
+def test_masks_of_all_shapes_are_believed(tmp_path):
+    rng = np.random.default_rng(0)
+    sizes = ((1, 1), (7, 300), (64, 64))
+    some = [rng.uniform(size=size) < share for size in sizes for share in (0, 0.3, 1)]
+    for number, mask in enumerate(some):
+        append_decision(tmp_path / "log.jsonl", decision(mask, "a", number=number))
+    assert len(read_all(tmp_path / "log.jsonl")) == 9
+
+
 def test_a_mask_is_found_again_by_its_pixels_whatever_row_it_has():
     masks = [box(40, 40, 8, 8), box(0, 0, 8, 10), box(0, 0, 8, 8)]
     said = [decision(box(0, 0, 8, 8), "a", number=1), decision(box(20, 20, 8, 8), None, number=2)]

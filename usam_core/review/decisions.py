@@ -5,6 +5,7 @@ loses nothing. A decision names the image by its content and the mask by its pix
 numbers of a run mean nothing to it.
 """
 
+import functools
 import json
 import logging
 import os
@@ -104,8 +105,12 @@ def read_all(file: Path) -> list[Decision]:
                 found.pop(value["undo"], None)
             else:
                 decision = Decision(**value)
+                h, w = decision.mask["size"]
+                # Pycocotools would never come back from runs that do not add up.
+                if _pixels(decision.mask["counts"]) != h * w:
+                    raise ValueError("the mask's runs do not fill its image")
                 found[decision.id] = decision
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, KeyError):
             _log.warning("%s:%d: no decision can be read; the line is left out", file, number)
     return list(found.values())
 
@@ -118,3 +123,25 @@ def standing(decisions: Iterable[Decision]) -> list[Decision]:
         last.pop(name, None)
         last[name] = decision
     return list(last.values())
+
+
+@functools.lru_cache(maxsize=100_000)
+def _pixels(counts: str) -> int:
+    """Return how many pixels the runs of COCO's compressed RLE cover.
+
+    >>> _pixels("04" + "4")
+    8
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for letter in counts.encode("ascii"):
+        bits = letter - 48
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if not bits & 0x20:
+            if bits & 0x10:
+                value -= 1 << shift
+            # From the fourth on, a run is written as its difference to the one before the last.
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return sum(runs)

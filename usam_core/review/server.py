@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import numpy as np
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from jinja2 import Environment, PackageLoader
 from pydantic import BaseModel, ConfigDict, StringConstraints
-from fastapi.middleware.trustedhost import TrustedHostMiddleware
 
 from usam_core.errors import InputError, UserError
 from usam_core.images import BadImage

@@ -69,7 +69,7 @@ class Session:
                 raise InputError(f"class {label!r}: expected one of {self.classes}")
             decision = Decision(
                 id=uuid.uuid4().hex,
-                time=datetime.now(UTC).isoformat(timespec="seconds"),
+                time=datetime.now(UTC).isoformat(timespec="microseconds"),
                 sha256=item.sha256,
                 file_name=item.file_name,
                 prompt=item.record["prompt"],
