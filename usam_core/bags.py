@@ -49,12 +49,18 @@ def choose_masks(columns: dict[str, np.ndarray], choice: str) -> np.ndarray:
 
 
 def assemble(
-    columns: dict[str, np.ndarray], features: Sequence[str], chosen: np.ndarray
+    columns: dict[str, np.ndarray], features: Sequence[str], prompts: np.ndarray, chosen: np.ndarray
 ) -> np.ndarray:
-    """Return the feature rows of one mask a prompt, float16 (d, f), blocks side by side."""
-    prompts = np.arange(len(chosen))
+    """Return the feature rows of chosen masks, float16 (d, f), blocks side by side.
+
+    Args:
+        columns: the image's columns.
+        features: names of the feature blocks.
+        prompts: int64 (d,), the prompt of each mask.
+        chosen: int64 (d,), which of the prompt's masks it is.
+    """
     parts = [
-        columns[TOKENS_BLOCK]
+        columns[TOKENS_BLOCK][prompts]
         if block == TOKENS_BLOCK
         else columns[block_column(block)][prompts, chosen]
         for block in features
@@ -102,6 +108,9 @@ class BagSource:
             `usam_core.maskloss`. None: nothing is known.
         weights: float64 (n,), how often each bag shall come, sum 1. None: all the same, each once
             an epoch.
+        picked: for each bag int64 (d, 2), prompt and mask of each of its rows, or None where
+            every prompt gives a row, by `mask_choice`. None: so for all bags. Only bags of picked
+            masks may share an image with others.
 
     Raises:
         InputError: a feature block is not in the store, or there is no picture.
@@ -117,6 +126,7 @@ class BagSource:
         cache_mb: int = 1024,
         targets: np.ndarray | None = None,
         weights: np.ndarray | None = None,
+        picked: Sequence[np.ndarray | None] | None = None,
     ) -> None:
         known = store.block_names()
         unknown = [block for block in features if block not in known]
@@ -126,7 +136,7 @@ class BagSource:
             raise InputError("no training picture to learn from; run the collect step first")
         self._store = store
         self._shas = list(shas)
-        self._place = {sha256: number for number, sha256 in enumerate(self._shas)}
+        self._picked = [None] * len(self._shas) if picked is None else list(picked)
         self.labels = np.asarray(labels, np.float32)
         self.features = list(features)
         self._choice = mask_choice
@@ -139,7 +149,7 @@ class BagSource:
         self._targets = np.full(shape, UNKNOWN, np.int64) if targets is None else targets
         self._weights = weights
         room = int(cache_mb * 1e6) // first.nbytes
-        self._cached = self._fill(self._shas[:room])
+        self._cached = self._fill(min(room, len(self._shas)))
 
     def __len__(self) -> int:
         """Return n, the number of bags."""
@@ -183,7 +193,7 @@ class BagSource:
         ((_, columns),) = self._store.read_rows(self._shas[:1], self._columns)
         chosen = choose_masks(columns, self._choice)
         widths = [columns[block_column(block)].shape[-1] for block in self.features]
-        return assemble(columns, self.features, chosen), widths
+        return assemble(columns, self.features, np.arange(len(chosen)), chosen), widths
 
     def in_order(self, batch_size: int = 32) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield features and labels of every bag once, in order."""
@@ -196,22 +206,27 @@ class BagSource:
         cached = rows < len(self._cached)
         bags[cached] = self._cached[rows[cached]]
         missing = np.flatnonzero(~cached)
-        if len(missing):
-            place = {self._shas[rows[i]]: i for i in missing}
-            for sha256, bag in self._read(list(place)):
-                bags[place[sha256]] = bag
+        for number, bag in self._read(rows[missing]):
+            bags[missing[number]] = bag
         return bags
 
-    def _fill(self, shas: list[str]) -> np.ndarray:
-        bags = np.empty((len(shas), self.prompts, self.width), np.float16)
-        for sha256, bag in self._read(shas):
-            bags[self._place[sha256]] = bag
+    def _fill(self, count: int) -> np.ndarray:
+        bags = np.empty((count, self.prompts, self.width), np.float16)
+        for number, bag in self._read(np.arange(count)):
+            bags[number] = bag
         return bags
 
-    def _read(self, shas: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-        for sha256, columns in self._store.read_rows(shas, self._columns):
-            chosen = choose_masks(columns, self._choice)
-            yield sha256, assemble(columns, self.features, chosen)
+    def _read(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield each wanted bag with its place in `rows`; a bag may be wanted more than once."""
+        places: dict[str, list[int]] = {}
+        for place, row in enumerate(rows):
+            places.setdefault(self._shas[row], []).append(place)
+        for sha256, columns in self._store.read_rows(list(places), self._columns):
+            every = np.stack([np.arange(self.prompts), choose_masks(columns, self._choice)], axis=1)
+            for place in places[sha256]:
+                picked = self._picked[rows[place]]
+                prompts, masks = (every if picked is None else picked).T
+                yield place, assemble(columns, self.features, prompts, masks)
 
 
 class BlockOfBags:

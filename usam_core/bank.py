@@ -126,6 +126,8 @@ def add_bank(head: nn.Module, width: int, classes: int, settings: Mapping[str, A
 def balanced_weights(labels: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
     """Return how often each picture shall be seen so that classes are seen alike, sum 1.
 
+    A bag of no class comes as often as the others do on average.
+
     Args:
         labels: (n, c), multi-hot.
 
@@ -135,4 +137,6 @@ def balanced_weights(labels: Sequence[Sequence[float]] | np.ndarray) -> np.ndarr
     labels = np.asarray(labels, np.float64)
     rarity = 1 / np.maximum(labels.sum(axis=0), 1)
     weights = (labels * rarity).sum(axis=1) / np.maximum(labels.sum(axis=1), 1)
+    named = labels.any(axis=1)
+    weights[~named] = weights[named].mean()
     return weights / weights.sum()

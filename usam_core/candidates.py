@@ -1,7 +1,7 @@
 """From a head and one image's masks to the kept instances (U-SAM, section 3.6)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from usam_core.masks import areas, upscale, valid_hw
 from usam_core.near_misses import near_misses
 from usam_core.nms import suppress
 from usam_core.paint import paint, paint_votes
+from usam_core.review.rulings import Rulings
 from usam_core.types import MASKS_PER_PROMPT, TOKENS_BLOCK, Instances, MaskSet
 
 
@@ -60,12 +61,14 @@ class Labelled(NamedTuple):
         missed: the few dropped masks that came nearest to being kept; their scores are the
             confidence that did not do.
         least: float32 (p,), what each of `missed` should have reached.
+        rejected: instances that a person did not want; None where nobody has decided anything.
     """
 
     instances: Instances
     labels: np.ndarray
     missed: Instances
     least: np.ndarray
+    rejected: Instances | None = None
 
 
 @torch.inference_mode()
@@ -232,6 +235,7 @@ def label_image(
     config: InferenceConfig,
     class_names: Sequence[str],
     calibration: Calibration | None = None,
+    rulings: Rulings | None = None,
 ) -> Labelled:
     """Label one image: score, gate, threshold, suppress, and paint.
 
@@ -243,6 +247,7 @@ def label_image(
         class_names: the head's classes.
         calibration: gives probabilities, presence and thresholds; None takes the head's softmax
             as it is, and gates nothing.
+        rulings: what a person has decided of the image's masks, if anything.
     """
     found = candidates(head, mask_set, features, config, len(class_names))
     found = found[is_good(found, mask_set.size_hw, config)]
@@ -260,16 +265,24 @@ def label_image(
     stay = suppress(kept.packed, scores, kept.classes, config.nms_iou, config.nms_containment)
     best = kept[stay]
     instances = _instances(best, scores[stay], probability[stay], mask_set.size_hw)
+    rejected = None
+    if rulings is not None:
+        ruled = rulings.apply(instances, kept.packed, kept.classes, stay, config)
+        instances, rejected = ruled.instances, ruled.rejected
+        kept, scores = replace(kept[ruled.voters], classes=ruled.classes), scores[ruled.voters]
     if config.paint == "vote":
         labels = paint_votes(kept.packed, kept.classes, scores, mask_set.size_hw, limits / 2)
     else:
         labels = paint(instances, config.paint, len(class_names))
+    if rejected is not None:
+        # Doubles of other instances may still reach into what a person did not want.
+        labels[rejected.masks.any(axis=0) & ~instances.masks.any(axis=0)] = 0
     dropped = np.flatnonzero(~wanted)
     reached = confidence[dropped] / np.maximum(limits[found.classes[dropped]], 1e-6)
     near = near_misses(found.packed[dropped], reached, best.packed, config.nms_iou)
     near = dropped[near]
     missed = _instances(found[near], confidence[near], every[near], mask_set.size_hw)
-    return Labelled(instances, labels, missed, limits[missed.classes])
+    return Labelled(instances, labels, missed, limits[missed.classes], rejected)
 
 
 def _instances(

@@ -24,6 +24,9 @@ class HeadOptions(Section):
     object; it is never painted."""
     lambda_background: Annotated[Float, Field(ge=0)] = 1.0
     """With `background`: weight of its loss."""
+    reviewed: Bool = False
+    """Learn from what a person has decided in `usam review` too: masks accepted or renamed are
+    further bags, rejected ones examples of "none of these" where `background` is on."""
     class_balance: Bool = False
     """Draw the pictures of an epoch so that every class is seen alike, however many it has."""
     bank: Literal["off", "mean", "nearest"] = "off"

@@ -159,7 +159,10 @@ def _step(
     logits = outputs[..., :classes]
     zero = torch.zeros(())
     parts = dict.fromkeys(_LOSSES, zero)
-    parts["mil"] = mil_loss(logits, labels, config.top_k_share)
+    # Bags of masks that a person rejected have no name to learn.
+    named = labels.any(dim=1)
+    if named.any():
+        parts["mil"] = mil_loss(logits[named], labels[named], config.top_k_share)
     if config.composed == "masks":
         parts["masks"] = class_loss(logits, targets)
     if config.background:
@@ -174,5 +177,6 @@ def _step(
         parts["bad_share"] = bad.float().mean()
     with torch.no_grad():
         best = image_scores(logits, config.top_k_share).argmax(dim=1, keepdim=True)
-        parts["accuracy"] = (labels.gather(1, best) > 0).float().mean()
+        right = (labels.gather(1, best) > 0)[:, 0]
+        parts["accuracy"] = right[named].float().mean() if named.any() else zero
     return {"bad_share": zero, **parts}

@@ -175,7 +175,7 @@ def test_blocks_stand_side_by_side_and_tokens_serve_every_mask():
         "tokens": np.array([[1, 2], [3, 4]], np.float16),
         "features/encoder": np.arange(8, dtype=np.float16).reshape(2, 4, 1),
     }
-    rows = assemble(columns, ["tokens", "encoder"], np.array([0, 3]))
+    rows = assemble(columns, ["tokens", "encoder"], np.arange(2), np.array([0, 3]))
     assert rows.tolist() == [[1, 2, 0], [3, 4, 7]]
 
 

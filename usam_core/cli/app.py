@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from usam_core.cli import bench, terminal
+from usam_core.cli import bench, review, terminal
 from usam_core.cli.summary import sentence
 from usam_core.presets import preset_names
 
@@ -263,6 +263,11 @@ def doctor(
         raise typer.Exit(1)
 
 
+app.command(
+    epilog="Examples: `usam review project.yaml --open`, "
+    "`usam review project.yaml --class dog --order threshold --limit 100`, "
+    "`usam review project.yaml --summary`"
+)(review.review)
 app.command(epilog="Examples: `usam presets`, `usam presets voc-20`")(bench.presets)
 app.command(
     epilog="Examples: `usam bench voc21 --data VOCdevkit/VOC2012 --seeds 0,1,2`, "

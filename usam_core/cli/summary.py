@@ -51,6 +51,8 @@ def _fit(s: dict[str, Any]) -> str:
     if s["used"] == "zero_shot":
         return f"{len(s['classes'])} classes by their names alone ({features}), no pictures"
     scenes = f" and {s['scenes']} scenes" if s["scenes"] else ""
+    if s.get("reviewed"):
+        scenes += f" and {s['reviewed']} bags of reviewed masks"
     return (
         f"{s['used']} for {len(s['classes'])} classes from {s['pictures']} pictures{scenes} "
         f"({features})"
@@ -67,9 +69,16 @@ def _calibrate(s: dict[str, Any]) -> str:
 
 
 def _annotate(s: dict[str, Any]) -> str:
-    return (
+    text = (
         f"{s['instances']} instances in {s['images']} images; {s['labelled']} images labelled, "
         f"{s['reused']} reused"
+    )
+    said = s.get("reviewed")
+    if not said:
+        return text
+    return (
+        f"{text}; reviewed: {said['accepted']} accepted, {said['changed']} changed, "
+        f"{said['rejected']} rejected, {said['not_applied']} not applied"
     )
 
 

@@ -179,6 +179,7 @@ _DESCRIBE = {
     "truth": lambda entry: entry["path"],
     "head": lambda entry: entry["path"],
     "calibration": lambda entry: entry["path"],
+    "decisions": lambda entry: f"{entry['count']} of a person, in {entry['path']}",
     "source": lambda entry: f"{entry['name']}, its settings and what it draws on",
     "pictures": _pictures,
     "store": lambda entry: entry["path"],

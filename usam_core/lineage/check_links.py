@@ -23,9 +23,11 @@ from usam_core.lineage.compare import (
 from usam_core.lineage.document import LINEAGE
 from usam_core.lineage.subject import PARTS, RECORD, read_parts
 from usam_core.progress import Progress
+from usam_core.review.decisions import read_all, standing
 from usam_core.sam.download import cache_folder
 from usam_core.sam.registry import NANO_WEIGHTS, OFFICIAL
 from usam_core.stages.collect import pictures_digest
+from usam_core.stages.decided import decisions_digest
 
 
 def check_document(chain: Chain, link: Link) -> str | None:
@@ -177,9 +179,21 @@ def _check_truth(chain: Chain, _link: Link, entry: Entry, _: Progress) -> str:
     return short(found)
 
 
+def _check_decisions(chain: Chain, link: Link, entry: Entry, _: Progress) -> str:
+    said = standing(read_all(chain.root / entry["path"]))
+    if decisions_digest(said) != entry["sha256"]:
+        raise Broken(
+            f"{entry['path']}: {link.step} used {entry['count']} decisions with digest "
+            f"{short(entry['sha256'])}, the log now holds {len(said)} others; run "
+            f"`usam {link.step}` again"
+        )
+    return f"{len(said)} decisions"
+
+
 CHECKS: dict[str, Callable[[Chain, Link, Entry, Progress], str | None]] = {
     "head": _check_head,
     "calibration": _check_calibration,
+    "decisions": _check_decisions,
     "pictures": _check_pictures,
     "store": _check_store,
     "blocks": _check_blocks,

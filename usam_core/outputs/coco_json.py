@@ -43,7 +43,8 @@ def annotation_records(instances: Instances) -> list[dict[str, Any]]:
     `category_id` is 1 + the class index. Beside COCO's fields stand the result format's `score`
     and our `probability` (calibrated where there is a calibration), `runner_up` (the next category,
     null where there is but one), `entropy` (nats), `predicted_iou` and `prompt` (the point of the
-    grid).
+    grid). Masks that a person has decided on say so: `reviewed`, and `head_category` where the head
+    had called it something else.
     """
     return [
         {
@@ -54,9 +55,18 @@ def annotation_records(instances: Instances) -> list[dict[str, Any]]:
             "entropy": round(float(instances.entropy[number]), 6),
             "predicted_iou": round(float(instances.predicted_iou[number]), 6),
             "prompt": int(instances.prompts[number]),
+            **_reviewed(instances, number),
         }
         for number in range(len(instances))
     ]
+
+
+def _reviewed(instances: Instances, number: int) -> dict[str, Any]:
+    if instances.head_said is None or instances.head_said[number] < 0:
+        return {}
+    if instances.head_said[number] == instances.classes[number]:
+        return {"reviewed": "accepted"}
+    return {"reviewed": "changed", "head_category": int(instances.head_said[number]) + 1}
 
 
 def assemble(

@@ -27,6 +27,7 @@ from usam_core.project import Project
 from usam_core.stages import embed
 from usam_core.stages.blocks import block_inputs, head_blocks, with_blocks
 from usam_core.stages.calibrated import calibration_file
+from usam_core.stages.decided import decided, decisions_digest
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labelled import labelled_images, listed_pairs
 from usam_core.stages.labelling import Part, label_part, part_holds
@@ -58,6 +59,7 @@ def inputs(project: Project) -> dict[str, Any]:
     """Return what the labels depend on: the head, the settings, and the images by content."""
     return {
         **_labelling(project),
+        **_decisions(project),
         "overlays": project.config.outputs.overlays,
         "card": file_digest(card_path(head_path(project))),
         "colours": [spec.colour for spec in project.config.classes],
@@ -79,12 +81,17 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     labelling = value_digest(_labelling(project))
     names = _png_names(images["path"])
     blocks = head_blocks(project)
+    said = decided(project)
     pieces, done = [], []
     for shard, group in images.groupby("shard", sort=True):
         rows = sorted(zip(group["path"], group["sha256"], strict=True))
-        done.append(folder / PARTS / f"{value_digest([labelling, shard, rows])[:24]}.json")
+        here = {sha256: said[sha256] for _, sha256 in rows if sha256 in said}
+        made_of = [labelling, shard, rows]
+        if here:
+            made_of.append(decisions_digest(d for of_image in here.values() for d in of_image))
+        done.append(folder / PARTS / f"{value_digest(made_of)[:24]}.json")
         pngs = [f"{MASKS}/{names[path]}" for path, _ in rows]
-        part = Part(done[-1], shard, rows, pngs, blocks)
+        part = Part(done[-1], shard, rows, pngs, blocks, here)
         name = f"labelling {len(rows)} images from {rows[0][0]} on"
         pieces.append(Piece(name, len(rows), (project, store.path, head_file, part)))
     config = project.config
@@ -105,6 +112,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "instances": sum(counts.values()),
             "per_class": counts,
             "notes": _notes(project),
+            **_review_summary(done, sum(map(len, said.values()))),
         },
         outputs=digests(folder, [folder / COCO, folder / RUN, *done, *overlays]),
     )
@@ -171,6 +179,32 @@ def _labelling(project: Project) -> dict[str, Any]:
         "encoder": embed.spec(project),
         **block_inputs(project),
     }
+
+
+def _decisions(project: Project) -> dict[str, str]:
+    """Return the digest of what a person has decided; nothing where there is nothing."""
+    said = decided(project)
+    if not said:
+        return {}
+    return {"decisions": decisions_digest(d for of_image in said.values() for d in of_image)}
+
+
+def _review_summary(parts: list[Path], decisions: int) -> dict[str, Any]:
+    """Count the decisions that found their mask again, and those that did not."""
+    if not decisions:
+        return {}
+    found: Counter[str] = Counter()
+    images = set()
+    for entry in _read(parts):
+        # An image may be there twice under two names: a decision counts once.
+        if entry["sha256"] in images or "rejected" not in entry:
+            continue
+        images.add(entry["sha256"])
+        found["rejected"] += len(entry["rejected"])
+        found.update(r["reviewed"] for r in entry["annotations"] if "reviewed" in r)
+    kinds = ("accepted", "changed", "rejected")
+    applied = {kind: found[kind] for kind in kinds}
+    return {"reviewed": {**applied, "not_applied": decisions - sum(applied.values())}}
 
 
 def _images(project: Project, store: EmbeddingStore) -> pd.DataFrame:

@@ -54,6 +54,7 @@ class _Fitted:
         shas: digests of the training pictures and scenes.
         pictures: training pictures of each class.
         scenes: how many of `shas` are scenes.
+        reviewed: how many are bags of masks that a person has judged.
         history: of the training, epoch by epoch.
     """
 
@@ -62,6 +63,7 @@ class _Fitted:
     shas: list[str] = field(default_factory=list)
     pictures: dict[str, int] = field(default_factory=dict)
     scenes: int = 0
+    reviewed: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -124,6 +126,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         "blocks": blocks,
         "training_pictures": fitted.pictures,
         "training_scenes": fitted.scenes,
+        "training_reviewed": fitted.reviewed,
         "training_digest": value_digest(sorted(fitted.shas)),
         "training_provenance": provenance,
         "history": fitted.history,
@@ -156,8 +159,9 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         path=str(folder / f"{used}.safetensors"),
         summary={
             "classes": classes,
-            "pictures": len(fitted.shas) - fitted.scenes,
+            "pictures": len(fitted.shas) - fitted.scenes - fitted.reviewed,
             "scenes": fitted.scenes,
+            "reviewed": fitted.reviewed,
             "features": config.row_blocks,
             "used": used,
             "last_epoch": fitted.history[-1] if fitted.history else {},
@@ -178,6 +182,7 @@ def _learn(project: Project, store: EmbeddingStore, progress: Progress) -> _Fitt
         config.head.cache_mb,
         taught.targets,
         balanced_weights(taught.labels) if config.head.class_balance else None,
+        taught.picked,
     )
     trained = train(bags, config.head, config.seed, progress)
     heads = {"teacher": trained.teacher, "student": trained.student}
@@ -187,5 +192,6 @@ def _learn(project: Project, store: EmbeddingStore, progress: Progress) -> _Fitt
         shas=taught.shas,
         pictures=taught.pictures,
         scenes=taught.scenes,
+        reviewed=taught.reviewed,
         history=trained.history,
     )

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from usam_core.outputs.coco_json import annotation_records
 from usam_core.outputs.voc_png import save_label_png
 from usam_core.progress import Progress
 from usam_core.project import Project
+from usam_core.review.decisions import Decision
+from usam_core.review.rulings import Rulings
 from usam_core.stages.calibrated import calibration_file, read_calibration
 from usam_core.stages.folders import step_folder
 from usam_core.store.store import EmbeddingStore
@@ -34,6 +36,7 @@ class Part:
         rows: path as it is listed, and content digest, of each image.
         pngs: the label PNG of each, below the step's folder.
         blocks: ids of feature blocks that were added to the store, by the head's names for them.
+        decisions: what a person has decided of their masks, by the image's digest.
     """
 
     file: Path
@@ -41,6 +44,7 @@ class Part:
     rows: list[tuple[str, str]]
     pngs: list[str]
     blocks: dict[str, str]
+    decisions: dict[str, list[Decision]] = field(default_factory=dict)
 
 
 def label_part(
@@ -64,8 +68,9 @@ def label_part(
     entries = []
     with progress.bar("Labelling", len(part.rows)) as bar:
         for sha256, mask_set in store.read_shard(part.shard, wanted, blocks, tokens=tokens):
+            rulings = _rulings(project, card, part.decisions.get(sha256))
             for path, png in wanted[sha256]:
-                entry = _label(project, head, card, calibration, mask_set, folder / png)
+                entry = _label(project, head, card, calibration, mask_set, rulings, folder / png)
                 entries.append({"file_name": path, "sha256": sha256, "png": png, **entry})
                 bar.advance()
     write_json(part.file, sorted(entries, key=lambda entry: entry["file_name"]))
@@ -87,6 +92,7 @@ def _label(
     card: dict[str, Any],
     calibration: Calibration | None,
     mask_set: MaskSet,
+    rulings: Rulings | None,
     png: Path,
 ) -> dict[str, Any]:
     done = label_image(
@@ -96,6 +102,7 @@ def _label(
         project.config.inference,
         card["classes"],
         calibration,
+        rulings,
     )
     save_label_png(png, done.labels)
     values, pixels = np.unique(done.labels, return_counts=True)
@@ -109,7 +116,16 @@ def _label(
         "pixels": dict(zip(map(str, values.tolist()), pixels.tolist(), strict=True)),
         "annotations": annotation_records(done.instances),
         "missed": [{**record, "threshold": round(least, 6)} for record, least in missed],
+        **({} if done.rejected is None else {"rejected": annotation_records(done.rejected)}),
     }
+
+
+def _rulings(
+    project: Project, card: dict[str, Any], decisions: list[Decision] | None
+) -> Rulings | None:
+    if not decisions:
+        return None
+    return Rulings(decisions, card["classes"], project.config.label_of)
 
 
 @functools.lru_cache(maxsize=1)

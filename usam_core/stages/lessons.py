@@ -1,6 +1,6 @@
-"""What the head learns from: the training pictures, and the composed scenes if it uses them."""
+"""What the head learns from: training pictures, and composed scenes and reviewed masks if used."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from usam_core.project import Project
 from usam_core.stages.blocks import with_blocks
 from usam_core.stages.collect import read_manifest
 from usam_core.stages.compose import TRAIN, held_out_pictures, read_scenes
+from usam_core.stages.decided import decided, decisions_digest
+from usam_core.stages.reviewed import ReviewedBags, reviewed_bags
 from usam_core.store.store import EmbeddingStore
 
 
@@ -29,6 +31,8 @@ class Lessons:
             `usam_core.maskloss`.
         pictures: training pictures of each class, scenes not counted.
         scenes: how many of the bags are scenes.
+        reviewed: how many are of masks that a person has judged; they stand last.
+        picked: for each bag the masks that it is made of, None for all; see `BagSource`.
     """
 
     shas: list[str]
@@ -36,6 +40,8 @@ class Lessons:
     targets: np.ndarray | None
     pictures: dict[str, int]
     scenes: int
+    reviewed: int = 0
+    picked: list[np.ndarray | None] = field(default_factory=list)
 
 
 def sources(project: Project) -> dict[str, Any]:
@@ -51,6 +57,8 @@ def sources(project: Project) -> dict[str, Any]:
         shown = map(sorted, scenes["labels"])
         rows = zip(scenes["sha256"], scenes["truth_sha256"], shown, strict=True)
         found["scenes"] = sorted(map(list, rows))
+    if project.config.head.reviewed:
+        found["decisions"] = decisions_digest(d for some in decided(project).values() for d in some)
     return found
 
 
@@ -83,18 +91,43 @@ def lessons(project: Project, store: EmbeddingStore) -> Lessons:
     shas = [str(sha256) for sha256 in table.index]
     labels = table.to_numpy(np.float32)
     if scenes is None:
-        return Lessons(shas, labels, None, counts, 0)
+        return _with_reviewed(project, store, Lessons(shas, labels, None, counts, 0), names)
     scenes = scenes[scenes["sha256"].isin(usable)].reset_index(drop=True)
     shown = [{label_of[name] for name in row} for row in scenes["labels"]]
     more = np.array([[name in labels_of for name in names] for labels_of in shown], np.float32)
     targets = _targets(project, store, scenes, names, label_of)
     unknown = np.full((len(shas), targets.shape[1]), UNKNOWN, np.int64)
-    return Lessons(
+    found = Lessons(
         [*shas, *scenes["sha256"]],
         np.concatenate([labels, more.reshape(-1, len(names))]),
         np.concatenate([unknown, targets]),
         counts,
         len(scenes),
+    )
+    return _with_reviewed(project, store, found, names)
+
+
+def _with_reviewed(
+    project: Project, store: EmbeddingStore, found: Lessons, names: list[str]
+) -> Lessons:
+    """Add the bags of reviewed masks, if the head learns from them."""
+    wanted = project.config.head.reviewed
+    bags = reviewed_bags(project, store, names) if wanted else ReviewedBags()
+    if not bags.shas:
+        return replace(found, picked=[None] * len(found.shas))
+    labels = np.array([[name == said for name in names] for said in bags.names], np.float32)
+    targets = found.targets
+    if targets is not None:
+        shown = [len(names) if said is None else names.index(said) for said in bags.names]
+        more = np.repeat(np.array(shown)[:, None], targets.shape[1], axis=1)
+        targets = np.concatenate([targets, more])
+    return replace(
+        found,
+        shas=[*found.shas, *bags.shas],
+        labels=np.concatenate([found.labels, labels]),
+        targets=targets,
+        reviewed=len(bags.shas),
+        picked=[*[None] * len(found.shas), *bags.picked],
     )
 
 

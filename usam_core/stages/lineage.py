@@ -20,6 +20,7 @@ from usam_core.sources.base import manifest_path
 from usam_core.stages import annotate, collect, embed
 from usam_core.stages.blocks import block_specs, head_blocks
 from usam_core.stages.calibrated import calibration_file
+from usam_core.stages.decided import decided, decisions_digest, decisions_file
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labelled import labelled_images, listed_pairs
 from usam_core.stages.names import text_inputs
@@ -138,6 +139,8 @@ def _fit(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
     read = {"store": _store(project), **_blocks(project)}
     if project.config.head.text != "alone":
         read["pictures"] = _pictures(project)
+        if project.config.head.reviewed:
+            read |= _decisions(project)
     said = text_inputs(project)
     if said:
         read["text"] = {**said["text"]["model"], "sha256": value_digest(said)}
@@ -152,7 +155,16 @@ def _annotate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
             "path": portable(fitted, project.root),
             "sha256": file_digest(fitted),
         }
-    return {"images": _images(project), **read}, weights
+    return {"images": _images(project), **_decisions(project), **read}, weights
+
+
+def _decisions(project: Project) -> dict[str, Any]:
+    """Return the decisions of a person that the step reads; nothing where there are none."""
+    said = [one for of_image in decided(project).values() for one in of_image]
+    if not said:
+        return {}
+    log = portable(decisions_file(project), project.root)
+    return {"decisions": {"path": log, "count": len(said), "sha256": decisions_digest(said)}}
 
 
 def _calibrate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,0 +1,112 @@
+"""Decisions applied while an image is labelled: before its pixels are painted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from usam_core.config_inference import InferenceConfig
+from usam_core.outputs.coco_json import encode
+from usam_core.overlap import iou_and_containment
+from usam_core.review.decisions import Decision
+from usam_core.review.matching import judged, match
+from usam_core.types import Instances
+
+_UNTOUCHED, _REJECTED = -1, -2
+
+
+class Ruled(NamedTuple):
+    """What decisions leave of an image's masks.
+
+    Attributes:
+        instances: those that stay, with the classes they now have.
+        voters: rows of the masks that may still be painted, int64 (v,).
+        classes: their classes, int64 (v,).
+        rejected: the instances that a person does not want, as the head called them.
+    """
+
+    instances: Instances
+    voters: np.ndarray
+    classes: np.ndarray
+    rejected: Instances
+
+
+@dataclass(frozen=True, slots=True)
+class Rulings:
+    """The decisions that may speak of one image.
+
+    Attributes:
+        decisions: the image's own, oldest first.
+        class_names: the head's classes.
+        label_of: class names to the names at the project's level.
+    """
+
+    decisions: Sequence[Decision]
+    class_names: Sequence[str]
+    label_of: Mapping[str, str]
+
+    def apply(
+        self,
+        instances: Instances,
+        packed: np.ndarray,
+        classes: np.ndarray,
+        stay: np.ndarray,
+        config: InferenceConfig,
+    ) -> Ruled:
+        """Drop or rename instances, and with each the masks that were suppressed for its sake.
+
+        Args:
+            instances: what the head alone would list.
+            packed: uint8 (p, u, b), every mask that passed the thresholds.
+            classes: int64 (p,), theirs.
+            stay: int64 (p',), rows of the instances.
+            config: the settings by which the others were suppressed.
+        """
+        ruled = self._classes(instances)
+        stays = ruled != _REJECTED
+        said = np.where(ruled == _UNTOUCHED, instances.classes, ruled)
+        head_said = np.where(ruled == _UNTOUCHED, -1, instances.classes)
+        of_each = ruled[_leaders(packed, classes, stay, config)]
+        voters = np.flatnonzero(of_each != _REJECTED)
+        renamed = np.where(of_each == _UNTOUCHED, classes, of_each)[voters]
+        changed = replace(instances, classes=said, head_said=head_said)
+        return Ruled(rows_of(changed, stays), voters, renamed, rows_of(instances, ~stays))
+
+    def _classes(self, instances: Instances) -> np.ndarray:
+        """Return each instance's class as a person said, `_REJECTED` or `_UNTOUCHED`."""
+        masks: list[dict[str, Any]] = [encode(mask) for mask in instances.masks]
+        found = match(masks, instances.prompts.tolist(), self.decisions)
+        ruled = np.full(len(instances), _UNTOUCHED, np.int64)
+        for row, decision in enumerate(found):
+            if decision is None:
+                continue
+            name = self.class_names[instances.classes[row]]
+            if decision.label is None:
+                if judged(decision, name, self.label_of) is False:
+                    ruled[row] = _REJECTED
+                continue
+            label = self.label_of.get(decision.label, decision.label)
+            if label in self.class_names:
+                ruled[row] = self.class_names.index(label)
+        return ruled
+
+
+def rows_of(instances: Instances, rows: np.ndarray) -> Instances:
+    """Return the chosen instances."""
+    columns = {name: getattr(instances, name) for name in Instances.__dataclass_fields__}
+    return Instances(**{k: None if v is None else v[rows] for k, v in columns.items()})
+
+
+def _leaders(
+    packed: np.ndarray, classes: np.ndarray, stay: np.ndarray, config: InferenceConfig
+) -> np.ndarray:
+    """Return for each mask the instance that it was suppressed for, or that it is, int64 (p,)."""
+    if not len(stay):
+        return np.zeros(0, np.int64)
+    overlap, inside = iou_and_containment(packed)
+    same = classes[:, None] == classes[stay][None]
+    contained = same & (inside[:, stay] > config.nms_containment)
+    conflict = (overlap[:, stay] > config.nms_iou) | contained
+    conflict[stay] = np.eye(len(stay), dtype=bool)
+    return conflict.argmax(axis=1)

@@ -1,0 +1,182 @@
+"""The page of a review, served to this machine alone."""
+
+import hmac
+import socket
+from collections.abc import Callable
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import uvicorn
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from jinja2 import Environment, PackageLoader
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from usam_core.errors import InputError, UserError
+from usam_core.images import BadImage
+from usam_core.outputs.coco_json import decode
+from usam_core.review.item import Item
+from usam_core.review.session import Session
+from usam_core.review.view import photograph, veil, window
+
+HOST = "127.0.0.1"
+PAGE = "page"
+_STATIC = ("review.css", "review.js")
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+"""Nothing from elsewhere is loaded, and the address with its token goes nowhere."""
+
+
+class Said(BaseModel):
+    """What the page sends: a mask and what it is, null for "not wanted"."""
+
+    model_config = ConfigDict(extra="forbid")
+    item: Annotated[str, StringConstraints(max_length=64)]
+    label: Annotated[str, StringConstraints(max_length=200)] | None
+
+
+def make_app(
+    session: Session,
+    token: str,
+    title: str,
+    colours: np.ndarray,
+    picture: Callable[[Item], np.ndarray],
+    learned: bool = False,
+) -> FastAPI:
+    """Return the application; every address begins with the token.
+
+    Args:
+        session: the review.
+        token: who does not know it is refused.
+        title: the project's name.
+        colours: uint8 (c + 1, 3), of background and of each class.
+        picture: gives a mask's image, uint8 (h, w, 3).
+        learned: the head has learned from decisions, which the page then says.
+    """
+    seen = lru_cache(maxsize=2)(lambda item_id: picture(session.item(item_id)))
+    hexes = ["#" + bytes(colour).hex() for colour in colours[1:]]
+    page = Environment(loader=PackageLoader(__package__, PAGE), autoescape=True)
+
+    def known(token_given: str) -> None:
+        if not hmac.compare_digest(token_given.encode(), token.encode()):
+            raise HTTPException(403, "the address lacks the token; open the one `usam review` says")
+
+    app = FastAPI(title="usam review", docs_url=None, redoc_url=None, openapi_url=None)
+    routes = APIRouter(prefix="/{token_given}", dependencies=[Depends(known)])
+
+    @routes.get("/", response_class=HTMLResponse)
+    def whole_page() -> str:
+        return page.get_template("page.html").render(title=title, learned=learned)
+
+    @routes.get("/static/{name}")
+    def static(name: str) -> FileResponse:
+        if name not in _STATIC:
+            raise HTTPException(404, f"{name!r}: expected one of {list(_STATIC)}")
+        return FileResponse(_folder() / "static" / name)
+
+    @routes.get("/api/state")
+    def state() -> dict[str, Any]:
+        return {**session.state(), "colours": hexes}
+
+    @routes.get("/api/items/{item_id}")
+    def item(item_id: str) -> dict[str, Any]:
+        return _description(session.item(item_id), session)
+
+    @routes.get("/api/items/{item_id}/image")
+    def image(item_id: str, whole: bool = False) -> Response:
+        rgb = seen(item_id)
+        part = _part(session.item(item_id), whole)
+        return Response(photograph(rgb, part), media_type="image/jpeg")
+
+    @routes.get("/api/items/{item_id}/mask")
+    def mask(item_id: str, whole: bool = False) -> Response:
+        one = session.item(item_id)
+        colour = colours[session.classes.index(one.name) + 1]
+        layer = veil(decode(one.record["segmentation"]), _part(one, whole), tuple(colour.tolist()))
+        return Response(layer, media_type="image/png")
+
+    @routes.post("/api/decisions")
+    def decide(said: Said) -> dict[str, Any]:
+        session.decide(said.item, said.label)
+        return state()
+
+    @routes.post("/api/undo")
+    def undo() -> dict[str, Any]:
+        undone = session.undo()
+        return {**state(), "undone": undone and undone.id}
+
+    @app.exception_handler(InputError)
+    def wrong(_: Request, error: InputError) -> JSONResponse:
+        gone = isinstance(error, BadImage)
+        return JSONResponse({"detail": str(error)}, status_code=410 if gone else 422)
+
+    @app.middleware("http")
+    async def guarded(request: Request, answer: Any) -> Response:
+        response = await answer(request)
+        response.headers.update(_HEADERS)
+        return response
+
+    app.include_router(routes)
+    # A foreign page whose name was made to point here still says its own name.
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    return app
+
+
+def listen(port: int) -> socket.socket:
+    """Return a socket on 127.0.0.1; port 0 takes any free one.
+
+    Raises:
+        UserError: the port is taken.
+    """
+    found = socket.socket()
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((HOST, port))
+    except OSError as error:
+        found.close()
+        raise UserError(
+            f"port {port} of {HOST} cannot be had ({error.strerror}); choose another: "
+            "`usam review PROJECT --port 0` takes any free one"
+        ) from None
+    return found
+
+
+def serve(app: FastAPI, listening: socket.socket) -> None:
+    """Serve until the process is interrupted."""
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _folder() -> Path:
+    return Path(str(resources.files(__package__) / PAGE))
+
+
+def _part(item: Item, whole: bool) -> tuple[int, int, int, int]:
+    h, w = item.record["segmentation"]["size"]
+    return (0, 0, w, h) if whole else window(tuple(item.record["bbox"]), (h, w))
+
+
+def _description(item: Item, session: Session) -> dict[str, Any]:
+    next_best = item.record.get("runner_up")
+    said = item.decision
+    return {
+        "id": item.id,
+        "file_name": item.file_name,
+        "name": item.name,
+        "runner_up": session.classes[next_best - 1] if next_best else None,
+        "score": item.record["score"],
+        "probability": item.record["probability"],
+        "entropy": item.record["entropy"],
+        "disagreement": item.doubt.get("disagreement"),
+        "area": item.record["area"],
+        "verdict": said and said.verdict,
+        "label": said and said.label,
+    }
