@@ -11,6 +11,7 @@ from tasks.lineage import report_lineage
 from tasks.report import (
     report_calibration,
     report_collected,
+    report_export,
     report_left_out,
     report_metrics,
     report_quarantine,
@@ -22,9 +23,10 @@ from usam_core.stages import STEPS, StepResult, listed_once
 
 @flow(name="annotate-dataset", flow_run_name="annotate-dataset {settings.project_name}")
 def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]]:
-    """Collect, embed, compose, describe, fit, calibrate, annotate and evaluate.
+    """Collect, embed, compose, describe, fit, calibrate, annotate, evaluate and export.
 
-    Describe runs where there are `features`, evaluate where there is truth.
+    Describe runs where there are `features`, evaluate where there is truth, export where there are
+    `outputs.formats`.
 
     Args:
         settings: the project, and where to start.
@@ -59,9 +61,14 @@ def _run(settings: AnnotateDatasetSettings) -> list[StepResult]:
         report_calibration(results[-1])
     if "annotate" in wanted:
         results.append(cached_step("annotate", file, level, refresh))
-    if project.config.evaluation is not None or settings.start == "evaluate":
+    if "evaluate" in wanted and (
+        project.config.evaluation is not None or settings.start == "evaluate"
+    ):
         results.append(cached_step("evaluate", file, level, refresh))
         report_metrics(results[-1])
+    if project.config.outputs.formats or settings.start == "export":
+        results.append(cached_step("export", file, level, refresh))
+        report_export(results[-1])
     report_run(project.config.name, results)
     report_lineage(project, results)
     pass_gate(file, level)

@@ -16,7 +16,15 @@ from usam_core.errors import ConfigError, InputError
 from usam_core.project import Project, load_project
 
 Step = Literal[
-    "collect", "embed", "compose", "describe", "fit", "calibrate", "annotate", "evaluate"
+    "collect",
+    "embed",
+    "compose",
+    "describe",
+    "fit",
+    "calibrate",
+    "annotate",
+    "evaluate",
+    "export",
 ]
 Level = Literal["classes", "parents"]
 LevelChoice = Literal["file", "classes", "parents"]

@@ -18,6 +18,7 @@ from tasks.report import (
     last_results,
     report_calibration,
     report_collected,
+    report_export,
     report_left_out,
     report_metrics,
     report_overlays,
@@ -94,6 +95,14 @@ def evaluate(settings: OneStepSettings) -> dict[str, Any]:
     return result.to_json()
 
 
+@flow(name="export", flow_run_name="export {settings.project_name}")
+def export(settings: OneStepSettings) -> dict[str, Any]:
+    """Write the labels in the formats of `outputs.formats`; files changed by hand are kept."""
+    result = _step("export", settings)
+    report_export(result)
+    return result.to_json()
+
+
 @flow(name="report", flow_run_name="report {settings.project_name}")
 def report(settings: ReportSettings) -> list[dict[str, Any]]:
     """Show the last results again, as tables and pictures, without doing any of the work."""
@@ -112,6 +121,8 @@ def report(settings: ReportSettings) -> list[dict[str, Any]]:
             report_calibration(result)
         elif result.step == "evaluate":
             report_metrics(result)
+        elif result.step == "export":
+            report_export(result)
     report_run(project.config.name, results)
     report_lineage(project, results)
     return [result.to_json() for result in results]

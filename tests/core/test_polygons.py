@@ -55,7 +55,8 @@ def test_runs_are_read_as_pycocotools_reads_them(mask):
     again[found.top : found.top + rows, found.left : found.left + columns] = found.mask
     assert np.array_equal(again, mask)
     if mask.any():
-        assert found.mask[0].any() and found.mask[:, -1].any()
+        assert found.mask[0].any()
+        assert found.mask[:, -1].any()
     assert run_lengths(rle["counts"]).sum() == mask.size
 
 

@@ -134,6 +134,11 @@ class Writer:
         self.to = target
         self.notes: list[str] = []
 
+    @property
+    def indexed(self) -> bool:
+        """Return whether the format has rows."""
+        return type(self).rows is not Writer.rows
+
     def target(self, image: LabelledImage) -> Path | None:
         """Return the file (or folder) of one image, or None if there is none."""
         return None
@@ -150,7 +155,7 @@ class Writer:
         """Do what has to be done beside an image's file once that is in place."""
 
     def rows(self, image: LabelledImage) -> Iterable[dict[str, Any]]:
-        """Return what the index has to know of one image, as JSON-like mappings."""
+        """Return what the index has to know of one image, as JSON-like mappings; not the run."""
         return ()
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:
@@ -188,6 +193,7 @@ def painted(masks: Sequence[tuple[int, np.ndarray]], size_hw: tuple[int, int]) -
 
 def write_json_list(path: Path, rows: Iterable[Any]) -> Path:
     """Write a JSON list, one item in memory at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write("[")
         for number, row in enumerate(rows):

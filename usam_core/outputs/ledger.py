@@ -70,10 +70,7 @@ class Ledger:
         ).fetchone()
         if row != (key,):
             return False
-        files = self._db.execute(
-            "SELECT path FROM file WHERE format = ? AND part = ?", (format_, part)
-        )
-        return all(os.path.lexists(self.folder / path) for (path,) in files)
+        return all(os.path.lexists(self.folder / path) for path in self.of_part(format_, part))
 
     def plan(self, format_: str, files: Iterable[Written]) -> None:
         """Write down what will be put in place."""
@@ -135,17 +132,19 @@ class Ledger:
         """Forget parts that are no more; return the files of theirs that no other part has."""
         parts = self._db.execute("SELECT part FROM part WHERE format = ?", (format_,))
         stale = [part for (part,) in parts if part not in kept]
-        gone: list[str] = []
-        for part in stale:
-            files = self._db.execute(
-                "SELECT path FROM file WHERE format = ? AND part = ?", (format_, part)
-            )
-            gone += [path for (path,) in files]
+        gone = [path for part in stale for path in self.of_part(format_, part)]
         with self._db:
             self._db.executemany(
                 "DELETE FROM part WHERE format = ? AND part = ?", [(format_, p) for p in stale]
             )
         return gone
+
+    def of_part(self, format_: str, part: str) -> list[str]:
+        """Return the files of a part."""
+        rows = self._db.execute(
+            "SELECT path FROM file WHERE format = ? AND part = ?", (format_, part)
+        )
+        return [path for (path,) in rows]
 
     def drop_file(self, format_: str, path: str) -> None:
         """Forget a file."""

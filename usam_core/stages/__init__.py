@@ -1,6 +1,6 @@
 """The steps, and the one seam through which the command line and the tasks run them.
 
-    collect -> embed -> compose -> describe -> fit -> calibrate -> annotate -> evaluate
+    collect -> embed -> compose -> describe -> fit -> calibrate -> annotate -> evaluate -> export
 
 Each step lives in a module of its own with `CALCULATIONS`, `inputs(project)` and `run(project,
 key, progress)`, with `intact(project, key)` where more than the recorded files has to be looked at,
@@ -30,6 +30,7 @@ from usam_core.stages import (
     describe,
     embed,
     evaluate,
+    export,
     fit,
     lineage,
 )
@@ -66,6 +67,7 @@ _MODULES: dict[str, Any] = {
     "calibrate": calibrate,
     "annotate": annotate,
     "evaluate": evaluate,
+    "export": export,
 }
 
 STEPS = tuple(_MODULES)

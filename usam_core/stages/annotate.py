@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +16,11 @@ from usam_core.errors import MissingStepError
 from usam_core.headfile import card_path, load_head
 from usam_core.images import read_image
 from usam_core.outputs.coco_json import assemble
+from usam_core.outputs.edits import Edit, changed_counts, label_counts
+from usam_core.outputs.names import output_names
 from usam_core.outputs.overlay import save_overlay
 from usam_core.outputs.run_json import write_run
-from usam_core.outputs.voc_png import read_label_png
+from usam_core.outputs.voc_png import edited_png, read_label_png
 from usam_core.palette import class_colours
 from usam_core.progress import Progress
 from usam_core.project import Project
@@ -28,7 +29,7 @@ from usam_core.stages.blocks import block_inputs, head_blocks, with_blocks
 from usam_core.stages.calibrated import calibration_file
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labelled import labelled_images
-from usam_core.stages.labelling import Part, label_part, part_holds
+from usam_core.stages.labelling import Part, is_edited, label_part, part_holds
 from usam_core.stages.record import StepResult, digests, intact_record, read_record
 from usam_core.stamps import CheckedFolders
 from usam_core.store.store import EmbeddingStore
@@ -80,21 +81,24 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     _, card = load_head(head_file)
     images = _images(project, store)
     labelling = value_digest(_labelling(project))
-    names = _png_names(images["path"])
+    names = {path: f"{name}.png" for path, name in output_names(images["path"]).items()}
+    written = _written(folder)
     blocks = head_blocks(project)
     pieces, done = [], []
     for shard, group in images.groupby("shard", sort=True):
         rows = sorted(zip(group["path"], group["sha256"], strict=True))
         done.append(folder / PARTS / f"{value_digest([labelling, shard, rows])[:24]}.json")
         pngs = [f"{MASKS}/{names[path]}" for path, _ in rows]
-        part = Part(done[-1], shard, rows, pngs, blocks)
+        before = {png: written[png] for png in pngs if png in written}
+        part = Part(done[-1], shard, rows, pngs, before, blocks)
         name = f"labelling {len(rows)} images from {rows[0][0]} on"
         pieces.append(Piece(name, len(rows), (project, store.path, head_file, part)))
     config = project.config
     fresh = sum(run_pieces(label_part, pieces, "Labelling", config.compute, "cpu", progress))
-    _sweep(folder, done, set(names.values()))
+    _sweep(folder, done, set(names.values()), written)
     counts = assemble(folder / COCO, _read(done), card["classes"])
     overlays = _overlays(project, folder, images, names, card["classes"], progress)
+    changed = sum(is_edited(folder, entry) for entry in _read(done))
     write_run(folder / RUN, project, card, dict(zip(images["path"], images["sha256"], strict=True)))
     return StepResult(
         step="annotate",
@@ -107,6 +111,8 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "reused": len(images) - fresh,
             "instances": sum(counts.values()),
             "per_class": counts,
+            "edited": changed,
+            "notes": _notes(changed),
         },
         outputs=digests(folder, [folder / COCO, folder / RUN, *done, *overlays]),
     )
@@ -125,15 +131,19 @@ def intact(project: Project, key: str) -> StepResult | None:
         return None
     # Against the outputs' digests: a record of the same key may be of other outputs.
     checked = CheckedFolders(folder / CHECKED, value_digest(record.outputs))
+    changed = 0
     if not checked.holds(folder):
         if intact_record(folder, key) is None:
             return None
         parts = [folder / name for name in record.outputs if name.startswith(f"{PARTS}/")]
         if not all(part_holds(folder, part) for part in parts):
             return None
-        checked.add(folder)
-        checked.save([folder.name])
+        changed = sum(is_edited(folder, entry) for entry in _read(parts))
+        if not changed:
+            checked.add(folder)
+            checked.save([folder.name])
     summary = {**record.summary, "labelled": 0, "reused": record.summary["images"]}
+    summary |= {"edited": changed, "notes": _notes(changed)}
     return replace(record, reused=True, summary=summary)
 
 
@@ -143,7 +153,25 @@ def entries(folder: Path) -> Iterator[dict[str, Any]]:
     Args:
         folder: folder of a finished annotate step.
     """
-    yield from sorted(_read(sorted((folder / PARTS).glob("*.json"))), key=lambda e: e["file_name"])
+    yield from sorted(recorded(folder), key=lambda entry: entry["file_name"])
+
+
+def recorded(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the same, shard by shard, so that one shard is held at a time."""
+    return _read(sorted((folder / PARTS).glob("*.json")))
+
+
+def edits(project: Project) -> Iterator[Edit]:
+    """Yield what a person has changed in the label PNGs; of ours only the counts are known."""
+    folder = step_folder(project, "annotate")
+    names = ["background", *project.config.label_names]
+    for entry in recorded(folder):
+        if is_edited(folder, entry):
+            before = {int(label): count for label, count in entry.get("pixels", {}).items()}
+            now = label_counts(read_label_png(folder / entry["png"]))
+            changed = changed_counts(before, now, names)
+            path = str(folder / entry["png"])
+            yield Edit("annotate", entry["file_name"], path, None, changed, {})
 
 
 def head_path(project: Project) -> Path:
@@ -191,12 +219,13 @@ def _images(project: Project, store: EmbeddingStore) -> pd.DataFrame:
     return merged[merged["sha256"].isin(usable)].sort_values("path", ignore_index=True)
 
 
-def _png_names(paths: pd.Series) -> dict[str, str]:
-    """Name the label PNG of each image: its own name with .png, or both endings on a clash."""
-    stems = {path: str(Path(path).with_suffix(".png")) for path in paths}
-    count = Counter(stems.values())
-    count.update(f"{path}.png" for path in paths)
-    return {path: stem if count[stem] == 1 else f"{path}.png" for path, stem in stems.items()}
+def _notes(edited: int) -> list[str]:
+    if not edited:
+        return []
+    return [
+        f"{edited} label PNGs changed by hand are kept (`usam export --show-edits` says how); "
+        "coco.json has the masks as they were made. To undo an edit, delete its PNG"
+    ]
 
 
 def _read(parts: list[Path]) -> Iterator[dict[str, Any]]:
@@ -204,14 +233,26 @@ def _read(parts: list[Path]) -> Iterator[dict[str, Any]]:
         yield from json.loads(part.read_text(encoding="utf-8"))
 
 
-def _sweep(folder: Path, parts: list[Path], pngs: set[str]) -> None:
-    """Remove parts and label PNGs of images that are no longer in the project."""
+def _written(folder: Path) -> dict[str, str]:
+    """Return the digest of every label PNG as it was last recorded, by its path."""
+    found: dict[str, str] = {}
+    for part in (folder / PARTS).glob("*.json"):
+        try:
+            found |= {entry["png"]: entry["png_sha256"] for entry in _read([part])}
+        except (OSError, ValueError, KeyError):
+            continue  # it does not hold, and its images are labelled again
+    return found
+
+
+def _sweep(folder: Path, parts: list[Path], pngs: set[str], written: dict[str, str]) -> None:
+    """Remove parts and label PNGs of images that are no longer in the project, but no edits."""
     kept = set(parts)
     for old in (folder / PARTS).glob("*.json"):
         if old not in kept:
             old.unlink()
     for old in (folder / MASKS).rglob("*.png"):
-        if old.relative_to(folder / MASKS).as_posix() not in pngs:
+        name = old.relative_to(folder / MASKS).as_posix()
+        if name not in pngs and not edited_png(old, None, written.get(f"{MASKS}/{name}")):
             old.unlink()
 
 

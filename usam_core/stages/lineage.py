@@ -34,6 +34,7 @@ PARENTS: dict[str, tuple[str, ...]] = {
     "calibrate": ("fit", "compose", "describe"),
     "annotate": ("fit", "calibrate", "embed", "describe"),
     "evaluate": ("annotate",),
+    "export": ("annotate",),
 }
 
 _SETTINGS: dict[str, tuple[str, ...]] = {
@@ -45,6 +46,7 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "calibrate": ("classes", "level", "inference"),
     "annotate": ("classes", "level", "inference", "outputs", "images"),
     "evaluate": ("classes", "level", "evaluation"),
+    "export": ("classes", "level", "outputs"),
 }
 """Sections of the project file that a step reads."""
 
@@ -165,16 +167,15 @@ def _calibrate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _evaluate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
+    read, weights = _export(project)
+    return {**read, "truth": _truth(project)}, weights
+
+
+def _export(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
     folder = step_folder(project, "annotate")
     record = read_record(folder)
-    read = {
-        "labels": {
-            "path": portable(folder, project.root),
-            "sha256": made_digest(record) if record else None,
-        },
-        "truth": _truth(project),
-    }
-    return read, {}
+    sha256 = made_digest(record) if record else None
+    return {"labels": {"path": portable(folder, project.root), "sha256": sha256}}, {}
 
 
 def _truth(project: Project) -> dict[str, Any] | None:
@@ -193,6 +194,7 @@ _READS = {
     "calibrate": _calibrate,
     "annotate": _annotate,
     "evaluate": _evaluate,
+    "export": _export,
 }
 
 
