@@ -32,8 +32,10 @@ class LabelTiffWriter(Writer):
                 f"label_tiff: {image.path} has {len(image.annotations)} objects, more than 16 bit "
                 "can number: its TIFF has 32 bit"
             )
-            resolution = {"resolution": (1e4 / size, 1e4 / size), "resolutionunit": 3}
-            tifffile.imwrite(path, numbers, compression="zlib", **(resolution if size else {}))
+            centimetre = (
+                {"resolution": (1e4 / size, 1e4 / size), "resolutionunit": 3} if size else {}
+            )
+            tifffile.imwrite(path, numbers, compression="zlib", **centimetre)
             return
         calibration = {"resolution": (1 / size, 1 / size)} if size else {}
         unit = {"unit": "um"} if size else {}

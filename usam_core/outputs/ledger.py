@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from usam_core.digest import files_digest
+from usam_core.errors import StoreError
 from usam_core.stamps import folder_stamp
 
 _TABLES = """
@@ -56,8 +57,13 @@ class Ledger:
     def __enter__(self) -> "Ledger":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._db.close()
+        if isinstance(error, sqlite3.Error):
+            raise StoreError(
+                f"{self.folder}: what was exported cannot be written down: {error}. Free space or "
+                "allow writing there, and run again: what was done is kept"
+            ) from error
 
     def relative(self, path: Path) -> str:
         """Return a path as the table has it: a project that is moved finds its files."""

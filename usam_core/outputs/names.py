@@ -36,7 +36,9 @@ def _wishes(path: str) -> tuple[str, str]:
     parts = [part for part in ref.file.replace("://", "/").split("/") if part not in ("", ".")]
     file = PurePosixPath(*("_" if part == ".." else _UNSAFE.sub("_", part) for part in parts))
     plane = "".join(f"_{axis}{index}" for axis, index in ref.plane)
-    return str(file.with_suffix("")) + plane, str(file) + plane
+    stem = file.name.removesuffix(file.suffix)
+    short = file.with_name("_" if stem in (".", "..") else stem)
+    return str(short) + plane, str(file) + plane
 
 
 def _first_own(path: str, wishes: tuple[str, str], count: Counter[str]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from usam_core.atomic import disk_errors
 from usam_core.code import code_digest
 from usam_core.digest import value_digest
 from usam_core.errors import MissingStepError
@@ -37,8 +38,10 @@ def inputs(project: Project) -> dict[str, Any]:
     """Return what the exports depend on: the labels and the formats."""
     outputs = project.config.outputs
     names = _formats(project)
+    if not names:
+        return {"formats": []}
     return {
-        "labels": made_digest(_annotated(project)) if names else None,
+        "labels": made_digest(_annotated(project)),
         "formats": names,
         "settings": _settings(project),
         "label_studio": outputs.label_studio,
@@ -59,7 +62,11 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     record = _annotated(project)
     parts = sorted(name for name in record.outputs if name.startswith(f"{annotate.PARTS}/"))
     labels = step_folder(project, "annotate")
-    with Ledger(folder / LEDGER) as ledger, progress.bar("Exporting", len(parts)) as bar:
+    with (
+        disk_errors(folder),
+        Ledger(folder / LEDGER) as ledger,
+        progress.bar("Exporting", len(parts)) as bar,
+    ):
         fresh = 0
         for name in parts:
             jobs = _jobs(project, writers, name, record.outputs[name], ledger)
