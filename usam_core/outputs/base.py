@@ -106,12 +106,16 @@ class LabelledImage:
         return np.array([0, *(a["category_id"] for a in self.annotations)], np.int64)
 
 
+UNKNOWN_LABEL = 1 << 16
+"""Of an object whose number or name is not ours; beyond any class."""
+
+
 @dataclass(frozen=True, slots=True)
 class Labels:
     """What a file of one image says, in a form in which two can be compared.
 
     Attributes:
-        classes: integers (h, w): 0 or 1 + the class; beyond the classes where it is unknown.
+        classes: integers (h, w): 0, 1 + the class, or `UNKNOWN_LABEL`.
         objects: how many objects of each label, where the format knows objects.
     """
 
@@ -173,9 +177,8 @@ def read_objects(image: LabelledImage, numbers: np.ndarray) -> Labels:
     if numbers.shape != image.size_hw:
         raise ValueError(f"expected {image.size_hw} rows and columns, got {numbers.shape}")
     known = image.object_classes()
-    unknown = int(known.max()) + 1
     found, at = np.unique(numbers, return_inverse=True)
-    labels = np.where(found < len(known), known[np.minimum(found, len(known) - 1)], unknown)
+    labels = np.where(found < len(known), known[np.minimum(found, len(known) - 1)], UNKNOWN_LABEL)
     present, counts = np.unique(labels[found > 0], return_counts=True)
     objects = dict(zip(present.tolist(), counts.tolist(), strict=True))
     return Labels(labels[at].reshape(numbers.shape), objects)

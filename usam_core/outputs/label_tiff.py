@@ -32,9 +32,9 @@ class LabelTiffWriter(Writer):
                 f"label_tiff: {image.path} has {len(image.annotations)} objects, more than 16 bit "
                 "can number: its TIFF has 32 bit"
             )
-            centimetre = (
-                {"resolution": (1e4 / size, 1e4 / size), "resolutionunit": 3} if size else {}
-            )
+            centimetre = {}
+            if size:
+                centimetre = {"resolution": (1e4 / size, 1e4 / size), "resolutionunit": 3}
             tifffile.imwrite(path, numbers, compression="zlib", **centimetre)
             return
         calibration = {"resolution": (1 / size, 1 / size)} if size else {}

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from usam_core.outputs.base import LabelledImage, Labels, Writer, painted, relative
+from usam_core.outputs.base import (
+    UNKNOWN_LABEL,
+    LabelledImage,
+    Labels,
+    Writer,
+    painted,
+    relative,
+)
 from usam_core.outputs.polygons import fill, part_polygons
 
 
@@ -54,7 +61,7 @@ class LabelMeWriter(Writer):
         for at, shape in enumerate(shapes):
             group = shape.get("group_id")
             key = (shape["label"], f"own {at}" if group is None else group)
-            label = names.get(shape["label"], len(names) + 1)
+            label = names.get(shape["label"], UNKNOWN_LABEL)
             mask = _mask(shape, image.size_hw)
             objects[key] = (label, objects[key][1] | mask if key in objects else mask)
         return painted(list(objects.values()), image.size_hw)
