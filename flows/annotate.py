@@ -11,6 +11,7 @@ from tasks.lineage import report_lineage
 from tasks.report import (
     report_calibration,
     report_collected,
+    report_export,
     report_left_out,
     report_metrics,
     report_page,
@@ -23,10 +24,10 @@ from usam_core.stages import STEPS, StepResult, listed_once
 
 @flow(name="annotate-dataset", flow_run_name="annotate-dataset {settings.project_name}")
 def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]]:
-    """Collect, embed, compose, describe, fit, calibrate, annotate, evaluate and report.
+    """Collect, embed, compose, describe, fit, calibrate, annotate, evaluate, export and report.
 
-    Describe runs where there are `features`, evaluate where there is truth, report unless
-    `report.enabled` is off.
+    Describe runs where there are `features`, evaluate where there is truth, export where there are
+    `outputs.formats`, report unless `report.enabled` is off.
 
     Args:
         settings: the project, and where to start.
@@ -65,6 +66,10 @@ def _run(settings: AnnotateDatasetSettings) -> list[StepResult]:
     if scored or settings.start == "evaluate":
         results.append(cached_step("evaluate", file, level, refresh))
         report_metrics(results[-1])
+    exported = bool(project.config.outputs.formats) and "export" in wanted
+    if exported or settings.start == "export":
+        results.append(cached_step("export", file, level, refresh))
+        report_export(results[-1])
     if project.config.report.enabled or settings.start == "report":
         results.append(cached_step("report", file, level, refresh))
         report_page(results[-1])

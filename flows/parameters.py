@@ -16,7 +16,16 @@ from usam_core.errors import ConfigError, InputError
 from usam_core.project import Project, load_project
 
 Step = Literal[
-    "collect", "embed", "compose", "describe", "fit", "calibrate", "annotate", "evaluate", "report"
+    "collect",
+    "embed",
+    "compose",
+    "describe",
+    "fit",
+    "calibrate",
+    "annotate",
+    "evaluate",
+    "export",
+    "report",
 ]
 
 

@@ -35,6 +35,7 @@ from flows.steps import (
     describe,
     embed,
     evaluate,
+    export,
     fit,
     report,
 )
@@ -50,6 +51,7 @@ FLOWS = (
     calibrate,
     annotate,
     evaluate,
+    export,
     report,
 )
 

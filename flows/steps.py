@@ -19,6 +19,7 @@ from tasks.report import (
     last_results,
     report_calibration,
     report_collected,
+    report_export,
     report_left_out,
     report_metrics,
     report_overlays,
@@ -96,6 +97,14 @@ def evaluate(settings: OneStepSettings) -> dict[str, Any]:
     return result.to_json()
 
 
+@flow(name="export", flow_run_name="export {settings.project_name}")
+def export(settings: OneStepSettings) -> dict[str, Any]:
+    """Write the labels in the formats of `outputs.formats`; files changed by hand are kept."""
+    result = _step("export", settings)
+    report_export(result)
+    return result.to_json()
+
+
 @flow(name="report", flow_run_name="report {settings.project_name}")
 def report(settings: ReportSettings) -> list[dict[str, Any]]:
     """Write the report of the last labels, and show the last results again; do nothing else."""
@@ -116,6 +125,8 @@ def report(settings: ReportSettings) -> list[dict[str, Any]]:
             report_calibration(result)
         elif result.step == "evaluate":
             report_metrics(result)
+        elif result.step == "export":
+            report_export(result)
         elif result.step == "report":
             report_page(result)
     report_run(project.config.name, results)

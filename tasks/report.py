@@ -115,6 +115,21 @@ def report_calibration(result: StepResult) -> None:
     )
 
 
+def report_export(result: StepResult) -> None:
+    """Show which formats were written, and how many files of each a person has changed."""
+    edited = result.summary["edited"]
+    if not edited:
+        return
+    lines = ["| format | files edited by hand, kept |", "| --- | --- |"]
+    lines += [f"| {name} | {count} |" for name, count in edited.items()]
+    lines += ["", *(f"* {note}" for note in result.summary["notes"])]
+    create_markdown_artifact(
+        "\n".join(lines),
+        key="export",
+        description=sentence("export", result.summary, result.reused),
+    )
+
+
 def report_overlays(result: StepResult, most: int = _MOST_OVERLAYS) -> None:
     """Show the first labelled images, if the project draws overlays."""
     overlays = _overlays(Path(result.path).parent)[:most]

@@ -7,6 +7,19 @@ from pydantic import Field
 
 from usam_core.config_base import Bool, Float, Fraction, Int, Section
 
+Format = Literal[
+    "coco",
+    "coco_polygons",
+    "cvat",
+    "labelme",
+    "label_studio",
+    "label_tiff",
+    "ome_zarr",
+    "parquet",
+    "voc",
+    "yolo",
+]
+
 
 class OutputsConfig(Section):
     """Where results go and which forms they take."""
@@ -19,6 +32,16 @@ class OutputsConfig(Section):
     """Images a shard of the store: the unit of work; a kill loses at most these."""
     overlays: Annotated[Int, Field(ge=0)] = 50
     """How many images get a coloured overlay picture."""
+    formats: list[Format] = []
+    """Formats that `usam export` writes beside the COCO JSON and the palette PNGs of `annotate`
+    (docs/outputs.md)."""
+    label_studio: Literal["brush", "polygon"] = "brush"
+    """What Label Studio gets: exact brush strokes, or polygons that can be dragged."""
+    ome_zarr_in_place: Bool = False
+    """Write OME-Zarr labels into images that are OME-Zarr themselves; else beside the others."""
+    pixel_size: Annotated[Float, Field(gt=0)] | None = None
+    """Width of a pixel, micrometres, for label TIFF and OME-Zarr; empty takes what the image's own
+    file says."""
 
 
 class ReportConfig(Section):

@@ -38,14 +38,14 @@ class ImageRef:
             keep: keep the file's own ending too, where without it two names would be the same.
 
         >>> ImageRef.parse("plates/well_A1.ome.tif#t=3,z=0").output_name(".png")
-        'plates/well_A1.ome/t3_z0.png'
+        'plates/well_A1.ome_t3_z0.png'
         >>> ImageRef.parse("street/a.jpg").output_name(".png", keep=True)
         'street/a.jpg.png'
         """
         file = self.file if keep else str(PurePosixPath(self.file).with_suffix(""))
         if not self.plane:
             return f"{file}{ending}"
-        return f"{file}/{'_'.join(f'{axis}{index}' for axis, index in self.plane)}{ending}"
+        return f"{file}_{'_'.join(f'{axis}{index}' for axis, index in self.plane)}{ending}"
 
     @classmethod
     def parse(cls, text: str) -> "ImageRef":

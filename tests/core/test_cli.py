@@ -16,6 +16,7 @@ COMMANDS = [
     "fit",
     "annotate",
     "evaluate",
+    "export",
     "report",
     "diff",
     "lineage",

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pandas as pd
 import pytest
 import yaml
 from PIL import Image
@@ -16,7 +15,7 @@ from usam_core.errors import InputError, StoreError
 from usam_core.headfile import load_head
 from usam_core.outputs.voc_png import read_label_png
 from usam_core.project import load_project
-from usam_core.stages import STEPS, annotate, embed_group, intact, plan_embed, run_step, step_folder
+from usam_core.stages import STEPS, embed_group, intact, plan_embed, run_step, step_folder
 from usam_core.stages.embed import open_store
 from usam_core.stages.labelled import labelled_images
 from usam_core.truth.choose import open_truth
@@ -221,12 +220,6 @@ def test_truth_may_speak_of_the_coarser_names(project_file):
     project_file.write_text(yaml.safe_dump(values))
     truth = open_truth(load_project(project_file, level="parents"))
     assert truth.notes == ["counted as background: other"]
-
-
-def test_images_whose_names_differ_in_their_endings_have_labels_of_their_own():
-    names = annotate._png_names(pd.Series(["a.jpg", "a.png", "a.jpg.tif", "b.tif"]))
-    assert len(set(names.values())) == 4
-    assert names["b.tif"] == "b.png"
 
 
 def test_embeddings_made_by_other_code_are_kept_and_the_run_says_so(

@@ -35,6 +35,7 @@ def test_every_flow_that_is_served_can_be_deployed_too():
         "calibrate",
         "annotate",
         "evaluate",
+        "export",
         "report",
     }
     assert {d["name"] for d in DEPLOYMENTS} == steps | {"annotate-dataset"}

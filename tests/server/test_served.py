@@ -22,6 +22,7 @@ NAMES = {
     "calibrate",
     "annotate",
     "evaluate",
+    "export",
     "report",
 }
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from usam_core.cli import bench, review, terminal
+from usam_core.cli.export import export
 from usam_core.cli.summary import sentence
 from usam_core.presets import preset_names
 
@@ -196,6 +197,12 @@ def evaluate(
         print_classes(result)
 
 
+app.command(
+    epilog="Examples: `usam export project.yaml --format yolo --format coco`, "
+    "`usam export project.yaml --show-edits`"
+)(export)
+
+
 @app.command(epilog="Example: `usam report project.yaml`")
 def report(
     project: ProjectFile,
@@ -300,9 +307,16 @@ def _step(
 ) -> Any:
     set_logging(verbose)
     from usam_core.project import load_project
+
+    return run_one(
+        step, load_project(file, **({"level": level} if level else {})), refresh, as_json
+    )
+
+
+def run_one(step: str, project: Any, refresh: bool, as_json: bool) -> Any:
+    """Run one step of a project and print what it did."""
     from usam_core.stages import run_step
 
-    project = load_project(file, **({"level": level} if level else {}))
     progress = terminal.progress_for_terminal()
     result = run_step(step, project, refresh=refresh, progress=progress)
     if as_json:

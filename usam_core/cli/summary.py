@@ -71,7 +71,7 @@ def _calibrate(s: dict[str, Any]) -> str:
 def _annotate(s: dict[str, Any]) -> str:
     text = (
         f"{s['instances']} instances in {s['images']} images; {s['labelled']} images labelled, "
-        f"{s['reused']} reused"
+        f"{s['reused']} reused" + (f", {s['edited']} edited by hand" if s.get("edited") else "")
     )
     said = s.get("reviewed")
     if not said:
@@ -91,8 +91,18 @@ def _evaluate(s: dict[str, Any]) -> str:
         parts.append(f"ECE {s['ece']:.3f}")
     if s["without_truth"]:
         parts.append(f"{s['without_truth']} images without truth left out")
+    if s.get("edited"):
+        parts.append(f"{s['edited']} images edited by hand left out")
     parts += [f"truth: {note}" for note in s["truth_notes"]]
     return ", ".join(parts)
+
+
+def _export(s: dict[str, Any]) -> str:
+    if not s["edited"]:
+        return "no formats asked for (outputs.formats)"
+    text = f"{s['images']} images as {', '.join(s['edited'])}; {s['written']} shards written"
+    edited = sum(s["edited"].values())
+    return f"{text}, {edited} files edited by hand kept" if edited else text
 
 
 def _report(s: dict[str, Any]) -> str:
@@ -111,5 +121,6 @@ _SENTENCES = {
     "calibrate": _calibrate,
     "annotate": _annotate,
     "evaluate": _evaluate,
+    "export": _export,
     "report": _report,
 }

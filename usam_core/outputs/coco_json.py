@@ -1,16 +1,13 @@
 """COCO JSON: instances with run-length masks and scores, written without holding them all."""
 
-import json
-import shutil
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from usam_core.atomic import whole_file
+from usam_core.outputs.coco_writers import write_coco
 from usam_core.types import Instances
 
 
@@ -86,28 +83,14 @@ def assemble(
         The number of instances of each class.
     """
     counts = dict.fromkeys(classes, 0)
-    number = 0
-    with (
-        whole_file(path) as temporary,
-        open(temporary, "w", encoding="utf-8") as file,
-        # The images come behind the annotations, and there may be millions.
-        tempfile.TemporaryFile("w+", encoding="utf-8", dir=path.parent) as images,
-    ):
-        categories = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
-        file.write('{"info": {"description": "usam"},\n"categories": ')
-        file.write(json.dumps(categories, ensure_ascii=False))
-        file.write(',\n"annotations": [')
-        for image_id, entry in enumerate(entries, start=1):
-            image = {key: entry[key] for key in ("file_name", "height", "width", "sha256")}
-            text = json.dumps({"id": image_id, **image}, ensure_ascii=False)
-            images.write((",\n" if image_id > 1 else "") + text)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for entry in entries:
             for record in entry["annotations"]:
-                number += 1
                 counts[classes[record["category_id"] - 1]] += 1
-                full = {"id": number, "image_id": image_id, **record}
-                file.write(("," if number > 1 else "") + "\n" + json.dumps(full))
-        file.write('],\n"images": [\n')
-        images.seek(0)
-        shutil.copyfileobj(images, file)
-        file.write("]}\n")
+            image = {key: entry[key] for key in ("file_name", "height", "width", "sha256")}
+            yield {"image": image, "annotations": entry["annotations"]}
+
+    categories = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
+    write_coco(path, {"info": {"description": "usam"}, "categories": categories}, rows())
     return counts

@@ -1,7 +1,7 @@
 """The steps, and the one seam through which the command line and the tasks run them.
 
     collect -> embed -> compose -> describe -> fit -> calibrate -> annotate -> evaluate
-            -> report
+            -> export -> report
 
 Each step lives in a module of its own with `CALCULATIONS`, `inputs(project)` and `run(project,
 key, progress)`, with `intact(project, key)` where more than the recorded files has to be looked at,
@@ -31,6 +31,7 @@ from usam_core.stages import (
     describe,
     embed,
     evaluate,
+    export,
     fit,
     lineage,
     report,
@@ -68,6 +69,7 @@ _MODULES: dict[str, Any] = {
     "calibrate": calibrate,
     "annotate": annotate,
     "evaluate": evaluate,
+    "export": export,
     "report": report,
 }
 

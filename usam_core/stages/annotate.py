@@ -2,10 +2,9 @@
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,22 +14,24 @@ from usam_core.compute import Piece, run_pieces
 from usam_core.digest import file_digest, value_digest, values_digest
 from usam_core.errors import MissingStepError
 from usam_core.headfile import card_path, load_head
-from usam_core.image_ref import ImageRef
 from usam_core.images import read_image
 from usam_core.outputs.coco_json import assemble
+from usam_core.outputs.edits import Edit, changed_counts, label_counts
+from usam_core.outputs.names import output_names
 from usam_core.outputs.overlay import save_overlay
 from usam_core.outputs.run_json import write_run
-from usam_core.outputs.voc_png import read_label_png
+from usam_core.outputs.voc_png import edited_png, read_label_png
 from usam_core.palette import class_colours
 from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.stages import embed
+from usam_core.stages.annotate_notes import notes_on_edits, notes_on_settings, review_summary
 from usam_core.stages.blocks import block_inputs, head_blocks, with_blocks
 from usam_core.stages.calibrated import calibration_file
 from usam_core.stages.decided import decided, decisions_digest
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labelled import labelled_images, listed_pairs
-from usam_core.stages.labelling import Part, label_part, part_holds
+from usam_core.stages.labelling import Part, is_edited, label_part, part_holds
 from usam_core.stages.reading import reading
 from usam_core.stages.record import StepResult, digests, intact_record, read_record
 from usam_core.stamps import CheckedFolders
@@ -79,7 +80,8 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     _, card = load_head(head_file)
     images = _images(project, store)
     labelling = value_digest(_labelling(project))
-    names = _png_names(images["path"])
+    names = {path: f"{name}.png" for path, name in output_names(images["path"]).items()}
+    written = _written(folder)
     blocks = head_blocks(project)
     said = decided(project)
     pieces, done = [], []
@@ -91,14 +93,16 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             made_of.append(decisions_digest(d for of_image in here.values() for d in of_image))
         done.append(folder / PARTS / f"{value_digest(made_of)[:24]}.json")
         pngs = [f"{MASKS}/{names[path]}" for path, _ in rows]
-        part = Part(done[-1], shard, rows, pngs, blocks, here)
+        before = {png: written[png] for png in pngs if png in written}
+        part = Part(done[-1], shard, rows, pngs, before, blocks, here)
         name = f"labelling {len(rows)} images from {rows[0][0]} on"
         pieces.append(Piece(name, len(rows), (project, store.path, head_file, part)))
     config = project.config
     fresh = sum(run_pieces(label_part, pieces, "Labelling", config.compute, "cpu", progress))
-    _sweep(folder, done, set(names.values()))
+    _sweep(folder, done, set(names.values()), written)
     counts = assemble(folder / COCO, _read(done), card["classes"])
     overlays = _overlays(project, folder, images, names, card["classes"], progress)
+    changed = sum(is_edited(folder, entry) for entry in _read(done))
     write_run(folder / RUN, project, card, dict(zip(images["path"], images["sha256"], strict=True)))
     return StepResult(
         step="annotate",
@@ -111,8 +115,9 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "reused": len(images) - fresh,
             "instances": sum(counts.values()),
             "per_class": counts,
-            "notes": _notes(project),
-            **_review_summary(done, sum(map(len, said.values()))),
+            "edited": changed,
+            "notes": [*notes_on_settings(project), *notes_on_edits(changed)],
+            **review_summary(_read(done), sum(map(len, said.values()))),
         },
         outputs=digests(folder, [folder / COCO, folder / RUN, *done, *overlays]),
     )
@@ -131,15 +136,19 @@ def intact(project: Project, key: str) -> StepResult | None:
         return None
     # Against the outputs' digests: a record of the same key may be of other outputs.
     checked = CheckedFolders(folder / CHECKED, value_digest(record.outputs))
+    changed = 0
     if not checked.holds(folder):
         if intact_record(folder, key) is None:
             return None
         parts = [folder / name for name in record.outputs if name.startswith(f"{PARTS}/")]
         if not all(part_holds(folder, part) for part in parts):
             return None
-        checked.add(folder)
-        checked.save([folder.name])
+        changed = sum(is_edited(folder, entry) for entry in _read(parts))
+        if not changed:
+            checked.add(folder)
+            checked.save([folder.name])
     summary = {**record.summary, "labelled": 0, "reused": record.summary["images"]}
+    summary |= {"edited": changed, "notes": [*notes_on_settings(project), *notes_on_edits(changed)]}
     return replace(record, reused=True, summary=summary)
 
 
@@ -149,7 +158,25 @@ def entries(folder: Path) -> Iterator[dict[str, Any]]:
     Args:
         folder: folder of a finished annotate step.
     """
-    yield from sorted(_read(sorted((folder / PARTS).glob("*.json"))), key=lambda e: e["file_name"])
+    yield from sorted(recorded(folder), key=lambda entry: entry["file_name"])
+
+
+def recorded(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the same, shard by shard, so that one shard is held at a time."""
+    return _read(sorted((folder / PARTS).glob("*.json")))
+
+
+def edits(project: Project) -> Iterator[Edit]:
+    """Yield what a person has changed in the label PNGs; of ours only the counts are known."""
+    folder = step_folder(project, "annotate")
+    names = ["background", *project.config.label_names]
+    for entry in recorded(folder):
+        if is_edited(folder, entry):
+            before = {int(label): count for label, count in entry.get("pixels", {}).items()}
+            now = label_counts(read_label_png(folder / entry["png"]))
+            changed = changed_counts(before, now, names)
+            path = str(folder / entry["png"])
+            yield Edit("annotate", entry["file_name"], path, None, changed, {})
 
 
 def head_path(project: Project) -> Path:
@@ -189,24 +216,6 @@ def _decisions(project: Project) -> dict[str, str]:
     return {"decisions": decisions_digest(d for of_image in said.values() for d in of_image)}
 
 
-def _review_summary(parts: list[Path], decisions: int) -> dict[str, Any]:
-    """Count the decisions that found their mask again, and those that did not."""
-    if not decisions:
-        return {}
-    found: Counter[str] = Counter()
-    images = set()
-    for entry in _read(parts):
-        # An image may be there twice under two names: a decision counts once.
-        if entry["sha256"] in images or "rejected" not in entry:
-            continue
-        images.add(entry["sha256"])
-        found["rejected"] += len(entry["rejected"])
-        found.update(r["reviewed"] for r in entry["annotations"] if "reviewed" in r)
-    kinds = ("accepted", "changed", "rejected")
-    applied = {kind: found[kind] for kind in kinds}
-    return {"reviewed": {**applied, "not_applied": decisions - sum(applied.values())}}
-
-
 def _images(project: Project, store: EmbeddingStore) -> pd.DataFrame:
     """Return path, digest and shard of every image that can be labelled."""
     listing = labelled_images(project)
@@ -223,53 +232,31 @@ def _images(project: Project, store: EmbeddingStore) -> pd.DataFrame:
     return merged[merged["sha256"].isin(usable)].sort_values("path", ignore_index=True)
 
 
-def _notes(project: Project) -> list[str]:
-    """Say which settings had nothing to go by, because no calibration could be fitted."""
-    if calibration_file(project) is not None:
-        return []
-    config = project.config.inference
-    asked = {
-        "inference.thresholds: calibrated": config.thresholds == "calibrated",
-        f"inference.presence: {config.presence:g}": config.presence > 0,
-    }
-    return [
-        f"{setting} had no effect: there were too few held-out scenes to calibrate on (`usam "
-        f"calibrate {project.file}` says how many are needed)"
-        for setting, given in asked.items()
-        if given
-    ]
-
-
-def _png_names(paths: pd.Series) -> dict[str, str]:
-    """Name the label PNG of each image: its own name with .png, or both endings on a clash."""
-    refs = {path: ImageRef.parse(path) for path in paths}
-    plain = {path: ref.output_name(".png") for path, ref in refs.items()}
-    whole = {path: ref.output_name(".png", keep=True) for path, ref in refs.items()}
-    count = Counter(plain.values())
-    count.update(whole.values())
-    # The folder of a file's planes and another image's PNG must not have one name.
-    named = [(path, name) for names in (plain, whole) for path, name in names.items()]
-    folders = {str(PurePosixPath(name).parent) for path, name in named if refs[path].plane}
-
-    def is_free(name: str) -> bool:
-        return count[name] == 1 and name not in folders and not count[str(Path(name).parent)]
-
-    return {path: name if is_free(name) else whole[path] for path, name in plain.items()}
-
-
 def _read(parts: list[Path]) -> Iterator[dict[str, Any]]:
     for part in parts:
         yield from json.loads(part.read_text(encoding="utf-8"))
 
 
-def _sweep(folder: Path, parts: list[Path], pngs: set[str]) -> None:
-    """Remove parts and label PNGs of images that are no longer in the project."""
+def _written(folder: Path) -> dict[str, str]:
+    """Return the digest of every label PNG as it was last recorded, by its path."""
+    found: dict[str, str] = {}
+    for part in (folder / PARTS).glob("*.json"):
+        try:
+            found |= {entry["png"]: entry["png_sha256"] for entry in _read([part])}
+        except (OSError, ValueError, KeyError):
+            continue  # it does not hold, and its images are labelled again
+    return found
+
+
+def _sweep(folder: Path, parts: list[Path], pngs: set[str], written: dict[str, str]) -> None:
+    """Remove parts and label PNGs of images that are no longer in the project, but no edits."""
     kept = set(parts)
     for old in (folder / PARTS).glob("*.json"):
         if old not in kept:
             old.unlink()
     for old in (folder / MASKS).rglob("*.png"):
-        if old.relative_to(folder / MASKS).as_posix() not in pngs:
+        name = old.relative_to(folder / MASKS).as_posix()
+        if name not in pngs and not edited_png(old, None, written.get(f"{MASKS}/{name}")):
             old.unlink()
 
 

@@ -21,6 +21,7 @@ from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.stages import annotate
 from usam_core.stages.folders import step_folder
+from usam_core.stages.labelling import is_edited
 from usam_core.stages.reading import reading
 from usam_core.stages.record import StepResult, digests, made_digest, read_record
 from usam_core.truth.choose import open_truth
@@ -70,12 +71,15 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     presence = FalsePositives(names)
     stated = StatedProbabilities()
     entries = list(annotate.entries(labels))
-    scored = []
+    scored, edited = [], 0
     with progress.bar("Scoring", len(entries)) as bar:
         for entry in entries:
             expected = truth.label_map(entry["file_name"])
             bar.advance()
             if expected is None:
+                continue
+            if is_edited(labels, entry):
+                edited += 1  # a person's labels say nothing about the head
                 continue
             found = read_label_png(labels / entry["png"])
             if found.shape != expected.shape:
@@ -89,8 +93,9 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             scored.append(entry)
     if not scored:
         raise InputError(
-            f"{project.truth_path}: no truth for any of {len(entries)} labelled images; expected "
-            "files or file names with the images' names"
+            f"{project.truth_path}: no truth for any of {len(entries)} labelled images"
+            + (f" but {edited} that were edited by hand" if edited else "")
+            + "; expected files or file names with the images' names"
         )
     folder = step_folder(project, "evaluate")
     semantic = confusion.scores(COMMON_IMAGES)
@@ -109,7 +114,8 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         path=str(folder / "metrics.json"),
         summary={
             "images": len(scored),
-            "without_truth": len(entries) - len(scored),
+            "without_truth": len(entries) - len(scored) - edited,
+            "edited": edited,
             "miou": semantic.miou,
             "miou_common": semantic.miou_common,
             "map50": instance.map50 if instance else None,

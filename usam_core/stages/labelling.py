@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from usam_core.atomic import write_json
 from usam_core.calibration.calibration import Calibration
 from usam_core.candidates import label_image
@@ -15,7 +13,8 @@ from usam_core.digest import file_digest
 from usam_core.head import Head
 from usam_core.headfile import load_head
 from usam_core.outputs.coco_json import annotation_records
-from usam_core.outputs.voc_png import save_label_png
+from usam_core.outputs.edits import label_counts
+from usam_core.outputs.voc_png import edited_png, save_label_png
 from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.review.decisions import Decision
@@ -35,6 +34,7 @@ class Part:
         shard: the shard's id.
         rows: path as it is listed, and content digest, of each image.
         pngs: the label PNG of each, below the step's folder.
+        written: digests of label PNGs as earlier runs wrote them, by their paths.
         blocks: ids of feature blocks that were added to the store, by the head's names for them.
         decisions: what a person has decided of their masks, by the image's digest.
     """
@@ -43,6 +43,7 @@ class Part:
     shard: str
     rows: list[tuple[str, str]]
     pngs: list[str]
+    written: dict[str, str]
     blocks: dict[str, str]
     decisions: dict[str, list[Decision]] = field(default_factory=dict)
 
@@ -70,7 +71,12 @@ def label_part(
         for sha256, mask_set in store.read_shard(part.shard, wanted, blocks, tokens=tokens):
             rulings = _rulings(project, card, part.decisions.get(sha256))
             for path, png in wanted[sha256]:
-                entry = _label(project, head, card, calibration, mask_set, rulings, folder / png)
+                kept = edited_png(folder / png, mask_set.size_hw, part.written.get(png))
+                # An edit stays; beside it, for its digest alone, lies for a moment what we made.
+                made = part.file.with_name(f".{part.file.stem}.png") if kept else folder / png
+                entry = _label(project, head, card, calibration, mask_set, rulings, made)
+                if kept:
+                    made.unlink()
                 entries.append({"file_name": path, "sha256": sha256, "png": png, **entry})
                 bar.advance()
     write_json(part.file, sorted(entries, key=lambda entry: entry["file_name"]))
@@ -78,12 +84,23 @@ def label_part(
 
 
 def part_holds(folder: Path, part: Path) -> bool:
-    """Return whether a part's file is there, and every label PNG as it was written."""
+    """Return whether a part's file is there, and every label PNG as it was written or edited."""
     try:
-        entries = json.loads(part.read_text(encoding="utf-8"))
-        return all(file_digest(folder / e["png"]) == e["png_sha256"] for e in entries)
+        return all(_png_holds(folder / e["png"], e) for e in json.loads(part.read_text("utf-8")))
     except (OSError, ValueError, KeyError):
         return False
+
+
+def is_edited(folder: Path, entry: dict[str, Any]) -> bool:
+    """Return whether a person has changed the label PNG of an image."""
+    size_hw = entry["height"], entry["width"]
+    return edited_png(folder / entry["png"], size_hw, entry["png_sha256"])
+
+
+def _png_holds(png: Path, entry: dict[str, Any]) -> bool:
+    size_hw = entry["height"], entry["width"]
+    sha256 = entry["png_sha256"]
+    return file_digest(png) == sha256 or edited_png(png, size_hw, sha256)
 
 
 def _label(
@@ -104,17 +121,21 @@ def _label(
         calibration,
         rulings,
     )
-    save_label_png(png, done.labels)
-    values, pixels = np.unique(done.labels, return_counts=True)
+    save_label_png(png, done.labels, signed=True)
     missed = zip(annotation_records(done.missed), done.least.tolist(), strict=True)
     h, w = mask_set.size_hw
+    points = mask_set.points_xy[done.instances.prompts] * [w, h]
+    records = annotation_records(done.instances)
     return {
         "height": h,
         "width": w,
         "png_sha256": file_digest(png),
         # For the report: what the labels cover, and what was nearly labelled too.
-        "pixels": dict(zip(map(str, values.tolist()), pixels.tolist(), strict=True)),
-        "annotations": annotation_records(done.instances),
+        "pixels": label_counts(done.labels),
+        "annotations": [
+            {**record, "point": [round(float(x), 2), round(float(y), 2)]}
+            for record, (x, y) in zip(records, points, strict=True)
+        ],
         "missed": [{**record, "threshold": round(least, 6)} for record, least in missed],
         **({} if done.rejected is None else {"rejected": annotation_records(done.rejected)}),
     }

@@ -36,6 +36,7 @@ PARENTS: dict[str, tuple[str, ...]] = {
     "calibrate": ("fit", "compose", "describe"),
     "annotate": ("fit", "calibrate", "embed", "describe"),
     "evaluate": ("annotate",),
+    "export": ("annotate",),
     "report": ("annotate", "evaluate"),
 }
 
@@ -48,6 +49,7 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "calibrate": ("classes", "level", "inference"),
     "annotate": ("classes", "level", "inference", "outputs", "images"),
     "evaluate": ("classes", "level", "evaluation"),
+    "export": ("classes", "level", "outputs"),
     "report": ("report",),
 }
 """Sections of the project file that a step reads."""
@@ -185,7 +187,7 @@ def _evaluate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"labels": _labels(project), "truth": _truth(project)}, {}
 
 
-def _report(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
+def _from_labels(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"labels": _labels(project)}, {}
 
 
@@ -214,7 +216,8 @@ _READS = {
     "calibrate": _calibrate,
     "annotate": _annotate,
     "evaluate": _evaluate,
-    "report": _report,
+    "export": _from_labels,
+    "report": _from_labels,
 }
 
 

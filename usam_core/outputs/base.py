@@ -1,0 +1,210 @@
+"""What an output format is: given one image after the other, it writes files and an index.
+
+A writer may make a file for each image (`target`, `write`, `read`), or one for all (`rows`,
+`finish`), or both. What `rows` gives is kept shard by shard; what `write` makes is put in place
+shard by shard, unless a person has changed what lies there.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from usam_core.atomic import whole_file
+from usam_core.image_ref import ImageRef
+from usam_core.outputs.runs import Crop, crop, pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a format goes and what it has to know.
+
+    Attributes:
+        folder: of this format alone.
+        classes: names; category i + 1 is class i.
+        colours: uint8 (c + 1, 3), background first.
+        run: key of the annotate step that made the labels.
+        images: folder that the images' paths count from.
+        labels: folder of the annotate step.
+        shapes: for Label Studio: "brush" or "polygon".
+        in_place: for OME-Zarr: write into images that are OME-Zarr themselves.
+        pixel_size: of every image, micrometres; None takes what the image's file says.
+    """
+
+    folder: Path
+    classes: Sequence[str]
+    colours: np.ndarray
+    run: str
+    images: Path
+    labels: Path
+    shapes: str = "brush"
+    in_place: bool = False
+    pixel_size: float | None = None
+
+
+class LabelledImage:
+    """One image as writers see it; masks are decoded once, whoever asks first.
+
+    Args:
+        entry: what `annotate` recorded of the image.
+        images: folder that its path counts from.
+
+    Attributes:
+        path: as it is listed.
+        name: of files made of it, relative, without ending.
+        sha256: digest of its content.
+        size_hw: rows and columns.
+        annotations: COCO records, best first; number k is object k + 1.
+        png: its label PNG, below the annotate step's folder.
+    """
+
+    def __init__(self, entry: dict[str, Any], images: Path) -> None:
+        self.path: str = entry["file_name"]
+        self.png: str = entry["png"]
+        self.name = self.png.split("/", 1)[1].removesuffix(".png")
+        self.sha256: str = entry["sha256"]
+        self.size_hw: tuple[int, int] = (entry["height"], entry["width"])
+        self.annotations: list[dict[str, Any]] = entry["annotations"]
+        self._images = images
+
+    @property
+    def ref(self) -> ImageRef:
+        """Return its address."""
+        return ImageRef.parse(self.path)
+
+    @property
+    def file(self) -> str:
+        """Return where its file lies, an absolute path or a URL."""
+        file = self.ref.file
+        return file if "://" in file else str(self._images / file)
+
+    @cached_property
+    def crops(self) -> list[Crop]:
+        """Return the part of each mask that is not empty."""
+        return [crop(annotation["segmentation"]) for annotation in self.annotations]
+
+    @cached_property
+    def objects(self) -> np.ndarray:
+        """Return the number of the object at each pixel, uint16 (h, w); uint32 beyond 65,535.
+
+        Where masks overlap, the pixel is the one's with the best score.
+        """
+        h, w = self.size_hw
+        count = len(self.annotations)
+        flat = np.zeros(h * w, np.uint16 if count < 1 << 16 else np.uint32)
+        for number in range(count, 0, -1):
+            flat[pixels(self.annotations[number - 1]["segmentation"])] = number
+        return flat.reshape(w, h).T
+
+    def object_classes(self) -> np.ndarray:
+        """Return the label of each object, int64 (p + 1,), 0 for none."""
+        return np.array([0, *(a["category_id"] for a in self.annotations)], np.int64)
+
+
+UNKNOWN_LABEL = 1 << 16
+"""Of an object whose number or name is not ours; beyond any class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What a file of one image says, in a form in which two can be compared.
+
+    Attributes:
+        classes: integers (h, w): 0, 1 + the class, or `UNKNOWN_LABEL`.
+        objects: how many objects of each label, where the format knows objects.
+    """
+
+    classes: np.ndarray
+    objects: dict[int, int] = field(default_factory=dict)
+
+
+class Writer:
+    """One output format.
+
+    Attributes:
+        name: as in `outputs.formats`; also its folder.
+        revision: raised when the same labels give other files.
+    """
+
+    name: ClassVar[str]
+    revision: ClassVar[int] = 1
+
+    def __init__(self, target: Target) -> None:
+        self.to = target
+        self.notes: list[str] = []
+
+    @property
+    def indexed(self) -> bool:
+        """Return whether the format has rows."""
+        return type(self).rows is not Writer.rows
+
+    def target(self, image: LabelledImage) -> Path | None:
+        """Return the file (or folder) of one image, or None if there is none."""
+        return None
+
+    def write(self, image: LabelledImage, path: Path) -> None:
+        """Write one image's file to `path`, which is then renamed to its target."""
+        raise NotImplementedError
+
+    def read(self, image: LabelledImage, path: Path) -> Labels:
+        """Read such a file back; raises anything where it is none."""
+        raise NotImplementedError
+
+    def placed(self, image: LabelledImage) -> None:
+        """Do what has to be done beside an image's file once that is in place."""
+
+    def rows(self, image: LabelledImage) -> Iterable[dict[str, Any]]:
+        """Return what the index has to know of one image, as JSON-like mappings; not the run."""
+        return ()
+
+    def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:
+        """Write the index from the rows of all images; return its files."""
+        return []
+
+    def note(self, text: str) -> None:
+        """Say something once about the whole export."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def read_objects(image: LabelledImage, numbers: np.ndarray) -> Labels:
+    """Return what a map of object numbers says; objects that we did not number are unknown."""
+    if numbers.shape != image.size_hw:
+        raise ValueError(f"expected {image.size_hw} rows and columns, got {numbers.shape}")
+    known = image.object_classes()
+    found, at = np.unique(numbers, return_inverse=True)
+    labels = np.where(found < len(known), known[np.minimum(found, len(known) - 1)], UNKNOWN_LABEL)
+    present, counts = np.unique(labels[found > 0], return_counts=True)
+    objects = dict(zip(present.tolist(), counts.tolist(), strict=True))
+    return Labels(labels[at].reshape(numbers.shape), objects)
+
+
+def painted(masks: Sequence[tuple[int, np.ndarray]], size_hw: tuple[int, int]) -> Labels:
+    """Return what masks with their labels, best first, say: the first at a pixel counts."""
+    classes = np.zeros(size_hw, np.int64)
+    objects: dict[int, int] = {}
+    for label, mask in reversed(masks):
+        classes[mask] = label
+        objects[label] = objects.get(label, 0) + 1
+    return Labels(classes, objects)
+
+
+def write_json_list(path: Path, rows: Iterable[Any]) -> Path:
+    """Write a JSON list, one item in memory at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write("[")
+        for number, row in enumerate(rows):
+            file.write((",\n" if number else "\n") + json.dumps(row, ensure_ascii=False))
+        file.write("\n]\n")
+    return path
+
+
+def relative(file: str, folder: Path) -> str:
+    """Return how a file is reached from a folder; a URL as it is."""
+    return file if "://" in file else Path(os.path.relpath(file, folder)).as_posix()

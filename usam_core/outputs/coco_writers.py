@@ -1,0 +1,117 @@
+"""COCO JSON: run lengths, polygons, and the form that CVAT imports."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from usam_core.atomic import whole_file
+from usam_core.outputs.base import LabelledImage, Writer
+from usam_core.outputs.polygons import part_polygons
+
+
+class CocoWriter(Writer):
+    """`instances.json` with run-length masks: exact, and read by pycocotools."""
+
+    name = "coco"
+
+    def rows(self, image: LabelledImage) -> Iterator[dict[str, Any]]:
+        """Return the image, and its annotations without ids."""
+        h, w = image.size_hw
+        yield {
+            "image": {"file_name": image.path, "height": h, "width": w, "sha256": image.sha256},
+            "annotations": [self._annotation(image, n) for n in range(len(image.annotations))],
+        }
+
+    def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:
+        """Write the file; images and annotations are numbered from 1."""
+        path = self.to.folder / "instances.json"
+        write_coco(path, self._header(), rows)
+        return [path]
+
+    def _header(self) -> dict[str, Any]:
+        categories = [{"id": i, "name": n} for i, n in enumerate(self.to.classes, start=1)]
+        return {"info": {"description": "usam", "run": self.to.run}, "categories": categories}
+
+    def _annotation(self, image: LabelledImage, number: int) -> dict[str, Any]:
+        return image.annotations[number]
+
+
+class CocoPolygonsWriter(CocoWriter):
+    """`instances.json` with a polygon for each part of a mask, along the edges of its pixels."""
+
+    name = "coco_polygons"
+
+    def _annotation(self, image: LabelledImage, number: int) -> dict[str, Any]:
+        return {**image.annotations[number], "segmentation": self._polygons(image, number)}
+
+    def _polygons(self, image: LabelledImage, number: int) -> list[list[float]]:
+        return [ring.ravel().tolist() for ring in part_polygons(image.crops[number])]
+
+
+class CvatWriter(CocoPolygonsWriter):
+    """`annotations/instances_default.json`, which CVAT takes as "COCO 1.0".
+
+    CVAT reads run lengths only of crowds, and shows numbers of ours only as attributes.
+    """
+
+    name = "cvat"
+
+    def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:
+        """Write the file where CVAT looks for it in a zip of this folder."""
+        path = self.to.folder / "annotations" / "instances_default.json"
+        write_coco(path, self._header(), rows)
+        return [path]
+
+    def _header(self) -> dict[str, Any]:
+        header = super()._header()
+        return {
+            "licenses": [{"id": 0, "name": "", "url": ""}],
+            **header,
+            "categories": [{**one, "supercategory": ""} for one in header["categories"]],
+        }
+
+    def _annotation(self, image: LabelledImage, number: int) -> dict[str, Any]:
+        full = image.annotations[number]
+        return {
+            **{key: full[key] for key in ("category_id", "area", "bbox")},
+            "segmentation": self._polygons(image, number),
+            "iscrowd": 0,
+            "attributes": {
+                "occluded": False,
+                **{key: full[key] for key in ("score", "probability", "entropy") if key in full},
+            },
+        }
+
+
+def write_coco(path: Path, header: dict[str, Any], rows: Iterable[dict[str, Any]]) -> None:
+    """Write a COCO JSON of images with their annotations, one image in memory at a time.
+
+    Args:
+        path: the file to write.
+        header: what stands at its top, such as the categories.
+        rows: mappings with `image` and `annotations`, which get their ids here, from 1.
+    """
+    number = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        whole_file(path) as temporary,
+        open(temporary, "w", encoding="utf-8") as file,
+        # The images come behind the annotations, and there may be millions.
+        tempfile.TemporaryFile("w+", encoding="utf-8", dir=path.parent) as images,
+    ):
+        file.write(json.dumps(header, ensure_ascii=False)[:-1])
+        file.write(',\n"annotations": [')
+        for image_id, row in enumerate(rows, start=1):
+            text = json.dumps({"id": image_id, **row["image"]}, ensure_ascii=False)
+            images.write((",\n" if image_id > 1 else "") + text)
+            for record in row["annotations"]:
+                number += 1
+                full = {"id": number, "image_id": image_id, **record}
+                file.write(("," if number > 1 else "") + "\n" + json.dumps(full))
+        file.write('],\n"images": [\n')
+        images.seek(0)
+        shutil.copyfileobj(images, file)
+        file.write("]}\n")

@@ -1,0 +1,94 @@
+"""What a person has changed in a file of labels."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from usam_core.outputs.base import LabelledImage, Labels, Writer
+
+UNKNOWN = "unknown"
+"""Of a class, or of an object number, that we did not write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """The difference between a file as it was written and as it is.
+
+    Attributes:
+        format: of the file.
+        image: path of the image.
+        path: of the file.
+        pixels: how many have another class now; None where only the counts by class are known.
+        by_class: for each class that differs, pixels before and now.
+        objects: for each class that differs, objects before and now.
+    """
+
+    format: str
+    image: str
+    path: str
+    pixels: int | None
+    by_class: dict[str, tuple[int, int]]
+    objects: dict[str, tuple[int, int]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-like mapping."""
+        return asdict(self)
+
+    def sentence(self) -> str:
+        """Return the difference in words."""
+        said = [] if self.pixels is None else [f"{self.pixels} pixels have another class"]
+        said += [f"{n} {a} -> {b} pixels" for n, (a, b) in self.by_class.items()]
+        said += [f"{n} {a} -> {b} objects" for n, (a, b) in self.objects.items()]
+        return "; ".join(said) or "saved again, nothing changed"
+
+
+def compare(writer: Writer, image: LabelledImage, path: Path, names: Sequence[str]) -> Edit:
+    """Return what differs between a file and what the writer makes of the same image.
+
+    Args:
+        writer: of the file's format.
+        image: as it was labelled.
+        path: the file as it is now.
+        names: of the labels, background first.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder) / path.name
+        writer.write(image, fresh)
+        before = writer.read(image, fresh)
+    try:
+        now = writer.read(image, path)
+    except Exception:  # readers raise anything on damaged bytes
+        size = image.size_hw
+        now = Labels(np.zeros(size, np.int64))
+    return Edit(
+        writer.name,
+        image.path,
+        str(path),
+        int((before.classes != now.classes).sum()),
+        changed_counts(label_counts(before.classes), label_counts(now.classes), names),
+        changed_counts(before.objects, now.objects, names),
+    )
+
+
+def label_counts(labels: np.ndarray) -> dict[int, int]:
+    """Return how many pixels each label has."""
+    values, counts = np.unique(labels, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def changed_counts(
+    before: dict[int, int], now: dict[int, int], names: Sequence[str]
+) -> dict[str, tuple[int, int]]:
+    """Return the counts that differ, by the labels' names."""
+    found: dict[str, tuple[int, int]] = {}
+    for label in sorted({*before, *now}):
+        pair = before.get(label, 0), now.get(label, 0)
+        if pair[0] != pair[1]:
+            name = names[label] if label < len(names) else UNKNOWN
+            earlier = found.get(name, (0, 0))
+            found[name] = (earlier[0] + pair[0], earlier[1] + pair[1])
+    return found

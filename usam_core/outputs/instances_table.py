@@ -1,0 +1,78 @@
+"""`instances.parquet`: a row for each object, for pandas, DuckDB, R."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from usam_core.atomic import whole_file
+from usam_core.outputs.base import LabelledImage, Writer
+
+SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),
+        ("sha256", pa.string()),
+        ("object", pa.int64()),
+        ("class", pa.string()),
+        ("score", pa.float64()),
+        ("probability", pa.float64()),
+        ("entropy", pa.float64()),
+        ("runner_up", pa.string()),
+        ("predicted_iou", pa.float64()),
+        ("area", pa.int64()),
+        ("box_x", pa.float64()),
+        ("box_y", pa.float64()),
+        ("box_width", pa.float64()),
+        ("box_height", pa.float64()),
+        ("point_x", pa.float64()),
+        ("point_y", pa.float64()),
+        ("run", pa.string()),
+    ]
+)
+"""Columns; lengths are in pixels, `object` is the number in label TIFF and OME-Zarr, `run` the key
+of the annotate step that the table was made from."""
+
+_ROWS_A_GROUP = 16384
+
+
+class ParquetWriter(Writer):
+    """One table of all objects."""
+
+    name = "parquet"
+
+    def rows(self, image: LabelledImage) -> Iterator[dict[str, Any]]:
+        """Return a row for each object."""
+        names = [None, *self.to.classes]
+        for number, annotation in enumerate(image.annotations, start=1):
+            x, y, width, height = annotation["bbox"]
+            point = annotation.get("point") or (None, None)
+            yield {
+                "image": image.path,
+                "sha256": image.sha256,
+                "object": number,
+                "class": names[annotation["category_id"]],
+                "score": annotation["score"],
+                "probability": annotation.get("probability"),
+                "entropy": annotation.get("entropy"),
+                "runner_up": names[annotation.get("runner_up") or 0],
+                "predicted_iou": annotation.get("predicted_iou"),
+                "area": annotation["area"],
+                "box_x": x,
+                "box_y": y,
+                "box_width": width,
+                "box_height": height,
+                "point_x": point[0],
+                "point_y": point[1],
+            }
+
+    def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:
+        """Write the table, some rows in memory at a time."""
+        path = self.to.folder / "instances.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as temporary, pq.ParquetWriter(temporary, SCHEMA) as file:
+            while some := [{**row, "run": self.to.run} for row in islice(rows, _ROWS_A_GROUP)]:
+                file.write_table(pa.Table.from_pylist(some, SCHEMA))
+        return [path]

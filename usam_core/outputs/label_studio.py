@@ -1,0 +1,126 @@
+"""Label Studio: tasks with predictions, as brush strokes or as polygons.
+
+A brush mask is Label Studio's own run-length code of an RGBA picture (all four channels are the
+mask): a stream of bits with a head of 53 bits (how many values, bits of a value, and the four
+sizes that a count may have) and then, for each run, a 1, which of the sizes, the count less one,
+and the value.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+
+from usam_core.atomic import whole_file
+from usam_core.outputs.base import LabelledImage, Writer, write_json_list
+from usam_core.outputs.polygons import part_polygons
+from usam_core.outputs.runs import Crop
+
+_COUNT_BITS = np.array([3, 4, 8, 16])
+_LONGEST = 1 << 16
+_CHANNELS = 4
+
+
+class LabelStudioWriter(Writer):
+    """`tasks.json` to import, and the labelling configuration that it belongs to."""
+
+    name = "label_studio"
+
+    def rows(self, image: LabelledImage) -> Iterator[dict[str, Any]]:
+        """Return one task."""
+        results = [
+            result
+            for number in range(len(image.annotations))
+            for result in self._results(image, number)
+        ]
+        scores = [annotation["score"] for annotation in image.annotations]
+        yield {
+            "data": {"image": _address(image), "sha256": image.sha256},
+            "predictions": [
+                {
+                    "score": round(sum(scores) / len(scores), 6) if scores else 0.0,
+                    "result": results,
+                }
+            ],
+        }
+
+    def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:
+        """Write tasks and configuration."""
+        tasks = write_json_list(self.to.folder / "tasks.json", map(self._signed, rows))
+        config = self.to.folder / "label_config.xml"
+        kind = "BrushLabels" if self.to.shapes == "brush" else "PolygonLabels"
+        lines = ["<View>", '  <Image name="image" value="$image" zoom="true"/>']
+        lines.append(f'  <{kind} name="label" toName="image">')
+        for name, colour in zip(self.to.classes, self.to.colours[1:], strict=True):
+            background = "#" + bytes(colour.tolist()).hex()
+            lines.append(f'    <Label value={quoteattr(name)} background="{background}"/>')
+        lines += [f"  </{kind}>", "</View>", ""]
+        with whole_file(config) as temporary:
+            temporary.write_text("\n".join(lines), encoding="utf-8")
+        return [tasks, config]
+
+    def _signed(self, task: dict[str, Any]) -> dict[str, Any]:
+        for prediction in task["predictions"]:
+            prediction["model_version"] = f"usam {self.to.run[:12]}"
+        return task
+
+    def _results(self, image: LabelledImage, number: int) -> Iterator[dict[str, Any]]:
+        annotation = image.annotations[number]
+        h, w = image.size_hw
+        name = self.to.classes[annotation["category_id"] - 1]
+        common = {
+            "from_name": "label",
+            "to_name": "image",
+            "original_width": w,
+            "original_height": h,
+            "image_rotation": 0,
+            "score": annotation["score"],
+        }
+        if self.to.shapes == "brush":
+            rle = brush_rle(image.crops[number], image.size_hw)
+            value = {"format": "rle", "rle": rle, "brushlabels": [name]}
+            yield {"id": str(number + 1), "type": "brushlabels", **common, "value": value}
+            return
+        for part, ring in enumerate(part_polygons(image.crops[number]), start=1):
+            points = (ring * 100.0 / [w, h]).tolist()
+            value = {"points": points, "closed": True, "polygonlabels": [name]}
+            id_ = f"{number + 1}-{part}"
+            yield {"id": id_, "type": "polygonlabels", **common, "value": value}
+
+
+def brush_rle(crop: Crop, size_hw: tuple[int, int]) -> list[int]:
+    """Return a mask in Label Studio's code, as the bytes' numbers."""
+    h, w = size_hw
+    edges = np.diff(np.pad(crop.mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    at_row, begin = np.nonzero(edges == 1)
+    end = np.nonzero(edges == -1)[1]
+    start = (crop.top + at_row) * w + crop.left + begin
+    # Background and mask in turn, to the end of the picture.
+    bounds = np.stack([start, start + end - begin], axis=1).ravel()
+    lengths = np.diff(bounds, prepend=0, append=h * w) * _CHANNELS
+    values = np.tile([0, 255], len(start) + 1)[: len(lengths)]
+    pieces = -(-lengths // _LONGEST)
+    counts = np.full(int(pieces.sum()), _LONGEST)
+    last = np.cumsum(pieces) - 1
+    counts[last[pieces > 0]] = (lengths - (pieces - 1) * _LONGEST)[pieces > 0]
+    values = np.repeat(values, pieces)
+    size = np.searchsorted(1 << _COUNT_BITS, counts)
+    bits = _COUNT_BITS[size]
+    words = ((((1 << 2) | size) << bits) | (counts - 1)) << 8 | values
+    # A count of 16 bits makes a word of 27.
+    used = 3 + bits + 8
+    table = (words[:, None] >> np.arange(26, -1, -1)) & 1
+    stream = table[np.arange(27) >= (27 - used)[:, None]]
+    head = f"{h * w * _CHANNELS:032b}{7:05b}" + "".join(f"{b - 1:04b}" for b in _COUNT_BITS)
+    start_bits = np.array(list(head), np.uint8)
+    return np.packbits(np.concatenate([start_bits, stream.astype(np.uint8)])).tolist()
+
+
+def _address(image: LabelledImage) -> str:
+    """Return how Label Studio asks for an image: by local files below its root, or by URL."""
+    ref = image.ref
+    plane = "".join(f"&{axis}={index}" for axis, index in ref.plane)
+    return ref.file if "://" in ref.file else f"/data/local-files/?d={quote(ref.file)}{plane}"

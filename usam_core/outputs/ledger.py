@@ -1,0 +1,181 @@
+"""What an export has written, so that a person's edits are told from our own files.
+
+A table in SQLite, because a million images must not be held, and a shard's lines must be there
+all or none. A file may be replaced only after its new digest was written down (`plan`): whenever
+the process dies, every file of ours has one of the digests that are known.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from usam_core.digest import files_digest
+from usam_core.errors import StoreError
+from usam_core.stamps import folder_stamp
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS file (
+    format TEXT, path TEXT, image TEXT, part TEXT, sha256 TEXT, planned TEXT, stamp TEXT,
+    PRIMARY KEY (format, path)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS part (
+    format TEXT, part TEXT, key TEXT, PRIMARY KEY (format, part)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS file_part ON file (format, part);
+"""
+
+
+class Written(NamedTuple):
+    """One file that was put in place, or that a person's edit kept from being put there.
+
+    Attributes:
+        path: relative to the ledger's folder.
+        image: path of the image, as listed.
+        sha256: digest of what we made.
+    """
+
+    path: str
+    image: str
+    sha256: str
+
+
+class Ledger:
+    """The table of one export folder; only one process may have it open.
+
+    Args:
+        file: the SQLite file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.folder = file.parent
+        self._db = sqlite3.connect(file)
+        self._db.executescript(_TABLES)
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self._db.close()
+        if isinstance(error, sqlite3.Error):
+            raise StoreError(
+                f"{self.folder}: what was exported cannot be written down: {error}. Free space or "
+                "allow writing there, and run again: what was done is kept"
+            ) from error
+
+    def relative(self, path: Path) -> str:
+        """Return a path as the table has it: a project that is moved finds its files."""
+        return Path(os.path.relpath(path, self.folder)).as_posix()
+
+    def done(self, format_: str, part: str, key: str) -> bool:
+        """Return whether a part was exported under this key and all its files are there."""
+        row = self._db.execute(
+            "SELECT key FROM part WHERE format = ? AND part = ?", (format_, part)
+        ).fetchone()
+        if row != (key,):
+            return False
+        return all(os.path.lexists(self.folder / path) for path in self.of_part(format_, part))
+
+    def plan(self, format_: str, files: Iterable[Written]) -> None:
+        """Write down what will be put in place."""
+        with self._db:
+            self._db.executemany(
+                "INSERT INTO file VALUES (?, ?, ?, NULL, NULL, ?, NULL) "
+                "ON CONFLICT DO UPDATE SET planned = excluded.planned, image = excluded.image",
+                [(format_, file.path, file.image, file.sha256) for file in files],
+            )
+
+    def finish(
+        self, format_: str, part: str, key: str, placed: list[Written], kept: list[Written]
+    ) -> None:
+        """Write down that a part is done; `kept` are files whose edits stay."""
+        stamped = [(file, stamp_of(self.folder / file.path)) for file in placed]
+        with self._db:
+            self._db.executemany(
+                "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, NULL, ?)",
+                [
+                    (format_, file.path, file.image, part, file.sha256, stamp)
+                    for file, stamp in [*stamped, *((file, None) for file in kept)]
+                ],
+            )
+            self._db.execute("INSERT OR REPLACE INTO part VALUES (?, ?, ?)", (format_, part, key))
+
+    def edited(self, format_: str, path: str) -> bool:
+        """Return whether a file is there and not as we wrote it, or not ours at all."""
+        row = self._db.execute(
+            "SELECT sha256, planned, stamp FROM file WHERE format = ? AND path = ?",
+            (format_, path),
+        ).fetchone()
+        return _differs(self.folder / path, *(row or (None, None, None)))
+
+    def edits(self, format_: str) -> Iterator[tuple[str, str]]:
+        """Yield path and image of each file of a format that is no longer as we wrote it."""
+        rows = self._db.execute(
+            "SELECT path, image, sha256, planned, stamp FROM file WHERE format = ? ORDER BY path",
+            (format_,),
+        )
+        for path, image, *known in rows:
+            if _differs(self.folder / path, *known):
+                yield path, image
+
+    def whole(self, format_: str) -> bool:
+        """Return whether all files of a format are there."""
+        rows = self._db.execute("SELECT path FROM file WHERE format = ?", (format_,))
+        return all(os.path.lexists(self.folder / path) for (path,) in rows)
+
+    def formats(self) -> list[str]:
+        """Return the formats that were ever exported."""
+        return [name for (name,) in self._db.execute("SELECT DISTINCT format FROM part")]
+
+    def forget(self, format_: str) -> None:
+        """Do all parts of a format again; whose files are whose stays known."""
+        with self._db:
+            self._db.execute("DELETE FROM part WHERE format = ?", (format_,))
+
+    def drop_parts(self, format_: str, kept: set[str]) -> list[str]:
+        """Forget parts that are no more; return the files of theirs that no other part has."""
+        parts = self._db.execute("SELECT part FROM part WHERE format = ?", (format_,))
+        stale = [part for (part,) in parts if part not in kept]
+        gone = [path for part in stale for path in self.of_part(format_, part)]
+        with self._db:
+            self._db.executemany(
+                "DELETE FROM part WHERE format = ? AND part = ?", [(format_, p) for p in stale]
+            )
+        return gone
+
+    def of_part(self, format_: str, part: str) -> list[str]:
+        """Return the files of a part."""
+        rows = self._db.execute(
+            "SELECT path FROM file WHERE format = ? AND part = ?", (format_, part)
+        )
+        return [path for (path,) in rows]
+
+    def drop_file(self, format_: str, path: str) -> None:
+        """Forget a file."""
+        with self._db:
+            self._db.execute("DELETE FROM file WHERE format = ? AND path = ?", (format_, path))
+
+
+def content_digest(path: Path) -> str:
+    """Return the digest of a file, or of a folder's files with their names."""
+    return files_digest(path)
+
+
+def stamp_of(path: Path) -> str | None:
+    """Return size and time of a file, or the stamp of a folder; None if there is no telling."""
+    if path.is_dir():
+        stamp = folder_stamp(path)
+        return stamp.digest if stamp else None
+    found = path.stat()
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def _differs(path: Path, sha256: str | None, planned: str | None, stamp: str | None) -> bool:
+    """Return whether what lies at a path is neither what we wrote nor what we meant to write."""
+    if not os.path.lexists(path):
+        return False
+    if stamp is not None and stamp_of(path) == stamp:
+        return False
+    return content_digest(path) not in (sha256, planned)

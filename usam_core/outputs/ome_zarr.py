@@ -1,0 +1,167 @@
+"""OME-Zarr labels: object numbers in levels, with each object's class, score and colour.
+
+An image that is OME-Zarr itself can take them into its `labels` group, in its own version (0.4 or
+0.5); every other image gets a `.zarr` of its own, version 0.4. They are written with zarr alone:
+the metadata is a page of JSON, and the packages that write it for one hold whole images.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from usam_core.atomic import write_json
+from usam_core.outputs.base import LabelledImage, Labels, Writer, read_objects
+from usam_core.outputs.pixel_size import pixel_size
+
+NAME = "usam"
+"""Of the labels in an image's `labels` group."""
+
+_SMALLEST = 512
+"""Levels are added until the longer side is no longer than this."""
+_CHUNK = 1024
+_ATTRIBUTES = {2: ".zattrs", 3: "zarr.json"}
+_VERSIONS = {2: "0.4", 3: "0.5"}
+
+
+class OmeZarrWriter(Writer):
+    """One group of label levels an image."""
+
+    name = "ome_zarr"
+
+    def target(self, image: LabelledImage) -> Path:
+        """Return the group of an image's labels."""
+        if self.to.in_place:
+            found = _image_group(image)
+            if found is not None and _can_hold(found, image.size_hw):
+                return Path(image.file) / "labels" / NAME
+            self.note(
+                "ome_zarr: images that are no local OME-Zarr with a single plane have their labels "
+                f"in {self.name}/"
+            )
+        return self.to.folder / f"{image.name}.zarr"
+
+    def write(self, image: LabelledImage, path: Path) -> None:
+        """Write levels by taking every second row and column; no number is ever mixed."""
+        inside = self._inside(image)
+        source = _image_group(image) if inside else None
+        version = source.metadata.zarr_format if source is not None else 2
+        axes, scale = self._axes(image, source)
+        level = image.objects.reshape([1] * (len(axes) - 2) + list(image.size_hw))
+        group = zarr.open_group(path, mode="w", zarr_format=version)
+        datasets = []
+        while True:
+            name = str(len(datasets))
+            factor = [1.0] * (len(axes) - 2) + [2.0 ** len(datasets)] * 2
+            steps = [one * times for one, times in zip(scale, factor, strict=True)]
+            transform = {"type": "scale", "scale": steps}
+            datasets.append({"path": name, "coordinateTransformations": [transform]})
+            array = group.create_array(
+                name,
+                shape=level.shape,
+                dtype=level.dtype,
+                chunks=tuple(min(side, _CHUNK) for side in level.shape),
+                chunk_key_encoding={"name": "v2" if version == 2 else "default", "separator": "/"},
+                **({"dimension_names": [a["name"] for a in axes]} if version == 3 else {}),
+            )
+            array[...] = level
+            if max(level.shape) <= _SMALLEST:
+                break
+            level = level[..., ::2, ::2]
+        said = {
+            "multiscales": [{"name": NAME, "axes": axes, "datasets": datasets}],
+            "image-label": self._image_label(image, inside),
+        }
+        if version == 2:
+            said["multiscales"][0]["version"] = said["image-label"]["version"] = _VERSIONS[2]
+            group.attrs.update(said)
+        else:
+            group.attrs["ome"] = {"version": _VERSIONS[3], **said}
+
+    def read(self, image: LabelledImage, path: Path) -> Labels:
+        """Read the full level back as classes."""
+        numbers = np.asarray(zarr.open_group(path, mode="r")["0"])
+        return read_objects(image, numbers.reshape(numbers.shape[-2:]))
+
+    def placed(self, image: LabelledImage) -> None:
+        """Name the labels in the image's `labels` group, beside those that are there."""
+        if not self._inside(image):
+            return
+        folder = Path(image.file) / "labels"
+        version = _image_group(image).metadata.zarr_format
+        group = zarr.open_group(folder, mode="a", zarr_format=version)
+        attributes = group.attrs.asdict()
+        said = attributes if version == 2 else attributes.setdefault("ome", {"version": "0.5"})
+        listed = said.setdefault("labels", [])
+        if NAME not in listed:
+            listed.append(NAME)
+            if version == 2:
+                write_json(folder / _ATTRIBUTES[2], attributes)
+            else:
+                group.attrs.update(attributes)
+
+    def _inside(self, image: LabelledImage) -> bool:
+        return self.target(image).parent.name == "labels" and self.to.in_place
+
+    def _axes(
+        self, image: LabelledImage, source: zarr.Group | None
+    ) -> tuple[list[dict[str, Any]], list[float]]:
+        """Return axes and the size of a step along each: the image's, where it says so."""
+        if source is not None:
+            said = _multiscale(source)
+            axes = said["axes"]
+            scale = said["datasets"][0]["coordinateTransformations"][0]["scale"]
+            kept = [i for i, axis in enumerate(axes) if axis["type"] != "channel"]
+            return [axes[i] for i in kept], [float(scale[i]) for i in kept]
+        size = self.to.pixel_size or pixel_size(image.file)
+        unit = {"unit": "micrometer"} if size else {}
+        axes = [{"name": name, "type": "space", **unit} for name in ("y", "x")]
+        return axes, [size or 1.0] * 2
+
+    def _image_label(self, image: LabelledImage, inside: bool) -> dict[str, Any]:
+        labels = [a["category_id"] for a in image.annotations]
+        found: dict[str, Any] = {}
+        if labels:
+            found["colors"] = [
+                {"label-value": number, "rgba": [*self.to.colours[label].tolist(), 255]}
+                for number, label in enumerate(labels, start=1)
+            ]
+            found["properties"] = [
+                {
+                    "label-value": number,
+                    "class": self.to.classes[annotation["category_id"] - 1],
+                    "score": annotation["score"],
+                }
+                for number, annotation in enumerate(image.annotations, start=1)
+            ]
+        if inside:
+            found["source"] = {"image": "../../"}
+        return found
+
+
+def _image_group(image: LabelledImage) -> zarr.Group | None:
+    """Return the OME-Zarr that an image is, if it is one on this disk."""
+    path = Path(image.file)
+    if image.ref.plane or "://" in image.file or not path.is_dir():
+        return None
+    try:
+        group = zarr.open_group(path, mode="r")
+        _multiscale(group)
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+    return group
+
+
+def _multiscale(group: zarr.Group) -> dict[str, Any]:
+    attributes = group.attrs.asdict()
+    return attributes.get("ome", attributes)["multiscales"][0]
+
+
+def _can_hold(group: zarr.Group, size_hw: tuple[int, int]) -> bool:
+    """Return whether an image has but one plane, of the labelled size, and can be written to."""
+    said = _multiscale(group)
+    shape = group[said["datasets"][0]["path"]].shape
+    sides = zip(said["axes"], shape, strict=True)
+    kept = [side for axis, side in sides if axis["type"] != "channel"]
+    return tuple(kept[-2:]) == size_hw and all(side == 1 for side in kept[:-2])

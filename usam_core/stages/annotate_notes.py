@@ -1,0 +1,52 @@
+"""What the summary of the step annotate says beside its counts."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from usam_core.project import Project
+from usam_core.stages.calibrated import calibration_file
+
+
+def review_summary(entries: Iterable[dict[str, Any]], decisions: int) -> dict[str, Any]:
+    """Count the decisions that found their mask again, and those that did not."""
+    if not decisions:
+        return {}
+    found: Counter[str] = Counter()
+    images = set()
+    for entry in entries:
+        # An image may be there twice under two names: a decision counts once.
+        if entry["sha256"] in images or "rejected" not in entry:
+            continue
+        images.add(entry["sha256"])
+        found["rejected"] += len(entry["rejected"])
+        found.update(r["reviewed"] for r in entry["annotations"] if "reviewed" in r)
+    kinds = ("accepted", "changed", "rejected")
+    applied = {kind: found[kind] for kind in kinds}
+    return {"reviewed": {**applied, "not_applied": decisions - sum(applied.values())}}
+
+
+def notes_on_settings(project: Project) -> list[str]:
+    """Say which settings had nothing to go by, because no calibration could be fitted."""
+    if calibration_file(project) is not None:
+        return []
+    config = project.config.inference
+    asked = {
+        "inference.thresholds: calibrated": config.thresholds == "calibrated",
+        f"inference.presence: {config.presence:g}": config.presence > 0,
+    }
+    return [
+        f"{setting} had no effect: there were too few held-out scenes to calibrate on (`usam "
+        f"calibrate {project.file}` says how many are needed)"
+        for setting, given in asked.items()
+        if given
+    ]
+
+
+def notes_on_edits(edited: int) -> list[str]:
+    if not edited:
+        return []
+    return [
+        f"{edited} label PNGs changed by hand are kept (`usam export --show-edits` says how); "
+        "coco.json has the masks as they were made. To undo an edit, delete its PNG"
+    ]

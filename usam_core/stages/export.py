@@ -1,0 +1,265 @@
+"""Step 9, export: the labels in the formats that other programs take (`outputs.formats`).
+
+A person's edits are kept: a file for one image that is not as the last export wrote it stays, and
+`show_edits` says what was changed.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from usam_core.atomic import disk_errors
+from usam_core.code import code_digest
+from usam_core.digest import value_digest
+from usam_core.errors import MissingStepError
+from usam_core.headfile import load_head
+from usam_core.outputs.base import LabelledImage, Target, Writer
+from usam_core.outputs.edits import Edit, compare
+from usam_core.outputs.formats import WRITERS, open_writer
+from usam_core.outputs.ledger import Ledger, Written, content_digest
+from usam_core.palette import class_colours
+from usam_core.progress import Progress
+from usam_core.project import Project
+from usam_core.stages import annotate
+from usam_core.stages.exporting import INDEX, ROWS, Job, export_part, read_rows, rows_file
+from usam_core.stages.folders import step_folder
+from usam_core.stages.record import StepResult, digests, intact_record, made_digest, read_record
+
+CALCULATIONS = ("usam_core.stages.exporting", "usam_core.outputs.formats")
+"""Modules that decide the step's results."""
+
+LEDGER = "ledger.sqlite"
+
+
+def inputs(project: Project) -> dict[str, Any]:
+    """Return what the exports depend on: the labels and the formats."""
+    outputs = project.config.outputs
+    names = _formats(project)
+    if not names:
+        return {"formats": []}
+    return {
+        "labels": made_digest(_annotated(project)),
+        "formats": names,
+        "settings": _settings(project),
+        "label_studio": outputs.label_studio,
+        "ome_zarr_in_place": outputs.ome_zarr_in_place,
+    }
+
+
+def run(project: Project, key: str, progress: Progress) -> StepResult:
+    """Write what is not there yet, shard by shard, and the index files.
+
+    Raises:
+        MissingStepError: `annotate` has not run.
+    """
+    folder = step_folder(project, "export")
+    writers = _writers(project, _formats(project))
+    if not writers:
+        return _result(key, folder, 0, {}, [], [])
+    record = _annotated(project)
+    parts = sorted(name for name in record.outputs if name.startswith(f"{annotate.PARTS}/"))
+    labels = step_folder(project, "annotate")
+    with (
+        disk_errors(folder),
+        Ledger(folder / LEDGER) as ledger,
+        progress.bar("Exporting", len(parts)) as bar,
+    ):
+        fresh = 0
+        for name in parts:
+            jobs = _jobs(project, writers, name, record.outputs[name], ledger)
+            if jobs:
+                entries = json.loads((labels / name).read_text(encoding="utf-8"))
+                export_part(Path(name).stem, entries, jobs, project.images_path, ledger)
+                fresh += 1
+            bar.advance()
+        stems = [Path(name).stem for name in parts]
+        files = [file for writer in writers for file in _finish(writer, stems, ledger)]
+        edited = {w.name: sum(1 for _ in ledger.edits(w.name)) for w in writers}
+        notes = [note for writer in writers for note in writer.notes]
+        notes += _notes(ledger, writers, edited, project)
+    result = _result(key, folder, record.summary["images"], edited, files, notes)
+    return replace(result, summary={**result.summary, "shards": len(parts), "written": fresh})
+
+
+def intact(project: Project, key: str) -> StepResult | None:
+    """Return the record if its key holds, its index files do, and no image's file is gone."""
+    folder = step_folder(project, "export")
+    record = intact_record(folder, key)
+    names = _formats(project)
+    if record is None or not names:
+        return record
+    if not (folder / LEDGER).is_file():
+        return None
+    with Ledger(folder / LEDGER) as ledger:
+        if not all(ledger.whole(name) for name in names):
+            return None
+        edited = {name: sum(1 for _ in ledger.edits(name)) for name in names}
+    return replace(record, summary={**record.summary, "written": 0, "edited": edited})
+
+
+def forget(project: Project) -> None:
+    """Forget which parts are exported, so that all are written again; edits stay."""
+    file = step_folder(project, "export") / LEDGER
+    if file.is_file():
+        with Ledger(file) as ledger:
+            for name in ledger.formats():
+                ledger.forget(name)
+
+
+def drop_edits(project: Project) -> int:
+    """Remove the files that a person has changed, so that they are written again; how many."""
+    folder = step_folder(project, "export")
+    if not (folder / LEDGER).is_file():
+        return 0
+    count = 0
+    with Ledger(folder / LEDGER) as ledger:
+        for name in _formats(project):
+            for path, _ in list(ledger.edits(name)):
+                place = folder / path
+                shutil.rmtree(place) if place.is_dir() else place.unlink()
+                count += 1
+    return count
+
+
+def show_edits(project: Project) -> Iterator[Edit]:
+    """Yield what a person has changed in the label PNGs and in what was exported, by image."""
+    _annotated(project)
+    folder, labels = step_folder(project, "export"), step_folder(project, "annotate")
+    names = ["background", *project.config.label_names]
+    yield from annotate.edits(project)
+    if not (folder / LEDGER).is_file():
+        return
+    with Ledger(folder / LEDGER) as ledger:
+        changed: dict[str, list[tuple[Writer, str]]] = {}
+        for writer in _writers(project, [n for n in ledger.formats() if n in WRITERS]):
+            for path, image in ledger.edits(writer.name):
+                changed.setdefault(image, []).append((writer, path))
+        for entry in annotate.recorded(labels) if changed else ():
+            for writer, path in changed.get(entry["file_name"], ()):
+                image = LabelledImage(entry, project.images_path)
+                yield compare(writer, image, folder / path, names)
+
+
+def _annotated(project: Project) -> StepResult:
+    record = read_record(step_folder(project, "annotate"))
+    if record is None:
+        raise MissingStepError(
+            f"{step_folder(project, 'annotate')}: no labels yet; run `usam annotate "
+            f"{project.file}` first"
+        )
+    return record
+
+
+def _formats(project: Project) -> list[str]:
+    return sorted(set(project.config.outputs.formats))
+
+
+def _settings(project: Project) -> dict[str, Any]:
+    """Return what decides every format's files beside the labels."""
+    config = project.config
+    return {
+        "names": config.label_names,
+        "colours": {spec.name: spec.colour for spec in config.classes},
+        "images": config.images.path.as_posix(),
+        "pixel_size": config.outputs.pixel_size,
+    }
+
+
+def _writers(project: Project, names: Iterable[str]) -> list[Writer]:
+    names = list(names)
+    if not names:
+        return []
+    config = project.config
+    _, card = load_head(annotate.head_path(project))
+    colours = class_colours(card["classes"], {s.name: s.colour for s in config.classes})
+    return [
+        open_writer(
+            name,
+            Target(
+                folder=step_folder(project, "export") / name,
+                classes=card["classes"],
+                colours=colours,
+                run=_annotated(project).key,
+                images=project.images_path,
+                labels=step_folder(project, "annotate"),
+                shapes=config.outputs.label_studio,
+                in_place=config.outputs.ome_zarr_in_place,
+                pixel_size=config.outputs.pixel_size,
+            ),
+        )
+        for name in names
+    ]
+
+
+def _jobs(
+    project: Project, writers: list[Writer], name: str, sha256: str, ledger: Ledger
+) -> list[Job]:
+    """Return the formats of a part that have to be written."""
+    part = Path(name).stem
+    jobs = []
+    for writer in writers:
+        module = type(writer).__module__
+        own = {
+            "shapes": writer.to.shapes if writer.name == "label_studio" else None,
+            "in_place": writer.to.in_place if writer.name == "ome_zarr" else None,
+        }
+        code = code_digest("usam_core.stages.exporting", (module,))
+        key = value_digest([sha256, code, _settings(project), own])
+        there = not writer.indexed or rows_file(ledger.folder, writer.name, part).is_file()
+        if not there or not ledger.done(writer.name, part, key):
+            jobs.append(Job(writer, key))
+    return jobs
+
+
+def _finish(writer: Writer, parts: list[str], ledger: Ledger) -> list[Path]:
+    """Write a format's index; files of images that are no more go, unless they were edited."""
+    name = writer.name
+    for path in ledger.drop_parts(name, {*parts, INDEX}):
+        place = ledger.folder / path
+        if ledger.edited(name, path):
+            writer.note(f"{name}: {path} was edited and is kept, though its image is gone")
+        elif place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+        ledger.drop_file(name, path)
+    for path in ledger.of_part(name, INDEX):
+        if ledger.edited(name, path):
+            place = ledger.folder / path
+            aside = place.with_name(
+                f"{place.stem}.edited-{content_digest(place)[:8]}{place.suffix}"
+            )
+            place.rename(aside)
+            writer.note(f"{name}: {path} was edited; the edit is kept as {aside.name}")
+    sources = [rows_file(ledger.folder, name, part) for part in parts] if writer.indexed else []
+    for old in set((ledger.folder / ROWS / name).glob("*.jsonl")).difference(sources):
+        old.unlink()
+    files = writer.finish(read_rows(sources))
+    written = [Written(ledger.relative(file), "", content_digest(file)) for file in files]
+    ledger.finish(name, INDEX, "", written, [])
+    return files
+
+
+def _notes(
+    ledger: Ledger, writers: list[Writer], edited: dict[str, int], project: Project
+) -> list[str]:
+    notes = []
+    if sum(edited.values()):
+        notes.append(
+            f"{sum(edited.values())} files changed by hand are kept: `usam export {project.file} "
+            "--show-edits` says how, --overwrite-edited writes them anew"
+        )
+    other = sorted(set(ledger.formats()) - {writer.name for writer in writers})
+    if other:
+        notes.append(f"of an earlier export and not renewed now: {', '.join(other)}")
+    return notes
+
+
+def _result(
+    key: str, folder: Path, images: int, edited: dict[str, int], files: list[Path], notes: list[str]
+) -> StepResult:
+    summary = {"images": images, "shards": 0, "written": 0, "edited": edited, "notes": notes}
+    return StepResult("export", key, False, str(folder), summary, digests(folder, files))
