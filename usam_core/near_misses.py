@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from usam_core.overlap import iou_and_containment
+from usam_core.overlap import Overlaps
 
 MOST = 2
 """So many are kept of an image: there are always very many masks that nobody would want."""
@@ -30,11 +30,14 @@ def near_misses(
     order = order[reached[order] >= _LEAST]
     if not len(order):
         return order
-    overlap, _ = iou_and_containment(np.concatenate([kept, packed[order]]))
+    overlaps = Overlaps(np.concatenate([kept, packed[order]]))
     shown = list(range(len(kept)))
     found = []
     for row, place in enumerate(order, start=len(kept)):
-        if len(found) < MOST and not (overlap[row, shown] > most_iou).any():
+        overlap, _ = overlaps(row, np.array(shown, np.int64))
+        if not (overlap > most_iou).any():
             shown.append(row)
             found.append(place)
+        if len(found) == MOST:
+            break
     return np.array(found, np.int64)

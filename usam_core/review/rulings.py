@@ -8,7 +8,7 @@ import numpy as np
 
 from usam_core.config_inference import InferenceConfig
 from usam_core.outputs.coco_json import encode
-from usam_core.overlap import iou_and_containment
+from usam_core.overlap import Overlaps
 from usam_core.review.decisions import Decision
 from usam_core.review.matching import judged, match
 from usam_core.types import Instances
@@ -104,9 +104,11 @@ def _leaders(
     """Return for each mask the instance that it was suppressed for, or that it is, int64 (p,)."""
     if not len(stay):
         return np.zeros(0, np.int64)
-    overlap, inside = iou_and_containment(packed)
-    same = classes[:, None] == classes[stay][None]
-    contained = same & (inside[:, stay] > config.nms_containment)
-    conflict = (overlap[:, stay] > config.nms_iou) | contained
+    overlaps, everyone = Overlaps(packed), np.arange(len(packed))
+    conflict = np.zeros((len(packed), len(stay)), bool)
+    for column, leader in enumerate(stay):
+        overlap, inside = overlaps(leader, everyone)
+        contained = (classes == classes[leader]) & (inside > config.nms_containment)
+        conflict[:, column] = (overlap > config.nms_iou) | contained
     conflict[stay] = np.eye(len(stay), dtype=bool)
     return conflict.argmax(axis=1)

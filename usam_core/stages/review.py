@@ -277,7 +277,7 @@ def _disagreement(project: Project, progress: Progress) -> dict[tuple[str, int],
                 torch.from_numpy(class_logits(one, mask_set, features)).softmax(-1).numpy()
                 for one in (head, other)
             )
-            chosen = choose(p[..., :classes].max(-1), mask_set, choice)
+            chosen = choose(mask_set, choice, p[..., :classes].max(-1))
             rows = prompts[sha256]
             apart = np.abs(p - q)[rows, chosen[rows]].sum(axis=-1) / 2
             found.update({(sha256, r): float(a) for r, a in zip(rows, apart, strict=True)})
