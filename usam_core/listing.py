@@ -77,7 +77,7 @@ def list_images(
         TransientError: the network failed; what was listed until then is remembered.
     """
     if is_url(root):
-        found: Iterator[_File] = iter(find_remote(config, root, globs))
+        found: Iterator[_File] = find_remote(config, root, globs)
     else:
         files = find_files(config, Path(root), leave_out, globs)
         found = ((name, None) for name in files)
