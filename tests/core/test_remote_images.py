@@ -194,6 +194,7 @@ def test_a_server_that_is_gone(web):
 
 def test_only_some_files_are_in_flight(memory, monkeypatch):
     url = memory({f"{number:03}.png": png() for number in range(200)})
+    monkeypatch.setattr(listing, "_BATCH", 1)  # else there is no more to hand out than threads
     now, most, lock = 0, 0, threading.Lock()
     read = listing.open_bytes
 
