@@ -84,7 +84,7 @@ def list_images(
         TransientError: the network failed; what was listed until then is remembered.
     """
     if is_url(root):
-        found: Iterator[_File] = iter(find_remote(config, root, globs))
+        found: Iterator[_File] = find_remote(config, root, globs)
     else:
         files = find_files(config, Path(root), leave_out, globs)
         found = ((name, None) for name in files)
@@ -105,8 +105,7 @@ def list_names(
         config: the limit on pixels.
         root: folder or URL that the names count from.
         names: their paths from there.
-        cache: as for `list_images`.
-        progress: as for `list_images`.
+        cache, progress: as for `list_images`.
     """
     files = Packed(((name, None) for name in names), _SAVE_EVERY)
     return _list(config, files, lambda name: join(root, name), cache, progress)
@@ -123,8 +122,7 @@ def list_files(
     Args:
         config: the limit on pixels.
         files: for each the path as it shall be listed, and its address.
-        cache: as for `list_images`.
-        progress: as for `list_images`.
+        cache, progress: as for `list_images`.
     """
     addresses = dict(files)
     named = Packed(((name, None) for name, _ in files), _SAVE_EVERY)

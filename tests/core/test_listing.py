@@ -17,6 +17,7 @@ from usam_core import listing
 from usam_core.config_images import ImagesConfig
 from usam_core.errors import InputError
 from usam_core.images import BadImage, read_image
+from usam_core.imagestores.remembered import Row, batch_of, read_remembered, write_remembered
 from usam_core.listing import COLUMNS, list_files, list_images
 
 
@@ -349,3 +350,16 @@ def test_zarr_folders_are_images_and_a_changed_chunk_is_seen(tmp_path):
     with pytest.raises(BadImage) as caught:
         read_image(f"{root}/a.zarr#i=1", sha256=first.loc["a.zarr#i=1", "sha256"])
     assert caught.value.quarantined.code == "changed"
+
+
+def test_what_a_listing_has_not_reached_stays_remembered(tmp_path):
+    rows = [Row(f"{number}.png", "ab" * 32, number) for number in range(5)]
+    cache = tmp_path / "cache.parquet"
+    write_remembered(cache, [batch_of(rows[:3]), batch_of(rows[3:])])
+    known = read_remembered(cache)
+    assert len(known) == 5
+    assert known.rows(["3.png", "new.png", "0.png"]) == {"0.png": rows[0], "3.png": rows[3]}
+    left = [path for batch in known.left() for path in batch["path"].to_pylist()]
+    assert left == ["1.png", "2.png", "4.png"]
+    assert known.rows(["1.png", "2.png", "4.png"]).keys() == set(left)
+    assert list(known.left()) == []

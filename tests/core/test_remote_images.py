@@ -107,9 +107,14 @@ def test_a_name_that_would_leave_the_outputs_is_refused(memory, monkeypatch):
     url = memory({"a.png": png()})
     told = opener.FileInfo(3, 1, "stamp")
     monkeypatch.setattr(
-        listing, "find_remote", lambda *_: [("../../a.png", told), ("x//b.png", told)]
+        listing, "find_remote", lambda *_: iter([("../../a.png", told), ("x//b.png", told)])
     )
     assert listed(url) == {"../../a.png": "bad_name", "x//b.png": "bad_name"}
+
+
+def test_the_order_is_that_of_the_whole_paths(memory):
+    names = ["a-b/x.png", "a.png", "a/z.png", "a/b/y.png", "a0.png", "ab/x.png"]
+    assert list(listed(memory(dict.fromkeys(names, png())))) == sorted(names)
 
 
 def test_sub_folders_and_patterns_hold_for_stores_too(memory):
@@ -189,6 +194,7 @@ def test_a_server_that_is_gone(web):
 
 def test_only_some_files_are_in_flight(memory, monkeypatch):
     url = memory({f"{number:03}.png": png() for number in range(200)})
+    monkeypatch.setattr(listing, "_BATCH", 1)  # else there is no more to hand out than threads
     now, most, lock = 0, 0, threading.Lock()
     read = listing.open_bytes
 

@@ -1,4 +1,8 @@
-"""Finds the images of a store that fsspec opens."""
+"""Finds the images of a store that fsspec opens, in the order of their paths, folder by folder.
+
+fsspec's own `find` holds all it has found, 1.4 kB an object of s3, and passes by folders that it
+fails to list: images would be lost in silence.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,75 +12,76 @@ from usam_core.errors import InputError
 from usam_core.imagestores.globs import Globs
 from usam_core.imagestores.opener import FileInfo, file_system, info_of, try_again
 
+_Found = tuple[str, FileInfo | None]
 
-def find_remote(config: ImagesConfig, root: str, globs: Globs) -> list[tuple[str, FileInfo | None]]:
-    """Return what counts below a URL, sorted: its path from there, and what is told of it.
+
+def find_remote(config: ImagesConfig, root: str, globs: Globs) -> Iterator[_Found]:
+    """Yield what counts below a URL, sorted: its path from there, and what is told of it.
 
     Nothing is told (None) where a listing has names alone, as a web server's index has.
+
+    Args:
+        config: which endings count, and whether to look into sub-folders.
+        root: the URL.
+        globs: which paths count.
 
     Raises:
         InputError: there is nothing at the URL, or it must not be listed.
         TransientError: the network failed.
     """
-    endings = tuple(ending.lower() for ending in config.extensions)
-    found = []
-    try:
-        for name, told in _entries(root, config.recursive):
-            hidden = any(part.startswith(".") and part != ".." for part in name.split("/"))
-            if not hidden and name.lower().endswith(endings) and globs.wants(name):
-                known = info_of(told)
-                found.append((name, known if known.stamp else None))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{root}: there is nothing at this address; correct images.path"
-        ) from error
-    except PermissionError as error:
-        raise InputError(
-            f"{root}: {error.strerror}; expected a store that may be listed: give its keys where "
-            "its own library looks for them"
-        ) from error
-    return sorted(found)
-
-
-def _entries(root: str, recursive: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every file below a URL: its path from there, and what the listing tells of it."""
     system, top = file_system(root)
+    top = top.rstrip("/")
     # Listings are kept by some file systems, even of what has changed since.
     system.invalidate_cache()
-    prefix = f"{top.rstrip('/')}/"
-    if recursive and _finds_at_once(system):
-        found = try_again(root, lambda: system.find(top, detail=True))
-        if not found:
-            try_again(root, lambda: system.info(top))
-        for path in list(found):
-            yield path.removeprefix(prefix), found.pop(path)
-        return
-    # fsspec's own `find` passes by folders that it fails to list: images would be lost in silence.
-    left = [prefix if root.endswith("/") or _is_web(system) else top]
-    seen = {prefix}
+    left: list[_Found] = [("/", None)]
     while left:
-        folder = left.pop()
-        for entry in try_again(root, lambda at=folder: system.ls(at, detail=True)):
-            path = entry["name"]
-            if entry["type"] == "directory":
-                below = f"{path.rstrip('/')}/"
-                if recursive and below.startswith(prefix) and below not in seen:
-                    seen.add(below)
-                    left.append(below if _is_web(system) else path)
-            elif path.startswith(prefix):
-                yield path.removeprefix(prefix), entry
+        name, told = left.pop()
+        if not name.endswith("/"):
+            yield name, told
+            continue
+        try:
+            entries = _entries(system, root, top, "" if name == "/" else name)
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{root}: there is nothing at this address; correct images.path"
+            ) from error
+        except PermissionError as error:
+            raise InputError(
+                f"{root}: {error.strerror}; expected a store that may be listed: give its keys "
+                "where its own library looks for them"
+            ) from error
+        left += sorted((e for e in entries if _counts(e[0], config, globs)), reverse=True)
 
 
-def _finds_at_once(system: Any) -> bool:
-    """Return whether a store lists everything below a prefix itself, as s3 and gs do."""
-    from fsspec import AbstractFileSystem
-    from fsspec.asyn import AsyncFileSystem
+def _counts(name: str, config: ImagesConfig, globs: Globs) -> bool:
+    """Return whether a file counts, or a folder is to be looked into."""
+    folder = name.endswith("/")
+    last = name.rstrip("/").rpartition("/")[2]
+    if last.startswith(".") and last != "..":
+        return False
+    if folder:
+        return config.recursive and globs.enters(name.rstrip("/"))
+    endings = tuple(ending.lower() for ending in config.extensions)
+    return name.lower().endswith(endings) and globs.wants(name)
 
-    if isinstance(system, AsyncFileSystem):
-        return type(system)._find is not AsyncFileSystem._find
-    return type(system).find is not AbstractFileSystem.find
 
-
-def _is_web(system: Any) -> bool:
-    """Return whether folders are told from files by the slash at their end."""
-    return "http" in system.protocol
+def _entries(system: Any, root: str, top: str, prefix: str) -> list[_Found]:
+    """Return what lies in one folder by its path from the root; folders end with a slash."""
+    folder = f"{top}/{prefix}"
+    # Only a web server tells folders from files by the slash.
+    asked = folder if "http" in system.protocol else folder.rstrip("/")
+    listed = try_again(root, lambda: system.ls(asked, detail=True))
+    system.invalidate_cache()
+    found: dict[str, FileInfo | None] = {}
+    for entry in listed:
+        path = entry["name"].rstrip("/")
+        # An index may link to anywhere, a prefix of s3 may be an object too.
+        if not path.startswith(folder) or path == folder.rstrip("/"):
+            continue
+        name = path.removeprefix(f"{top}/")
+        if entry["type"] == "directory":
+            found[f"{name}/"] = None
+        else:
+            told = info_of(entry)
+            found[name] = told if told.stamp else None
+    return list(found.items())
