@@ -37,7 +37,7 @@ def entry_of(path, masks, size_hw, name=None):
     }
 
 
-def image_of(masks, size_hw, path="a.png", images=Path("images")):
+def image_of(masks, size_hw, path="a.png", images="images"):
     """Return such an image as writers see it."""
     return LabelledImage(entry_of(path, masks, size_hw), images)
 
@@ -49,7 +49,7 @@ def target_in(folder, **options):
         classes=CLASSES,
         colours=voc_palette(len(CLASSES) + 1),
         run="f" * 64,
-        images=Path(folder) / "images",
+        images=str(Path(folder) / "images"),
         labels=Path(folder) / "annotate",
         **options,
     )

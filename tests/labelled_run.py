@@ -87,6 +87,7 @@ def finish_run(folder: Path, entries: list[dict], classes: list[str], **settings
             "config": config.model_dump(mode="json"),
             "versions": {"usam": "0"},
             "head": {"classes": classes},
+            "pictures": {"root": "images", "reading": {}},
         },
     )
     code = {"sha256": "0" * 64, "checkout": None, "versions": {"usam": "0"}}

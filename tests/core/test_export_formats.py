@@ -182,7 +182,7 @@ def test_65536_objects_have_32_bit_and_a_note(tmp_path):
         x, y = divmod(place, side)
         box = [float(x), float(y), 1.0, 1.0]
         entry["annotations"].append({**record, "segmentation": segmentation, "bbox": box})
-    image = LabelledImage(entry, tmp_path)
+    image = LabelledImage(entry, str(tmp_path))
     writer, path, _ = written("label_tiff", image, tmp_path)
     found = tifffile.imread(path)
     assert found.dtype == np.uint32
@@ -191,7 +191,7 @@ def test_65536_objects_have_32_bit_and_a_note(tmp_path):
     _, group, _ = written("ome_zarr", image, tmp_path)
     assert zarr.open_group(group, mode="r")["0"].dtype == np.uint32
     # One less fits.
-    less = LabelledImage({**entry, "annotations": entry["annotations"][:-1]}, tmp_path)
+    less = LabelledImage({**entry, "annotations": entry["annotations"][:-1]}, str(tmp_path))
     _, path, _ = written("label_tiff", less, tmp_path)
     assert tifffile.imread(path).dtype == np.uint16
 

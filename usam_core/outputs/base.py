@@ -17,6 +17,7 @@ import numpy as np
 
 from usam_core.atomic import whole_file
 from usam_core.image_ref import ImageRef
+from usam_core.imagestores.opener import join
 from usam_core.outputs.runs import Crop, crop, pixels
 
 
@@ -29,7 +30,7 @@ class Target:
         classes: names; category i + 1 is class i.
         colours: uint8 (c + 1, 3), background first.
         run: key of the annotate step that made the labels.
-        images: folder that the images' paths count from.
+        images: folder or URL that the images' paths count from.
         labels: folder of the annotate step.
         shapes: for Label Studio: "brush" or "polygon".
         in_place: for OME-Zarr: write into images that are OME-Zarr themselves.
@@ -40,7 +41,7 @@ class Target:
     classes: Sequence[str]
     colours: np.ndarray
     run: str
-    images: Path
+    images: str
     labels: Path
     shapes: str = "brush"
     in_place: bool = False
@@ -52,7 +53,7 @@ class LabelledImage:
 
     Args:
         entry: what `annotate` recorded of the image.
-        images: folder that its path counts from.
+        images: folder or URL that its path counts from.
 
     Attributes:
         path: as it is listed.
@@ -63,7 +64,7 @@ class LabelledImage:
         png: its label PNG, below the annotate step's folder.
     """
 
-    def __init__(self, entry: dict[str, Any], images: Path) -> None:
+    def __init__(self, entry: dict[str, Any], images: str) -> None:
         self.path: str = entry["file_name"]
         self.png: str = entry["png"]
         self.name = self.png.split("/", 1)[1].removesuffix(".png")
@@ -80,8 +81,7 @@ class LabelledImage:
     @property
     def file(self) -> str:
         """Return where its file lies, an absolute path or a URL."""
-        file = self.ref.file
-        return file if "://" in file else str(self._images / file)
+        return join(self._images, self.ref.file)
 
     @cached_property
     def crops(self) -> list[Crop]:

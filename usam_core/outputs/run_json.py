@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from usam_core.atomic import write_json
+from usam_core.imagestores.opener import is_url
+from usam_core.lineage.document import portable
 from usam_core.lineage.environment import versions
 from usam_core.project import Project
 
@@ -16,7 +18,11 @@ _OF_THE_CARD = ("role", "classes", "weights_sha256", "training_digest", "trainin
 
 
 def write_run(
-    path: Path, project: Project, head: Mapping[str, Any], images: Mapping[str, str]
+    path: Path,
+    project: Project,
+    head: Mapping[str, Any],
+    images: Mapping[str, str],
+    reading: Mapping[str, Any],
 ) -> None:
     """Write configuration, versions, and the digests of checkpoint, head and images.
 
@@ -25,6 +31,7 @@ def write_run(
         project: the project that was labelled.
         head: card of the head.
         images: content digest of every labelled image by its path.
+        reading: how the images were read, `read_image`'s arguments.
     """
     write_json(
         path,
@@ -34,6 +41,12 @@ def write_run(
             "versions": versions(),
             "encoder": head["encoder"],
             "head": {key: head[key] for key in _OF_THE_CARD},
+            "pictures": {"root": _root(project), "reading": dict(reading)},
             "images": dict(images),
         },
     )
+
+
+def _root(project: Project) -> str:
+    root = project.images.root
+    return root if is_url(root) else portable(Path(root), project.root)

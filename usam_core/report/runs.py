@@ -20,9 +20,9 @@ import pandas as pd
 from PIL import Image
 
 from usam_core.atomic import whole_file, write_json
-from usam_core.config_images import ImagesConfig
 from usam_core.errors import InputError
 from usam_core.images import BadImage, read_image
+from usam_core.imagestores.opener import is_url, join
 from usam_core.lineage.document import LINEAGE
 from usam_core.lineage.subject import PARTS, RECORD, read_parts
 from usam_core.outputs.voc_png import read_label_png
@@ -49,8 +49,8 @@ class LabelledRun:
 
     Attributes:
         path: the run's folder.
-        about: name, classes, colours, config, finished, versions and images (the folder, counted
-            from the run's folder).
+        about: name, classes, colours, config, finished, versions, images (a URL, or the folder,
+            counted from the run's folder) and reading (`read_image`'s arguments).
         tables: what was found.
         copies: reduced label maps as PNGs by file name; None where the label PNGs themselves are
             there.
@@ -88,13 +88,16 @@ class LabelledRun:
 
     def picture(self, file_name: str) -> np.ndarray | None:
         """Return an image, uint8 (h, w, 3), or None where it can no longer be read."""
-        config = ImagesConfig.model_validate(self.about["config"]["images"])
-        file = Path(os.path.normpath(self.path / self.about["images"])) / file_name
         try:
-            found = read_image(file, max_megapixels=config.max_megapixels, window=config.window)
+            return read_image(join(self.root, file_name), **self.about["reading"]).rgb
         except BadImage:
             return None
-        return found.rgb
+
+    @property
+    def root(self) -> str:
+        """Return the folder or URL that the images' names count from."""
+        root = self.about["images"]
+        return root if is_url(root) else os.path.normpath(self.path / root)
 
 
 def open_run(path: str | Path) -> LabelledRun:
@@ -132,7 +135,7 @@ def describe_run(folder: Path) -> dict[str, Any]:
     """Return what a finished folder of `annotate` says of itself; see `LabelledRun.about`."""
     run = json.loads((folder / RUN).read_text(encoding="utf-8"))
     document = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
-    config = run["config"]
+    config, root = run["config"], run["pictures"]["root"]
     return {
         "name": config["name"],
         "classes": run["head"]["classes"],
@@ -140,7 +143,8 @@ def describe_run(folder: Path) -> dict[str, Any]:
         "config": config,
         "finished": document["finished"],
         "versions": run["versions"],
-        "images": Path(document["root"], config["images"]["path"]).as_posix(),
+        "images": root if is_url(root) else Path(document["root"], root).as_posix(),
+        "reading": run["pictures"]["reading"],
     }
 
 
@@ -153,8 +157,8 @@ def keep_run(run: LabelledRun, folder: Path) -> list[Path]:
         with whole_file(files[-1]) as temporary:
             getattr(run.tables, name).to_parquet(temporary, index=False)
     copies = _write_copies(run, folder / COPIES)
-    root = Path(os.path.normpath(run.path / run.about["images"]))
-    images = Path(os.path.relpath(root, folder)).as_posix()
+    root = run.root
+    images = root if is_url(root) else Path(os.path.relpath(root, folder)).as_posix()
     # Last: without it there is no kept run.
     write_json(folder / KEPT, {**run.about, "images": images, "copies": copies})
     return [*files, folder / COPIES, folder / KEPT]

@@ -103,7 +103,8 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     counts = assemble(folder / COCO, _read(done), card["classes"])
     overlays = _overlays(project, folder, images, names, card["classes"], progress)
     changed = sum(is_edited(folder, entry) for entry in _read(done))
-    write_run(folder / RUN, project, card, dict(zip(images["path"], images["sha256"], strict=True)))
+    contents = dict(zip(images["path"], images["sha256"], strict=True))
+    write_run(folder / RUN, project, card, contents, reading(project))
     return StepResult(
         step="annotate",
         key=key,

@@ -72,7 +72,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             jobs = _jobs(project, writers, name, record.outputs[name], ledger)
             if jobs:
                 entries = json.loads((labels / name).read_text(encoding="utf-8"))
-                export_part(Path(name).stem, entries, jobs, project.images_path, ledger)
+                export_part(Path(name).stem, entries, jobs, project.images.root, ledger)
                 fresh += 1
             bar.advance()
         stems = [Path(name).stem for name in parts]
@@ -139,7 +139,7 @@ def show_edits(project: Project) -> Iterator[Edit]:
                 changed.setdefault(image, []).append((writer, path))
         for entry in annotate.recorded(labels) if changed else ():
             for writer, path in changed.get(entry["file_name"], ()):
-                image = LabelledImage(entry, project.images_path)
+                image = LabelledImage(entry, project.images.root)
                 yield compare(writer, image, folder / path, names)
 
 
@@ -163,7 +163,7 @@ def _settings(project: Project) -> dict[str, Any]:
     return {
         "names": config.label_names,
         "colours": {spec.name: spec.colour for spec in config.classes},
-        "images": config.images.path.as_posix(),
+        "images": config.images.path,
         "pixel_size": config.outputs.pixel_size,
     }
 
@@ -183,7 +183,7 @@ def _writers(project: Project, names: Iterable[str]) -> list[Writer]:
                 classes=card["classes"],
                 colours=colours,
                 run=_annotated(project).key,
-                images=project.images_path,
+                images=project.images.root,
                 labels=step_folder(project, "annotate"),
                 shapes=config.outputs.label_studio,
                 in_place=config.outputs.ome_zarr_in_place,

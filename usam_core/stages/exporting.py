@@ -41,7 +41,7 @@ class _Staged(NamedTuple):
 
 
 def export_part(
-    part: str, entries: list[dict[str, Any]], jobs: list[Job], images: Path, ledger: Ledger
+    part: str, entries: list[dict[str, Any]], jobs: list[Job], images: str, ledger: Ledger
 ) -> None:
     """Write the files and the rows of one part's images, all formats in one pass.
 
@@ -49,7 +49,7 @@ def export_part(
         part: the part's name.
         entries: what `annotate` recorded of its images.
         jobs: the formats to write.
-        images: folder that the images' paths count from.
+        images: folder or URL that the images' paths count from.
         ledger: knows what was written before.
     """
     staged: dict[str, list[_Staged]] = {job.writer.name: [] for job in jobs}

@@ -28,6 +28,7 @@ from usam_core.stages.blocks import head_blocks
 from usam_core.stages.calibrated import calibration_file, read_calibration
 from usam_core.stages.decided import decided, decisions_file
 from usam_core.stages.folders import step_folder
+from usam_core.stages.reading import reading
 from usam_core.stages.record import read_record
 
 ORDERS = ("mix", "entropy", "disagreement", "threshold", "random")
@@ -126,13 +127,8 @@ def picture(project: Project, item: Item) -> np.ndarray:
     Raises:
         BadImage: the file is gone or not the one that was labelled.
     """
-    images = project.config.images
-    return read_image(
-        project.images_path / item.file_name,
-        max_megapixels=images.max_megapixels,
-        window=images.window,
-        sha256=item.sha256,
-    ).rgb
+    address = project.image_address(item.file_name)
+    return read_image(address, sha256=item.sha256, **reading(project)).rgb
 
 
 def _list(
