@@ -136,6 +136,18 @@ def test_series_of_other_sizes_are_planes_and_thumbnails_are_not(tmp_path):
         assert store.size((("s", 1), ("i", 1))) == (40, 10)
 
 
+def test_masks_and_thumbnails_of_files_without_a_description_are_no_planes(tmp_path):
+    path = tmp_path / "a.tif"
+    values = noise((20, 30), "uint8")
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(values, metadata=None)
+        writer.write(values[:10] > 100, subfiletype=4, photometric="mask", metadata=None)
+        writer.write(values[:5, :7].copy(), subfiletype=1, metadata=None)
+    with TiffStore(str(path)) as store:
+        assert store.planes() == [()]
+        np.testing.assert_array_equal(store.read(())[0], values)
+
+
 def test_only_the_tiles_of_a_window_are_decoded(tmp_path):
     path = tmp_path / "a.tif"
     values = noise((2, 64, 64), "uint16")
@@ -177,6 +189,16 @@ def test_a_cut_file_gives_a_verdict_and_never_zeros(tmp_path, how):
                 np.testing.assert_array_equal(found, expected)
     assert seen
     assert seen <= {"truncated", "no_plane", "unsupported"}
+
+
+def test_a_file_that_was_cut_between_two_tiles_is_truncated(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise((2, 64, 48), "uint8"), tile=(16, 16), photometric="minisblack")
+    path.write_bytes(path.read_bytes()[: -3 * 256])
+    assert read_image(f"{path}#i=0").rgb.any()
+    with pytest.raises(BadImage) as caught:
+        read_image(f"{path}#i=1")
+    assert caught.value.quarantined.code == "truncated"
 
 
 def test_planes_that_lie_in_other_files_are_not_made_up(tmp_path):

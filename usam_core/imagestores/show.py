@@ -190,7 +190,8 @@ def _by_order(measured: Sequence[int]) -> dict[str, int]:
 
 def _declared(ref: ImageRef, info: PlaneInfo, channels: Channels) -> dict[str, int]:
     found = {}
-    for colour, channel in channels.items():
+    for colour in (name for name in (*COLOURS, "grey") if name in channels):
+        channel = channels[colour]
         names = info.channels
         number = channel if isinstance(channel, int) else _number(names, channel)
         if not 0 <= number < len(names):
