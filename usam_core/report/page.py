@@ -1,5 +1,6 @@
 """From what is to be said to one HTML file: no script, no request, no other file."""
 
+import functools
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,7 @@ def render(template: str, **content: Any) -> str:
         template: file name in `TEMPLATES`.
         content: what it speaks of.
     """
-    pages = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_spelled,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    pages.filters["percent"] = percent
-    pages.filters["number"] = number
-    return pages.get_template(template).render(**content)
+    return _pages().get_template(template).render(**content)
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -58,6 +49,21 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None:
         return "–"
     return f"{value:,}" if isinstance(value, Integral) else f"{value:.{digits}f}"
+
+
+@functools.cache
+def _pages() -> Environment:
+    pages = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_spelled,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.filters["percent"] = percent
+    pages.filters["number"] = number
+    return pages
 
 
 def _spelled(value: Any) -> Any:
