@@ -204,18 +204,11 @@ def test_one_review_at_a_time_and_ctrl_c_prints_what_was_learned(serve, own, pag
     page.decided(1)
     command = [sys.executable, "-m", "flows", "review", str(own)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    second = subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=SECONDS
-    )
+    quiet = {"capture_output": True, "text": True, "env": environment, "timeout": SECONDS}
+    second = subprocess.run(command, **quiet)
     assert second.returncode == 2
     assert "another `usam review` of this project runs" in second.stderr
     review.kill(signal.SIGINT)
     assert review.process.returncode == 0, review.process.stderr.read()
-    shown = subprocess.run(
-        [*command, "--summary", "--json"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=SECONDS,
-    )
+    shown = subprocess.run([*command, "--summary", "--json"], **quiet)
     assert sum(one["decided"] for one in json.loads(shown.stdout)) == 1

@@ -179,6 +179,46 @@ def test_blocks_stand_side_by_side_and_tokens_serve_every_mask():
     assert rows.tolist() == [[1, 2, 0], [3, 4, 7]]
 
 
+@pytest.mark.parametrize("cache_mb", [0, 10])
+def test_a_bag_of_picked_masks_shares_its_image_with_the_whole_one(cache_mb):
+    rows, _, _ = toy(2)
+    picked = np.resize([[3, 0], [1, 2]], (PROMPTS, 2))
+    shas = ["000", "001", "000"]
+    bags = BagSource(
+        rows,
+        shas,
+        np.array([[1, 0], [0, 1], [0, 1]], np.float32),
+        ["encoder"],
+        "single",
+        cache_mb,
+        picked=[None, None, picked],
+    )
+    ((found, _),) = bags.in_order()
+    encoder = rows.columns["000"]["features/encoder"]
+    assert np.array_equal(found[0], encoder[:, 0])
+    assert np.array_equal(found[2], encoder[picked[:, 0], picked[:, 1]])
+
+
+def test_a_bag_drawn_twice_is_read_twice_from_the_store():
+    rows, labels, _ = toy(3)
+    bags = source(rows, labels, cache_mb=0)
+    both = bags._bags(np.array([1, 1]))
+    assert np.array_equal(both[0], both[1])
+    assert both.any()
+
+
+def test_bags_without_a_name_teach_background_alone():
+    rows, labels, _ = toy(30)
+    labels[:10] = 0
+    targets = np.full((30, PROMPTS), -1)
+    targets[:10] = CLASSES
+    bags = BagSource(rows, sorted(rows.columns), labels, ["encoder"], targets=targets)
+    config = CONFIG.model_copy(update={"background": True, "class_balance": True, "steps": 6})
+    heads = train(bags, config, 0)
+    assert all(np.isfinite(epoch["loss"]) for epoch in heads.history)
+    assert any(epoch["background"] > 0 for epoch in heads.history)
+
+
 def test_an_unknown_block_is_named_with_those_there_are():
     rows, labels, _ = toy(3)
     with pytest.raises(InputError, match=r"\['clip'\] not in the store.*'tokens', 'encoder'"):
