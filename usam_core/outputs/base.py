@@ -18,6 +18,7 @@ import numpy as np
 from usam_core.atomic import whole_file
 from usam_core.image_ref import ImageRef
 from usam_core.imagestores.opener import join
+from usam_core.outputs.polygons import part_polygons
 from usam_core.outputs.runs import Crop, crop, pixels
 
 
@@ -87,6 +88,11 @@ class LabelledImage:
     def crops(self) -> list[Crop]:
         """Return the part of each mask that is not empty."""
         return [crop(annotation["segmentation"]) for annotation in self.annotations]
+
+    @cached_property
+    def polygons(self) -> list[list[np.ndarray]]:
+        """Return the polygons of each mask, one for each of its parts."""
+        return [part_polygons(crop) for crop in self.crops]
 
     @cached_property
     def objects(self) -> np.ndarray:

@@ -9,7 +9,6 @@ from typing import Any
 
 from usam_core.atomic import whole_file
 from usam_core.outputs.base import LabelledImage, Writer
-from usam_core.outputs.polygons import part_polygons
 
 
 class CocoWriter(Writer):
@@ -48,7 +47,7 @@ class CocoPolygonsWriter(CocoWriter):
         return {**image.annotations[number], "segmentation": self._polygons(image, number)}
 
     def _polygons(self, image: LabelledImage, number: int) -> list[list[float]]:
-        return [ring.ravel().tolist() for ring in part_polygons(image.crops[number])]
+        return [ring.ravel().tolist() for ring in image.polygons[number]]
 
 
 class CvatWriter(CocoPolygonsWriter):

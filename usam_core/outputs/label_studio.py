@@ -16,7 +16,6 @@ import numpy as np
 
 from usam_core.atomic import whole_file
 from usam_core.outputs.base import LabelledImage, Writer, write_json_list
-from usam_core.outputs.polygons import part_polygons
 from usam_core.outputs.runs import Crop
 
 _COUNT_BITS = np.array([3, 4, 8, 16])
@@ -84,7 +83,7 @@ class LabelStudioWriter(Writer):
             value = {"format": "rle", "rle": rle, "brushlabels": [name]}
             yield {"id": str(number + 1), "type": "brushlabels", **common, "value": value}
             return
-        for part, ring in enumerate(part_polygons(image.crops[number]), start=1):
+        for part, ring in enumerate(image.polygons[number], start=1):
             points = (ring * 100.0 / [w, h]).tolist()
             value = {"points": points, "closed": True, "polygonlabels": [name]}
             id_ = f"{number + 1}-{part}"

@@ -13,7 +13,7 @@ from usam_core.outputs.base import (
     painted,
     relative,
 )
-from usam_core.outputs.polygons import fill, part_polygons
+from usam_core.outputs.polygons import fill
 
 
 class LabelMeWriter(Writer):
@@ -38,7 +38,7 @@ class LabelMeWriter(Writer):
                 "flags": {},
             }
             for number, annotation in enumerate(image.annotations, start=1)
-            for ring in part_polygons(image.crops[number - 1])
+            for ring in image.polygons[number - 1]
         ]
         if image.ref.plane:
             self.note("labelme: it opens the first plane of a stack, whichever was labelled")

@@ -14,7 +14,7 @@ import yaml
 
 from usam_core.atomic import whole_file
 from usam_core.outputs.base import LabelledImage, Labels, Writer, painted
-from usam_core.outputs.polygons import fill, join, part_polygons
+from usam_core.outputs.polygons import fill, join
 
 _READ = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 """Endings of images that YOLO's loaders take."""
@@ -33,10 +33,10 @@ class YoloWriter(Writer):
         """Write a line for each object; an image without objects has an empty file."""
         h, w = image.size_hw
         lines = []
-        for annotation, crop in zip(image.annotations, image.crops, strict=True):
-            if not crop.mask.any():
+        for annotation, parts in zip(image.annotations, image.polygons, strict=True):
+            if not parts:
                 continue
-            polygon = join(part_polygons(crop)) / [w, h]
+            polygon = join(parts) / [w, h]
             numbers = " ".join(f"{number:.9g}" for number in polygon.ravel().tolist())
             lines.append(f"{annotation['category_id'] - 1} {numbers}\n")
         path.write_text("".join(lines), encoding="ascii")

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from usam_core.outputs.ledger import Ledger, Written, content_digest
 ROWS = "rows"
 INDEX = "index"
 """The part of a format's index, which no shard can be called."""
+_SYNCS = 16
 
 
 class Job(NamedTuple):
@@ -74,6 +76,7 @@ def export_part(
                     kept[name].append(made.file)
                 else:
                     staged[name].append(made)
+    _sync([one.made for ready in staged.values() for one in ready])
     for job in jobs:
         ready = staged[job.writer.name]
         ledger.plan(job.writer.name, [one.file for one in ready])
@@ -107,7 +110,6 @@ def _stage(
     made = place.parent / f"{TEMPORARY_PREFIX}{place.name}"
     _remove(made)
     writer.write(image, made)
-    _sync(made)
     file = Written(ledger.relative(place), image.path, content_digest(made))
     return _Staged(entry, file, made, place)
 
@@ -145,7 +147,14 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def _sync(paths: list[Path]) -> None:
+    """Have the disk keep files and folders; many at a time, because it waits once for all."""
+    with ThreadPoolExecutor(_SYNCS) as threads:
+        for _ in threads.map(_sync_one, paths):
+            pass
+
+
+def _sync_one(path: Path) -> None:
     for file in [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]:
         with open(file, "rb") as handle:
             os.fsync(handle.fileno())
