@@ -30,6 +30,9 @@ class OutputsConfig(Section):
     """Folder of the embedding store; empty means `store` in `path`. Projects may share one."""
     shard_size: Annotated[Int, Field(ge=1, le=4096)] = 64
     """Images a shard of the store: the unit of work; a kill loses at most these."""
+    precision: Literal["float16", "int8"] = "float16"
+    """How the store keeps SAM's tokens and features: as they are, or with one byte a number, at
+    less than half the size (docs/decisions/0017). Another choice is another store."""
     overlays: Annotated[Int, Field(ge=0)] = 50
     """How many images get a coloured overlay picture."""
     formats: list[Format] = []

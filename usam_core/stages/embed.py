@@ -26,7 +26,7 @@ from usam_core.stages.labelled import labelled_images, listed_once, once
 from usam_core.stages.reading import forget_windows, reading, reading_spec
 from usam_core.stages.record import StepResult, intact_record
 from usam_core.store.arrivals import Arrivals
-from usam_core.store.layout import folder_name
+from usam_core.store.layout import PRECISION, folder_name
 from usam_core.store.store import DamagedShard, EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile
 
@@ -58,7 +58,9 @@ class EmbedPlan:
 
 def spec(project: Project) -> dict[str, Any]:
     """Return what identifies the embeddings: the encoder and how images are read for it."""
-    return {**encoder_spec(project.config.sam, project.checkpoint), **reading_spec(project)}
+    said = {**encoder_spec(project.config.sam, project.checkpoint), **reading_spec(project)}
+    precision = project.config.outputs.precision
+    return said if precision == "float16" else {**said, PRECISION: precision}
 
 
 def store_folder(project: Project) -> Path:

@@ -26,6 +26,9 @@ from usam_core.types import TOKENS_BLOCK
 FORMAT = 1
 """Raised when the layout changes so that older code cannot read it."""
 
+PRECISION = "precision"
+"""Key of the spec that says how features are kept; without it as float16."""
+
 SHARDS = "shards"
 FEATURES = "features"
 INDEX_FILE = "index.parquet"

@@ -27,7 +27,7 @@ from usam_core.store.layout import (
     read_group,
     write_group,
 )
-from usam_core.types import ImageFile, MaskSet, Quarantined
+from usam_core.types import TOKENS_BLOCK, ImageFile, MaskSet, Quarantined
 
 OK = "ok"
 QUARANTINED = "quarantined"
@@ -84,10 +84,18 @@ def shard_id(fingerprint: str, records: Sequence[ShardRecord]) -> str:
     return value_digest([fingerprint, outcomes])[:_ID_DIGITS]
 
 
-def fill_shard(folder: Path, fingerprint: str, records: Sequence[ShardRecord]) -> None:
+def fill_shard(
+    folder: Path, fingerprint: str, records: Sequence[ShardRecord], *, bytes8: bool = False
+) -> None:
     """Write a whole shard into an empty folder.
 
     Besides the records, one column of all images is in memory at a time.
+
+    Args:
+        folder: where to.
+        fingerprint: the store's.
+        records: the images.
+        bytes8: keep tokens and features with one byte a number.
 
     Raises:
         ValueError: no records, an image twice, or results whose columns do not fit together.
@@ -97,10 +105,11 @@ def fill_shard(folder: Path, fingerprint: str, records: Sequence[ShardRecord]) -
     pq.write_table(_index_table(records), folder / INDEX_FILE)
     if sets:
         for name in COLUMNS:
-            write_array(folder / name, np.stack([getattr(one, name) for one in sets]))
+            values = np.stack([getattr(one, name) for one in sets])
+            write_array(folder / name, values, bytes8=bytes8 and name == TOKENS_BLOCK)
         for name in blocks:
             block = np.stack([one.features[name] for one in sets])
-            write_array(folder / column_of(name), block)
+            write_array(folder / column_of(name), block, bytes8=bytes8)
     (folder / FEATURES).mkdir(exist_ok=True)
     write_group(folder / FEATURES)
     write_group(

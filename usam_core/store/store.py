@@ -23,6 +23,7 @@ from usam_core.store.index import Place, StoreIndex
 from usam_core.store.layout import (
     CHECKED_FILE,
     COLUMNS,
+    PRECISION,
     SHARDS,
     column_of,
     fingerprint,
@@ -52,6 +53,7 @@ class EmbeddingStore:
         self.path = path
         self.spec = spec
         self.fingerprint = fingerprint(spec)
+        self._bytes8 = spec.get(PRECISION) == "int8"
         self._shards = path / SHARDS
         self._index = StoreIndex(path, self.fingerprint)
         self._reader = ShardReader(self._shards)
@@ -130,7 +132,7 @@ class EmbeddingStore:
         folder = self._shards / shard
         commit(
             folder,
-            lambda target: fill_shard(target, self.fingerprint, records),
+            lambda target: fill_shard(target, self.fingerprint, records, bytes8=self._bytes8),
             lambda: check_shard(folder, self.fingerprint, deep=True),
         )
         self._index.look_at(shard)
