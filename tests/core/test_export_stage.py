@@ -245,6 +245,22 @@ def test_a_kill_loses_what_was_in_flight_and_makes_no_edits(file, where, left, m
         assert len(done) == jobs - (left if where != "_stage" else 0)
 
 
+def test_files_that_a_killed_run_had_placed_are_no_edits_when_labels_change_again(file):
+    before = contents(out(file))
+    run_step("annotate", opened(file, max_area=0.25))
+    code = KILLED.replace("opened(sys.argv[1])", "opened(sys.argv[1], max_area=0.25)")
+    words = [sys.executable, "-c", code, str(file), "_place", "7"]
+    assert subprocess.run(words, timeout=300).returncode == 9
+    run_step("annotate", opened(file))
+    result = run_step("export", opened(file))
+    assert set(result.summary["edited"].values()) == {0}
+    now = contents(out(file))
+    mine = [
+        name for name in before if name.startswith(("labelme/", "yolo/labels/", "label_tiff/s"))
+    ]
+    assert {name: now[name] for name in mine} == {name: before[name] for name in mine}
+
+
 def contents_after(file, project):
     """Return what an export of a copy that nothing disturbs holds, of files without times."""
     other = file.parent.with_name("undisturbed")

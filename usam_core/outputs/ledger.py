@@ -79,8 +79,10 @@ class Ledger:
         return all(os.path.lexists(self.folder / path) for path in self.of_part(format_, part))
 
     def plan(self, format_: str, files: Iterable[Written]) -> None:
-        """Write down what will be put in place."""
+        """Write down what will be put in place; parts that had these files are no longer done."""
+        files = list(files)
         with self._db:
+            self._disown(format_, files)
             self._db.executemany(
                 "INSERT INTO file VALUES (?, ?, ?, NULL, NULL, ?, NULL) "
                 "ON CONFLICT DO UPDATE SET planned = excluded.planned, image = excluded.image",
@@ -93,6 +95,7 @@ class Ledger:
         """Write down that a part is done; `kept` are files whose edits stay."""
         stamped = [(file, stamp_of(self.folder / file.path)) for file in placed]
         with self._db:
+            self._disown(format_, kept)
             self._db.executemany(
                 "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, NULL, ?)",
                 [
@@ -101,6 +104,13 @@ class Ledger:
                 ],
             )
             self._db.execute("INSERT OR REPLACE INTO part VALUES (?, ?, ?)", (format_, part, key))
+
+    def _disown(self, format_: str, files: list[Written]) -> None:
+        self._db.executemany(
+            "DELETE FROM part WHERE format = ? AND part IN "
+            "(SELECT part FROM file WHERE format = ? AND path = ?)",
+            [(format_, format_, file.path) for file in files],
+        )
 
     def edited(self, format_: str, path: str) -> bool:
         """Return whether a file is there and not as we wrote it, or not ours at all."""

@@ -26,7 +26,14 @@ from usam_core.project import Project
 from usam_core.stages import annotate
 from usam_core.stages.exporting import INDEX, ROWS, Job, export_part, read_rows, rows_file
 from usam_core.stages.folders import step_folder
-from usam_core.stages.record import StepResult, digests, intact_record, made_digest, read_record
+from usam_core.stages.record import (
+    RECORD,
+    StepResult,
+    digests,
+    intact_record,
+    made_digest,
+    read_record,
+)
 
 CALCULATIONS = ("usam_core.stages.exporting", "usam_core.outputs.formats")
 """Modules that decide the step's results."""
@@ -59,6 +66,8 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     writers = _writers(project, _formats(project))
     if not writers:
         return _result(key, folder, 0, {}, [], [])
+    # Files are replaced from here on: what the last export recorded holds no longer.
+    (folder / RECORD).unlink(missing_ok=True)
     record = _annotated(project)
     parts = sorted(name for name in record.outputs if name.startswith(f"{annotate.PARTS}/"))
     labels = step_folder(project, "annotate")
