@@ -59,6 +59,8 @@ class _Keys:
 class GridDecoder(nn.Module):
     """Decodes single-point foreground prompts as `tokens.decode` does, the image side shared.
 
+    To be used in inference mode.
+
     Args:
         sam: the model, on its device; its weights must not change afterwards.
     """
@@ -77,7 +79,6 @@ class GridDecoder(nn.Module):
         second, bias = upscaling(self.decoder.output_upscaling[3])
         self._second = second.to(device, torch.float32), bias[:, 0].to(device, torch.float32)
 
-    @torch.inference_mode()
     def share(self, embeddings: Tensor) -> Shared:
         """Return what all prompts of some images share.
 
@@ -94,7 +95,6 @@ class GridDecoder(nn.Module):
         shared["up3"] = shared["up3"].transpose(1, 2).contiguous()
         return shared
 
-    @torch.inference_mode()
     def forward(self, shared: Shared, points_xy: Tensor) -> Decoded:
         """Decode prompts of some images.
 
