@@ -241,7 +241,7 @@ class GridDecoder(nn.Module):
 
     def _masks(self, mask_tokens: Tensor, keys: _Keys, shared: Shared) -> Tensor:
         i, p, n = keys.scale.shape
-        _, norm, activation, second, _ = self.decoder.output_upscaling
+        _, norm, activation, *_ = self.decoder.output_upscaling
         spread = torch.cat(
             [keys.spread * keys.scale[:, :, None], torch.ones_like(keys.scale[:, :, None])], dim=2
         )

@@ -80,17 +80,15 @@ class SamEmbedder:
         self.sam = sam.to(device).eval()
         fuse_attention(sam.image_encoder)
         self.spec = embedder_spec(name, checkpoint_sha256, points_per_side, dtype)
-        self._device = torch.device(device)
+        self.device = torch.device(device)
         self._dtype = getattr(torch, dtype)
         self._points = grid_points(points_per_side)
         self._side = sam.image_encoder.img_size
         self._resize = ResizeLongestSide(self._side)
         self._decoder = GridDecoder(self.sam)
         pixels = math.prod(sam.prompt_encoder.image_embedding_size)
-        self._images = Limit("images", images_per_batch(self._device, pixels))
-        self._prompts = Limit(
-            "prompts", points_per_batch or prompts_per_batch(self._device, pixels)
-        )
+        self._images = Limit("images", images_per_batch(self.device, pixels))
+        self._prompts = Limit("prompts", points_per_batch or prompts_per_batch(self.device, pixels))
         self._to_compile = compiled
         self._fill = compiled
         self._encode, self._decode = _encoder(self.sam), self._decoder.__call__
@@ -138,7 +136,7 @@ class SamEmbedder:
         if self._fill:  # what is compiled is for one batch size
             images = [*images, *images[-1:] * (self._images.most - count)]
         frames = torch.stack([self._frame(image) for image in images])
-        points = torch.stack([self._frame_points(image) for image in images]).to(self._device)
+        points = torch.stack([self._frame_points(image) for image in images]).to(self.device)
         with self._precision():
             embeddings, dense = self._encode(frames)
         embeddings, dense = embeddings.float(), dense.float()
@@ -154,7 +152,7 @@ class SamEmbedder:
         return {name: torch.cat([part[name] for part in parts], dim=1)[:count] for name in parts[0]}
 
     def _frame(self, image: Prepared) -> Tensor:
-        pixels = image.pixels.to(self._device, non_blocking=True)
+        pixels = image.pixels.to(self.device, non_blocking=True)
         return self.sam.preprocess(pixels.float())
 
     def _frame_points(self, image: Prepared) -> Tensor:
@@ -164,7 +162,7 @@ class SamEmbedder:
     def _precision(self) -> contextlib.AbstractContextManager[None]:
         if self._dtype == torch.float32:
             return contextlib.nullcontext()
-        return torch.autocast(self._device.type, self._dtype)
+        return torch.autocast(self.device.type, self._dtype)
 
     def _columns(
         self, decoded: Decoded, dense: Tensor, points: Tensor, images: Sequence[Prepared]

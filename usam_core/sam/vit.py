@@ -6,7 +6,6 @@ fused kernels never write them out.
 """
 
 import torch
-from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,10 +18,10 @@ class FusedAttention(nn.Module):
     in a global block would have 17 million entries a head.
 
     Args:
-        attention: the module to take the place of; its parameters are shared.
+        attention: the `Attention` to take the place of; its parameters are shared.
     """
 
-    def __init__(self, attention: Attention) -> None:
+    def __init__(self, attention: nn.Module) -> None:
         super().__init__()
         self.qkv, self.proj = attention.qkv, attention.proj
         self.num_heads, self.scale = attention.num_heads, attention.scale
@@ -35,8 +34,8 @@ class FusedAttention(nn.Module):
         query, key, value = qkv.unbind(0)
         width = query.shape[-1]
         asked = query.unflatten(2, (h, w))
-        rows = torch.einsum("bghwc,hkc->bghwk", asked, get_rel_pos(h, h, self.rel_pos_h))
-        columns = torch.einsum("bghwc,wkc->bghwk", asked, get_rel_pos(w, w, self.rel_pos_w))
+        rows = torch.einsum("bghwc,hkc->bghwk", asked, _relative(self.rel_pos_h, h))
+        columns = torch.einsum("bghwc,wkc->bghwk", asked, _relative(self.rel_pos_w, w))
         query = torch.cat([query * self.scale, rows.flatten(2, 3), columns.flatten(2, 3)], dim=-1)
         key = torch.cat([key, _places(h, w, key).expand(b, self.num_heads, -1, -1)], dim=-1)
         value = functional.pad(value, (0, h + w))
@@ -48,8 +47,14 @@ class FusedAttention(nn.Module):
 def fuse_attention(encoder: nn.Module) -> None:
     """Replace the attention of a ViT's blocks in place; other encoders are left alone."""
     for block in getattr(encoder, "blocks", []):
-        if isinstance(block.attn, Attention) and block.attn.use_rel_pos:
+        if not isinstance(block.attn, FusedAttention):
             block.attn = FusedAttention(block.attn)
+
+
+def _relative(table: Tensor, size: int) -> Tensor:
+    """Return the positions' vectors (query, key, width) of a table (2 * size - 1, width)."""
+    place = torch.arange(size, device=table.device)
+    return table[place[:, None] - place + size - 1]
 
 
 def _places(h: int, w: int, like: Tensor) -> Tensor:
