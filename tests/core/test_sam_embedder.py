@@ -1,5 +1,7 @@
 """The nano SAM and the embedder: batches change nothing, padding counts for nothing."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +116,31 @@ def test_no_mask_reaches_into_the_padding(nano):
     assert not masks[..., 40:, :].any()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_a_compiled_model_says_the_same_and_how_long_compiling_took(nano, caplog):
+    caplog.set_level("INFO")
+    images = [drawn(n).image for n in range(2)]
+    expected = SamEmbedder(nano, "nano", "0", 2).embed(images)
+    found = SamEmbedder(nano, "nano", "0", 2, compiled=True).embed(images)
+    assert "compiled encoder and decoder in" in caplog.text
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.tokens, b.tokens, rtol=0, atol=0.02)
+        np.testing.assert_allclose(a.predicted_iou, b.predicted_iou, rtol=0, atol=1e-4)
+        assert np.bitwise_count(a.packed_masks ^ b.packed_masks).sum() <= 10
+
+
+def test_bfloat16_is_another_store_and_nearly_the_same_masks(nano):
+    image = drawn(3, (160, 160)).image
+    exact = SamEmbedder(nano, "nano", "0", 4)
+    rounded = SamEmbedder(nano, "nano", "0", 4, dtype="bfloat16")
+    assert rounded.spec == {**exact.spec, "dtype": "bfloat16"}
+    a, b = (unpack(one.embed([image])[0].packed_masks) for one in (exact, rounded))
+    union = (a | b).sum((2, 3))
+    iou = ((a & b).sum((2, 3)) / union.clip(1))[union > 20]
+    assert iou.mean() > 0.95
+
+
 def refusing(module, monkeypatch, name, most, of):
     """Have a part of the model say, as CUDA does, that more than `most` at a time do not fit."""
     sizes = []
@@ -180,9 +207,10 @@ def test_pooling_is_the_mean_inside_a_mask():
 
 def test_the_fingerprint_follows_model_grid_and_weights(tmp_path):
     base = encoder_spec(SamConfig(), None)
-    assert encoder_spec(SamConfig(device="cpu", points_per_batch=3), None) == base
+    assert encoder_spec(SamConfig(device="cpu", points_per_batch=3, compile=True), None) == base
     assert encoder_spec(SamConfig(points_per_side=9), None) != base
     assert encoder_spec(SamConfig(model="vit_b"), None) != base
+    assert encoder_spec(SamConfig(dtype="bfloat16"), None) != base
     other = tmp_path / "other.safetensors"
     other.write_bytes(NANO_WEIGHTS.read_bytes() + b" ")
     assert encoder_spec(SamConfig(), other) != base

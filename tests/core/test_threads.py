@@ -79,25 +79,34 @@ def test_a_jobs_error_stops_the_loop():
     def fails():
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"), Behind(1, 1) as behind:
-        for _ in range(100):
-            behind.put(fails)
+    def loop():
+        with Behind(1, 1) as behind:
+            for _ in range(100):
+                behind.put(fails)
+
+    with pytest.raises(OSError, match="disk full"):
+        loop()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_leaving_by_an_error_drops_what_is_not_begun(error):
     done = []
-    gate = threading.Event()
+    begun, gate = threading.Event(), threading.Event()
 
     def first():
+        begun.set()
         gate.wait(5)
         done.append("first")
 
-    with pytest.raises(error), Behind(threads=1, depth=9) as behind:
-        behind.put(first)
-        time.sleep(0.05)
-        for _ in range(5):
-            behind.put(done.append, "later")
-        threading.Timer(0.1, gate.set).start()
-        raise error
+    def loop():
+        with Behind(threads=1, depth=9) as behind:
+            behind.put(first)
+            assert begun.wait(5)
+            for _ in range(5):
+                behind.put(done.append, "later")
+            threading.Timer(0.1, gate.set).start()
+            raise error
+
+    with pytest.raises(error):
+        loop()
     assert done == ["first"]

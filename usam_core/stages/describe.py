@@ -25,6 +25,7 @@ from usam_core.stages import embed
 from usam_core.stages.blocks import block_encoder, block_specs
 from usam_core.stages.compose import scene_files
 from usam_core.stages.folders import step_folder
+from usam_core.stages.group import LOCKS
 from usam_core.stages.images import wanted_files
 from usam_core.stages.labelled import listed_once
 from usam_core.stages.record import StepResult, intact_record
@@ -152,7 +153,7 @@ def describe_shard(
     """
     store = embed.open_store(project)
     ids = {block_id(spec): name for name, spec in work.blocks.items()}
-    with only_one(store.path / embed.LOCKS / f"describe-{work.shard}", f"shard {work.shard}"):
+    with only_one(store.path / LOCKS / f"describe-{work.shard}", f"shard {work.shard}"):
         lacking = store.lacking(ids, work.files).get(work.shard, {})
         if not lacking:
             return 0, []

@@ -2,30 +2,28 @@
 
 import functools
 import logging
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from usam_core.code import code_digest
 from usam_core.compute import InProcess, Piece, open_workers, run_pieces
-from usam_core.digest import value_digest, values_digest
+from usam_core.digest import values_digest
 from usam_core.errors import MissingStepError, StoreError, UserError
 from usam_core.images import DecodedImage, read_image
 from usam_core.lineage.document import LINEAGE, read_document
-from usam_core.locks import only_one
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
 from usam_core.sam.embedder import EMBED_REVISION
 from usam_core.sam.load import encoder_spec, open_embedder
 from usam_core.sam.pipeline import embed_shards
 from usam_core.stages.folders import step_folder
+from usam_core.stages.group import GroupShard
 from usam_core.stages.images import wanted_files
 from usam_core.stages.labelled import labelled_images, listed_once, once
 from usam_core.stages.record import StepResult, intact_record
-from usam_core.store.arrivals import Arrivals
 from usam_core.store.layout import folder_name
-from usam_core.store.store import DamagedShard, EmbeddingStore, ShardRecord
+from usam_core.store.store import DamagedShard, EmbeddingStore
 from usam_core.types import ImageFile
 
 CALCULATIONS = (
@@ -34,7 +32,8 @@ CALCULATIONS = (
     "usam_core.sam.load",
 )
 """Modules that decide the step's results."""
-LOCKS = "locks"
+_TOGETHER = 32
+"""Groups that one pipeline does; between pipelines the device waits for a shard to be written."""
 _log = logging.getLogger(__name__)
 
 
@@ -138,9 +137,9 @@ def embed_groups(
     with open_workers(config.compute, config.sam.device, len(groups)) as workers:
         # In this process one shard is written while the next is embedded. A worker that dies
         # should lose but one.
-        size = len(groups) if isinstance(workers, InProcess) else 1
+        size = _TOGETHER if isinstance(workers, InProcess) else 1
         pieces = []
-        for start in range(0, len(groups), max(1, size)):
+        for start in range(0, len(groups), size):
             some = groups[start : start + size]
             count = sum(map(len, some))
             name = f"embedding {count} images from {next(iter(some[0].values()))} on"
@@ -174,38 +173,13 @@ def embed_group(
 def _embed_some(
     project: Project, groups: list[dict[str, str]], progress: Progress
 ) -> list[dict[str, int]]:
-    shards = [_Shard(project, group) for group in groups]
+    shards = [GroupShard(_store_to_write(project), group) for group in groups]
     left = sum(len(shard.files) for shard in shards)
     if not left:
         return [{"embedded": 0, "quarantined": 0} for _ in groups]
     embedder = open_embedder(project.config.sam, project.checkpoint)
     with progress.bar("Embedding", left) as bar:
         return embed_shards(embedder, shards, functools.partial(_read, project), bar.advance)
-
-
-class _Shard:
-    """One group on its way into the store (`usam_core.sam.pipeline.Shard`)."""
-
-    def __init__(self, project: Project, group: dict[str, str]) -> None:
-        self._group = group
-        self._store = _store_to_write(project)
-        self._lock = ExitStack()
-        self.files = [ImageFile(group[sha256], sha256) for sha256 in _missing(self._store, group)]
-
-    def begin(self) -> set[str]:
-        path = self._store.path
-        lock = path / LOCKS / value_digest(sorted(self._group))[:16]
-        self._lock.enter_context(only_one(lock, f"{len(self._group)} images of {path}"))
-        return set(_missing(self._store, self._group))
-
-    def commit(self, records: list[ShardRecord]) -> dict[str, int]:
-        if records:
-            self._store.write_shard(records)
-        embedded = sum(record.embedded for record in records)
-        return {"embedded": embedded, "quarantined": len(records) - embedded}
-
-    def close(self) -> None:
-        self._lock.close()
 
 
 def finish(project: Project, key: str, embedded: int) -> StepResult:
@@ -302,18 +276,6 @@ def _store_to_write(project: Project) -> EmbeddingStore:
     except MissingStepError:
         # Not always: it looks through all shards for what killed writers left.
         return open_store(project, create=True)
-
-
-@functools.lru_cache(maxsize=4)
-def _arrivals(store: Path) -> Arrivals:
-    return Arrivals(EmbeddingStore.open(store))
-
-
-def _missing(store: EmbeddingStore, group: dict[str, str]) -> list[str]:
-    """Return what of a group is not stored, reading the whole index only if some of it may be."""
-    if not _arrivals(store.path).may_hold(group):
-        return list(group)
-    return [sha256 for part in store.plan(group) for sha256 in part]
 
 
 def _read(project: Project, file: ImageFile) -> DecodedImage:
