@@ -15,7 +15,6 @@ product reaches here. Prints tables, and writes everything as JSON to `--out`.
 """
 
 import argparse
-import copy
 import json
 import platform
 import tempfile
@@ -30,8 +29,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from embed_systems import SIDE, all_systems, official_copy
 from PIL import Image
-from segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
+from segment_anything import sam_model_registry
 from torch.utils.flop_counter import FlopCounterMode
 
 from usam_core.digest import file_digest
@@ -41,33 +41,14 @@ from usam_core.sam.embedder import SamEmbedder
 from usam_core.sam.grid import grid_points
 from usam_core.sam.landing import land
 from usam_core.sam.nano import build_nano_sam
-from usam_core.sam.pipeline import embed_shards
 from usam_core.sam.tokens import decode
 from usam_core.sources.scenes import FIELD_LOOK, scene
 from usam_core.sources.shapes import SHAPES
 from usam_core.store.store import EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile
 
-SIDE = 10
 GFLOP = {"vit_b": 972 + 362, "vit_l": 2986 + 362, "vit_h": 5961 + 362}
 """An image through the official encoder and decoder, 2 x MAC (docs/speed.md)."""
-VISION = {
-    "vit_b": {},
-    "vit_l": {
-        "hidden_size": 1024,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "global_attn_indexes": [5, 11, 17, 23],
-        "mlp_dim": 4096,
-    },
-    "vit_h": {
-        "hidden_size": 1280,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 16,
-        "global_attn_indexes": [7, 15, 23, 31],
-        "mlp_dim": 5120,
-    },
-}
 
 
 def main() -> None:
@@ -79,11 +60,11 @@ def main() -> None:
     sam = build_nano_sam() if options.model == "nano" else _official(options)
     with tempfile.TemporaryDirectory() as folder:
         files = _draw(Path(folder), options.images, tuple(options.size))
-        official = copy.deepcopy(sam).to(options.device)
+        official = official_copy(sam, options)
         embedder = SamEmbedder(
             sam, options.model, "0" * 64, SIDE, None, options.device, options.dtype, options.compile
         )
-        systems = _systems(options, embedder, official, files, Path(folder))
+        systems = all_systems(options, embedder, official, files, Path(folder))
         found = _measure(systems, options)
         rate = _matrix_rate(options.device, getattr(torch, options.dtype))
         gflop = GFLOP.get(options.model) or _count(official)
@@ -137,82 +118,10 @@ def _draw(folder: Path, count: int, size_hw: tuple[int, int]) -> list[ImageFile]
     return files
 
 
-class _ToStore:
-    """A shard of a store that nobody else writes to."""
-
-    def __init__(self, store: EmbeddingStore, files: list[ImageFile]) -> None:
-        self.store, self.files = store, files
-
-    def begin(self) -> set[str]:
-        return {file.sha256 for file in self.files}
-
-    def commit(self, records: list[ShardRecord]) -> None:
-        self.store.write_shard(records)
-
-    def close(self) -> None:
-        pass
-
-
-def _systems(
-    options: argparse.Namespace,
-    embedder: SamEmbedder,
-    official: torch.nn.Module,
-    files: list[ImageFile],
-    folder: Path,
-) -> dict[str, Callable[[], None]]:
-    def ours() -> None:
-        store = EmbeddingStore.create_or_open(folder / f"store{time.monotonic_ns()}", embedder.spec)
-        shards = [_ToStore(store, files[start : start + 64]) for start in range(0, len(files), 64)]
-        embed_shards(embedder, shards, lambda file: read_image(file.path), lambda _: None)
-
-    generator = SamAutomaticMaskGenerator(official, points_per_side=SIDE)
-
-    def amg() -> None:
-        for file in files:
-            generator.generate(_rgb(file))
-
-    predictor = SamPredictor(official)
-
-    def predict() -> None:
-        for file in files:
-            image = _rgb(file)
-            predictor.set_image(image)
-            for point in grid_points(SIDE) * image.shape[1::-1]:
-                predictor.predict(point[None], np.ones(1, int), multimask_output=True)
-
-    made = {"ours": ours, "amg": amg, "predictor": predict}
-    if options.model in VISION and "transformers" in options.systems:
-        made["transformers"] = _transformers(options, files)
-    return {name: made[name] for name in options.systems if name in made}
-
-
-def _transformers(options: argparse.Namespace, files: list[ImageFile]) -> Callable[[], None]:
-    from transformers import SamConfig, SamImageProcessor, SamModel, SamProcessor
-    from transformers.pipelines import MaskGenerationPipeline
-
-    config = SamConfig(vision_config={**VISION[options.model], "initializer_range": 0.02})
-    processor = SamProcessor(SamImageProcessor())
-    pipe = MaskGenerationPipeline(
-        model=SamModel(config).eval(),
-        image_processor=processor.image_processor,
-        device=options.device,
-    )
-
-    def run() -> None:
-        for file in files:
-            pipe(Image.open(file.path).convert("RGB"), points_per_batch=64, points_per_crop=SIDE)
-
-    return run
-
-
-def _rgb(file: ImageFile) -> np.ndarray:
-    return np.asarray(Image.open(file.path).convert("RGB"))
-
-
 def _measure(
     systems: dict[str, Callable[[], None]], options: argparse.Namespace
 ) -> dict[str, dict[str, float]]:
-    """Run the systems in turns; the official ones under autocast, where `dtype` asks for it."""
+    """Run the systems in turns; the best round of each, an image."""
     found: dict[str, dict[str, float]] = {}
     if "ours" in systems:  # loads, compiles, and is not counted
         started = time.perf_counter()
@@ -223,12 +132,7 @@ def _measure(
             with _peak(options.device) as peak:
                 wall, cpu = time.perf_counter(), time.process_time()
                 try:
-                    with torch.autocast(
-                        options.device,
-                        getattr(torch, options.dtype),
-                        enabled=name != "ours" and options.dtype != "float32",
-                    ):
-                        run()
+                    run()
                 except Exception as error:  # another library's failure is a result, too
                     found[name] = {"error": f"{type(error).__name__}: {error}"[:200]}
                     continue
