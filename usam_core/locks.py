@@ -23,7 +23,8 @@ def only_one(lock: Path, what: str) -> Iterator[None]:
         lock: the lock file; it stays behind, empty.
         what: what is done under the lock, for the message to those who wait.
     """
-    held = FileLock(lock)
+    # Not bound to this thread: a shard's writer may let go of what another thread took.
+    held = FileLock(lock, thread_local=False)
     with disk_errors(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         try:

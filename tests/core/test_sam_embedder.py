@@ -1,5 +1,7 @@
 """The nano SAM and the embedder: batches change nothing, padding counts for nothing."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -114,24 +116,78 @@ def test_no_mask_reaches_into_the_padding(nano):
     assert not masks[..., 40:, :].any()
 
 
-def test_out_of_memory_halves_the_prompts_and_goes_on(nano, monkeypatch):
-    from usam_core.sam import embedder as module
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_a_compiled_model_says_the_same_and_how_long_compiling_took(nano, caplog):
+    caplog.set_level("INFO")
+    images = [drawn(n).image for n in range(2)]
+    expected = SamEmbedder(nano, "nano", "0", 2).embed(images)
+    found = SamEmbedder(nano, "nano", "0", 2, compiled=True).embed(images)
+    assert "compiled encoder and decoder in" in caplog.text
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.tokens, b.tokens, rtol=0, atol=0.02)
+        np.testing.assert_allclose(a.predicted_iou, b.predicted_iou, rtol=0, atol=1e-4)
+        assert np.bitwise_count(a.packed_masks ^ b.packed_masks).sum() <= 10
 
+
+def test_bfloat16_is_another_store_and_nearly_the_same_masks(nano):
+    image = drawn(3, (160, 160)).image
+    exact = SamEmbedder(nano, "nano", "0", 4)
+    rounded = SamEmbedder(nano, "nano", "0", 4, dtype="bfloat16")
+    assert rounded.spec == {**exact.spec, "dtype": "bfloat16"}
+    a, b = (unpack(one.embed([image])[0].packed_masks) for one in (exact, rounded))
+    union = (a | b).sum((2, 3))
+    iou = ((a & b).sum((2, 3)) / union.clip(1))[union > 20]
+    assert iou.mean() > 0.95
+
+
+def refusing(module, monkeypatch, name, most, of):
+    """Have a part of the model say, as CUDA does, that more than `most` at a time do not fit."""
     sizes = []
+    real = getattr(module, name)
 
-    def failing(sam, embedding, points):
-        sizes.append(len(points))
-        if len(points) > 4:
-            raise torch.OutOfMemoryError("out of memory")
-        return real(sam, embedding, points)
+    def maybe(*arguments):
+        sizes.append(of(*arguments))
+        if sizes[-1] > most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return real(*arguments)
 
-    real = module.decode
+    monkeypatch.setattr(module, name, maybe)
+    return sizes
+
+
+def test_out_of_memory_halves_the_prompts_and_goes_on(nano, monkeypatch, caplog):
     image = drawn(1).image
     (expected,) = SamEmbedder(nano, "nano", "0", 4, points_per_batch=16).embed([image])
-    monkeypatch.setattr(module, "decode", failing)
-    (found,) = SamEmbedder(nano, "nano", "0", 4, points_per_batch=16).embed([image])
-    assert sizes == [16, 8, 4, 4, 8, 4, 4]
-    np.testing.assert_allclose(found.predicted_iou, expected.predicted_iou, atol=1e-4)
+    embedder = SamEmbedder(nano, "nano", "0", 4, points_per_batch=16)
+    sizes = refusing(embedder._decoder, monkeypatch, "forward", 4, lambda _, p: p.shape[1])
+    for _ in range(2):
+        (found,) = embedder.embed([image])
+        np.testing.assert_allclose(found.predicted_iou, expected.predicted_iou, atol=1e-4)
+    # It is learnt once, and told once.
+    assert sizes == [16, 8, 4, 4, 4, 4] + [4] * 4
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "16 prompts at a time" in caplog.text
+
+
+def test_out_of_memory_halves_the_images_and_goes_on(nano, monkeypatch):
+    images = [drawn(n).image for n in range(4)]
+    expected = SamEmbedder(nano, "nano", "0", 2).embed(images)
+    embedder = SamEmbedder(nano, "nano", "0", 2)
+    embedder._images.most = 4
+    sizes = refusing(embedder, monkeypatch, "_encode", 1, len)
+    found = embedder.embed(images)
+    assert sizes == [4, 2, 1, 1, 1, 1]
+    assert embedder.batch_size == 1
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.predicted_iou, b.predicted_iou, atol=1e-4)
+
+
+def test_what_does_not_fit_alone_is_an_error(nano, monkeypatch):
+    embedder = SamEmbedder(nano, "nano", "0", 2)
+    refusing(embedder._decoder, monkeypatch, "forward", 0, lambda _, p: p.shape[1])
+    with pytest.raises(torch.OutOfMemoryError):
+        embedder.embed([drawn(0).image])
 
 
 def test_pooling_is_the_mean_inside_a_mask():
@@ -151,9 +207,10 @@ def test_pooling_is_the_mean_inside_a_mask():
 
 def test_the_fingerprint_follows_model_grid_and_weights(tmp_path):
     base = encoder_spec(SamConfig(), None)
-    assert encoder_spec(SamConfig(device="cpu", points_per_batch=3), None) == base
+    assert encoder_spec(SamConfig(device="cpu", points_per_batch=3, compile=True), None) == base
     assert encoder_spec(SamConfig(points_per_side=9), None) != base
     assert encoder_spec(SamConfig(model="vit_b"), None) != base
+    assert encoder_spec(SamConfig(dtype="bfloat16"), None) != base
     other = tmp_path / "other.safetensors"
     other.write_bytes(NANO_WEIGHTS.read_bytes() + b" ")
     assert encoder_spec(SamConfig(), other) != base

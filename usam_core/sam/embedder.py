@@ -1,7 +1,11 @@
 """SAM's automatic mode as one call: images in, mask sets out."""
 
+import contextlib
 import logging
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,9 +13,13 @@ import torch
 from torch import Tensor
 
 from usam_core.masks import valid_hw
+from usam_core.sam.batches import Limit, images_per_batch, prompts_per_batch
+from usam_core.sam.decoder import GridDecoder
 from usam_core.sam.grid import grid_points
+from usam_core.sam.landing import Columns, land, pack
 from usam_core.sam.pooling import pool_in_masks
-from usam_core.sam.tokens import decode
+from usam_core.sam.tokens import Decoded
+from usam_core.sam.vit import fuse_attention
 from usam_core.types import MASKS_PER_PROMPT, MaskSet
 
 if TYPE_CHECKING:
@@ -24,23 +32,35 @@ ENCODER_BLOCK = "encoder"
 STABILITY_OFFSET = 1.0
 """Stability is the IoU of the masks at logits above +1 and above -1."""
 
-_POINTS_PER_BATCH = {"cpu": 10, "cuda": 100, "mps": 50}
-_IMAGES_PER_BATCH = {"cpu": 4, "cuda": 8, "mps": 4}
-
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An image as the model wants it.
+
+    Attributes:
+        pixels: uint8 (3, rows, columns), the longer side as long as the model's input frame.
+        size_hw: rows and columns of the image itself.
+    """
+
+    pixels: Tensor
+    size_hw: tuple[int, int]
 
 
 class SamEmbedder:
     """Runs a SAM over a grid of points, in batches that never change the result.
 
     Args:
-        sam: the model, in evaluation mode.
+        sam: the model, in evaluation mode; its image encoder's attention is replaced by a faster
+            one that gives the same.
         name: its name, for the fingerprint.
         checkpoint_sha256: digest of its weights file.
         points_per_side: side of the grid.
-        points_per_batch: prompts decoded at a time; None picks by device (on a CPU small batches
-            stay in the cache: 10 is 30 % faster than 50, docs/decisions/0003-nano-sam.md).
+        points_per_batch: prompts decoded at a time; None picks by device and free memory.
         device: where the model runs.
+        dtype: of the matrix products, "float32" or "bfloat16".
+        compiled: compile encoder and decoder at the first batch (`torch.compile`).
     """
 
     def __init__(
@@ -51,120 +71,167 @@ class SamEmbedder:
         points_per_side: int = 10,
         points_per_batch: int | None = None,
         device: str = "cpu",
+        dtype: str = "float32",
+        compiled: bool = False,
     ) -> None:
         # Two seconds (it brings all of torchvision), for which runs with nothing new do not wait.
         from segment_anything.utils.transforms import ResizeLongestSide
 
         self.sam = sam.to(device).eval()
-        self.spec = embedder_spec(name, checkpoint_sha256, points_per_side)
-        self.batch_size = _IMAGES_PER_BATCH[device]
-        self._device = torch.device(device)
+        fuse_attention(sam.image_encoder)
+        self.spec = embedder_spec(name, checkpoint_sha256, points_per_side, dtype)
+        self.device = torch.device(device)
+        self._dtype = getattr(torch, dtype)
         self._points = grid_points(points_per_side)
-        self._points_per_batch = points_per_batch or _POINTS_PER_BATCH[device]
         self._side = sam.image_encoder.img_size
         self._resize = ResizeLongestSide(self._side)
+        self._decoder = GridDecoder(self.sam)
+        pixels = math.prod(sam.prompt_encoder.image_embedding_size)
+        self._images = Limit("images", images_per_batch(self.device, pixels))
+        self._prompts = Limit("prompts", points_per_batch or prompts_per_batch(self.device, pixels))
+        self._to_compile = compiled
+        self._fill = compiled
+        self._encode, self._decode = _encoder(self.sam), self._decoder.__call__
 
-    @torch.inference_mode()
+    @property
+    def batch_size(self) -> int:
+        """Return how many images to give `submit` at a time."""
+        return self._images.most
+
     def embed(self, images: Sequence[np.ndarray]) -> list[MaskSet]:
         """Return the mask set of each image.
 
         Args:
             images: uint8 (h, w, 3) each, RGB, of any sizes.
         """
-        resized = [self._resize.apply_image(image) for image in images]
-        frames = torch.stack([self._frame(image) for image in resized])
-        embeddings, dense = self._encode(frames)
-        return [
-            self._masks(embeddings[i : i + 1], dense[i], image.shape[:2], resized[i].shape[:2])
-            for i, image in enumerate(images)
-        ]
+        return self.submit([self.prepare(image) for image in images])()
 
-    def _frame(self, image: np.ndarray) -> Tensor:
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        return self.sam.preprocess(pixels.to(self._device).float())
+    def prepare(self, image: np.ndarray) -> Prepared:
+        """Resize an image to the model's input; any thread may.
 
-    def _encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        encoder = self.sam.image_encoder
-        if hasattr(encoder, "embed_with_features"):
-            return encoder.embed_with_features(frames)
-        embeddings = encoder(frames)
-        return embeddings, embeddings
+        Args:
+            image: uint8 (h, w, 3), RGB, of any size.
+        """
+        resized = np.ascontiguousarray(self._resize.apply_image(image).transpose(2, 0, 1))
+        height, width = image.shape[:2]
+        return Prepared(torch.from_numpy(resized), (int(height), int(width)))
 
-    def _masks(
-        self,
-        embedding: Tensor,
-        dense: Tensor,
-        size_hw: tuple[int, int],
-        input_hw: tuple[int, int],
-    ) -> MaskSet:
-        input_wh = np.array([input_hw[1], input_hw[0]], np.float32)
-        points = torch.from_numpy(self._points * input_wh).to(self._device)
-        size = self._points_per_batch
-        pieces = [
-            self._decode_some(embedding, dense, points[i : i + size], size_hw)
-            for i in range(0, len(points), size)
-        ]
-        columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-        return MaskSet(
-            points_xy=self._points.copy(),
-            size_hw=(int(size_hw[0]), int(size_hw[1])),
-            features={ENCODER_BLOCK: columns.pop(ENCODER_BLOCK)},
-            **columns,
-        )
+    @torch.inference_mode()
+    def submit(self, images: Sequence[Prepared]) -> Callable[[], list[MaskSet]]:
+        """Have the device embed images; one thread at a time may.
 
-    def _decode_some(
-        self,
-        embedding: Tensor,
-        dense: Tensor,
-        points: Tensor,
-        size_hw: tuple[int, int],
-    ) -> dict[str, np.ndarray]:
-        try:
-            return self._columns(embedding, dense, points, size_hw)
-        except torch.OutOfMemoryError:
-            if len(points) == 1:
-                raise
-            half = (len(points) + 1) // 2
-            self._points_per_batch = min(self._points_per_batch, half)
-            _log.warning("out of memory on the device: decoding %d prompts at a time", half)
-            torch.cuda.empty_cache()
-        parts = [
-            self._decode_some(embedding, dense, part, size_hw)
-            for part in (points[:half], points[half:])
-        ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        Returns:
+            What waits for the device and returns the mask set of each image; any thread may call
+            it, while the device goes on with the next images.
+        """
+        if self._to_compile:
+            self._compile(images[:1])
+        batches = self._images.run(lambda a, b: self._batch(images[a:b]), len(images))
+        landed = [land(batch) for batch in batches]
+        sizes = [image.size_hw for image in images]
+        return lambda: self._mask_sets([row for wait in landed for row in wait()], sizes)
+
+    def _batch(self, images: Sequence[Prepared]) -> Columns:
+        count = len(images)
+        if self._fill:  # what is compiled is for one batch size
+            images = [*images, *images[-1:] * (self._images.most - count)]
+        frames = torch.stack([self._frame(image) for image in images])
+        points = torch.stack([self._frame_points(image) for image in images]).to(self.device)
+        with self._precision():
+            embeddings, dense = self._encode(frames)
+        embeddings, dense = embeddings.float(), dense.float()
+        shared = self._decoder.share(embeddings)
+
+        def columns(start: int, stop: int) -> Columns:
+            some = points[:, start:stop]
+            with self._precision():
+                decoded = self._decode(shared, some)
+            return self._columns(decoded, dense, some, images)
+
+        parts = self._prompts.run(columns, points.shape[1], each=len(images))
+        return {name: torch.cat([part[name] for part in parts], dim=1)[:count] for name in parts[0]}
+
+    def _frame(self, image: Prepared) -> Tensor:
+        pixels = image.pixels.to(self.device, non_blocking=True)
+        return self.sam.preprocess(pixels.float())
+
+    def _frame_points(self, image: Prepared) -> Tensor:
+        height, width = image.pixels.shape[1:]
+        return torch.from_numpy(self._points * np.array([width, height], np.float32))
+
+    def _precision(self) -> contextlib.AbstractContextManager[None]:
+        if self._dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self._dtype)
 
     def _columns(
-        self,
-        embedding: Tensor,
-        dense: Tensor,
-        points: Tensor,
-        size_hw: tuple[int, int],
-    ) -> dict[str, np.ndarray]:
-        decoded = decode(self.sam, embedding, points)
+        self, decoded: Decoded, dense: Tensor, points: Tensor, images: Sequence[Prepared]
+    ) -> Columns:
         logits = decoded.logits
-        rows, columns = valid_hw(size_hw, logits.shape[-1])
-        logits[..., rows:, :] = -torch.inf
-        logits[..., :, columns:] = -torch.inf
-        masks = logits > self.sam.mask_threshold
-        sure = (logits > self.sam.mask_threshold + STABILITY_OFFSET).sum((2, 3))
-        possible = (logits > self.sam.mask_threshold - STABILITY_OFFSET).sum((2, 3))
-        pooled = pool_in_masks(dense, masks, points / self._side)
+        for one, image in zip(logits, images, strict=True):
+            rows, columns = valid_hw(image.size_hw, logits.shape[-1])
+            one[..., rows:, :] = -torch.inf
+            one[..., :, columns:] = -torch.inf
+        threshold = self.sam.mask_threshold
+        masks = logits > threshold
+        sure = (logits > threshold + STABILITY_OFFSET).sum((3, 4))
+        possible = (logits > threshold - STABILITY_OFFSET).sum((3, 4))
+        pooled = [
+            pool_in_masks(*one) for one in zip(dense, masks, points / self._side, strict=True)
+        ]
         return {
-            "tokens": decoded.tokens.flatten(1).cpu().numpy().astype(np.float16),
-            "packed_masks": np.packbits(masks.cpu().numpy(), axis=-1),
-            "predicted_iou": decoded.predicted_iou.cpu().numpy().astype(np.float32),
-            "stability": (sure / possible.clamp(min=1)).cpu().numpy().astype(np.float32),
-            ENCODER_BLOCK: pooled.cpu().numpy().astype(np.float16),
+            "tokens": decoded.tokens.flatten(2).half(),
+            "packed_masks": pack(masks),
+            "predicted_iou": decoded.predicted_iou.float(),
+            "stability": (sure / possible.clamp(min=1)).float(),
+            ENCODER_BLOCK: torch.stack(pooled).half(),
         }
 
+    def _mask_sets(
+        self, rows: list[dict[str, np.ndarray]], sizes: list[tuple[int, int]]
+    ) -> list[MaskSet]:
+        return [
+            MaskSet(
+                points_xy=self._points.copy(),
+                size_hw=size_hw,
+                features={ENCODER_BLOCK: row.pop(ENCODER_BLOCK)},
+                **row,
+            )
+            for row, size_hw in zip(rows, sizes, strict=True)
+        ]
 
-def embedder_spec(name: str, checkpoint_sha256: str, points_per_side: int) -> dict[str, Any]:
+    def _compile(self, images: Sequence[Prepared]) -> None:
+        """Compile encoder and decoder for full batches, and say how long it took."""
+        self._to_compile = False
+        self._encode = torch.compile(self._encode, dynamic=False)
+        self._decode = torch.compile(self._decode, dynamic=False)
+        started = time.perf_counter()
+        land(self._batch(images))()
+        _log.info("compiled encoder and decoder in %.0f s", time.perf_counter() - started)
+
+
+def embedder_spec(
+    name: str, checkpoint_sha256: str, points_per_side: int, dtype: str = "float32"
+) -> dict[str, Any]:
     """Return what identifies an embedder's results, without loading it."""
-    return {
+    spec = {
         "model": name,
         "checkpoint_sha256": checkpoint_sha256,
         "points_per_side": points_per_side,
         "masks_per_prompt": MASKS_PER_PROMPT,
         "revision": EMBED_REVISION,
     }
+    return spec if dtype == "float32" else {**spec, "dtype": dtype}
+
+
+def _encoder(sam: "Sam") -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Return what gives the embedding and the dense features of frames."""
+    encoder = sam.image_encoder
+    if hasattr(encoder, "embed_with_features"):
+        return encoder.embed_with_features
+
+    def encode(frames: Tensor) -> tuple[Tensor, Tensor]:
+        embeddings = encoder(frames)
+        return embeddings, embeddings
+
+    return encode

@@ -85,7 +85,7 @@ def encoder_spec(config: SamConfig, checkpoint: Path | None) -> dict[str, Any]:
         digest = OFFICIAL[config.model].sha256
     else:
         digest = _checkpoint_digest(checkpoint_file(config, checkpoint))
-    return embedder_spec(config.model, digest, config.points_per_side)
+    return embedder_spec(config.model, digest, config.points_per_side, config.dtype)
 
 
 def load_sam(
@@ -158,6 +158,8 @@ def _open_embedder(config: SamConfig, path: str, digest: str) -> SamEmbedder:
         config.points_per_side,
         config.points_per_batch,
         choose_device(config.device),
+        config.dtype,
+        config.compile,
     )
 
 

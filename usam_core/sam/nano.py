@@ -34,6 +34,14 @@ _TAPS = {3: 24, 6: 48, 14: 120, 20: 352}
 _FIRST_DILATED_BLOCK = 15
 _NECK_SHUFFLES = (4, 2, 1, 1)
 
+# Each norm of the backbone stands behind a convolution; frozen, it is part of it.
+_NORMS = {
+    "_conv_stem": "_bn0",
+    "_expand_conv": "_bn0",
+    "_depthwise_conv": "_bn1",
+    "_project_conv": "_bn2",
+}
+
 
 class NanoImageEncoder(nn.Module):
     """EfficientNet-Lite2 at output stride 16, and a neck that makes SAM's 256-wide embedding."""
@@ -158,4 +166,23 @@ def _dilated_backbone(img_size: int) -> EfficientNet:
     # The classifier is not used, and the 1280-wide last convolution neither.
     net._fc = nn.Identity()
     net._conv_head, net._bn1 = nn.Identity(), nn.Identity()
+    for owner in (net, *net._blocks):
+        for conv, norm in _NORMS.items():
+            if isinstance(getattr(owner, norm, None), nn.BatchNorm2d) and hasattr(owner, conv):
+                _fold(owner, conv, norm)
     return net.requires_grad_(False)
+
+
+def _fold(owner: nn.Module, conv: str, norm: str) -> None:
+    """Fold a frozen norm into the convolution before it, and its padding where both sides agree."""
+    convolution, frozen = getattr(owner, conv), getattr(owner, norm)
+    scale = frozen.weight.double() / torch.sqrt(frozen.running_var.double() + frozen.eps)
+    bias = frozen.bias.double() - frozen.running_mean.double() * scale
+    weight = convolution.weight.double() * scale[:, None, None, None]
+    convolution.weight = nn.Parameter(weight.float())
+    convolution.bias = nn.Parameter(bias.float())
+    setattr(owner, norm, nn.Identity())
+    padding = getattr(convolution.static_padding, "padding", (0, 0, 0, 0))
+    if len(set(padding)) == 1:
+        convolution.padding = (padding[0], padding[0])
+        convolution.static_padding = nn.Identity()

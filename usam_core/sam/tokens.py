@@ -17,8 +17,8 @@ from usam_core.types import MASKS_PER_PROMPT
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
-_MASK_TOKENS = slice(1, 1 + MASKS_PER_PROMPT)
-_FOREGROUND = 1
+MASK_TOKENS = slice(1, 1 + MASKS_PER_PROMPT)
+FOREGROUND = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def decode(sam: "Sam", embedding: Tensor, points_xy: Tensor) -> Decoded:
         embedding: float32 (1, 256, rows, columns), one image's embedding.
         points_xy: float32 (d, 2), pixels of the model's input frame.
     """
-    labels = torch.full((len(points_xy), 1), _FOREGROUND, device=points_xy.device)
+    labels = torch.full((len(points_xy), 1), FOREGROUND, device=points_xy.device)
     sparse, dense = sam.prompt_encoder(points=(points_xy[:, None], labels), boxes=None, masks=None)
     seen: list[Tensor] = []
     # The decoder keeps its tokens to itself; its transformer's output is where they pass.
@@ -61,7 +61,7 @@ def decode(sam: "Sam", embedding: Tensor, points_xy: Tensor) -> Decoded:
         )
     finally:
         hook.remove()
-    return Decoded(seen[0][:, _MASK_TOKENS], logits, predicted_iou)
+    return Decoded(seen[0][:, MASK_TOKENS], logits, predicted_iou)
 
 
 @torch.inference_mode()

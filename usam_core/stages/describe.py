@@ -26,6 +26,7 @@ from usam_core.stages import embed
 from usam_core.stages.blocks import block_encoder, block_specs
 from usam_core.stages.compose import scene_files
 from usam_core.stages.folders import step_folder
+from usam_core.stages.group import LOCKS
 from usam_core.stages.images import wanted_files
 from usam_core.stages.labelled import listed_once
 from usam_core.stages.reading import reading
@@ -195,7 +196,7 @@ def _damaged(store: EmbeddingStore, blocks: Collection[str]) -> list[DamagedShar
 
 
 def _only_one(store: EmbeddingStore, shard: str) -> AbstractContextManager[None]:
-    return only_one(store.path / embed.LOCKS / f"describe-{shard}", f"shard {shard}")
+    return only_one(store.path / LOCKS / f"describe-{shard}", f"shard {shard}")
 
 
 def _encoder(project: Project, name: str, spec: dict[str, Any]) -> RegionEncoder:

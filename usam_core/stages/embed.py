@@ -9,25 +9,25 @@ from typing import Any
 import pandas as pd
 
 from usam_core.code import code_digest
-from usam_core.compute import Piece, run_pieces
-from usam_core.digest import value_digest, values_digest
+from usam_core.compute import InProcess, Piece, open_workers, run_pieces
+from usam_core.digest import values_digest
 from usam_core.errors import MissingStepError, UserError
-from usam_core.images import BadImage, read_image
+from usam_core.images import DecodedImage, read_image
 from usam_core.imagestores.show import WITHOUT
-from usam_core.locks import only_one
 from usam_core.pixels import OWN_WINDOW
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
 from usam_core.sam.load import encoder_spec, open_embedder
+from usam_core.sam.pipeline import embed_shards
 from usam_core.stages.folders import step_folder
+from usam_core.stages.group import GroupShard
 from usam_core.stages.images import wanted_files
 from usam_core.stages.kept import notes_on_kept
 from usam_core.stages.labelled import labelled_images, listed_once, once
 from usam_core.stages.reading import forget_windows, reading, reading_spec
 from usam_core.stages.record import StepResult, intact_record
-from usam_core.store.arrivals import Arrivals
 from usam_core.store.layout import PRECISION, folder_name
-from usam_core.store.store import DamagedShard, EmbeddingStore, ShardRecord
+from usam_core.store.store import DamagedShard, EmbeddingStore
 from usam_core.types import ImageFile
 
 CALCULATIONS = (
@@ -36,8 +36,9 @@ CALCULATIONS = (
     "usam_core.sam.load",
 )
 """Modules that decide the step's results."""
-LOCKS = "locks"
 _NUMBERS = r"\[[^\]]*\]"
+_TOGETHER = 32
+"""Groups that one pipeline does; between pipelines the device waits for a shard to be written."""
 _log = logging.getLogger(__name__)
 
 
@@ -133,17 +134,26 @@ def plan(project: Project, progress: Progress = SILENT) -> EmbedPlan:
 def embed_groups(
     project: Project, groups: list[dict[str, str]], progress: Progress = SILENT
 ) -> list[dict[str, int]]:
-    """Embed groups of images as `embed_group` does each, where `compute` says.
+    """Embed groups of images where `compute` says, each of them one shard; counts for each.
 
     Raises:
         WorkerError: a worker process died again and again over one group.
     """
     config = project.config
-    pieces = []
-    for group in groups:
-        name = f"embedding {len(group)} images from {next(iter(group.values()))} on"
-        pieces.append(Piece(name, len(group), (project, group)))
-    return run_pieces(embed_group, pieces, "Embedding", config.compute, config.sam.device, progress)
+    with open_workers(config.compute, config.sam.device, len(groups)) as workers:
+        # In this process one shard is written while the next is embedded. A worker that dies
+        # should lose but one.
+        size = _TOGETHER if isinstance(workers, InProcess) else 1
+        pieces = []
+        for start in range(0, len(groups), size):
+            some = groups[start : start + size]
+            count = sum(map(len, some))
+            name = f"embedding {count} images from {next(iter(some[0].values()))} on"
+            pieces.append(Piece(name, count, (project, some)))
+        counts = run_pieces(
+            _embed_some, pieces, "Embedding", config.compute, config.sam.device, progress
+        )
+    return [count for piece in counts for count in piece]
 
 
 def embed_group(
@@ -162,23 +172,21 @@ def embed_group(
     Returns:
         Counts by the keys `embedded` and `quarantined`.
     """
-    store = _store_to_write(project)
-    name = value_digest(sorted(group))[:16]
-    with only_one(store.path / LOCKS / name, f"{len(group)} images of {store.path}"):
-        missing = _missing(store, group)
-        if not missing:
-            return {"embedded": 0, "quarantined": 0}
-        embedder = open_embedder(project.config.sam, project.checkpoint)
-        records: list[ShardRecord] = []
-        with progress.bar("Embedding", len(missing)) as bar:
-            for start in range(0, len(missing), embedder.batch_size):
-                batch = missing[start : start + embedder.batch_size]
-                files = [ImageFile(group[sha256], sha256) for sha256 in batch]
-                records += _embed_batch(project, embedder, files)
-                bar.advance(len(batch))
-        store.write_shard(records)
-    embedded = sum(record.embedded for record in records)
-    return {"embedded": embedded, "quarantined": len(records) - embedded}
+    (counts,) = _embed_some(project, [group], progress)
+    return counts
+
+
+def _embed_some(
+    project: Project, groups: list[dict[str, str]], progress: Progress
+) -> list[dict[str, int]]:
+    shards = [GroupShard(_store_to_write(project), group) for group in groups]
+    left = sum(len(shard.files) for shard in shards)
+    if not left:
+        return [{"embedded": 0, "quarantined": 0} for _ in groups]
+    embedder = open_embedder(project.config.sam, project.checkpoint)
+    read = functools.partial(_read, reading(project))
+    with progress.bar("Embedding", left) as bar:
+        return embed_shards(embedder, shards, read, bar.advance)
 
 
 def finish(project: Project, key: str, embedded: int) -> StepResult:
@@ -283,33 +291,5 @@ def _store_to_write(project: Project) -> EmbeddingStore:
         return open_store(project, create=True)
 
 
-@functools.lru_cache(maxsize=4)
-def _arrivals(store: Path) -> Arrivals:
-    return Arrivals(EmbeddingStore.open(store))
-
-
-def _missing(store: EmbeddingStore, group: dict[str, str]) -> list[str]:
-    """Return what of a group is not stored, reading the whole index only if some of it may be."""
-    if not _arrivals(store.path).may_hold(group):
-        return list(group)
-    return [sha256 for part in store.plan(group) for sha256 in part]
-
-
-def _embed_batch(project: Project, embedder: Any, files: list[ImageFile]) -> list[ShardRecord]:
-    how = reading(project)
-    records: list[ShardRecord] = []
-    good, decoded = [], []
-    for file in files:
-        try:
-            picture = read_image(file.path, sha256=file.sha256, **how)
-        except BadImage as error:
-            records.append(ShardRecord(file, error.quarantined))
-            continue
-        good.append(file)
-        decoded.append(picture)
-    masks = embedder.embed([picture.rgb for picture in decoded]) if decoded else []
-    records += [
-        ShardRecord(file, mask_set, picture.mode, picture.window)
-        for file, picture, mask_set in zip(good, decoded, masks, strict=True)
-    ]
-    return records
+def _read(how: dict[str, Any], file: ImageFile) -> DecodedImage:
+    return read_image(file.path, sha256=file.sha256, **how)

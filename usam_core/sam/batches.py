@@ -1,0 +1,95 @@
+"""How much a device takes at a time, and what happens when that was too much."""
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+Made = TypeVar("Made")
+
+_SHARE_OF_FREE = 0.5
+"""Of the device's free memory; the rest is for what lies between the allocations."""
+_PROMPT_BYTES_A_PIXEL = 9 * 1024
+"""Of one prompt in the decoder for each pixel of the embedding, in float32: measured 8.3 KB."""
+_IMAGE_BYTES_A_PIXEL = 1024**2
+"""Of one image in a ViT-H encoder: its global attention's scores and mask are the largest part."""
+_MOST_PROMPTS, _MOST_IMAGES = 800, 8  # larger batches fill no device better
+_IMAGES = {"cpu": 1, "mps": 4}  # a CPU is quickest with what stays in its cache
+_CPU_BYTES = 40 * 1024**2
+"""More is slower: each large tensor then comes from the system anew (docs/speed.md)."""
+
+_log = logging.getLogger(__name__)
+
+
+def images_per_batch(device: torch.device, pixels: int) -> int:
+    """Return how many images to encode at a time.
+
+    Args:
+        device: where.
+        pixels: of one image's embedding.
+    """
+    if device.type != "cuda":
+        return _IMAGES[device.type]
+    free = _SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0]
+    return max(1, min(_MOST_IMAGES, int(free / (_IMAGE_BYTES_A_PIXEL * pixels))))
+
+
+def prompts_per_batch(device: torch.device, pixels: int) -> int:
+    """Return how many prompts to decode at a time."""
+    free = _CPU_BYTES if device.type == "cpu" else 2 * 1024**3
+    if device.type == "cuda":
+        free = int(_SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0])
+    return max(1, min(_MOST_PROMPTS, free // (_PROMPT_BYTES_A_PIXEL * pixels)))
+
+
+class Limit:
+    """A batch size that halves when the device's memory does not hold a batch.
+
+    Args:
+        what: what is counted, for the message.
+        most: where it starts.
+    """
+
+    def __init__(self, what: str, most: int) -> None:
+        self._what = what
+        self.most = most
+        self._told = False
+
+    def run(self, work: Callable[[int, int], Made], count: int, each: int = 1) -> list[Made]:
+        """Return what `work(start, stop)` gives for the batches of `count` steps, in order.
+
+        Args:
+            work: called with the first step of a batch and the one behind its last.
+            count: how many steps there are.
+            each: how many of what is counted one step is.
+
+        Raises:
+            torch.OutOfMemoryError: a single step is too much.
+        """
+        made: list[Made] = []
+        start = 0
+        while start < count:
+            stop = min(count, start + max(1, self.most // each))
+            try:
+                made.append(work(start, stop))
+                start = stop
+                continue
+            except torch.OutOfMemoryError:
+                if stop - start == 1:
+                    raise
+            # Outside of the handler: the error's frames hold the tensors that must go.
+            self._halve((stop - start) * each)
+        return made
+
+    def _halve(self, tried: int) -> None:
+        self.most = (tried + 1) // 2
+        if not self._told:
+            _log.warning(
+                "out of memory on the device at %d %s at a time: halving that until they fit",
+                tried,
+                self._what,
+            )
+        self._told = True
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,141 @@
+"""Files to shards with the device always busy.
+
+    reading threads      this thread        landing thread      writing threads
+    decode, resize   ->  encode, decode ->  copy, pack bits ->  compress, write, commit
+
+Every arrow is a bounded queue. A batch never spans two shards: a shard that waits for another run
+must not hold back one whose images are all there.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol, TypeVar
+
+from usam_core.images import BadImage, DecodedImage
+from usam_core.sam.embedder import Prepared, SamEmbedder
+from usam_core.store.shard import ShardRecord
+from usam_core.threads import Behind, ahead
+from usam_core.types import ImageFile, MaskSet
+
+Committed = TypeVar("Committed")
+
+_READERS = {"cpu": 1}
+"""A CPU decodes an image in a tenth of the time that SAM takes there, on the same cores."""
+_MOST_READERS = 16
+_WRITERS = {"cpu": 1, "cuda": 2}
+_BATCHES_AHEAD = 2
+_BATCHES_LANDING = 2
+
+
+class Shard(Protocol[Committed]):
+    """One group of images on its way into the store.
+
+    Attributes:
+        files: what is read, ahead of the shard's turn.
+    """
+
+    files: Sequence[ImageFile]
+
+    def begin(self) -> set[str]:
+        """Return the digests that are still to be embedded, when the shard's turn has come."""
+
+    def commit(self, records: list[ShardRecord]) -> Committed:
+        """Write the shard, on another thread; records in the order of `files`."""
+
+    def close(self) -> None:
+        """Let go of what `begin` took, on any thread; called at least once."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    file: ImageFile
+    image: Prepared | BadImage
+    mode: str = ""
+    window: tuple[float, float] | None = None
+
+    def record(self, made: MaskSet | None) -> ShardRecord:
+        if isinstance(self.image, BadImage):
+            return ShardRecord(self.file, self.image.quarantined)
+        return ShardRecord(self.file, made, self.mode, self.window)
+
+
+def embed_shards(
+    embedder: SamEmbedder,
+    shards: Sequence[Shard[Committed]],
+    read: Callable[[ImageFile], DecodedImage],
+    advance: Callable[[int], None],
+) -> list[Committed]:
+    """Embed shards and return what `commit` gives for each, in order.
+
+    When something fails or the run is stopped, what is being written is finished, the rest is
+    lost, and all threads end.
+
+    Args:
+        embedder: used from this thread, but for `prepare`.
+        shards: the groups.
+        read: decodes a file; called on several threads. `BadImage` quarantines it.
+        advance: told of images that were given to the device.
+    """
+
+    def prepared(file: ImageFile) -> _Read:
+        try:
+            picture = read(file)
+        except BadImage as error:
+            return _Read(file, error)
+        return _Read(file, embedder.prepare(picture.rgb), picture.mode, picture.window)
+
+    device = embedder.device.type
+    files = (file for shard in shards for file in shard.files)
+    readers = _READERS.get(device, min(_MOST_READERS, os.cpu_count() or 1))
+    depth = max(readers, _BATCHES_AHEAD * embedder.batch_size)
+    writers = _WRITERS.get(device, 1)
+    committed: list[Future[Committed]] = []
+    with (
+        ExitStack() as open_shards,
+        closing(ahead(prepared, files, readers, depth)) as images,
+        Behind(1, _BATCHES_LANDING) as landing,
+        Behind(writers, writers) as writing,
+    ):
+        for shard in shards:
+            open_shards.callback(shard.close)
+            wanted = shard.begin()
+            some = islice(images, len(shard.files))
+            landed = [
+                landing.put(_records, batch, embedder.submit(_good(batch)))
+                for batch in _batches(embedder, some, wanted, advance)
+            ]
+            committed.append(writing.put(_commit, shard, landed))
+    return [future.result() for future in committed]
+
+
+def _batches(
+    embedder: SamEmbedder,
+    images: Iterator[_Read],
+    wanted: set[str],
+    advance: Callable[[int], None],
+) -> Iterator[list[_Read]]:
+    """Yield batches of a shard's images for the device; those stored meanwhile are passed over."""
+    left = (image for image in images if image.file.sha256 in wanted)
+    while batch := list(islice(left, embedder.batch_size)):
+        yield batch
+        advance(len(batch))
+
+
+def _good(batch: list[_Read]) -> list[Prepared]:
+    return [read.image for read in batch if isinstance(read.image, Prepared)]
+
+
+def _records(batch: list[_Read], wait: Callable[[], list[MaskSet]]) -> list[ShardRecord]:
+    made = iter(wait())
+    return [read.record(next(made) if isinstance(read.image, Prepared) else None) for read in batch]
+
+
+def _commit(shard: Shard[Committed], landed: list[Future[list[ShardRecord]]]) -> Committed:
+    try:
+        return shard.commit([record for future in landed for record in future.result()])
+    finally:
+        shard.close()
