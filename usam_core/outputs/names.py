@@ -15,11 +15,10 @@ _UNSAFE = re.compile(r'[#=,:*?"<>|\\\x00-\x1f]+')
 def output_names(paths: Iterable[str]) -> dict[str, str]:
     """Return for each image path a relative name without ending; no two are the same.
 
-    Folders are kept. The name is the image's own, of a plane with the plane behind it, of a URL with
-    `_` for what means something there. Names that
-    more than one image would have keep the image's ending too; if that does not tell them apart
-    either, a digest of the path does. Names that differ in case alone count as the same, as they
-    are on some disks.
+    Folders are kept. The name is the image's own, of a plane with the plane behind it, of a URL
+    with `_` for what means something there. Names that more than one image would have keep the
+    image's ending too; if that does not tell them apart either, a digest of the path does. Names
+    that differ in case alone count as the same, as they are on some disks.
 
     >>> output_names(["a/b.png", "w.ome.tif#t=3,z=0"])
     {'a/b.png': 'a/b', 'w.ome.tif#t=3,z=0': 'w.ome_t3_z0'}
