@@ -9,16 +9,16 @@ from pathlib import PurePosixPath
 from usam_core.image_ref import ImageRef
 
 _UNSAFE = re.compile(r'[#=,:*?"<>|\\\x00-\x1f]+')
-"""What a URL, a shell or another system's disk takes for something else."""
+"""What means something in a URL, or is refused by some disks."""
 
 
 def output_names(paths: Iterable[str]) -> dict[str, str]:
     """Return for each image path a relative name without ending; no two are the same.
 
-    Folders are kept. The name is the image's own, of a plane with the plane behind it. Names that
-    more than one image would have keep the image's ending too; if that does not tell them apart
-    either, a digest of the path does. Names that differ in case alone count as the same, as they
-    are on some disks.
+    Folders are kept. The name is the image's own, of a plane with the plane behind it, of a URL
+    with `_` for what means something there. Names that more than one image would have keep the
+    image's ending too; if that does not tell them apart either, a digest of the path does. Names
+    that differ in case alone count as the same, as they are on some disks.
 
     >>> output_names(["a/b.png", "w.ome.tif#t=3,z=0"])
     {'a/b.png': 'a/b', 'w.ome.tif#t=3,z=0': 'w.ome_t3_z0'}
@@ -34,7 +34,9 @@ def _wishes(path: str) -> tuple[str, str]:
     """Return the short and the full name of an image."""
     ref = ImageRef.parse(path)
     parts = [part for part in ref.file.replace("://", "/").split("/") if part not in ("", ".")]
-    file = PurePosixPath(*("_" if part == ".." else _UNSAFE.sub("_", part) for part in parts))
+    if "://" in ref.file:
+        parts = [_UNSAFE.sub("_", part) for part in parts]
+    file = PurePosixPath(*("_" if part == ".." else part for part in parts))
     plane = "".join(f"_{axis}{index}" for axis, index in ref.plane)
     stem = file.name.removesuffix(file.suffix)
     short = file.with_name("_" if stem in (".", "..") else stem)
