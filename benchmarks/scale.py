@@ -17,11 +17,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import yaml
 from PIL import Image
 from scale_watch import database, measured, pages, server
@@ -31,6 +34,7 @@ from usam_core.config import SamConfig
 from usam_core.project import load_project
 from usam_core.rng import generator
 from usam_core.sam import load
+from usam_core.sam.embedder import Prepared
 from usam_core.sources.scenes import TRAINING_LOOK, scene
 from usam_core.stages import run_step, step_folder
 
@@ -51,18 +55,24 @@ class FakeEmbedder:
     """
 
     batch_size = 64
+    device = torch.device("cpu")
 
     def __init__(self, sets: list) -> None:
         self._sets = sets
         self._given = 0
 
-    def embed(self, images: list) -> list:
-        """Return a mask set for each image, with the image's own size."""
+    def prepare(self, image: np.ndarray) -> Prepared:
+        """Return an image without its pixels."""
+        return Prepared(torch.empty(0), image.shape[:2])
+
+    def submit(self, images: Sequence[Prepared]) -> Callable[[], list]:
+        """Return what gives a mask set for each image, with the image's own size."""
         first, self._given = self._given, self._given + len(images)
-        return [
-            replace(self._sets[(first + i) % len(self._sets)], size_hw=image.shape[:2])
-            for i, image in enumerate(images)
+        sets = [
+            replace(self._sets[(first + number) % len(self._sets)], size_hw=image.size_hw)
+            for number, image in enumerate(images)
         ]
+        return lambda: sets
 
 
 def fake_encoder(sets: list) -> None:
