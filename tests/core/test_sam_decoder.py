@@ -48,7 +48,22 @@ def random_case():
         return random_sam(4), torch.randn(2, 256, 12, 12)
 
 
-@pytest.fixture(scope="module", params=[nano_case, random_case])
+def faint_case():
+    """An image side so faint that the norms' epsilon is most of their variance."""
+    sam, embeddings = random_case()
+    first, second = sam.mask_decoder.transformer.layers
+    for faint in (
+        sam.prompt_encoder.no_mask_embed,
+        first.norm4,
+        first.cross_attn_image_to_token.out_proj,
+        second.cross_attn_image_to_token.out_proj,
+    ):
+        for value in faint.parameters():
+            value.data *= 1e-3
+    return sam, embeddings * 1e-3
+
+
+@pytest.fixture(scope="module", params=[nano_case, random_case, faint_case])
 def case(request):
     sam, embeddings = request.param()
     points = torch.from_numpy(grid_points(4)) * SIDE
