@@ -64,7 +64,7 @@ def test_every_plane_of_a_stack_and_of_ome_zarr_is_labelled(project, tmp_path):
     group = zarr.open_group(tmp_path / "images/b.ome.zarr", mode="w")
     write_image(group, planes(2, 1), names=("DAPI", "GFP", "Cy5"))
     one = project(channels={"red": "GFP", "green": 0})
-    steps = STEPS[:-1]
+    steps = [step for step in STEPS if step not in ("evaluate", "export", "report")]
     results = {step: run_step(step, one) for step in steps}
     folder = step_folder(one, "annotate")
     names = ["b.ome_t0.png", "b.ome_t1.png"]
