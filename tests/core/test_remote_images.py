@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
+import tifffile
 import yaml
 from PIL import Image
 
@@ -110,6 +112,24 @@ def test_a_name_that_would_leave_the_outputs_is_refused(memory, monkeypatch):
         listing, "find_remote", lambda *_: iter([("../../a.png", told), ("x//b.png", told)])
     )
     assert listed(url) == {"../../a.png": "bad_name", "x//b.png": "bad_name"}
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_planes_of_a_stack_are_read_from_a_store(memory, compression):
+    values = np.arange(2 * 3 * 20 * 30, dtype=np.uint16).reshape(2, 3, 20, 30)
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file,
+        values,
+        ome=True,
+        photometric="minisblack",
+        compression=compression,
+        metadata={"axes": "TZYX"},
+    )
+    url = memory({"w.ome.tif": file.getvalue()})
+    assert len(listed(url)) == 6
+    rgb = read_image(f"{url}/w.ome.tif#t=1,z=2", window=(0, 3600)).rgb
+    np.testing.assert_allclose(rgb[..., 0], values[1, 2] / 3600 * 255, atol=1)
 
 
 def test_the_order_is_that_of_the_whole_paths(memory):
