@@ -263,9 +263,9 @@ def label_image(
     kept, probability = found[wanted], every[wanted]
     scores = mask_scores(confidence[wanted], kept.predicted_iou, config)
     stay = suppress(kept.packed, scores, kept.classes, config.nms_iou, config.nms_containment)
-    best = kept[stay]
-    instances = _instances(best, scores[stay], probability[stay], mask_set.size_hw)
-    rejected = None
+    instances, shown = _instances(kept[stay], scores[stay], probability[stay], mask_set.size_hw)
+    stay = stay[shown]
+    best, rejected = kept.packed[stay], None
     if rulings is not None:
         ruled = rulings.apply(instances, kept.packed, kept.classes, stay, config)
         instances, rejected = ruled.instances, ruled.rejected
@@ -279,19 +279,26 @@ def label_image(
         labels[rejected.masks.any(axis=0) & ~instances.masks.any(axis=0)] = 0
     dropped = np.flatnonzero(~wanted)
     reached = confidence[dropped] / np.maximum(limits[found.classes[dropped]], 1e-6)
-    near = near_misses(found.packed[dropped], reached, best.packed, config.nms_iou)
+    near = near_misses(found.packed[dropped], reached, best, config.nms_iou)
     near = dropped[near]
-    missed = _instances(found[near], confidence[near], every[near], mask_set.size_hw)
+    missed, _ = _instances(found[near], confidence[near], every[near], mask_set.size_hw)
     return Labelled(instances, labels, missed, limits[missed.classes], rejected)
 
 
 def _instances(
     of: Candidates, scores: np.ndarray, probability: np.ndarray, size_hw: tuple[int, int]
-) -> Instances:
-    """Return masks at the image's own size; `probability` is float64 (p, c)."""
+) -> tuple[Instances, np.ndarray]:
+    """Return masks at the image's own size, and the rows of those that have any pixel there.
+
+    `probability` is float64 (p, c). A small mask may lie between the centres of the image's pixels.
+    """
+    masks = upscale(of.packed, size_hw)
+    shown = np.flatnonzero([mask.any() for mask in masks])
+    if len(shown) < len(masks):
+        of, scores, probability, masks = of[shown], scores[shown], probability[shown], masks[shown]
     stated = probability[np.arange(len(of)), of.classes]
-    return Instances(
-        masks=upscale(of.packed, size_hw),
+    instances = Instances(
+        masks=masks,
         classes=of.classes,
         scores=scores.astype(np.float32),
         entropy=of.entropy,
@@ -300,3 +307,4 @@ def _instances(
         probability=stated.astype(np.float32),
         runner_up=runner_up(probability, of.classes),
     )
+    return instances, shown

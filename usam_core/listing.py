@@ -108,7 +108,9 @@ def list_names(
         cache, progress: as for `list_images`.
     """
     files = Packed(((name, None) for name in names), _SAVE_EVERY)
-    return _list(config, files, lambda name: join(root, name), cache, progress)
+    listed = _list(config, files, lambda name: join(root, name), cache, progress)
+    # A stack and one of its planes may both be named.
+    return listed.drop_duplicates("path", ignore_index=True)
 
 
 def list_files(

@@ -145,8 +145,9 @@ def test_init_refuses_what_could_not_run(tmp_path, words, said):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_level_that_is_none_is_refused_by_name(tiny_project):
-    found = usam("fit", tiny_project, "--level", "colours")
+@pytest.mark.parametrize("command", ["fit", "export", "review"])
+def test_a_level_that_is_none_is_refused_by_name(command, tiny_project):
+    found = usam(command, tiny_project, "--level", "colours")
     assert found.returncode == 2
     assert "colours" in found.stderr
     assert "the name of a parent: 'round', 'long'" in " ".join(found.stderr.split())

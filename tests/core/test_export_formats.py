@@ -146,6 +146,22 @@ def test_label_studio_brushes_and_polygons_are_the_masks(case):
             check_label_studio(task, ElementTree.parse(config).getroot())
 
 
+@pytest.mark.parametrize(
+    ("images", "path", "address"),
+    [
+        ("images", "w 1/a#b.png", "/data/local-files/?d=w%201/a%23b.png"),
+        ("images", "w.tif#t=1,z=0", "/data/local-files/?d=w.tif&t=1&z=0"),
+        ("https://lab.example/screen/", "w%201/a.png", "https://lab.example/screen/w%201/a.png"),
+        ("s3://lab/screen", "w.tif#t=1", "s3://lab/screen/w.tif#t=1"),
+    ],
+)
+def test_label_studio_finds_the_image(images, path, address, tmp_path):
+    image = image_of([], (3, 4), path, images)
+    _, _, (tasks, _) = written("label_studio", image, tmp_path)
+    (task,) = json.loads(tasks.read_text(encoding="utf-8"))
+    assert task["data"]["image"] == address
+
+
 def test_a_brush_mask_decoded_by_hand():
     # 1 x 2 pixels, the right one painted: four zeros, then four times 255.
     head = "00000000000000000000000000001000" + "00111" + "0010" + "0011" + "0111" + "1111"
@@ -276,6 +292,18 @@ def test_ome_zarr_labels_beside_the_image(version, attributes, tmp_path):
     assert labels["1"].shape == (1, 1, 350, 5)
     assert (group / attributes).is_file()
     assert writer.read(image, group).objects == {1: 1}
+
+
+def test_an_ome_zarr_holds_the_labels_of_each_level(tmp_path):
+    path = tmp_path / "images" / "cells.zarr"
+    ome_image(path, 3, (1, 1, 1, 7, 9))
+    image = image_of([np.ones((7, 9), bool)], (7, 9), "cells.zarr", tmp_path / "images")
+    for level in ("classes", "parents"):
+        writer, _, _ = written("ome_zarr", image, tmp_path, in_place=True, level=level)
+        writer.placed(image)
+    labels = zarr.open_group(path / "labels", mode="r")
+    assert labels.attrs["ome"]["labels"] == ["usam", "usam_parents"]
+    assert sorted(labels.group_keys()) == ["usam", "usam_parents"]
 
 
 def test_an_image_of_many_planes_gets_labels_of_its_own(tmp_path):

@@ -1,5 +1,7 @@
 """From low-resolution masks to painted labels: packing, overlap, NMS, thresholds, rules."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -284,6 +286,21 @@ def test_an_image_is_painted_by_the_rule_that_the_settings_name():
         for rule in ("score", "vote")
     }
     assert painted == {"score": 1, "vote": 2}
+
+
+def test_a_mask_without_any_pixel_in_the_image_is_no_instance():
+    whole = np.stack([np.stack([box(0, 0, 8, 8)] * 4), np.stack([box(11, 11, 1, 1)] * 4)])
+    some = replace(
+        mask_set(whole, np.array([[[1, 0]] * 4, [[4, 0]] * 4]), np.ones((2, 4))), size_hw=(2, 2)
+    )
+    found = label_image(
+        Doubling(), some, ["encoder"], InferenceConfig(threshold=0.5, min_area=0), ["a", "b"]
+    )
+    assert found.instances.masks.any(axis=(1, 2)).tolist() == [True]
+    assert found.instances.prompts.tolist() == [0]
+    nearly = InferenceConfig(threshold=0.99, min_area=0)
+    dropped = label_image(Doubling(), some, ["encoder"], nearly, ["a", "b"])
+    assert dropped.missed.prompts.tolist() == [0]
 
 
 def test_nothing_kept_is_all_background_and_many_classes_need_sixteen_bits():

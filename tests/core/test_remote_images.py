@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
+import tifffile
 import yaml
 from PIL import Image
 
@@ -22,7 +24,11 @@ from usam_core.config_images import ImagesConfig
 from usam_core.errors import InputError, TransientError
 from usam_core.images import BadImage, read_image
 from usam_core.imagestores import opener
-from usam_core.listing import list_images
+from usam_core.lineage.chain import read_chain
+from usam_core.lineage.check_links import check_labels_of_all
+from usam_core.lineage.compare import Broken
+from usam_core.listing import list_images, list_names
+from usam_core.progress import SILENT
 from usam_core.project import load_project
 from usam_core.stages import STEPS, run_step
 from usam_core.stages.labelled import labelled_images
@@ -110,6 +116,31 @@ def test_a_name_that_would_leave_the_outputs_is_refused(memory, monkeypatch):
         listing, "find_remote", lambda *_: iter([("../../a.png", told), ("x//b.png", told)])
     )
     assert listed(url) == {"../../a.png": "bad_name", "x//b.png": "bad_name"}
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_planes_of_a_stack_are_read_from_a_store(memory, compression):
+    values = np.arange(2 * 3 * 20 * 30, dtype=np.uint16).reshape(2, 3, 20, 30)
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file,
+        values,
+        ome=True,
+        photometric="minisblack",
+        compression=compression,
+        metadata={"axes": "TZYX"},
+    )
+    url = memory({"w.ome.tif": file.getvalue()})
+    assert len(listed(url)) == 6
+    rgb = read_image(f"{url}/w.ome.tif#t=1,z=2", window=(0, 3600)).rgb
+    np.testing.assert_allclose(rgb[..., 0], values[1, 2] / 3600 * 255, atol=1)
+
+
+def test_a_plane_that_is_named_beside_its_stack_is_listed_once(tmp_path):
+    tifffile.imwrite(tmp_path / "w.tif", np.zeros((3, 20, 30), np.uint16), photometric="minisblack")
+    names = ["w.tif", "w.tif#i=1"]
+    table = list_names(ImagesConfig(path=str(tmp_path)), str(tmp_path), names)
+    assert table["path"].tolist() == ["w.tif#i=0", "w.tif#i=1", "w.tif#i=2"]
 
 
 def test_the_order_is_that_of_the_whole_paths(memory):
@@ -258,6 +289,11 @@ def test_a_store_is_labelled_like_a_folder(tmp_path, memory):
     assert len(list((results / "overlays").iterdir())) == 2
     assert (project.out / "evaluate" / "contact_sheet.png").exists()
     assert json.loads((results / "lineage.json").read_text())["inputs"]["images"]["path"] == url
+    chain = read_chain(results / "coco.json")
+    assert "4 label PNGs and their images" in check_labels_of_all(chain, chain.last, SILENT)
+    fsspec.filesystem("memory").pipe_file("/lab/s0.png", png())
+    with pytest.raises(Broken, match=f"{url}/s0.png: expected SHA-256"):
+        check_labels_of_all(chain, chain.last, SILENT)
     # The same images in a folder are known by their content.
     (tmp_path / "elsewhere").rename(images)
     file.write_text(local)

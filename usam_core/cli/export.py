@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, get_args
 
 import typer
 
@@ -21,8 +21,8 @@ def export(
         ),
     ] = None,
     level: Annotated[
-        Literal["classes", "parents"] | None,
-        typer.Option(help="Label with `classes` or with their `parents`."),
+        str | None,
+        typer.Option(help="Take the labels of `classes`, of their `parents`, or of one parent."),
     ] = None,
     show_edits: Annotated[
         bool, typer.Option("--show-edits", help="Say what was changed by hand, and write nothing.")

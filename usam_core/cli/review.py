@@ -28,8 +28,8 @@ def review(
     ] = None,
     limit: Annotated[int, typer.Option(help="At most so many masks.", min=1, max=100_000)] = 500,
     level: Annotated[
-        Literal["classes", "parents"] | None,
-        typer.Option(help="Look at the labels of `classes` or of their `parents`."),
+        str | None,
+        typer.Option(help="Look at the labels of `classes`, of their `parents`, or of one parent."),
     ] = None,
     port: Annotated[
         int, typer.Option(help="Port on 127.0.0.1; 0 takes any free one.", min=0, max=65535)

@@ -61,13 +61,13 @@ def plane_digest(content: str, plane: Plane) -> str:
 
 
 def content_key(address: str | Path) -> str:
-    """Return the content key of an image: of a file, or of the plane of one, by its address.
+    """Return the content key of an image: of a file or a URL, or of the plane of one.
 
     Raises:
         OSError: it cannot be read.
     """
     ref = ImageRef.parse(os.fspath(address))
-    if not ref.plane and not os.path.isdir(ref.file):
+    if not (ref.plane or is_url(ref.file) or os.path.isdir(ref.file)):
         return file_digest(ref.file)
     return plane_digest(remembered_content(ref.file), ref.plane)
 

@@ -149,8 +149,15 @@ def _open(path: str, max_megapixels: float, content: bytes | None) -> ImageStore
     with open(path, "rb") if content is None else io.BytesIO(content) as file:
         is_tiff = file.read(4) in _TIFF
         if is_tiff and (needed or _is_plain(file, path, max_megapixels)):
-            return TiffStore(path if content is None else io.BytesIO(content))
+            return TiffStore(path if content is None else _Bytes(content))
     return PictureStore(path, max_megapixels, content)
+
+
+class _Bytes(io.BytesIO):
+    """A file in memory that is only read: zarr opens what it could write to for writing alone."""
+
+    def writable(self) -> bool:
+        return False
 
 
 def _is_plain(file: BinaryIO, path: str, max_megapixels: float) -> bool:

@@ -18,6 +18,7 @@ from usam_core.lineage.compare import (
     check_shards,
     compare,
     document_of,
+    image_at,
     read_manifest,
 )
 from usam_core.lineage.document import LINEAGE
@@ -57,10 +58,10 @@ def check_labels_of_all(chain: Chain, link: Link, progress: Progress) -> str | N
     document, folder = document_of(link), (chain.root / link.path).parent
     outputs = [(folder / name, sha256) for name, sha256 in document["outputs"].items()]
     compare(outputs, chain, progress)
-    images = chain.root / document["inputs"]["images"]["path"]
+    images = document["inputs"]["images"]
     labelled = list(read_parts(folder, _parts(document)))
     pairs = [(folder / one["png"], one["png_sha256"]) for one in labelled]
-    pairs += [(images / one["file_name"], one["sha256"]) for one in labelled]
+    pairs += [(image_at(chain, images, one["file_name"]), one["sha256"]) for one in labelled]
     compare(pairs, chain, progress)
     return f"{len(outputs)} files, {len(labelled)} label PNGs and their images"
 

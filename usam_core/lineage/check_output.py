@@ -14,7 +14,9 @@ from usam_core.lineage.compare import (
     check_shards,
     compare,
     document_of,
+    image_at,
     read_manifest,
+    shown,
 )
 from usam_core.lineage.document import LINEAGE, portable
 from usam_core.store.layout import SHARDS
@@ -70,9 +72,9 @@ def _check_picture(chain: Chain) -> str:
 
 
 def _check_image(chain: Chain, entry: Entry) -> str:
-    file = chain.root / document_of(chain.last)["inputs"]["images"]["path"] / entry["file_name"]
+    file = image_at(chain, document_of(chain.last)["inputs"]["images"], entry["file_name"])
     compare([(file, entry["sha256"])], chain)
-    return f"{portable(file, chain.root)}, SHA-256 {entry['sha256']}"
+    return f"{shown(file, chain)}, SHA-256 {entry['sha256']}"
 
 
 def _check_masks(chain: Chain, entry: Entry) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from usam_core.imagestores.content import content_key
+from usam_core.imagestores.opener import is_url, join
 from usam_core.lineage.chain import Chain, Link, short
 from usam_core.lineage.document import portable
 from usam_core.progress import SILENT, Progress
@@ -27,7 +28,7 @@ class Broken(Exception):
 
 
 def compare(
-    files: Sequence[tuple[Path, str | None]],
+    files: Sequence[tuple[Path | str, str | None]],
     chain: Chain,
     progress: Progress = SILENT,
     advice: str = "it was changed or replaced since",
@@ -42,12 +43,24 @@ def compare(
                 found = str(error.strerror)
             if found != short(expected):
                 misses.append(
-                    f"{portable(path, chain.root)}: expected SHA-256 {short(expected)}, got {found}"
+                    f"{shown(path, chain)}: expected SHA-256 {short(expected)}, got {found}"
                 )
             bar.advance()
     if misses:
         others = f" (and {len(misses) - _MOST_NAMED} more)" if len(misses) > _MOST_NAMED else ""
         raise Broken("; ".join(misses[:_MOST_NAMED]) + f"{others}: {advice}")
+
+
+def shown(file: Path | str, chain: Chain) -> str:
+    """Return how a message names a file or a URL."""
+    return file if isinstance(file, str) else portable(file, chain.root)
+
+
+def image_at(chain: Chain, images: Entry, name: str) -> Path | str:
+    """Return where an image lies that a step read: a path or a URL."""
+    if is_url(images["path"]):
+        return join(images["path"], name)
+    return chain.root / images["path"] / name
 
 
 def document_of(link: Link) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Target:
         labels: folder of the annotate step.
         shapes: for Label Studio: "brush" or "polygon".
         in_place: for OME-Zarr: write into images that are OME-Zarr themselves.
+        level: of the labels; images that take them in hold those of each level.
         pixel_size: of every image, micrometres; None takes what the image's file says.
     """
 
@@ -46,6 +47,7 @@ class Target:
     labels: Path
     shapes: str = "brush"
     in_place: bool = False
+    level: str = "classes"
     pixel_size: float | None = None
 
 

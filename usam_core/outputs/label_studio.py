@@ -7,6 +7,7 @@ and the value.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -122,4 +123,6 @@ def _address(image: LabelledImage) -> str:
     """Return how Label Studio asks for an image: by local files below its root, or by URL."""
     ref = image.ref
     plane = "".join(f"&{axis}={index}" for axis, index in ref.plane)
-    return ref.file if "://" in ref.file else f"/data/local-files/?d={quote(ref.file)}{plane}"
+    if "://" in image.file:
+        return str(replace(ref, file=image.file))
+    return f"/data/local-files/?d={quote(ref.file)}{plane}"

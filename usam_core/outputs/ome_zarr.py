@@ -16,7 +16,7 @@ from usam_core.outputs.base import LabelledImage, Labels, Writer, read_objects
 from usam_core.outputs.pixel_size import pixel_size
 
 NAME = "usam"
-"""Of the labels in an image's `labels` group."""
+"""Of the labels in an image's `labels` group; those of another level have it behind."""
 
 _SMALLEST = 512
 """Levels are added until the longer side is no longer than this."""
@@ -35,7 +35,7 @@ class OmeZarrWriter(Writer):
         if self.to.in_place:
             found = _image_group(image)
             if found is not None and _can_hold(found, image.size_hw):
-                return Path(image.file) / "labels" / NAME
+                return Path(image.file) / "labels" / self._label
             self.note(
                 "ome_zarr: images that are no local OME-Zarr with a single plane have their labels "
                 f"in {self.name}/"
@@ -70,7 +70,7 @@ class OmeZarrWriter(Writer):
                 break
             level = level[..., ::2, ::2]
         said = {
-            "multiscales": [{"name": NAME, "axes": axes, "datasets": datasets}],
+            "multiscales": [{"name": self._label, "axes": axes, "datasets": datasets}],
             "image-label": self._image_label(image, inside),
         }
         if version == 2:
@@ -94,12 +94,16 @@ class OmeZarrWriter(Writer):
         attributes = group.attrs.asdict()
         said = attributes if version == 2 else attributes.setdefault("ome", {"version": "0.5"})
         listed = said.setdefault("labels", [])
-        if NAME not in listed:
-            listed.append(NAME)
+        if self._label not in listed:
+            listed.append(self._label)
             if version == 2:
                 write_json(folder / _ATTRIBUTES[2], attributes)
             else:
                 group.attrs.update(attributes)
+
+    @property
+    def _label(self) -> str:
+        return NAME if self.to.level == "classes" else f"{NAME}_{self.to.level}"
 
     def _inside(self, image: LabelledImage) -> bool:
         return self.target(image).parent.name == "labels" and self.to.in_place

@@ -196,6 +196,7 @@ def _writers(project: Project, names: Iterable[str]) -> list[Writer]:
                 labels=step_folder(project, "annotate"),
                 shapes=config.outputs.label_studio,
                 in_place=config.outputs.ome_zarr_in_place,
+                level=config.level,
                 pixel_size=config.outputs.pixel_size,
             ),
         )
