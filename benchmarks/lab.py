@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import tifffile
 import torch
 import yaml
 from PIL import Image
@@ -27,19 +28,22 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.lab_counts import count_image, run_lengths, sizes, tabulated
-from benchmarks.lab_pictures import BACTERIUM, CYTOPLASM, EMPTY, NUCLEUS, draw_pictures
+from benchmarks.lab_pictures import BACTERIUM, CYTOPLASM, EMPTY, NUCLEUS, draw_pictures, draw_sheet
 from usam_core.candidates import label_image
 from usam_core.config import SamConfig
 from usam_core.headfile import load_head
+from usam_core.image_ref import ImageRef
 from usam_core.images import read_image
 from usam_core.outputs.coco_json import annotation_records
 from usam_core.outputs.voc_png import read_label_png, save_label_png
-from usam_core.project import load_project
+from usam_core.project import Project, load_project
 from usam_core.sam.load import open_embedder
 from usam_core.stages import STEPS, annotate, run_step, step_folder
 from usam_core.stages.embed import open_store
 from usam_core.stages.reading import reading
+from usam_core.truth.base import Truth
 from usam_core.truth.choose import open_truth
+from usam_core.truth.voc import VocTruth
 
 PHASE, BRIGHTFIELD, FLUORESCENCE = "phase contrast", "brightfield", "fluorescence"
 ON_TISSUE, ON_GLASS = "stained tissue", "stained on glass"
@@ -61,6 +65,8 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 """Settled before any number was seen; each row adds to the one above it."""
 GRIDS = (10, 24)
+STACK_WINDOW = (100.0, 380.0)
+"""From the stack's own darkest and brightest values; no truth was looked at."""
 PROPOSALS: dict[str, list[dict[str, Any]]] = {}
 """Run lengths of SAM's masks by image: the same for every row and seed."""
 
@@ -166,32 +172,58 @@ def measure_grids(file: Path, sample: int) -> pd.DataFrame:
     """
     project = load_project(file)
     truth = open_truth(project)
-    head, card = load_head(annotate.head_path(project))
     names = pd.Series([e["file_name"] for e in annotate.entries(step_folder(project, "annotate"))])
     chosen = names.groupby(names.str.split("/").str[0]).head(sample)
-    tables = []
-    for grid in GRIDS:
-        embedder = open_embedder(SamConfig(points_per_side=grid))
-        entries, counted = [], []
-        for name in chosen:
-            rgb = read_image(project.image_address(name), **reading(project)).rgb
-            (mask_set,) = embedder.embed([rgb])
-            done = label_image(
-                head,
-                mask_set,
-                card["settings"]["features"],
-                project.config.inference,
-                card["classes"],
-            )
-            h, w = rgb.shape[:2]
-            records = annotation_records(done.instances)
-            entry = {"file_name": name, "height": h, "width": w, "annotations": records}
-            entries.append(entry)
-            proposals = run_lengths(mask_set, *sizes(truth, name))
-            counted.append(count_image(entry, done.labels, truth, grid, proposals))
-        table = tabulated(entries, counted, truth, NAMES)
-        tables.append(table.assign(grid=f"{grid} x {grid}"))
+    how = reading(project)
+    pictures = {name: read_image(project.image_address(name), **how).rgb for name in chosen}
+    tables = [
+        labelled_at(project, pictures, truth, grid).assign(grid=f"{grid} x {grid}")
+        for grid in GRIDS
+    ]
     return pd.concat(tables).set_index("grid", append=True).sort_index()
+
+
+def measure_stack(file: Path, data: Path, work: Path) -> pd.DataFrame:
+    """Label a z-stack as one projection and as planes of their own, with the project's head."""
+    project = load_project(file)
+    image, mask = (data / "lab" / "extra_3d" / f"stardist_{n}.tif" for n in ("img3d", "mask3d"))
+    volume = tifffile.imread(mask).astype(np.uint16)
+    # Where objects lie above each other the higher number is seen.
+    parts = {("projection", "max"): volume.max(axis=0)}
+    parts |= {("single planes", f"i={n}"): volume[n] for n in range(2, len(volume), 6)}
+    pictures = {}
+    for (kind, place), objects in parts.items():
+        plane, projection = ("", "max") if place == "max" else (f"#{place}", "none")
+        name = f"{kind}/stack.tif{plane}"
+        png = ImageRef.parse(name).output_name(".png")
+        for folder in ("objects", "classes"):
+            (work / "stack" / folder / kind).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(objects).save(work / "stack" / "objects" / png)
+        save_classes(work / "stack" / "classes" / png, work / "stack" / "objects" / png, 1)
+        found = read_image(f"{image}{plane}", window=STACK_WINDOW, projection=projection)
+        pictures[name] = found.rgb
+    words = {name: name for name in NAMES}
+    truth = VocTruth(work / "stack" / "classes", NAMES, words, NAMES, work / "stack" / "objects")
+    return labelled_at(project, pictures, truth, project.config.sam.points_per_side)
+
+
+def labelled_at(
+    project: Project, pictures: dict[str, np.ndarray], truth: Truth, points_per_side: int
+) -> pd.DataFrame:
+    """Label pictures, uint8 (h, w, 3) by name, with the project's head; return what was found."""
+    head, card = load_head(annotate.head_path(project))
+    embedder = open_embedder(SamConfig(points_per_side=points_per_side))
+    features = card["settings"]["features"]
+    entries, counted = [], []
+    for name, rgb in pictures.items():
+        (mask_set,) = embedder.embed([rgb])
+        done = label_image(head, mask_set, features, project.config.inference, card["classes"])
+        h, w = rgb.shape[:2]
+        records = annotation_records(done.instances)
+        entries.append({"file_name": name, "height": h, "width": w, "annotations": records})
+        proposals = run_lengths(mask_set, *sizes(truth, name))
+        counted.append(count_image(entries[-1], done.labels, truth, points_per_side, proposals))
+    return tabulated(entries, counted, truth, NAMES)
 
 
 def main() -> None:
@@ -205,6 +237,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--per-kind", type=int, default=30, help="pictures of each kind")
     parser.add_argument("--grid-sample", type=int, default=2, help="images a kind, both grids")
+    parser.add_argument("--stack", action="store_true", help="the z-stack too")
     parser.add_argument("--limit", type=int, help="the first so many images of each kind")
     args = parser.parse_args()
     work = args.out.resolve()
@@ -212,14 +245,18 @@ def main() -> None:
     tables = []
     for seed in args.seeds:
         draw_pictures(work / f"pictures-{seed}", args.per_kind, seed)
+        draw_sheet(work / f"pictures-{seed}.png", 8, seed)
         for name in args.rows:
             start = time.monotonic()
             table = measure(write_project(work, name, ROWS[name], seed))
             seconds = time.monotonic() - start
             print(f"\n{name}, seed {seed}, {seconds:.0f} s\n{table.to_string()}", flush=True)
             tables.append(table.assign(row=name, seed=seed).reset_index())
+        last = work / f"{args.rows[-1]}-{seed}.yaml"
+        if args.stack:
+            print(f"\nz-stack, {args.rows[-1]}, seed {seed}", flush=True)
+            print(measure_stack(last, args.data, work).to_string(), flush=True)
         if args.grid_sample:
-            last = work / f"{args.rows[-1]}-{seed}.yaml"
             print(f"\ngrids, {args.rows[-1]}, seed {seed}", flush=True)
             print(measure_grids(last, args.grid_sample).to_string(), flush=True)
     pd.concat(tables).to_csv(work / "lab.csv", index=False)

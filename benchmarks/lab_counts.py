@@ -132,7 +132,7 @@ def by_kind(counted: Sequence[Counts], precision: dict[str, float | None]) -> pd
 def sizes(truth: Truth, name: str) -> tuple[int, int]:
     """Return the areas of an image's smallest and largest object, pixels."""
     found = [one["area"] for one in truth.instances(name)]
-    return min(found), max(found)
+    return min(found, default=0), max(found, default=0)
 
 
 def tabulated(

@@ -41,6 +41,17 @@ def draw_pictures(folder: Path, per_kind: int, seed: int) -> dict[str, int]:
     return counts
 
 
+def draw_sheet(file: Path, columns: int, seed: int) -> None:
+    """Write one picture that shows a row of each kind, as docs/lab-example.md does."""
+    rows = [
+        np.hstack([draw(generator(seed, "lab", name, kind, n)) for n in range(columns)])
+        for name, kinds in KINDS.items()
+        for kind, draw in kinds.items()
+    ]
+    sheet = Image.fromarray(np.vstack(rows))
+    sheet.resize((sheet.width // 2, sheet.height // 2), Image.Resampling.LANCZOS).save(file)
+
+
 def fluorescent_nucleus(random: np.random.Generator) -> np.ndarray:
     """Return a bright, blurred nucleus on a dark, hazy field, uint8 (s, s, 3)."""
     light = random.uniform(50, 250) * (0.75 + 0.25 * _grain(random, random.uniform(2, 6)))
