@@ -65,6 +65,8 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 """Settled before any number was seen; each row adds to the one above it."""
 GRIDS = (10, 24)
+CROP = 128
+"""Side of the middle part that is labelled by itself, pixels."""
 STACK_WINDOW = (100.0, 380.0)
 """From the stack's own darkest and brightest values; no truth was looked at."""
 PROPOSALS: dict[str, list[dict[str, Any]]] = {}
@@ -183,6 +185,33 @@ def measure_grids(file: Path, sample: int) -> pd.DataFrame:
     return pd.concat(tables).set_index("grid", append=True).sort_index()
 
 
+def measure_crops(file: Path, sample: int, work: Path) -> pd.DataFrame:
+    """Label the middle of the first images of each kind: what cutting them up beforehand gives."""
+    project = load_project(file)
+    names = pd.Series([e["file_name"] for e in annotate.entries(step_folder(project, "annotate"))])
+    how = reading(project)
+    pictures = {}
+    for name in names.groupby(names.str.split("/").str[0]).head(sample):
+        rgb = read_image(project.image_address(name), **how).rgb
+        top, left = ((side - CROP) // 2 for side in rgb.shape[:2])
+        window = slice(top, top + CROP), slice(left, left + CROP)
+        png = ImageRef.parse(name).output_name(".png")
+        for folder in ("objects", "classes"):
+            target = work / "crops" / folder / png
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with Image.open(work / folder / png) as whole:
+                save_label_png(target, np.asarray(whole)[window])
+        pictures[name] = rgb[window]
+    truth = own_truth(work / "crops")
+    return labelled_at(project, pictures, truth, project.config.sam.points_per_side)
+
+
+def own_truth(folder: Path) -> VocTruth:
+    """Return the truth that lies in `folder/classes` and `folder/objects`."""
+    words = {name: name for name in NAMES}
+    return VocTruth(folder / "classes", NAMES, words, NAMES, folder / "objects")
+
+
 def measure_stack(file: Path, data: Path, work: Path) -> pd.DataFrame:
     """Label a z-stack as one projection and as planes of their own, with the project's head."""
     project = load_project(file)
@@ -202,8 +231,7 @@ def measure_stack(file: Path, data: Path, work: Path) -> pd.DataFrame:
         save_classes(work / "stack" / "classes" / png, work / "stack" / "objects" / png, 1)
         found = read_image(f"{image}{plane}", window=STACK_WINDOW, projection=projection)
         pictures[name] = found.rgb
-    words = {name: name for name in NAMES}
-    truth = VocTruth(work / "stack" / "classes", NAMES, words, NAMES, work / "stack" / "objects")
+    truth = own_truth(work / "stack")
     return labelled_at(project, pictures, truth, project.config.sam.points_per_side)
 
 
@@ -257,6 +285,8 @@ def main() -> None:
             print(f"\nz-stack, {args.rows[-1]}, seed {seed}", flush=True)
             print(measure_stack(last, args.data, work).to_string(), flush=True)
         if args.grid_sample:
+            print(f"\nmiddle {CROP} x {CROP} pixels, {args.rows[-1]}, seed {seed}", flush=True)
+            print(measure_crops(last, args.grid_sample, work).to_string(), flush=True)
             print(f"\ngrids, {args.rows[-1]}, seed {seed}", flush=True)
             print(measure_grids(last, args.grid_sample).to_string(), flush=True)
     pd.concat(tables).to_csv(work / "lab.csv", index=False)
