@@ -76,7 +76,8 @@ class ImagesConfig(Section):
     `grey`, where a plane's channels are measurements; pictures keep their colours. Empty: one
     channel is grey, of several the first three are red, green and blue. The index says what was."""
     projection: Literal["none", "max", "min", "mean"] = "none"
-    """How the z of a stack become one image; with `none` each is an image of its own."""
+    """How the z of a stack become one image; with `none` each is an image of its own. A TIFF whose
+    only axis has no name is a stack of z."""
     window: Literal["store", "percentile", "full"] | tuple[Float, Float] = "store"
     """How 16-bit, 32-bit and float images become 8 bit: the 0.5 to 99.5 percentiles of a sample of
     all images, once for each channel and kept in the embed step's folder; the image's own; the data

@@ -68,8 +68,8 @@ class EvaluationConfig(Section):
     classes: list[str] | None = None
     """Names of the palette's indices 1, 2, ...; empty means the project's classes in order."""
     objects: Path | None = None
-    """For `voc`: folder of PNGs that number the objects (VOC's SegmentationObject); with it there
-    is mAP50 too."""
+    """For `voc`: folder of PNGs, 8 or 16 bit, that number the objects (VOC's SegmentationObject);
+    with it there is mAP50 too."""
 
 
 class GateConfig(Section):

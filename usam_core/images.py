@@ -85,8 +85,10 @@ def _read_plane(
         check_plane(store, ref, max_megapixels)
         how = view(store, ref, window, channels)
         rgb = paint(store, ref.plane, how)
-        projected = isinstance(store, Projected) and not store.is_flat(ref.plane)
-    return DecodedImage(rgb, how.hull, f"{how} {projection} of z" if projected else str(how))
+        said = str(how)
+        if isinstance(store, Projected) and not store.is_flat(ref.plane):
+            said += f" {projection} of {store.axis}"
+    return DecodedImage(rgb, how.hull, said)
 
 
 def _changed(ref: ImageRef) -> BadImage:

@@ -6,11 +6,14 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from usam_core.config_images import ImagesConfig
 from usam_core.errors import InputError
 from usam_core.images import BadImage, read_image
 from usam_core.imagestores.base import PlaneInfo
 from usam_core.imagestores.open import open_image
+from usam_core.imagestores.projection import depth_axis
 from usam_core.imagestores.tiff import TiffStore
+from usam_core.listing import list_images
 from usam_core.pixels import apply_window
 
 TYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64")
@@ -249,3 +252,18 @@ def test_what_is_not_read_is_told(tmp_path):
     with pytest.raises(BadImage, match="values of type complex64") as caught:
         read_image(f"{path}#i=0")
     assert caught.value.quarantined.code == "unsupported"
+
+
+def test_a_stack_whose_axis_has_no_name_is_projected_as_z(tmp_path):
+    """As plain TIFFs are written; before, `projection` left such a stack in its planes."""
+    values = noise((5, 24, 16), "uint8")
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    config = ImagesConfig(path=str(tmp_path), projection="max")
+    listing = list_images(config, tmp_path)
+    assert listing["path"].tolist() == ["a.tif"]
+    found = read_image(str(tmp_path / "a.tif"), projection="max")
+    np.testing.assert_array_equal(found.rgb[..., 0], values.max(axis=0))
+    assert found.mode == "uint8 grey=0 max of i"
+    # A plain Zarr array holds images; beside a named axis nobody can say what the other one is.
+    assert depth_axis("a.zarr", [(("i", 0),), (("i", 1),)]) == "z"
+    assert depth_axis("a.tif", [(("t", 0), ("i", 0)), (("t", 0), ("i", 1))]) == "z"

@@ -164,6 +164,22 @@ def test_a_crowd_is_neither_missed_nor_a_mistake():
     assert average_precision(truth, entries, CLASSES).map50 == pytest.approx(1)
 
 
+def test_of_an_image_with_more_than_a_hundred_objects_all_are_looked_at():
+    places = [(row, column) for row in range(20) for column in range(0, 20, 2)]
+    objects = [truth_record(1, *place, 1, 1) for place in places]
+    found = [found_record(1, 0.9, *place, 1, 1) for place in places]
+    assert len(places) == 200
+    scores = average_precision(Known({"1.png": objects}), [entry("1.png", *found)], CLASSES)
+    assert scores.map50 == pytest.approx(1)
+
+
+def test_of_other_images_the_best_hundred_as_coco_does():
+    wrong = [found_record(1, 0.9, 20, 20, 3, 3) for _ in range(100)]
+    late = found_record(1, 0.1, 0, 0, 5, 5)
+    truth = Known({"1.png": [truth_record(1, 0, 0, 5, 5)]})
+    assert average_precision(truth, [entry("1.png", *wrong, late)], CLASSES).map50 == 0
+
+
 def test_nothing_found_is_zero_and_no_instances_is_none():
     truth = Known({"1.png": [truth_record(1, 0, 0, 5, 5)], "2.png": []})
     assert average_precision(truth, [entry("1.png")], CLASSES).map50 == 0

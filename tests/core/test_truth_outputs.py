@@ -68,6 +68,18 @@ def test_voc_values_become_labels_and_names_we_do_not_have_background(tmp_path):
     assert truth.instances("a.jpg") is None
 
 
+def test_objects_may_be_numbered_in_sixteen_bit(tmp_path):
+    # 255 is no object of VOC's 8-bit PNGs; in a laboratory's 16 bit it is one like others.
+    (tmp_path / "objects").mkdir()
+    numbers = np.array([[0, 255, 300], [65535, 255, 300]], np.uint16)
+    Image.fromarray(numbers).save(tmp_path / "objects" / "a.png")
+    save_label_png(tmp_path / "a.png", np.array([[0, 1, 1], [2, 1, 1]], np.uint8))
+    truth = VocTruth(tmp_path, ["dog", "car"], WORDS, LABELS, tmp_path / "objects")
+    found = [(one["category_id"], decode(one["segmentation"])) for one in truth.instances("a.tif")]
+    assert [(label, mask.sum()) for label, mask in found] == [(1, 2), (1, 2), (2, 1)]
+    assert np.array_equal(found[0][1], numbers == 255)
+
+
 def test_a_voc_value_without_a_name_is_refused_with_the_file(tmp_path):
     with pytest.raises(InputError, match=r"a\.png: values \[7\] have no name.*1 to 3"):
         voc(tmp_path, [[0, 7]]).label_map("a.jpg")

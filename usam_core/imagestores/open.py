@@ -14,7 +14,7 @@ from usam_core.imagestores.base import ImageStore
 from usam_core.imagestores.content import content_mark
 from usam_core.imagestores.opener import is_url, open_bytes
 from usam_core.imagestores.picture import PictureStore, deep_colours
-from usam_core.imagestores.projection import Projected
+from usam_core.imagestores.projection import Projected, depth_axis
 from usam_core.imagestores.tiff import TiffStore
 from usam_core.imagestores.zarr_store import ZarrStore
 from usam_core.pictures import open_picture
@@ -97,7 +97,9 @@ def open_image(
     """
     with _verdicts(path):
         found = _open(path, max_megapixels, content)
-        return found if projection == "none" else Projected(found, projection)
+        if projection == "none":
+            return found
+        return Projected(found, projection, depth_axis(path, found.planes()))
 
 
 @contextmanager

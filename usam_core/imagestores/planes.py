@@ -16,7 +16,7 @@ from usam_core.imagestores.open import (
     open_image,
     opened,
 )
-from usam_core.imagestores.projection import DEPTH
+from usam_core.imagestores.projection import depth_axis, flat
 from usam_core.verdicts import BadImage, verdict_on
 
 _BETWEEN = ";"
@@ -92,12 +92,13 @@ def expand(batch: pa.RecordBatch, projection: str) -> Iterator[pa.RecordBatch]:
         projection: anything but "none" takes the planes of all z as one.
     """
     done = 0
+    paths = batch["path"]
     for number, text in enumerate(batch["planes"].to_pylist()):
         # A file that is to be left out is one row, whatever it holds.
         if not text or batch["status"][number].as_py() != "ok":
             continue
         yield batch.slice(done, number - done)
-        yield _rows(batch.slice(number, 1), _planes(text, projection))
+        yield _rows(batch.slice(number, 1), _planes(paths[number].as_py(), text, projection))
         done = number + 1
     yield batch.slice(done)
 
@@ -116,12 +117,9 @@ def _rows(row: pa.RecordBatch, planes: Sequence[Plane]) -> pa.RecordBatch:
     return many
 
 
-def _planes(text: str, projection: str) -> list[Plane]:
+def _planes(path: str, text: str, projection: str) -> list[Plane]:
     planes = [ImageRef.parse(f"_#{part}").plane for part in text.split(_BETWEEN)]
     if projection == "none":
         return planes
-    return list(dict.fromkeys(_flat(plane) for plane in planes))
-
-
-def _flat(plane: Plane) -> Plane:
-    return tuple(pair for pair in plane if pair[0] != DEPTH)
+    axis = depth_axis(path, planes)
+    return list(dict.fromkeys(flat(plane, axis) for plane in planes))

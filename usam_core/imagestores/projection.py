@@ -6,7 +6,28 @@ import numpy as np
 
 from usam_core.imagestores.base import ALL, ImageStore, Plane, PlaneInfo
 
-DEPTH = "z"
+DEPTH, UNNAMED, SERIES = "z", "i", "s"
+
+
+def depth_axis(file: str, planes: Sequence[Plane]) -> str:
+    """Return the axis of a file's planes that a projection takes together.
+
+    That is z. A stack whose only axis has no name, as plain TIFFs are written, has its z there; of
+    a plain Zarr array that axis numbers images.
+
+    >>> depth_axis("a.tif", [(("i", 0),), (("i", 1),)])
+    'i'
+    >>> depth_axis("a.tif", [(("t", 0), ("i", 0))]), depth_axis("a.zarr", [(("i", 0),)])
+    ('z', 'z')
+    """
+    axes = {axis for plane in planes for axis, _ in plane} - {SERIES}
+    numbers_images = file.lower().rstrip("/").endswith(".zarr")
+    return UNNAMED if axes == {UNNAMED} and not numbers_images else DEPTH
+
+
+def flat(plane: Plane, axis: str) -> Plane:
+    """Return a plane's address without that axis."""
+    return tuple(pair for pair in plane if pair[0] != axis)
 
 
 class Projected(ImageStore):
@@ -16,14 +37,15 @@ class Projected(ImageStore):
         inner: the store.
         projection: "max", "min" or "mean". A mean is rounded where the values are integers; in
             maxima and minima of floats, NaN counts only where there is nothing else.
+        axis: which one is z; see `depth_axis`.
     """
 
-    def __init__(self, inner: ImageStore, projection: str) -> None:
+    def __init__(self, inner: ImageStore, projection: str, axis: str = DEPTH) -> None:
         self._inner, self._projection = inner, projection
         self._depths: dict[Plane, list[Plane]] = {}
+        self.axis = axis
         for plane in inner.planes():
-            flat = tuple(pair for pair in plane if pair[0] != DEPTH)
-            self._depths.setdefault(flat, []).append(plane)
+            self._depths.setdefault(flat(plane, axis), []).append(plane)
 
     def planes(self) -> list[Plane]:
         """Return the planes without their z."""

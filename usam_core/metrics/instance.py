@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from usam_core.truth.base import Truth
+
+COCO_DETECTIONS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,15 @@ def _precision(
         reference.createIndex()
         evaluation = COCOeval(reference, reference.loadRes(found), "segm")
         evaluation.params.iouThrs = np.array([0.5])
+        evaluation.params.maxDets = [1, 10, _most_detections(expected, found)]
         evaluation.evaluate()
         evaluation.accumulate()
-    # Axes: IoU threshold, recall, class, area range (0 is all), most detections (last is 100).
+    # Axes: IoU threshold, recall, class, area range (0 is all), most detections (the last).
     return np.maximum(evaluation.eval["precision"][0, :, :, 0, -1], 0)
+
+
+def _most_detections(expected: list[dict], found: list[dict]) -> int:
+    """Return how many of an image's masks count: COCO's best 100; all where an image holds more."""
+    objects, masks = (Counter(one["image_id"] for one in ones) for ones in (expected, found))
+    is_crowded = max(objects.values()) > COCO_DETECTIONS
+    return max(COCO_DETECTIONS, *masks.values()) if is_crowded else COCO_DETECTIONS

@@ -23,7 +23,7 @@ class VocTruth:
         words: label of every class name and synonym of the project.
         labels: the project's labels in order.
         objects: folder of PNGs of the same names that number each image's objects, if there is
-            one; 0 and 255 are no object.
+            one; 0 is no object, nor is 255 where a pixel has 8 bit; laboratories number in 16.
     """
 
     def __init__(
@@ -84,16 +84,17 @@ class VocTruth:
         path = self.objects / ImageRef.parse(file_name).output_name(".png")
         if not path.exists():
             raise InputError(f"{path}: missing; expected the objects of {file_name} as a PNG")
-        numbers = _read(path)
+        numbers = _read(path, deep=True)
         if numbers.shape != labels.shape:
             raise InputError(
                 f"{path}: {numbers.shape} rows and columns; expected {labels.shape} as in "
                 f"{self.folder}"
             )
+        none = (0, VOID) if numbers.dtype == np.uint8 else (0,)
         found = []
         for number in np.unique(numbers):
             mask = (numbers == number) & (labels != VOID)
-            if number in (0, VOID) or not mask.any():
+            if number in none or not mask.any():
                 continue
             label = int(np.bincount(labels[mask]).argmax())
             if label:
@@ -101,16 +102,18 @@ class VocTruth:
         return found
 
 
-def _read(path: Path) -> np.ndarray:
-    """Return the values of a palette or greyscale PNG, uint8 (h, w)."""
+def _read(path: Path, *, deep: bool = False) -> np.ndarray:
+    """Return the values of a palette or greyscale PNG, uint8 (h, w); uint16 too where `deep`."""
     try:
         with Image.open(path) as picture:
             values = np.asarray(picture)
     except Exception as error:  # decoders raise anything on damaged bytes
         raise InputError(f"{path}: cannot be read as a label PNG ({error!r})") from error
-    if values.ndim != 2 or values.dtype != np.uint8:
+    known = (np.uint8, np.uint16) if deep else (np.uint8,)
+    if values.ndim != 2 or values.dtype not in known:
+        kinds = " or 16-bit" if deep else ""
         raise InputError(
-            f"{path}: expected a palette or greyscale PNG of labels, got {values.dtype} "
+            f"{path}: expected a palette{kinds} or greyscale PNG of labels, got {values.dtype} "
             f"{values.shape}"
         )
     return values
