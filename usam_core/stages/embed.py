@@ -22,7 +22,7 @@ from usam_core.sam.load import encoder_spec, open_embedder
 from usam_core.stages.folders import step_folder
 from usam_core.stages.images import wanted_files
 from usam_core.stages.kept import notes_on_kept
-from usam_core.stages.labelled import labelled_images, listed_once, once
+from usam_core.stages.labelled import labelled_images, listed_once, once, tiled_images
 from usam_core.stages.reading import forget_windows, reading, reading_spec
 from usam_core.stages.record import StepResult, intact_record
 from usam_core.store.arrivals import Arrivals
@@ -217,7 +217,9 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
             "reused": len(wanted) - embedded,
             "quarantined": quarantine,
             "shown": shown,
-            "notes": notes_on_kept(project, len(wanted) - embedded, code) + _notes_on(shown),
+            "notes": notes_on_kept(project, len(wanted) - embedded, code)
+            + _notes_on(shown)
+            + _notes_on_tiles(project),
         },
     )
 
@@ -243,6 +245,14 @@ def _notes_on(shown: dict[str, int]) -> list[str]:
             "and embed all images again: usam embed --refresh"
         )
     return notes
+
+
+def _notes_on_tiles(project: Project) -> list[str]:
+    """Say which of what was counted are tiles."""
+    tiled = {image.sha256: len(image.tiles) for image in tiled_images(project)}
+    if not tiled:
+        return []
+    return [f"{len(tiled)} images are cut into {sum(tiled.values())} tiles, each counted as one"]
 
 
 def intact(project: Project, key: str) -> StepResult | None:
