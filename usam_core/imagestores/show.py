@@ -194,6 +194,8 @@ def _limits(
 def _spread(store: ImageStore, plane: Plane, numbers: tuple[int, ...]) -> np.ndarray:
     """Return values from all over a plane: its tiles share the window of the whole."""
     height, width = store.size(plane)
+    if height * width <= (_BLOCKS * _BLOCK) ** 2:
+        return store.read(plane, channels=numbers)
     places = [np.linspace(0, max(0, n - _BLOCK), _BLOCKS, dtype=int) for n in (height, width)]
     parts = [
         store.read(plane, slice(y, y + _BLOCK), slice(x, x + _BLOCK), numbers)

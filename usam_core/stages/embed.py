@@ -6,23 +6,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from usam_core.code import code_digest
 from usam_core.compute import Piece, run_pieces
 from usam_core.digest import value_digest, values_digest
 from usam_core.errors import MissingStepError, UserError
 from usam_core.images import BadImage, read_image
-from usam_core.imagestores.show import WITHOUT
 from usam_core.locks import only_one
-from usam_core.pixels import OWN_WINDOW
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
 from usam_core.sam.load import encoder_spec, open_embedder
 from usam_core.stages.folders import step_folder
 from usam_core.stages.images import wanted_files
-from usam_core.stages.kept import notes_on_kept
-from usam_core.stages.labelled import labelled_images, listed_once, once, tiled_images
+from usam_core.stages.kept import notes_on_kept, notes_on_shown, notes_on_tiles, shown_modes
+from usam_core.stages.labelled import labelled_images, listed_once, once
 from usam_core.stages.reading import forget_windows, reading, reading_spec
 from usam_core.stages.record import StepResult, intact_record
 from usam_core.store.arrivals import Arrivals
@@ -37,7 +33,6 @@ CALCULATIONS = (
 )
 """Modules that decide the step's results."""
 LOCKS = "locks"
-_NUMBERS = r"\[[^\]]*\]"
 _log = logging.getLogger(__name__)
 
 
@@ -203,7 +198,7 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
         for row in stored_bad.itertuples()
     ]
     code = code_digest(__name__, CALCULATIONS)
-    shown = _shown(rows)
+    shown = shown_modes(rows)
     for bad in quarantine:
         _log.warning("quarantined %s: %s", bad["path"], bad["reason"])
     return StepResult(
@@ -218,41 +213,10 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
             "quarantined": quarantine,
             "shown": shown,
             "notes": notes_on_kept(project, len(wanted) - embedded, code)
-            + _notes_on(shown)
-            + _notes_on_tiles(project),
+            + notes_on_shown(shown)
+            + notes_on_tiles(project),
         },
     )
-
-
-def _shown(rows: pd.DataFrame) -> dict[str, int]:
-    """Count the images by how their values became 8-bit RGB; windows stand in the index."""
-    modes = rows.loc[rows["status"] == "ok", "mode"].str.replace(_NUMBERS, "", regex=True)
-    return {str(mode): int(count) for mode, count in modes.value_counts().sort_index().items()}
-
-
-def _notes_on(shown: dict[str, int]) -> list[str]:
-    """Say what of the images is not seen, and what is seen otherwise than in the others."""
-    notes = [
-        f"{count} images are shown as {mode}: images.channels says which channels are seen"
-        for mode, count in shown.items()
-        if WITHOUT in mode
-    ]
-    own = sum(count for mode, count in shown.items() if OWN_WINDOW in mode)
-    if own:
-        notes.append(
-            f"{own} images hold values of a kind that was not among the images when the windows of "
-            "the store were computed: each goes through its own percentiles. To compute them anew "
-            "and embed all images again: usam embed --refresh"
-        )
-    return notes
-
-
-def _notes_on_tiles(project: Project) -> list[str]:
-    """Say which of what was counted are tiles."""
-    tiled = {image.sha256: len(image.tiles) for image in tiled_images(project)}
-    if not tiled:
-        return []
-    return [f"{len(tiled)} images are cut into {sum(tiled.values())} tiles, each counted as one"]
 
 
 def intact(project: Project, key: str) -> StepResult | None:
