@@ -19,11 +19,12 @@ from tests.conftest import write_tiny_project
 from usam_core.errors import ConfigError
 from usam_core.images import BadImage, read_image
 from usam_core.imagestores import show
+from usam_core.outputs import run_json
 from usam_core.outputs.coco_json import decode
 from usam_core.outputs.voc_png import edited_png, read_label_png
 from usam_core.progress import SILENT
 from usam_core.project import load_project
-from usam_core.stages import annotate, embed, labelling, run_step, step_folder
+from usam_core.stages import annotate, annotate_notes, embed, labelling, run_step, step_folder
 from usam_core.stages.labelled import embedded_files, labelled_images, tiled_images
 from usam_core.types import MASKS_PER_PROMPT, MaskSet
 
@@ -97,13 +98,15 @@ class ReadsTokens(torch.nn.Module):
 def sam(monkeypatch, tmp_path):
     """Put the exact SAM and the exact head in place."""
     seeing, head = SeesDrawings(), tmp_path / "head.safetensors"
-    card = {"classes": CLASSES, "settings": {"features": ["tokens"]}, "training_images": {}}
+    card = dict.fromkeys(run_json._OF_THE_CARD, "")
+    card |= {"classes": CLASSES, "settings": {"features": ["tokens"]}, "encoder": {}}
     head.write_bytes(b"head")
     head.with_suffix(".json").write_text(json.dumps(card))
     monkeypatch.setattr(embed, "open_embedder", lambda *_: seeing)
     monkeypatch.setattr(annotate, "head_path", lambda _: head)
     for module, name in ((annotate, "load_head"), (labelling, "load_head")):
         monkeypatch.setattr(module, name, lambda _: (ReadsTokens(), card))
+    for module in (annotate, labelling, annotate_notes):
         monkeypatch.setattr(module, "calibration_file", lambda _: None)
     labelling._head.cache_clear()
     yield seeing
@@ -280,7 +283,7 @@ def test_what_is_beyond_max_megapixels_is_read_in_parts_or_told_how(project, sam
     Image.fromarray(drawing()[0]).save(folder / "p.png")
     group = zarr.open_array(folder / "z.zarr", mode="w", shape=SIZE, chunks=(64, 64), dtype="u1")
     group[:] = drawing()[1] * 40
-    turned = drawing()[0].transpose(1, 0, 2)
+    turned = np.rot90(drawing()[0])
     tag = (274, "H", 1, 6, True)
     options = {"photometric": "rgb", "tile": (64, 64), "compression": "zlib"}
     tifffile.imwrite(folder / "turned.tif", turned, extratags=[tag], **options)
