@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from tests.conftest import write_tiny_project
 from usam_core.errors import ConfigError
+from usam_core.headfile import card_path
 from usam_core.images import BadImage, read_image
 from usam_core.imagestores import show
 from usam_core.outputs import run_json
@@ -101,7 +102,7 @@ def sam(monkeypatch, tmp_path):
     card = dict.fromkeys(run_json._OF_THE_CARD, "")
     card |= {"classes": CLASSES, "settings": {"features": ["tokens"]}, "encoder": {}}
     head.write_bytes(b"head")
-    head.with_suffix(".json").write_text(json.dumps(card))
+    card_path(head).write_text(json.dumps(card))
     monkeypatch.setattr(embed, "open_embedder", lambda *_: seeing)
     monkeypatch.setattr(annotate, "head_path", lambda _: head)
     for module, name in ((annotate, "load_head"), (labelling, "load_head")):
