@@ -5,7 +5,7 @@ import re
 from typing import Annotated, Literal
 
 from pathspec import GitIgnoreSpec
-from pydantic import BeforeValidator, Field, StrictInt, StrictStr, field_validator
+from pydantic import BeforeValidator, Field, StrictInt, StrictStr, field_validator, model_validator
 
 from usam_core.config_base import Bool, Float, Section
 
@@ -70,7 +70,14 @@ class ImagesConfig(Section):
     ]
     """Which files count as images, by their ending, in any case; `.zarr` are folders."""
     max_megapixels: Annotated[Float, Field(gt=0, le=4000)] = 100.0
-    """A larger image is quarantined before it is decoded."""
+    """A larger image is quarantined before it is decoded; with `tile` this holds for what must be
+    decoded at once: a tile, or all of a picture that cannot be read in parts (JPEG, PNG)."""
+    tile: Annotated[StrictInt, Field(ge=64, le=16_384)] | None = None
+    """Rows and columns of the tiles in which larger images are embedded and labelled; what lies on
+    a seam is one object again in the labels. Empty: every image is embedded whole."""
+    tile_overlap: Annotated[StrictInt, Field(ge=8)] = 128
+    """Pixels that neighbouring tiles share: what is seen of an object there, by both, says that it
+    is one. At most half of `tile`."""
     channels: dict[Colour, Channel] | None = None
     """Which channel, by number from 0 or by name, is shown as `red`, `green`, `blue`, or alone as
     `grey`, where a plane's channels are measurements; pictures keep their colours. Empty: one
@@ -101,6 +108,15 @@ class ImagesConfig(Section):
         if isinstance(value, tuple) and not value[0] < value[1]:
             raise ValueError("expected [low, high] with low below high")
         return value
+
+    @model_validator(mode="after")
+    def _tiles_overlap_less_than_half(self) -> "ImagesConfig":
+        if self.tile is not None and 2 * self.tile_overlap > self.tile:
+            raise ValueError(
+                f"tile_overlap: expected at most half of tile, {self.tile // 2}; got "
+                f"{self.tile_overlap}"
+            )
+        return self
 
     @field_validator("channels")
     @classmethod

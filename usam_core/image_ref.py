@@ -1,12 +1,40 @@
-"""Addresses one plane of an image file: `well_A1.ome.tif#t=3,z=0`."""
+"""Addresses one plane of an image file, or a tile of it: `well_A1.ome.tif#t=3,z=0`."""
 
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from usam_core.errors import InputError
 
 _PART = re.compile(r"([a-z][a-z0-9]*)=(0|[1-9][0-9]*)")
+_BOX = re.compile(r"(.*?),?rows=([0-9]+):([0-9]+),columns=([0-9]+):([0-9]+)")
+
+
+class Box(NamedTuple):
+    """A part of a plane, each axis from a pixel up to, but without, another.
+
+    Attributes:
+        rows: first row, and the one after the last.
+        columns: likewise.
+    """
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Return how many rows and columns it has."""
+        return self.rows[1] - self.rows[0], self.columns[1] - self.columns[0]
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Return it as an index into an array (h, w)."""
+        return slice(*self.rows), slice(*self.columns)
+
+    def __str__(self) -> str:
+        """Return it as it stands in an address."""
+        return f"rows={self.rows[0]}:{self.rows[1]},columns={self.columns[0]}:{self.columns[1]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,16 +45,19 @@ class ImageRef:
         file: path or URL of the file (or of the Zarr group), as it was listed.
         plane: axis names and indices from 0, in the order of writing: `(("t", 3), ("z", 0))`;
             empty for a file with a single picture. `s` is a series or a Zarr array's number.
+        box: the part of the plane that is meant, a tile of a large image; None for all of it.
     """
 
     file: str
     plane: tuple[tuple[str, int], ...] = ()
+    box: Box | None = None
 
     def __str__(self) -> str:
         """Return the address as it is listed, stored and shown."""
-        if not self.plane:
-            return self.file
-        return f"{self.file}#{','.join(f'{axis}={index}' for axis, index in self.plane)}"
+        parts = [f"{axis}={index}" for axis, index in self.plane]
+        if self.box is not None:
+            parts.append(str(self.box))
+        return f"{self.file}#{','.join(parts)}" if parts else self.file
 
     def output_name(self, ending: str, *, keep: bool = False) -> str:
         """Return the path of an output of this image, safe as a file's name everywhere.
@@ -55,13 +86,20 @@ class ImageRef:
             InputError: the plane names an axis twice.
 
         >>> ImageRef.parse("a/well#1.tif#t=3,z=0")
-        ImageRef(file='a/well#1.tif', plane=(('t', 3), ('z', 0)))
+        ImageRef(file='a/well#1.tif', plane=(('t', 3), ('z', 0)), box=None)
+        >>> ImageRef.parse("slide.tif#rows=0:1024,columns=896:1920").box.size_hw
+        (1024, 1024)
         """
         file, mark, plane = text.rpartition("#")
-        parts = [_PART.fullmatch(part) for part in plane.split(",")] if mark else [None]
-        if not file or not all(parts):
+        box = None
+        if mark and (found := _BOX.fullmatch(plane)):
+            plane, *sides = found.groups()
+            top, bottom, left, right = map(int, sides)
+            box = Box((top, bottom), (left, right))
+        parts = [_PART.fullmatch(part) for part in plane.split(",")] if mark and plane else []
+        if not file or not all(parts) or not (parts or box):
             return cls(text)
         pairs = tuple((part[1], int(part[2])) for part in parts)
         if len(dict(pairs)) < len(pairs):
             raise InputError(f"{text}: got an axis twice; expected each once, such as #t=3,z=0")
-        return cls(file, pairs)
+        return cls(file, pairs, box)

@@ -1,4 +1,4 @@
-"""Reads one image, or one plane of a file of many, into upright 8-bit RGB; or says why not."""
+"""Reads an image, a plane of a file, or a tile of either, to upright 8-bit RGB, or says why not."""
 
 import hashlib
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from usam_core.errors import InputError
 from usam_core.image_ref import ImageRef
-from usam_core.imagestores.content import plane_digest, remembered_content
+from usam_core.imagestores.content import ref_digest, remembered_content
 from usam_core.imagestores.open import check_plane, needs_store, opened
 from usam_core.imagestores.opener import is_url, open_bytes
 from usam_core.imagestores.projection import Projected
@@ -42,7 +42,7 @@ def read_image(
     channels are shown as `imagestores.show.view` says.
 
     Args:
-        path: the file, the URL of one that fsspec opens, or the address of a plane.
+        path: the file, the URL of one that fsspec opens, or the address of a plane or of a tile.
         max_megapixels: a larger image is refused from its header, before any pixel is decoded.
         window: how deep values become 8 bit.
         channels: which channel is which colour, for planes of measured channels.
@@ -60,8 +60,9 @@ def read_image(
         )
     ref = path if isinstance(path, ImageRef) else ImageRef.parse(os.fspath(path))
     # A URL is read once, for its bytes tell what it is.
-    content = _content(ref.file) if is_url(ref.file) and not ref.plane else None
-    if ref.plane or needs_store(ref.file, max_megapixels, content):
+    is_part = bool(ref.plane) or ref.box is not None
+    content = _content(ref.file) if is_url(ref.file) and not is_part else None
+    if is_part or needs_store(ref.file, max_megapixels, content):
         return _read_plane(ref, max_megapixels, window, channels, projection, sha256)
     content = _content(ref.file) if content is None else content
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
@@ -77,14 +78,12 @@ def _read_plane(
     projection: str,
     sha256: str | None,
 ) -> DecodedImage:
-    with opened(ref.file, max_megapixels, projection) as store:
-        if sha256 is not None:
-            content = remembered_content(ref.file)
-            if plane_digest(content, ref.plane) != sha256:
-                raise _changed(ref)
+    with opened(ref.file, max_megapixels, projection, tiled=ref.box is not None) as store:
+        if sha256 is not None and ref_digest(remembered_content(ref.file), ref) != sha256:
+            raise _changed(ref)
         check_plane(store, ref, max_megapixels)
         how = view(store, ref, window, channels)
-        rgb = paint(store, ref.plane, how)
+        rgb = paint(store, ref.plane, how, *(() if ref.box is None else ref.box.slices))
         said = str(how)
         if isinstance(store, Projected) and not store.is_flat(ref.plane):
             said += f" {projection} of {store.axis}"

@@ -20,7 +20,7 @@ from usam_core.imagestores.content import (
     folder_digest,
 )
 from usam_core.imagestores.globs import EVERY_FILE, Globs
-from usam_core.imagestores.open import MAY_HOLD_PLANES
+from usam_core.imagestores.open import MAY_HOLD_PLANES, TOO_LARGE
 from usam_core.imagestores.opener import FileInfo, info, is_url, join, open_bytes
 from usam_core.imagestores.packed import Packed
 from usam_core.imagestores.planes import check_named, expand, named_key, planes_of, stamp_of
@@ -36,10 +36,12 @@ from usam_core.imagestores.remote import find_remote
 from usam_core.imagestores.walk import find_files
 from usam_core.progress import SILENT, Progress
 from usam_core.stamps import SETTLED_NS
+from usam_core.tiles import is_large
 
-COLUMNS = ["path", "sha256", "bytes", "mtime_ns", "status", "code", "reason"]
+COLUMNS = ["path", "sha256", "bytes", "mtime_ns", "status", "code", "reason", "planes"]
 """`path` counts from the listed folder, with forward slashes; `sha256` is missing where the bytes
-could not be read; `status` is "ok" or "quarantined", the latter with `code` and `reason`."""
+could not be read; `status` is "ok" or "quarantined", the latter with `code` and `reason`; `planes`
+is the size of an image that is cut into tiles (`imagestores.planes.large_size`), "" of others."""
 
 _SAVE_EVERY = 2000
 """Files between two savings of the cache: a listing that is killed goes on from there."""
@@ -211,7 +213,7 @@ def _look(file: _File, address: str | Path, known: dict[str, Row], config: Image
     name, told = file
     before = known.get(name)
     limit = config.max_megapixels
-    row = Row(name, seen_ns=time.time_ns(), max_megapixels=limit)
+    row = Row(name, seen_ns=time.time_ns(), max_megapixels=limit, tile=config.tile or 0)
     try:
         if not _is_unicode(name):
             row = row._replace(path=name.encode("utf-8", "replace").decode("utf-8"))
@@ -220,15 +222,15 @@ def _look(file: _File, address: str | Path, known: dict[str, Row], config: Image
             return _look_remote(row, address, told, before)
         ref = ImageRef.parse(os.fspath(address))
         found = stamp_of(ref.file)
-        if before is not None and _is_unchanged(before, found, limit):
+        if before is not None and _is_unchanged(before, row, found):
             return before, False
         row = row._replace(**found._asdict())
-        if ref.plane:
+        if ref.plane or ref.box is not None:
             row = row._replace(sha256=named_key(ref))
-            check_named(ref, limit, config.projection)
-            return row, True
+            planes = check_named(ref, limit, config.projection, config.tile)
+            return row._replace(planes=planes), True
         row = row._replace(sha256=_digest(ref.file))
-        row = row._replace(planes=_check(ref.file, limit))
+        row = row._replace(planes=_check(ref.file, row))
     except BadImage as error:
         row = _quarantined(row, error)
     return row, True
@@ -252,7 +254,8 @@ def _look_remote(row: Row, address: str, told: FileInfo | None, before: Row | No
     if (
         before is not None
         and told.stamp
-        and (before.stamp, before.max_megapixels) == (told.stamp, limit)
+        and before.stamp == told.stamp
+        and (before.max_megapixels, before.tile) == (limit, row.tile)
         and before.sha256 is not None
     ):
         return before, False
@@ -265,27 +268,39 @@ def _look_remote(row: Row, address: str, told: FileInfo | None, before: Row | No
         stamp=told.stamp,
     )
     try:
-        try:
-            check_bytes(content, address, limit)
-        except BadImage as error:
-            if error.quarantined.code not in MAY_HOLD_PLANES:
-                raise
-            row = row._replace(planes=planes_of(address, limit, content))
+        planes = _planes(lambda: check_bytes(content, address, limit), row, address, content)
+        row = row._replace(planes=planes)
     except BadImage as error:
         row = _quarantined(row, error)
     return row, True
 
 
-def _check(path: str, max_megapixels: float) -> str:
-    """Return the planes of a file that holds several; "" for a picture whose header is good."""
-    if not os.path.isdir(path):
-        try:
-            check_image(Path(path), max_megapixels)
+def _check(path: str, row: Row) -> str:
+    """Return the planes of a file that holds several or large ones; "" for any other picture."""
+    if os.path.isdir(path):
+        return planes_of(path, row.max_megapixels, tile=row.tile)
+    return _planes(lambda: check_image(Path(path), row.max_megapixels), row, path)
+
+
+def _planes(
+    check: Callable[[], tuple[int, int]], row: Row, address: str, content: bytes | None = None
+) -> str:
+    """Return the planes of a file, which is opened again if its header says that it must be.
+
+    Args:
+        check: checks a picture's header, and returns its size.
+        row: with the settings.
+        address: the file or URL.
+        content: what a URL holds.
+    """
+    try:
+        if not is_large(check(), row.tile):
             return ""
-        except BadImage as error:
-            if error.quarantined.code not in MAY_HOLD_PLANES:
-                raise
-    return planes_of(path, max_megapixels)
+    except BadImage as error:
+        code = error.quarantined.code
+        if code not in MAY_HOLD_PLANES and not (row.tile and code == TOO_LARGE):
+            raise
+    return planes_of(address, row.max_megapixels, content, row.tile)
 
 
 def _digest(path: str) -> str | None:
@@ -297,10 +312,10 @@ def _digest(path: str) -> str | None:
         raise BadImage("unreadable", f"{path}: {error.strerror}; check its permissions") from error
 
 
-def _is_unchanged(before: Row, found: Stamp, max_megapixels: float) -> bool:
+def _is_unchanged(before: Row, row: Row, found: Stamp) -> bool:
     return (
         (before.bytes, before.mtime_ns, before.ctime_ns) == found
-        and before.max_megapixels == max_megapixels
+        and (before.max_megapixels, before.tile) == (row.max_megapixels, row.tile)
         and before.sha256 is not None
         and max(before.mtime_ns, before.ctime_ns) < before.seen_ns - _SETTLED_NS
     )

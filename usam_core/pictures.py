@@ -44,26 +44,29 @@ class DecodedImage:
     mode: str
 
 
-def check_image(path: str | Path, max_megapixels: float = 100.0) -> None:
+def check_image(path: str | Path, max_megapixels: float = 100.0) -> tuple[int, int]:
     """Check what the header of a file tells, decoding no pixel; `read_image` checks the rest.
+
+    Returns:
+        Rows and columns as the file holds them, before it is turned upright.
 
     Raises:
         BadImage: the file cannot be used as a single picture, with one of `REASONS`.
     """
     check_file(path)
     try:
-        with open(path, "rb") as file, open_picture(file, path, max_megapixels):
-            pass
+        with open(path, "rb") as file, open_picture(file, path, max_megapixels) as image:
+            return image.size[::-1]
     except OSError as error:
         raise unreadable(path, error) from error
 
 
-def check_bytes(content: bytes, address: str, max_megapixels: float = 100.0) -> None:
+def check_bytes(content: bytes, address: str, max_megapixels: float = 100.0) -> tuple[int, int]:
     """Check the header of a file that has been read; as `check_image`."""
     if not content:
         raise BadImage("empty", f"{address}: the file is empty (0 bytes)")
-    with open_picture(io.BytesIO(content), address, max_megapixels):
-        pass
+    with open_picture(io.BytesIO(content), address, max_megapixels) as image:
+        return image.size[::-1]
 
 
 def open_picture(

@@ -89,7 +89,8 @@ def too_large(path: str | Path, size_hw: tuple[int, int], limit: str) -> BadImag
     return BadImage(
         "too_large",
         f"{path}: {width} x {height} pixels are {width * height / 1e6:.1f} megapixels, more than "
-        f"{limit}; cut the image into tiles or make it smaller",
+        f"{limit}; set images.tile, which takes larger images that can be read in parts (TIFF in "
+        "tiles or strips, OME-Zarr), save it as one of these, or make it smaller",
     )
 
 
@@ -97,7 +98,9 @@ def damaged(path: str | Path, error: Exception) -> BadImage:
     """Return the verdict on what a decoder raised: anything, on damaged bytes."""
     said = str(error) or type(error).__name__
     if isinstance(error, Image.DecompressionBombError):
-        return BadImage("too_large", f"{path}: {said}; cut the image into tiles")
+        return BadImage(
+            "too_large", f"{path}: {said}; save it as a TIFF in tiles and set images.tile"
+        )
     if any(word in said.lower() for word in ("unknown", "supported", "cannot handle")):
         return BadImage("unsupported", f"{path}: {said}; convert the file to PNG or JPEG")
     return BadImage("truncated", f"{path}: {said}; copy or export the file again")

@@ -77,6 +77,10 @@ class ImageStore(ABC):
         """Return rows and columns of a plane."""
         return self.info(plane).size_hw
 
+    def in_parts(self, plane: Plane) -> bool:
+        """Return whether a window of a plane is read without decoding all of it."""
+        return True
+
     @abstractmethod
     def close(self) -> None:
         """Let go of the file."""

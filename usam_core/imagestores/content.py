@@ -12,6 +12,7 @@ from usam_core.digest import file_digest, value_digest
 from usam_core.image_ref import ImageRef
 from usam_core.imagestores.base import Plane
 from usam_core.imagestores.opener import info, is_url, open_bytes
+from usam_core.tiles import tile_digest
 
 ENDING = ".zarr"
 """Folders of this ending are image stores, not folders of images."""
@@ -55,6 +56,12 @@ def folder_digest(path: str | Path) -> str:
     return value_digest([[name, file_digest(file)] for name, file in sorted(names)])
 
 
+def ref_digest(content: str, ref: ImageRef) -> str:
+    """Return the content key of what an address means: a file, a plane, or a tile of one."""
+    key = plane_digest(content, ref.plane)
+    return key if ref.box is None else tile_digest(key, ref.box)
+
+
 def plane_digest(content: str, plane: Plane) -> str:
     """Return the content key of a plane; a file of a single picture keeps its own digest."""
     return value_digest([content, str(ImageRef("", plane))]) if plane else content
@@ -67,9 +74,9 @@ def content_key(address: str | Path) -> str:
         OSError: it cannot be read.
     """
     ref = ImageRef.parse(os.fspath(address))
-    if not (ref.plane or is_url(ref.file) or os.path.isdir(ref.file)):
+    if ref.file == str(ref) and not (is_url(ref.file) or os.path.isdir(ref.file)):
         return file_digest(ref.file)
-    return plane_digest(remembered_content(ref.file), ref.plane)
+    return ref_digest(remembered_content(ref.file), ref)
 
 
 def content_mark(address: str) -> str:

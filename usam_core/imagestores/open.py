@@ -27,6 +27,8 @@ _PHOTOMETRIC_TAG = 262
 _PLAIN = (("L", 0), ("L", 1), ("RGB", 2))
 _HEAD_BYTES = 2**16
 """Within these JPEG 2000 says how deep it is."""
+TOO_LARGE = "too_large"
+"""The verdict on a picture of more pixels than may be decoded at once."""
 MAY_HOLD_PLANES = ("multi_page", "unsupported")
 """Verdicts of Pillow on a TIFF that another library may still read."""
 
@@ -66,14 +68,24 @@ def needs_store(path: str, max_megapixels: float, content: bytes | None = None) 
         raise unreadable(path, error) from error
 
 
-def may_be_deep(path: str, max_megapixels: float) -> bool:
+def may_be_deep(path: str, max_megapixels: float, tiled: bool = False) -> bool:
     """Return whether a file may hold more than 8 bit a channel, as far as its header says.
+
+    Args:
+        path: the file.
+        max_megapixels: limit on a picture's size.
+        tiled: larger ones may be read in parts.
 
     Raises:
         BadImage: the file cannot be used.
     """
-    if is_url(path) or needs_store(path, max_megapixels):
-        return True
+    try:
+        if is_url(path) or needs_store(path, max_megapixels):
+            return True
+    except BadImage as error:
+        if tiled and error.quarantined.code == TOO_LARGE:
+            return True
+        raise
     with open(path, "rb") as file, open_picture(file, path, max_megapixels) as image:
         return image.mode in DEEP
 
@@ -83,6 +95,7 @@ def open_image(
     max_megapixels: float = 100.0,
     projection: str = "none",
     content: bytes | None = None,
+    tiled: bool = False,
 ) -> ImageStore:
     """Open the store of a file or of a Zarr group; the caller closes it.
 
@@ -91,19 +104,22 @@ def open_image(
         max_megapixels: limit on a picture that can only be decoded whole.
         projection: "none", or how all z become one plane.
         content: of a URL, what it holds, where that is known.
+        tiled: take larger files too, where they can be read in parts.
 
     Raises:
         BadImage: it cannot be used; what is no plane's fault alone.
     """
     with _verdicts(path):
-        found = _open(path, max_megapixels, content)
+        found = _open(path, max_megapixels, content, tiled)
         if projection == "none":
             return found
         return Projected(found, projection, depth_axis(path, found.planes()))
 
 
 @contextmanager
-def opened(path: str, max_megapixels: float, projection: str) -> Iterator[ImageStore]:
+def opened(
+    path: str, max_megapixels: float, projection: str, tiled: bool = False
+) -> Iterator[ImageStore]:
     """Yield a file's store; the last few stay open, for planes are read one after the other.
 
     Raises:
@@ -112,11 +128,19 @@ def opened(path: str, max_megapixels: float, projection: str) -> Iterator[ImageS
     with _verdicts(path):
         with verdict_on(path):
             mark = content_mark(path)
-        yield _kept_open(path, mark, max_megapixels, projection)
+        yield _kept_open(path, mark, max_megapixels, projection, tiled)
 
 
-def check_plane(store: ImageStore, ref: ImageRef, max_megapixels: float) -> None:
+def check_plane(
+    store: ImageStore, ref: ImageRef, max_megapixels: float, tiled: bool = False
+) -> None:
     """Refuse an address that the file does not have, and a plane that is too large.
+
+    Args:
+        store: of the file.
+        ref: the address.
+        max_megapixels: the most that may be decoded at once.
+        tiled: larger planes are cut into tiles, where they can be read in parts.
 
     Raises:
         BadImage: with the code `multi_page`, `no_plane`, `too_large` or `elongated`.
@@ -132,22 +156,33 @@ def check_plane(store: ImageStore, ref: ImageRef, max_megapixels: float) -> None
             f"{ref}: the file holds {len(planes)} planes, {first} to {last}; expected the address "
             "of one of them (images.projection takes z together)",
         ) from None
+    if ref.box is not None:
+        check_size(ref, ref.box.size_hw, max_megapixels)
+    if (tiled or ref.box is not None) and store.in_parts(ref.plane):
+        return
     check_size(ref, size_hw, max_megapixels)
 
 
 @functools.lru_cache(maxsize=4)
-def _kept_open(path: str, _mark: str, max_megapixels: float, projection: str) -> ImageStore:
-    return open_image(path, max_megapixels, projection)
+def _kept_open(
+    path: str, _mark: str, max_megapixels: float, projection: str, tiled: bool
+) -> ImageStore:
+    return open_image(path, max_megapixels, projection, tiled=tiled)
 
 
-def _open(path: str, max_megapixels: float, content: bytes | None) -> ImageStore:
+def _open(path: str, max_megapixels: float, content: bytes | None, tiled: bool) -> ImageStore:
     if not is_url(path) and os.path.isdir(path):
         _check_folder(path)
         return ZarrStore(path)
     if is_url(path) and content is None:
         with verdict_on(path):
             content = open_bytes(path)
-    needed = needs_store(path, max_megapixels, content)
+    try:
+        needed = needs_store(path, max_megapixels, content)
+    except BadImage as error:
+        if tiled and error.quarantined.code == TOO_LARGE:
+            return _open_large(path, content, error)
+        raise
     with open(path, "rb") if content is None else io.BytesIO(content) as file:
         is_tiff = file.read(4) in _TIFF
         if is_tiff and (needed or _is_plain(file, path, max_megapixels)):
@@ -160,6 +195,14 @@ class _Bytes(io.BytesIO):
 
     def writable(self) -> bool:
         return False
+
+
+def _open_large(path: str, content: bytes | None, verdict: BadImage) -> ImageStore:
+    """Return the store of a TIFF that is too large for Pillow; of anything else the verdict."""
+    with open(path, "rb") if content is None else io.BytesIO(content) as file:
+        if file.read(4) not in _TIFF:
+            raise verdict
+    return TiffStore(path if content is None else _Bytes(content))
 
 
 def _is_plain(file: BinaryIO, path: str, max_megapixels: float) -> bool:

@@ -69,6 +69,10 @@ class PictureStore(ImageStore):
         """Return what the header says."""
         return {(): self._info}[plane]
 
+    def in_parts(self, plane: Plane) -> bool:
+        """Return that it is not: a picture is decoded whole, once."""
+        return False
+
     def read(
         self,
         plane: Plane,

@@ -1,4 +1,8 @@
-"""What planes a listed file holds: as one text beside its row, and as rows of their own."""
+"""What planes a listed file holds: as one text beside its row, and as rows of their own.
+
+Planes that are to be cut into tiles have their size behind them: `t=0,z=1@20000x30000`, and
+`@20000x30000` where a file holds but one.
+"""
 
 import os
 import stat
@@ -17,30 +21,36 @@ from usam_core.imagestores.open import (
     opened,
 )
 from usam_core.imagestores.projection import depth_axis, flat
+from usam_core.tiles import is_large
 from usam_core.verdicts import BadImage, verdict_on
 
 _BETWEEN = ";"
+_SIZE = "@"
 
 
-def planes_of(address: str, max_megapixels: float, content: bytes | None = None) -> str:
+def planes_of(
+    address: str, max_megapixels: float, content: bytes | None = None, tile: int | None = None
+) -> str:
     """Return the planes of a file as `expand` reads them; "" for a single picture.
 
     Args:
         address: the file, the URL or the Zarr folder.
-        max_megapixels: limit on a picture's or a plane's size.
+        max_megapixels: the most that may be decoded at once.
         content: what a URL holds.
+        tile: larger planes are cut into tiles; None or 0 cuts none.
 
     Raises:
         BadImage: the file cannot be used.
     """
-    if not needs_store(address, max_megapixels, content):
+    if not tile and not needs_store(address, max_megapixels, content):
         return ""
-    with open_image(address, max_megapixels, content=content) as store:
+    with open_image(address, max_megapixels, content=content, tiled=bool(tile)) as store:
         planes = store.planes()
         if len(planes) == 1:
-            check_plane(store, ImageRef(address, planes[0]), max_megapixels)
-            return ""
-        return _BETWEEN.join(str(ImageRef("", plane))[1:] for plane in planes)
+            check_plane(store, ImageRef(address, planes[0]), max_megapixels, bool(tile))
+        return _BETWEEN.join(
+            str(ImageRef("", plane))[1:] + _size(store.size(plane), tile) for plane in planes
+        )
 
 
 def named_key(ref: ImageRef) -> str:
@@ -55,14 +65,22 @@ def named_key(ref: ImageRef) -> str:
         return plane_digest(remembered_content(ref.file), ref.plane)
 
 
-def check_named(ref: ImageRef, max_megapixels: float, projection: str) -> None:
+def check_named(
+    ref: ImageRef, max_megapixels: float, projection: str, tile: int | None = None
+) -> str:
     """Check a plane that somebody has named; its file is opened, no value is read.
+
+    Returns:
+        The plane, as `planes_of` does for those to be cut into tiles; else "".
 
     Raises:
         BadImage: the file cannot be used, or there is no such plane.
     """
-    with opened(ref.file, max_megapixels, projection) as store:
-        check_plane(store, ref, max_megapixels)
+    if ref.box is not None:
+        raise BadImage("unsupported", f"{ref}: expected an image or a plane, got a tile of one")
+    with opened(ref.file, max_megapixels, projection, bool(tile)) as store:
+        check_plane(store, ref, max_megapixels, bool(tile))
+        return _size(store.size(ref.plane), tile)
 
 
 def stamp_of(path: str) -> Stamp:
@@ -87,6 +105,9 @@ def stamp_of(path: str) -> Stamp:
 def expand(batch: pa.RecordBatch, projection: str) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a listing with one row for each plane, in the order of the file.
 
+    What is left in `planes` is the size of a plane that is cut into tiles, as `large_size` reads
+    it, and "" for all others.
+
     Args:
         batch: rows with the columns `path`, `sha256` and `planes`.
         projection: anything but "none" takes the planes of all z as one.
@@ -103,12 +124,23 @@ def expand(batch: pa.RecordBatch, projection: str) -> Iterator[pa.RecordBatch]:
     yield batch.slice(done)
 
 
-def _rows(row: pa.RecordBatch, planes: Sequence[Plane]) -> pa.RecordBatch:
+def large_size(text: str) -> tuple[int, int]:
+    """Return rows and columns of a plane, of what `expand` left in `planes`."""
+    height, width = text.split("x")
+    return int(height), int(width)
+
+
+def _size(size_hw: tuple[int, int], tile: int | None) -> str:
+    return f"{_SIZE}{size_hw[0]}x{size_hw[1]}" if is_large(size_hw, tile) else ""
+
+
+def _rows(row: pa.RecordBatch, planes: Sequence[tuple[Plane, str]]) -> pa.RecordBatch:
     path, sha256 = row["path"][0].as_py(), row["sha256"][0].as_py()
     many = row.take(pa.array([0] * len(planes)))
     columns = {
-        "path": [str(ImageRef(path, plane)) for plane in planes],
-        "sha256": [plane_digest(sha256, plane) for plane in planes],
+        "path": [str(ImageRef(path, plane)) for plane, _ in planes],
+        "sha256": [plane_digest(sha256, plane) for plane, _ in planes],
+        "planes": [size for _, size in planes],
     }
     for name, values in columns.items():
         place = many.schema.get_field_index(name)
@@ -117,9 +149,13 @@ def _rows(row: pa.RecordBatch, planes: Sequence[Plane]) -> pa.RecordBatch:
     return many
 
 
-def _planes(path: str, text: str, projection: str) -> list[Plane]:
-    planes = [ImageRef.parse(f"_#{part}").plane for part in text.split(_BETWEEN)]
+def _planes(path: str, text: str, projection: str) -> list[tuple[Plane, str]]:
+    """Return each plane with the text of its size, "" where it is not cut into tiles."""
+    parts = [part.partition(_SIZE) for part in text.split(_BETWEEN)]
+    planes = [
+        (ImageRef.parse(f"_#{plane}").plane if plane else (), size) for plane, _, size in parts
+    ]
     if projection == "none":
         return planes
-    axis = depth_axis(path, planes)
-    return list(dict.fromkeys(flat(plane, axis) for plane in planes))
+    axis = depth_axis(path, [plane for plane, _ in planes])
+    return list(dict.fromkeys((flat(plane, axis), size) for plane, size in planes))

@@ -55,6 +55,10 @@ class Projected(ImageStore):
         """Return what the headers say of the planes behind one."""
         return self._inner.info(self._depths[plane][0])
 
+    def in_parts(self, plane: Plane) -> bool:
+        """Return what the store says of the planes behind one."""
+        return self._inner.in_parts(self._depths[plane][0])
+
     def is_flat(self, plane: Plane) -> bool:
         """Return whether there is but one z, so that nothing is projected."""
         return len(self._depths[plane]) == 1

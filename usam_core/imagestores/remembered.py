@@ -21,7 +21,8 @@ _GROUP = 65_536
 class Row(NamedTuple):
     """What is known of a file: what a listing says, and what tells whether it still holds.
 
-    `planes` are those of a file that holds several (`imagestores.planes`), "" for one picture.
+    `planes` are those of a file that holds several or large ones (`imagestores.planes`), "" for one
+    picture. `max_megapixels` and `tile` are the settings that the row was made with.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Row(NamedTuple):
     max_megapixels: float = 0.0
     stamp: str = ""
     planes: str = ""
+    tile: int = 0
 
 
 SCHEMA = pa.schema(
@@ -52,6 +54,7 @@ SCHEMA = pa.schema(
         ("max_megapixels", pa.float64()),
         ("stamp", pa.string()),
         ("planes", pa.string()),
+        ("tile", pa.int32()),
     ]
 )
 

@@ -47,6 +47,7 @@ def sample_windows(
     max_megapixels: float,
     channels: Channels | None,
     projection: str,
+    tiled: bool = False,
 ) -> Sampled:
     """Read some deep planes and return the percentiles of their values, by kind.
 
@@ -56,6 +57,7 @@ def sample_windows(
         max_megapixels: limit on a plane's size.
         channels: which channels are shown.
         projection: how z is taken together.
+        tiled: larger planes count too, where they can be read in parts.
     """
     found: dict[str, list[np.ndarray]] = {}
     planes: list[str] = []
@@ -69,9 +71,9 @@ def sample_windows(
         if ref.file in shallow:
             continue
         try:
-            if not may_be_deep(ref.file, max_megapixels):
+            if not may_be_deep(ref.file, max_megapixels, tiled):
                 continue
-            with opened(ref.file, max_megapixels, projection) as store:
+            with opened(ref.file, max_megapixels, projection, tiled) as store:
                 if store.info(ref.plane).dtype in SHOWN_AS_THEY_ARE:
                     shallow.add(ref.file)
                     continue

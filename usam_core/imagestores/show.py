@@ -1,7 +1,9 @@
 """Shows a plane as 8-bit RGB: which channel is which colour, which values are black and white."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -27,6 +29,8 @@ COLOURS = ("red", "green", "blue")
 WITHOUT = "without="
 """Begins the word that names channels that are not shown."""
 _ALPHA = "alpha"
+_BLOCKS, _BLOCK = 8, 256
+"""So many blocks of so many pixels, down and across, stand for a plane that is cut into tiles."""
 _UNNAMED = ("0", "grey")
 _RGB = "rgb"
 
@@ -175,11 +179,29 @@ def _limits(
     store: ImageStore, ref: ImageRef, numbers: Sequence[int], window: OneWindow
 ) -> tuple[float, float]:
     info = store.info(ref.plane)
-    values = store.read(ref.plane, channels=numbers) if window == "percentile" else np.zeros(0)
+    values = np.zeros(0)
+    if window == "percentile" and ref.box is None:
+        values = store.read(ref.plane, channels=numbers)
+    elif window == "percentile":
+        values = _spread(store, ref.plane, tuple(numbers))
     try:
         return limits(values, window, full_range(info))
     except ValueError as error:
         raise BadImage("no_values", f"{ref}: {error}") from error
+
+
+@functools.lru_cache(maxsize=8)
+def _spread(store: ImageStore, plane: Plane, numbers: tuple[int, ...]) -> np.ndarray:
+    """Return values from all over a plane: its tiles share the window of the whole."""
+    height, width = store.size(plane)
+    if height * width <= (_BLOCKS * _BLOCK) ** 2:
+        return store.read(plane, channels=numbers)
+    places = [np.linspace(0, max(0, n - _BLOCK), _BLOCKS, dtype=int) for n in (height, width)]
+    parts = [
+        store.read(plane, slice(y, y + _BLOCK), slice(x, x + _BLOCK), numbers)
+        for y, x in product(*(np.unique(some).tolist() for some in places))
+    ]
+    return np.concatenate([part.ravel() for part in parts])
 
 
 def _by_order(measured: Sequence[int]) -> dict[str, int]:

@@ -20,6 +20,8 @@ _SECONDARY = 0b101  # NewSubfileType: bit 0 a smaller copy of another page, bit 
 _BESIDE = ("thumbnail", "label", "macro", "overview")
 """Names that scanners of slides give to pictures beside the slide."""
 _ORIENTATION_TAG = 274
+_PARTS = 8
+"""Tiles or strips of a page from which on it counts as read in parts."""
 _COLOURS = ("red", "green", "blue")
 _ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
 _PHOTOMETRIC = tifffile.PHOTOMETRIC
@@ -70,6 +72,10 @@ class TiffStore(ImageStore):
         with self._lock:
             return series.read(place, rows, columns, channels)
 
+    def in_parts(self, plane: Plane) -> bool:
+        """Return whether it lies upright, in tiles or strips, or is not compressed."""
+        return self._planes[plane][0].in_parts
+
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
@@ -109,6 +115,13 @@ class _Series:
             bits=used if dtype.kind == "u" and used < 8 * dtype.itemsize else None,
             is_colour=is_colour,
         )
+
+    @property
+    def in_parts(self) -> bool:
+        if self._orientation != 1:
+            return False
+        plain = self._series.dataoffset is not None and self._file.filehandle.is_file
+        return plain or _PARTS * math.prod(self._key.chunks) <= math.prod(self._key.shape)
 
     @property
     def _is_palette(self) -> bool:

@@ -4,7 +4,7 @@ None means that there is nothing to compare with, which is no damage.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +118,12 @@ def _check_store(chain: Chain, link: Link, entry: Entry, _: Progress) -> str | N
         wanted = set(table["sha256"])
     elif link.step == "annotate":
         if chain.subject.entry is not None:
-            wanted = {chain.subject.entry["sha256"]}
+            wanted = _embedded([chain.subject.entry])
         elif _is_history(chain, link):
             return None
         else:
             parts = read_parts((chain.root / link.path).parent, _parts(document_of(link)))
-            wanted = {one["sha256"] for one in parts}
+            wanted = _embedded(parts)
     else:
         wanted = None
     shards = check_shards(chain, entry, wanted)
@@ -132,7 +132,7 @@ def _check_store(chain: Chain, link: Link, entry: Entry, _: Progress) -> str | N
 
 def _check_blocks(chain: Chain, link: Link, entry: Entry, _: Progress) -> str:
     subject = chain.subject.entry if link.step == "annotate" else None
-    wanted = {subject["sha256"]} if subject is not None else set()
+    wanted = _embedded([subject]) if subject is not None else set()
     store = document_of(link)["inputs"]["store"]
     check_blocks(chain, store, set(entry["ids"].values()), wanted)
     return ", ".join(entry["ids"].values())
@@ -215,6 +215,11 @@ def _parent(chain: Chain, link: Link, step: str) -> dict[str, Any] | None:
 def _is_history(chain: Chain, link: Link) -> bool:
     """Return whether a person asked for a kept document, whose outputs were replaced since."""
     return link is chain.last and not link.current
+
+
+def _embedded(entries: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Return what of labelled images the store holds: their digests, or those of their tiles."""
+    return {key for one in entries for key in one.get("tiles", [one["sha256"]])}
 
 
 def _parts(document: dict[str, Any]) -> list[str]:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from usam_core.atomic import whole_file
 from usam_core.digest import file_digest
 from usam_core.palette import voc_palette
 
-_SIGNATURE = "usam"
+_PNG = b"\x89PNG\r\n\x1a\n"
+SIGNATURE = "usam"
 """Text in a signed PNG: the digest of its label map, by which a person's edit shows."""
 
 
@@ -33,7 +34,7 @@ def save_label_png(path: Path, labels: np.ndarray, *, signed: bool = False) -> N
         picture = Image.fromarray(labels.astype(np.uint16))
     said = PngInfo()
     if signed:
-        said.add_text(_SIGNATURE, _signature(labels))
+        said.add_text(SIGNATURE, _signature(labels))
     # Run lengths suit label maps: smaller than zlib's usual search, in half the time.
     packed = {"compress_level": 1, "compress_type": zlib.Z_RLE}
     with whole_file(path, sync=False) as temporary:
@@ -45,7 +46,7 @@ def read_label_png(path: Path) -> np.ndarray:
 
     A PNG in colour, as some editors save it, is read by VOC's colours; others are void (255).
     """
-    with Image.open(path) as picture:
+    with _opened(path) as picture:
         if picture.mode in ("RGB", "RGBA"):
             return _by_colour(np.asarray(picture.convert("RGB")))
         labels = np.asarray(picture)
@@ -66,11 +67,18 @@ def edited_png(path: Path, size_hw: tuple[int, int] | None, sha256: str | None) 
         if file_digest(path) == sha256:
             return False
         labels = read_label_png(path)
-        with Image.open(path) as picture:
-            signature = picture.info.get(_SIGNATURE)
+        with _opened(path) as picture:
+            signature = picture.info.get(SIGNATURE)
     except Exception:  # decoders raise anything on damaged bytes
         return False
     return size_hw in (None, labels.shape) and signature != _signature(labels)
+
+
+def _opened(path: Path) -> Image.Image:
+    """Open a picture; a PNG of any size, for that of a large image is beyond Pillow's limit."""
+    with open(path, "rb") as file:
+        is_png = file.read(len(_PNG)) == _PNG
+    return PngImageFile(path) if is_png else Image.open(path)
 
 
 def _signature(labels: np.ndarray) -> str:

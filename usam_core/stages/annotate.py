@@ -7,37 +7,34 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from usam_core.code import code_digest
 from usam_core.compute import Piece, run_pieces
 from usam_core.digest import file_digest, value_digest, values_digest
 from usam_core.errors import MissingStepError
 from usam_core.headfile import card_path, load_head
-from usam_core.images import read_image
 from usam_core.outputs.coco_json import assemble
 from usam_core.outputs.edits import Edit, changed_counts, label_counts
 from usam_core.outputs.names import output_names
-from usam_core.outputs.overlay import save_overlay
 from usam_core.outputs.run_json import write_run
 from usam_core.outputs.voc_png import edited_png, read_label_png
-from usam_core.palette import class_colours
 from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.stages import embed
 from usam_core.stages.annotate_notes import notes_on_edits, notes_on_settings, review_summary
-from usam_core.stages.blocks import block_inputs, head_blocks, with_blocks
+from usam_core.stages.blocks import block_inputs, head_blocks
 from usam_core.stages.calibrated import calibration_file
 from usam_core.stages.decided import decided, decisions_digest
 from usam_core.stages.folders import step_folder
-from usam_core.stages.labelled import labelled_images, listed_pairs
+from usam_core.stages.labellable import labellable
+from usam_core.stages.labelled import listed_pairs, tiled_images
 from usam_core.stages.labelling import Part, is_edited, label_part, part_holds
+from usam_core.stages.labelling_large import LargePart, label_large
+from usam_core.stages.looking import draw_overlays
 from usam_core.stages.reading import reading
 from usam_core.stages.record import StepResult, digests, intact_record, read_record
 from usam_core.stamps import CheckedFolders
-from usam_core.store.store import EmbeddingStore
 
-_LABELLING = ("usam_core.stages.labelling",)
+_LABELLING = ("usam_core.stages.labelling", "usam_core.stages.labelling_large")
 """Modules that decide an image's labels."""
 
 CALCULATIONS = (
@@ -78,14 +75,15 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     store = embed.open_store(project)
     head_file = head_path(project)
     _, card = load_head(head_file)
-    images = _images(project, store)
+    found = labellable(project, store)
+    contents = found.contents()
     labelling = value_digest(_labelling(project))
-    names = {path: f"{name}.png" for path, name in output_names(images["path"]).items()}
+    names = {path: f"{name}.png" for path, name in output_names(contents).items()}
     written = _written(folder)
     blocks = head_blocks(project)
     said = decided(project)
     pieces, done = [], []
-    for shard, group in images.groupby("shard", sort=True):
+    for shard, group in found.whole.groupby("shard", sort=True):
         rows = sorted(zip(group["path"], group["sha256"], strict=True))
         here = {sha256: said[sha256] for _, sha256 in rows if sha256 in said}
         made_of = [labelling, shard, rows]
@@ -97,13 +95,23 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         part = Part(done[-1], shard, rows, pngs, before, blocks, here)
         name = f"labelling {len(rows)} images from {rows[0][0]} on"
         pieces.append(Piece(name, len(rows), (project, store.path, head_file, part)))
+    large = []
+    for image, shards in found.tiled:
+        made_of = [labelling, image.path, image.sha256, image.keys, shards]
+        done.append(folder / PARTS / f"{value_digest(made_of)[:24]}.json")
+        png = f"{MASKS}/{names[image.path]}"
+        of_image = LargePart(done[-1], image, shards, png, written.get(png), blocks)
+        name = f"labelling {len(shards)} tiles of {image.path}"
+        large.append(Piece(name, len(shards), (project, store.path, head_file, of_image)))
     config = project.config
     fresh = sum(run_pieces(label_part, pieces, "Labelling", config.compute, "cpu", progress))
+    fresh += sum(run_pieces(label_large, large, "Tiles", config.compute, "cpu", progress))
     _sweep(folder, done, set(names.values()), written)
     counts = assemble(folder / COCO, _read(done), card["classes"])
-    overlays = _overlays(project, folder, images, names, card["classes"], progress)
+    first = list(contents)[: config.outputs.overlays]
+    shown = {p: (folder / MASKS / names[p], names[p].removesuffix(".png")) for p in first}
+    overlays = draw_overlays(project, folder / OVERLAYS, shown, card["classes"], progress)
     changed = sum(is_edited(folder, entry) for entry in _read(done))
-    contents = dict(zip(images["path"], images["sha256"], strict=True))
     write_run(folder / RUN, project, card, contents, reading(project))
     return StepResult(
         step="annotate",
@@ -111,9 +119,9 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         reused=False,
         path=str(folder / COCO),
         summary={
-            "images": len(images),
+            "images": len(contents),
             "labelled": fresh,
-            "reused": len(images) - fresh,
+            "reused": len(contents) - fresh,
             "instances": sum(counts.values()),
             "per_class": counts,
             "edited": changed,
@@ -205,8 +213,15 @@ def _labelling(project: Project) -> dict[str, Any]:
         "calibration": file_digest(fitted) if fitted else None,
         "inference": project.config.inference.model_dump(mode="json"),
         "encoder": embed.spec(project),
+        **_tiles(project),
         **block_inputs(project),
     }
+
+
+def _tiles(project: Project) -> dict[str, Any]:
+    """Return how images are cut into tiles, if any are."""
+    images = project.config.images
+    return {"tiles": [images.tile, images.tile_overlap]} if tiled_images(project) else {}
 
 
 def _decisions(project: Project) -> dict[str, str]:
@@ -215,22 +230,6 @@ def _decisions(project: Project) -> dict[str, str]:
     if not said:
         return {}
     return {"decisions": decisions_digest(d for of_image in said.values() for d in of_image)}
-
-
-def _images(project: Project, store: EmbeddingStore) -> pd.DataFrame:
-    """Return path, digest and shard of every image that can be labelled."""
-    listing = labelled_images(project)
-    listing = listing.loc[listing["status"] == "ok", ["path", "sha256"]]
-    index = store.index(refresh=True)
-    merged = listing.merge(index[["sha256", "shard", "status"]], on="sha256", how="left")
-    missing = merged["shard"].isna()
-    if missing.any():
-        raise MissingStepError(
-            f"{int(missing.sum())} images are not embedded yet, such as "
-            f"{merged.loc[missing, 'path'].iloc[0]}; run `usam embed {project.file}` first"
-        )
-    usable = with_blocks(project, store, merged.loc[merged["status"] == "ok", "sha256"])
-    return merged[merged["sha256"].isin(usable)].sort_values("path", ignore_index=True)
 
 
 def _read(parts: list[Path]) -> Iterator[dict[str, Any]]:
@@ -259,29 +258,3 @@ def _sweep(folder: Path, parts: list[Path], pngs: set[str], written: dict[str, s
         name = old.relative_to(folder / MASKS).as_posix()
         if name not in pngs and not edited_png(old, None, written.get(f"{MASKS}/{name}")):
             old.unlink()
-
-
-def _overlays(
-    project: Project,
-    folder: Path,
-    images: pd.DataFrame,
-    names: dict[str, str],
-    classes: list[str],
-    progress: Progress,
-) -> list[Path]:
-    """Draw overlays of the first images; cheap to look at, never an input of anything."""
-    config = project.config
-    shutil.rmtree(folder / OVERLAYS, ignore_errors=True)
-    drawn = []
-    how = reading(project)
-    colours = class_colours(classes, {spec.name: spec.colour for spec in config.classes})
-    first = list(images["path"])[: config.outputs.overlays]
-    with progress.bar("Overlays", len(first)) as bar:
-        for path in first:
-            picture = read_image(project.image_address(path), **how)
-            target = folder / OVERLAYS / Path(names[path]).with_suffix(".jpg")
-            labels = read_label_png(folder / MASKS / names[path])
-            save_overlay(target, picture.rgb, labels, classes, colours)
-            drawn.append(target)
-            bar.advance()
-    return drawn

@@ -6,15 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from usam_core.code import code_digest
 from usam_core.compute import InProcess, Piece, open_workers, run_pieces
 from usam_core.digest import values_digest
 from usam_core.errors import MissingStepError, UserError
 from usam_core.images import DecodedImage, read_image
-from usam_core.imagestores.show import WITHOUT
-from usam_core.pixels import OWN_WINDOW
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
 from usam_core.sam.load import encoder_spec, open_embedder
@@ -22,7 +18,7 @@ from usam_core.sam.pipeline import embed_shards
 from usam_core.stages.folders import step_folder
 from usam_core.stages.group import GroupShard
 from usam_core.stages.images import wanted_files
-from usam_core.stages.kept import notes_on_kept
+from usam_core.stages.kept import notes_on_kept, notes_on_shown, notes_on_tiles, shown_modes
 from usam_core.stages.labelled import labelled_images, listed_once, once
 from usam_core.stages.reading import forget_windows, reading, reading_spec
 from usam_core.stages.record import StepResult, intact_record
@@ -36,7 +32,6 @@ CALCULATIONS = (
     "usam_core.sam.load",
 )
 """Modules that decide the step's results."""
-_NUMBERS = r"\[[^\]]*\]"
 _TOGETHER = 32
 """Groups that one pipeline does; between pipelines the device waits for a shard to be written."""
 _log = logging.getLogger(__name__)
@@ -213,7 +208,7 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
         for row in stored_bad.itertuples()
     ]
     code = code_digest(__name__, CALCULATIONS)
-    shown = _shown(rows)
+    shown = shown_modes(rows)
     for bad in quarantine:
         _log.warning("quarantined %s: %s", bad["path"], bad["reason"])
     return StepResult(
@@ -227,32 +222,11 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
             "reused": len(wanted) - embedded,
             "quarantined": quarantine,
             "shown": shown,
-            "notes": notes_on_kept(project, len(wanted) - embedded, code) + _notes_on(shown),
+            "notes": notes_on_kept(project, len(wanted) - embedded, code)
+            + notes_on_shown(shown)
+            + notes_on_tiles(project),
         },
     )
-
-
-def _shown(rows: pd.DataFrame) -> dict[str, int]:
-    """Count the images by how their values became 8-bit RGB; windows stand in the index."""
-    modes = rows.loc[rows["status"] == "ok", "mode"].str.replace(_NUMBERS, "", regex=True)
-    return {str(mode): int(count) for mode, count in modes.value_counts().sort_index().items()}
-
-
-def _notes_on(shown: dict[str, int]) -> list[str]:
-    """Say what of the images is not seen, and what is seen otherwise than in the others."""
-    notes = [
-        f"{count} images are shown as {mode}: images.channels says which channels are seen"
-        for mode, count in shown.items()
-        if WITHOUT in mode
-    ]
-    own = sum(count for mode, count in shown.items() if OWN_WINDOW in mode)
-    if own:
-        notes.append(
-            f"{own} images hold values of a kind that was not among the images when the windows of "
-            "the store were computed: each goes through its own percentiles. To compute them anew "
-            "and embed all images again: usam embed --refresh"
-        )
-    return notes
 
 
 def intact(project: Project, key: str) -> StepResult | None:

@@ -8,7 +8,6 @@ import pandas as pd
 from usam_core.atomic import whole_file
 from usam_core.calibration.reliability import diagram, expected_calibration_error
 from usam_core.errors import ConfigError, InputError, MissingStepError
-from usam_core.images import read_image
 from usam_core.metrics.confidence import StatedProbabilities
 from usam_core.metrics.instance import average_precision
 from usam_core.metrics.presence import FalsePositives
@@ -19,10 +18,11 @@ from usam_core.outputs.voc_png import read_label_png
 from usam_core.palette import class_colours
 from usam_core.progress import Progress
 from usam_core.project import Project
+from usam_core.report.pictures import enlarged
 from usam_core.stages import annotate
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labelling import is_edited
-from usam_core.stages.reading import reading
+from usam_core.stages.looking import picture_and_labels
 from usam_core.stages.record import StepResult, digests, made_digest, read_record
 from usam_core.truth.choose import open_truth
 
@@ -160,9 +160,8 @@ def _sheet(
     config = project.config
     colours = class_colours(config.label_names, {s.name: s.colour for s in config.classes})
     rows = []
-    how = reading(project)
     for entry in entries:
-        picture = read_image(project.image_address(entry["file_name"]), **how)
-        found = read_label_png(labels / entry["png"])
-        rows.append((entry["file_name"], picture.rgb, truth.label_map(entry["file_name"]), found))
+        name = entry["file_name"]
+        rgb, found = picture_and_labels(project, name, labels / entry["png"])
+        rows.append((name, rgb, enlarged(truth.label_map(name), found.shape), found))
     save_contact_sheet(target, rows, config.label_names, colours)

@@ -11,14 +11,12 @@ from PIL import Image
 from usam_core.atomic import whole_file, write_json
 from usam_core.errors import MissingStepError
 from usam_core.gate import Objection, RunStatistics, judge
-from usam_core.images import read_image
 from usam_core.outputs.overlay import overlay
-from usam_core.outputs.voc_png import read_label_png
 from usam_core.palette import class_colours
 from usam_core.project import Project
 from usam_core.stages import annotate
 from usam_core.stages.folders import step_folder
-from usam_core.stages.reading import reading
+from usam_core.stages.looking import picture_and_labels
 from usam_core.stages.record import StepResult, made_digest, read_record
 
 HISTORY = "history.jsonl"
@@ -152,10 +150,9 @@ def _draw(project: Project, entries: list[dict[str, Any]], target: Path) -> None
     config, labels = project.config, step_folder(project, "annotate")
     colours = class_colours(config.label_names, {s.name: s.colour for s in config.classes})
     tiles = []
-    how = reading(project)
     for entry in entries:
-        picture = read_image(project.image_address(entry["file_name"]), **how)
-        shown = overlay(picture.rgb, read_label_png(labels / entry["png"]), colours)
+        rgb, found = picture_and_labels(project, entry["file_name"], labels / entry["png"])
+        shown = overlay(rgb, found, colours)
         tile = Image.fromarray(shown)
         tile.thumbnail((_SIDE, _SIDE))
         tiles.append(tile)

@@ -1,10 +1,17 @@
-"""What a person should know about embeddings that a run keeps."""
+"""What a person should know about the embeddings of a run: those kept, and what SAM saw."""
+
+import pandas as pd
 
 from usam_core.errors import StoreError, UserError
+from usam_core.imagestores.show import WITHOUT
 from usam_core.lineage.document import LINEAGE, read_document
+from usam_core.pixels import OWN_WINDOW
 from usam_core.project import Project
 from usam_core.sam.embedder import EMBED_REVISION
 from usam_core.stages.folders import step_folder
+from usam_core.stages.labelled import tiled_images
+
+_NUMBERS = r"\[[^\]]*\]"
 
 
 def notes_on_kept(project: Project, kept: int, code: str) -> list[str]:
@@ -30,3 +37,34 @@ def notes_on_kept(project: Project, kept: int, code: str) -> list[str]:
         f"({EMBED_REVISION}) has not: {kept} stored embeddings are kept; to make them anew: "
         f"usam embed {project.file} --refresh"
     ]
+
+
+def shown_modes(rows: pd.DataFrame) -> dict[str, int]:
+    """Count the images by how their values became 8-bit RGB; windows stand in the index."""
+    modes = rows.loc[rows["status"] == "ok", "mode"].str.replace(_NUMBERS, "", regex=True)
+    return {str(mode): int(count) for mode, count in modes.value_counts().sort_index().items()}
+
+
+def notes_on_shown(shown: dict[str, int]) -> list[str]:
+    """Say what of the images is not seen, and what is seen otherwise than in the others."""
+    notes = [
+        f"{count} images are shown as {mode}: images.channels says which channels are seen"
+        for mode, count in shown.items()
+        if WITHOUT in mode
+    ]
+    own = sum(count for mode, count in shown.items() if OWN_WINDOW in mode)
+    if own:
+        notes.append(
+            f"{own} images hold values of a kind that was not among the images when the windows of "
+            "the store were computed: each goes through its own percentiles. To compute them anew "
+            "and embed all images again: usam embed --refresh"
+        )
+    return notes
+
+
+def notes_on_tiles(project: Project) -> list[str]:
+    """Say which of what was counted are tiles."""
+    tiled = {image.sha256: len(image.tiles) for image in tiled_images(project)}
+    if not tiled:
+        return []
+    return [f"{len(tiled)} images are cut into {sum(tiled.values())} tiles, each counted as one"]

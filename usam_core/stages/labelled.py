@@ -3,23 +3,47 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pandas as pd
 
 from usam_core.errors import InputError
+from usam_core.image_ref import ImageRef
 from usam_core.imagestores.globs import Globs
 from usam_core.imagestores.lists import read_names
 from usam_core.imagestores.opener import join
+from usam_core.imagestores.planes import large_size
 from usam_core.listing import list_images, list_names
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
 from usam_core.stages.folders import step_folder
+from usam_core.tiles import Tile, tile_digest, tiles_of
 
 _T = TypeVar("_T")
 
 _TOGETHER = 10_000
 """Images whose names are Python objects at a time: of millions, they would fill the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class TiledImage:
+    """An image that is embedded and labelled tile by tile.
+
+    Attributes:
+        path: as it is listed.
+        sha256: its content key.
+        size_hw: its rows and columns.
+        tiles: row by row.
+        keys: the content key of each tile.
+    """
+
+    path: str
+    sha256: str
+    size_hw: tuple[int, int]
+    tiles: list[Tile]
+    keys: list[str]
+
 
 _found: ContextVar[dict[tuple[str, str], Any] | None] = ContextVar("found", default=None)
 
@@ -79,6 +103,40 @@ def listed_pairs(project: Project) -> Iterator[tuple[str, str]]:
 def labelled_files(project: Project, progress: Progress = SILENT) -> dict[str, str]:
     """Map the digest of every image to be labelled that looks usable to one path that holds it."""
     return once("files", _name(project), lambda: _files(project, progress))
+
+
+def tiled_images(project: Project, progress: Progress = SILENT) -> list[TiledImage]:
+    """Return the usable images that are cut into tiles, as often as they are listed."""
+    return once("tiled", _name(project), lambda: _tiled(project, progress))
+
+
+def embedded_files(project: Project, progress: Progress = SILENT) -> dict[str, str]:
+    """Map the digest of what is embedded of the images to its address: of images and tiles."""
+    large = {image.sha256: image for image in tiled_images(project, progress)}
+    found: dict[str, str] = {}
+    for sha256, path in labelled_files(project, progress).items():
+        if sha256 not in large:
+            found[sha256] = path
+            continue
+        image = large[sha256]
+        ref = ImageRef.parse(path)
+        for key, tile in zip(image.keys, image.tiles, strict=True):
+            found[key] = str(ImageRef(ref.file, ref.plane, tile.box))
+    return found
+
+
+def _tiled(project: Project, progress: Progress) -> list[TiledImage]:
+    listing, config = labelled_images(project, progress), project.config.images
+    large = listing[(listing["status"] == "ok") & (listing["planes"] != "")]
+    if config.tile is None:
+        return []
+    found = []
+    for row in large.itertuples():
+        size_hw = large_size(row.planes)
+        tiles = tiles_of(size_hw, config.tile, config.tile_overlap)
+        keys = [tile_digest(row.sha256, tile.box) for tile in tiles]
+        found.append(TiledImage(row.path, row.sha256, size_hw, tiles, keys))
+    return found
 
 
 def _list(project: Project, progress: Progress) -> pd.DataFrame:

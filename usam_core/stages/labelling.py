@@ -2,13 +2,13 @@
 
 import functools
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from usam_core.atomic import write_json
-from usam_core.calibration.calibration import Calibration
-from usam_core.candidates import label_image
+from usam_core.candidates import Labelled, label_image
 from usam_core.digest import file_digest
 from usam_core.head import Head
 from usam_core.headfile import load_head
@@ -55,32 +55,87 @@ def label_part(
     folder = step_folder(project, "annotate")
     if part_holds(folder, part.file):
         return 0
-    head, card = _head(head_file, file_digest(head_file))
-    calibration = read_calibration(calibration_file(project))
-    store = EmbeddingStore.open(store_path)
-    store.use_blocks(part.blocks)
-    features = card["settings"]["features"]
-    blocks = [name for name in features if name != TOKENS_BLOCK]
-    tokens = TOKENS_BLOCK in features
+    labeller = Labeller(project, store_path, head_file, part.blocks)
     # An image may be there twice under two names.
     wanted: dict[str, list[tuple[str, str]]] = {}
     for (path, sha256), png in zip(part.rows, part.pngs, strict=True):
         wanted.setdefault(sha256, []).append((path, png))
     entries = []
     with progress.bar("Labelling", len(part.rows)) as bar:
-        for sha256, mask_set in store.read_shard(part.shard, wanted, blocks, tokens=tokens):
-            rulings = _rulings(project, card, part.decisions.get(sha256))
+        for sha256, mask_set in labeller.mask_sets(part.shard, wanted):
+            decisions = part.decisions.get(sha256)
             for path, png in wanted[sha256]:
                 kept = edited_png(folder / png, mask_set.size_hw, part.written.get(png))
                 # An edit stays; beside it, for its digest alone, lies for a moment what we made.
                 made = part.file.with_name(f".{part.file.stem}.png") if kept else folder / png
-                entry = _label(project, head, card, calibration, mask_set, rulings, made)
+                entry = _label(labeller, mask_set, decisions, made)
                 if kept:
                     made.unlink()
                 entries.append({"file_name": path, "sha256": sha256, "png": png, **entry})
                 bar.advance()
     write_json(part.file, sorted(entries, key=lambda entry: entry["file_name"]))
     return len(entries)
+
+
+class Labeller:
+    """Labels one image, or one tile, after the other with a head.
+
+    Args:
+        project: the project.
+        store_path: folder of the embedding store.
+        head_file: the head.
+        blocks: as `Part.blocks`.
+
+    Attributes:
+        classes: the head's class names.
+    """
+
+    def __init__(
+        self, project: Project, store_path: Path, head_file: Path, blocks: dict[str, str]
+    ) -> None:
+        self._project = project
+        self._head, card = _head(head_file, file_digest(head_file))
+        self._calibration = read_calibration(calibration_file(project))
+        self._store = EmbeddingStore.open(store_path)
+        self._store.use_blocks(blocks)
+        self._features: list[str] = card["settings"]["features"]
+        self.classes: list[str] = card["classes"]
+
+    def mask_sets(self, shard: str, shas: Iterable[str]) -> Iterator[tuple[str, MaskSet]]:
+        """Yield what the store has of some images of a shard, as far as the head reads it."""
+        blocks = [name for name in self._features if name != TOKENS_BLOCK]
+        tokens = TOKENS_BLOCK in self._features
+        return self._store.read_shard(shard, shas, blocks, tokens=tokens)
+
+    def label(self, mask_set: MaskSet, decisions: list[Decision] | None = None) -> Labelled:
+        """Label one image, for which a person may have decided something."""
+        project, rulings = self._project, None
+        if decisions:
+            rulings = Rulings(decisions, self.classes, project.config.label_of)
+        return label_image(
+            self._head,
+            mask_set,
+            self._features,
+            project.config.inference,
+            self.classes,
+            self._calibration,
+            rulings,
+        )
+
+
+def listed(done: Labelled, mask_set: MaskSet) -> dict[str, list[dict[str, Any]]]:
+    """Return the records of what was found in an image, and of what was nearly found too."""
+    missed = zip(annotation_records(done.missed), done.least.tolist(), strict=True)
+    h, w = mask_set.size_hw
+    points = mask_set.points_xy[done.instances.prompts] * [w, h]
+    records = annotation_records(done.instances)
+    return {
+        "annotations": [
+            {**record, "point": [round(float(x), 2), round(float(y), 2)]}
+            for record, (x, y) in zip(records, points, strict=True)
+        ],
+        "missed": [{**record, "threshold": round(least, 6)} for record, least in missed],
+    }
 
 
 def part_holds(folder: Path, part: Path) -> bool:
@@ -104,49 +159,20 @@ def _png_holds(png: Path, entry: dict[str, Any]) -> bool:
 
 
 def _label(
-    project: Project,
-    head: Head,
-    card: dict[str, Any],
-    calibration: Calibration | None,
-    mask_set: MaskSet,
-    rulings: Rulings | None,
-    png: Path,
+    labeller: Labeller, mask_set: MaskSet, decisions: list[Decision] | None, png: Path
 ) -> dict[str, Any]:
-    done = label_image(
-        head,
-        mask_set,
-        card["settings"]["features"],
-        project.config.inference,
-        card["classes"],
-        calibration,
-        rulings,
-    )
+    done = labeller.label(mask_set, decisions)
     save_label_png(png, done.labels, signed=True)
-    missed = zip(annotation_records(done.missed), done.least.tolist(), strict=True)
     h, w = mask_set.size_hw
-    points = mask_set.points_xy[done.instances.prompts] * [w, h]
-    records = annotation_records(done.instances)
     return {
         "height": h,
         "width": w,
         "png_sha256": file_digest(png),
         # For the report: what the labels cover, and what was nearly labelled too.
         "pixels": label_counts(done.labels),
-        "annotations": [
-            {**record, "point": [round(float(x), 2), round(float(y), 2)]}
-            for record, (x, y) in zip(records, points, strict=True)
-        ],
-        "missed": [{**record, "threshold": round(least, 6)} for record, least in missed],
+        **listed(done, mask_set),
         **({} if done.rejected is None else {"rejected": annotation_records(done.rejected)}),
     }
-
-
-def _rulings(
-    project: Project, card: dict[str, Any], decisions: list[Decision] | None
-) -> Rulings | None:
-    if not decisions:
-        return None
-    return Rulings(decisions, card["classes"], project.config.label_of)
 
 
 @functools.lru_cache(maxsize=1)

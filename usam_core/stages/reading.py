@@ -103,6 +103,7 @@ def _compute(project: Project, file: Path) -> None:
         max_megapixels=images.max_megapixels,
         channels=images.channels,
         projection=images.projection,
+        tiled=images.tile is not None,
     )
     write_json(
         file,

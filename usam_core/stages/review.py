@@ -208,7 +208,8 @@ def _entries(project: Project) -> Iterator[dict[str, Any]]:
     for name in sorted(_annotated(project).outputs):
         if name.startswith(f"{annotate.PARTS}/"):
             for entry in json.loads((folder / name).read_text(encoding="utf-8")):
-                if entry["sha256"] not in seen:
+                # Decisions are applied to whole images, so nobody is asked about tiles.
+                if entry["sha256"] not in seen and "tiles" not in entry:
                     seen.add(entry["sha256"])
                     yield entry
 
