@@ -38,7 +38,8 @@ OBJECTS = [
     (40, 110, 16, 30, "disc"),  # on a vertical seam
     (100, 30, 25, 14, "ring"),  # on a horizontal one
     (110, 105, 22, 22, "rod"),  # around the corner of four tiles
-    (200, 40, 10, 12, "disc"),  # in a single tile
+    (25, 40, 15, 18, "rod"),  # seen by a single tile
+    (200, 40, 10, 12, "disc"),  # seen whole by two
     (230, 110, 12, 14, "ring"),  # two that touch in the middle of a seam
     (230, 137, 12, 12, "rod"),
     (275, 200, 9, 40, "disc"),
