@@ -25,6 +25,7 @@ from usam_core.outputs.coco_json import decode
 from usam_core.outputs.voc_png import edited_png, read_label_png
 from usam_core.progress import SILENT
 from usam_core.project import load_project
+from usam_core.sam.embedder import Prepared
 from usam_core.stages import annotate, annotate_notes, embed, labelling, run_step, step_folder
 from usam_core.stages.labelled import embedded_files, labelled_images, tiled_images
 from usam_core.types import MASKS_PER_PROMPT, MaskSet
@@ -60,13 +61,20 @@ class SeesDrawings:
     """An embedder whose masks are the drawn ellipses, each with its class in its tokens."""
 
     batch_size = 2
+    device = torch.device("cpu")
 
     def __init__(self):
         self.seen = []
 
-    def embed(self, images):
-        self.seen += [image.shape[:2] for image in images]
-        return [self._one(image) for image in images]
+    def prepare(self, image):
+        """Keep the image as it is."""
+        return Prepared(torch.from_numpy(image.copy()), image.shape[:2])
+
+    def submit(self, images):
+        """Return what gives the mask set of each image."""
+        self.seen += [image.size_hw for image in images]
+        made = [self._one(image.pixels.numpy()) for image in images]
+        return lambda: made
 
     def _one(self, image):
         tokens = np.zeros((PROMPTS, 1024), np.float16)

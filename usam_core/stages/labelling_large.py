@@ -22,6 +22,9 @@ from usam_core.stages.labelled import TiledImage
 from usam_core.stages.labelling import Labeller, listed, part_holds
 from usam_core.tiles import Tile
 
+_SLICE = 0.9
+"""What lies in an object of its class by more than this share is a slice of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class LargePart:
@@ -73,8 +76,10 @@ def label_large(
                 nearly = _placed(records["missed"], tile, image.size_hw, before)
                 missed += [record for record in nearly if _is_answered_for(tile, record)]
                 bar.advance()
+        # Between tiles also where it is off within one: a slice that a border left is no object.
+        containment = min(settings.nms_containment, _SLICE)
         objects, gone = suppressed(
-            joined(found, boxes, image.size_hw), boxes, settings.nms_iou, settings.nms_containment
+            joined(found, boxes, image.size_hw), boxes, settings.nms_iou, containment
         )
         for record, winner in gone:
             _rename(canvas, record, winner)
