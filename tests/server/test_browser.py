@@ -28,13 +28,16 @@ def browser(tmp_path_factory):
 def see(browser):
     """Return a function that waits for an element of the page, found by an XPath."""
     from selenium.webdriver.common.by import By
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
 
     def find(xpath):
         def found(driver):
             return [e for e in driver.find_elements(By.XPATH, xpath) if e.is_displayed()]
 
-        return WebDriverWait(browser, SECONDS).until(found, f"no {xpath} on the page")[0]
+        # The page draws itself again while it loads: what was found may be gone a moment later.
+        wait = WebDriverWait(browser, SECONDS, ignored_exceptions=[StaleElementReferenceException])
+        return wait.until(found, f"no {xpath} on the page")[0]
 
     return find
 
