@@ -27,8 +27,8 @@ def browser(tmp_path_factory):
 @pytest.fixture
 def see(browser):
     """Return a function that waits for an element of the page, found by an XPath."""
-    from selenium.webdriver.common.by import By
     from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
     def find(xpath):
