@@ -118,6 +118,7 @@ def test_no_mask_reaches_into_the_padding(nano):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.timeout(1500)  # the C++ compiler works for minutes, on a busy machine for ten
 def test_a_compiled_model_says_the_same_and_how_long_compiling_took(nano, caplog):
     caplog.set_level("INFO")
     images = [drawn(n).image for n in range(2)]
