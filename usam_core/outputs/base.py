@@ -136,11 +136,9 @@ class Writer:
 
     Attributes:
         name: as in `outputs.formats`; also its folder.
-        revision: raised when the same labels give other files.
     """
 
     name: ClassVar[str]
-    revision: ClassVar[int] = 1
 
     def __init__(self, target: Target) -> None:
         self.to = target

@@ -44,6 +44,7 @@ def notes_on_settings(project: Project) -> list[str]:
 
 
 def notes_on_edits(edited: int) -> list[str]:
+    """Say that label PNGs which a person has changed were not painted over, if there are any."""
     if not edited:
         return []
     return [
