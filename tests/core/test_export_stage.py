@@ -217,7 +217,7 @@ run_step("export", opened(sys.argv[1]))
 
 
 @pytest.mark.parametrize(
-    ("where", "left"), [("_stage", 12), ("plan", 3), ("_place", 9), ("finish", 4), ("finish", 11)]
+    ("where", "left"), [("_stage", 5), ("plan", 3), ("_place", 9), ("finish", 4), ("finish", 11)]
 )
 def test_a_kill_loses_what_was_in_flight_and_makes_no_edits(file, where, left, monkeypatch):
     changed = opened(file, max_area=0.25)
