@@ -56,12 +56,13 @@ def fill(folder: Path, images: int) -> EmbeddingStore:
 
 
 def read(store: EmbeddingStore) -> list:
-    """Read everything that labelling needs of every image."""
+    """Read everything that labelling needs of every image; every shard is opened anew."""
+    store = EmbeddingStore.open(store.path)
     index = store.index(refresh=True)
     return [
         masks
         for shard, group in index.groupby("shard")
-        for _, masks in store.read_shard(shard, group["sha256"], [BLOCK], tokens=False)
+        for _, masks in store.read_shard(shard, group["sha256"], [BLOCK], tokens=False, single=True)
     ]
 
 

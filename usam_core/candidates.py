@@ -16,7 +16,7 @@ from usam_core.near_misses import near_misses
 from usam_core.nms import suppress
 from usam_core.paint import paint, paint_votes
 from usam_core.review.rulings import Rulings
-from usam_core.types import MASKS_PER_PROMPT, TOKENS_BLOCK, Instances, MaskSet
+from usam_core.types import TOKENS_BLOCK, Instances, MaskSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def class_logits(
         chosen: int64 (d,), one mask of each prompt: the logits of these alone, float32 (d, c).
     """
     d = len(mask_set)
-    masks = (d,) if chosen is not None else (d, MASKS_PER_PROMPT)
+    masks = (d,) if chosen is not None else mask_set.predicted_iou.shape
     if list(features) == [TOKENS_BLOCK]:
         # All masks of a prompt have the same logits: work once.
         logits = head(torch.from_numpy(mask_set.tokens.astype(np.float32)))

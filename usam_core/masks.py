@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_WORD = 8
+
 
 def unpack(packed: np.ndarray) -> np.ndarray:
     """Return bool (..., u, v) of packed masks, uint8 (..., u, b)."""
@@ -32,7 +34,16 @@ def valid_hw(size_hw: tuple[int, int], frame: int) -> tuple[int, int]:
 
 def areas(packed: np.ndarray) -> np.ndarray:
     """Return the number of pixels of each packed mask, int64 (...)."""
-    return np.bitwise_count(packed).sum(axis=(-2, -1), dtype=np.int64)
+    return np.bitwise_count(words(packed)).sum(axis=-1, dtype=np.int64)
+
+
+def words(packed: np.ndarray) -> np.ndarray:
+    """Return packed masks eight bytes at a time, uint64 (..., words); 0 fills up the last word."""
+    flat = packed.reshape(*packed.shape[:-2], packed.shape[-2] * packed.shape[-1])
+    short = -flat.shape[-1] % _WORD
+    if short:
+        flat = np.pad(flat, [(0, 0)] * (flat.ndim - 1) + [(0, short)])
+    return np.ascontiguousarray(flat).view(np.uint64)
 
 
 def upscale(packed: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:

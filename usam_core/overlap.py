@@ -2,9 +2,7 @@
 
 import numpy as np
 
-from usam_core.masks import areas
-
-_WORD = 8
+from usam_core.masks import areas, words
 
 
 class Overlaps:
@@ -15,9 +13,7 @@ class Overlaps:
     """
 
     def __init__(self, packed: np.ndarray) -> None:
-        flat = packed.reshape(len(packed), packed.shape[1] * packed.shape[2])
-        flat = np.pad(flat, ((0, 0), (0, -flat.shape[1] % _WORD)))
-        self._words = flat.view(np.uint64)
+        self._words = words(packed)
         self._area = areas(packed)
 
     def __call__(self, one: int, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

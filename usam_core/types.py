@@ -8,8 +8,9 @@
     p  candidate or kept masks of one image
 
 The 4 masks of a prompt stand in SAM's own order: 0 is the single-mask output, 1 to 3 are the
-multi-mask outputs (usually whole, part, sub-part). Coordinates are named by their order:
-`points_xy` is column before row, `size_hw` rows before columns, `box_xywh` as in COCO.
+multi-mask outputs (usually whole, part, sub-part). Where the first alone was read, m is 1.
+Coordinates are named by their order: `points_xy` is column before row, `size_hw` rows before
+columns, `box_xywh` as in COCO.
 
 The low-resolution frame is SAM's padded square: the image's longer side fills it, the rest lies
 at the bottom or at the right. `valid_hw` of `usam_core.masks` gives the part that is image.
@@ -66,18 +67,21 @@ class MaskSet:
 
     def __post_init__(self) -> None:
         d = len(self)
+        m = self.predicted_iou.shape[-1]
+        if m not in (1, MASKS_PER_PROMPT):
+            raise ValueError(f"predicted_iou: expected 1 or {MASKS_PER_PROMPT} masks, got {m}")
         expected = {
             "tokens": (np.float16, (d, MASKS_PER_PROMPT * TOKEN_WIDTH)),
-            "packed_masks": (np.uint8, (d, MASKS_PER_PROMPT, *self.packed_masks.shape[-2:])),
-            "predicted_iou": (np.float32, (d, MASKS_PER_PROMPT)),
-            "stability": (np.float32, (d, MASKS_PER_PROMPT)),
+            "packed_masks": (np.uint8, (d, m, *self.packed_masks.shape[-2:])),
+            "predicted_iou": (np.float32, (d, m)),
+            "stability": (np.float32, (d, m)),
             "points_xy": (np.float32, (d, 2)),
         }
         for name, (dtype, shape) in expected.items():
             if getattr(self, name) is not None:
                 _check(name, getattr(self, name), dtype, shape)
         for name, block in self.features.items():
-            _check(name, block, np.float16, (d, MASKS_PER_PROMPT, block.shape[-1]))
+            _check(name, block, np.float16, (d, m, block.shape[-1]))
 
     def __len__(self) -> int:
         """Return d, the number of prompts."""

@@ -8,9 +8,11 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zarr.storage import LocalStore
 
 from usam_core.errors import StoreError
-from usam_core.store.layout import COLUMNS, folder_name
+from usam_core.store.arrays import open_array, seal, write_array
+from usam_core.store.layout import COLUMNS, PRECISION, folder_name
 from usam_core.store.store import EmbeddingStore, ShardRecord, column_of, fingerprint
 from usam_core.types import ImageFile, MaskSet, Quarantined
 
@@ -102,6 +104,33 @@ def test_tokens_are_left_out_where_they_are_not_wanted(store):
         assert found.tokens is None
         assert len(found) == len(whole[sha256])
         assert_same(replace(found, tokens=whole[sha256].tokens), whole[sha256])
+
+
+@pytest.mark.parametrize("bytes8", [False, True])
+def test_the_single_masks_alone_are_those_of_all_masks(tmp_path, bytes8):
+    spec = SPEC | ({PRECISION: "int8"} if bytes8 else {})
+    store = EmbeddingStore.create_or_open(tmp_path, spec)
+    shard = store.write_shard([good(0), good(1)])
+    whole = dict(store.read_shard(shard, [sha(0), sha(1)]))
+    for sha256, found in store.read_shard(shard, [sha(0), sha(1)], single=True):
+        every = whole[sha256]
+        first = {name: block[:, :1] for name, block in every.features.items()}
+        columns = ("packed_masks", "predicted_iou", "stability")
+        some = {name: getattr(every, name)[:, :1] for name in columns}
+        assert_same(found, replace(every, **some, features=first))
+
+
+def test_what_is_kept_mask_by_mask_is_also_read_where_it_was_kept_image_by_image(tmp_path):
+    values = mask_set(0).packed_masks[None]
+    write_array(tmp_path / "new", values)
+    old = {"chunks": values.shape, "shards": values.shape}
+    array = zarr.create_array(LocalStore(tmp_path / "old"), data=values, **old)
+    seal(tmp_path / "old")
+    assert array.chunks != open_array(tmp_path / "new", 1).array.chunks
+    for folder in ("new", "old"):
+        one = open_array(tmp_path / folder, 1)
+        assert (one.values(0, 1) == values).all()
+        assert (one.values(0, 1, single=True) == values[:, :, :1]).all()
 
 
 def test_a_column_of_nothing_but_zeros_is_not_taken_for_a_missing_one(store):

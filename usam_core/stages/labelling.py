@@ -105,7 +105,8 @@ class Labeller:
         """Yield what the store has of some images of a shard, as far as the head reads it."""
         blocks = [name for name in self._features if name != TOKENS_BLOCK]
         tokens = TOKENS_BLOCK in self._features
-        return self._store.read_shard(shard, shas, blocks, tokens=tokens)
+        single = self._project.config.inference.mask_choice == "single"
+        return self._store.read_shard(shard, shas, blocks, tokens=tokens, single=single)
 
     def label(self, mask_set: MaskSet, decisions: list[Decision] | None = None) -> Labelled:
         """Label one image, for which a person may have decided something."""

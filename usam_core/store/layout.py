@@ -39,6 +39,9 @@ GROUP_FILE = "zarr.json"
 COLUMNS = ("tokens", "packed_masks", "predicted_iou", "stability", "points_xy")
 """The columns that every embedded image has; feature blocks stand beside them."""
 
+OF_PROMPTS = ("tokens", "points_xy")
+"""The columns that have no axis of masks; all others, feature blocks too, are (n, d, m, ...)."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _OWN = "usam"
 _OWN_DIGEST = "usam_sha256"

@@ -10,7 +10,7 @@ import numpy as np
 from usam_core.errors import StoreError
 from usam_core.store.arrays import Damaged, SealedArray, open_array
 from usam_core.store.blocks import lacking_rows
-from usam_core.store.layout import CHECKED_FILE, COLUMNS, FEATURES, column_of
+from usam_core.store.layout import CHECKED_FILE, COLUMNS, FEATURES, OF_PROMPTS, column_of
 from usam_core.store.shard import blocks_of, own_blocks, read_index
 from usam_core.types import TOKENS_BLOCK, MaskSet
 
@@ -56,7 +56,12 @@ class ShardReader:
         return [*own, *(name for name in self.blocks_of(shard) if name in self.names)]
 
     def rows(
-        self, shard: str, wanted: Mapping[int, str], columns: Sequence[str], rows: int
+        self,
+        shard: str,
+        wanted: Mapping[int, str],
+        columns: Sequence[str],
+        rows: int,
+        single: bool = False,
     ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         """Yield the wanted images of a shard, each with its columns, by row.
 
@@ -65,6 +70,7 @@ class ShardReader:
             wanted: image digests by row.
             columns: of `layout.COLUMNS` and `column_of(block)`.
             rows: how many rows the shard's index has.
+            single: read mask 0 of each prompt alone.
 
         Raises:
             StoreError: the shard does not have a column, a block does not have an image, or the
@@ -84,7 +90,7 @@ class ShardReader:
             values = {}
             for name, one in arrays.items():
                 try:
-                    values[name] = one.values(start, stop)
+                    values[name] = one.values(start, stop, single=single and name not in OF_PROMPTS)
                 except Damaged as error:
                     raise self._damage(shard, name, error) from error
             for row in range(start, stop):
@@ -98,6 +104,7 @@ class ShardReader:
         shas: Iterable[str],
         blocks: Sequence[str] | None = None,
         tokens: bool = True,
+        single: bool = False,
     ) -> Iterator[tuple[str, MaskSet]]:
         """See `EmbeddingStore.read_shard`."""
         folder = self._shards / shard
@@ -115,7 +122,7 @@ class ShardReader:
             blocks = self.usual_blocks(shard)
         own = [name for name in COLUMNS if tokens or name != TOKENS_BLOCK]
         columns = [*own, *map(column_of, blocks)]
-        for sha256, values in self.rows(shard, wanted, columns, len(images)):
+        for sha256, values in self.rows(shard, wanted, columns, len(images), single):
             size_hw = (images[sha256]["height"], images[sha256]["width"])
             yield sha256, mask_set(values, blocks, size_hw)
 

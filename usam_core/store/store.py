@@ -224,6 +224,7 @@ class EmbeddingStore:
         blocks: Sequence[str] | None = None,
         *,
         tokens: bool = True,
+        single: bool = False,
     ) -> Iterator[tuple[str, MaskSet]]:
         """Yield what is stored about some images of one shard, by row.
 
@@ -234,11 +235,12 @@ class EmbeddingStore:
             shas: images, all of them embedded in it.
             blocks: the feature blocks to read; None reads the shard's own and `use_blocks`'s.
             tokens: read SAM's tokens too, a quarter of the bytes.
+            single: of each prompt read SAM's single-mask output alone, so that m is 1.
 
         Raises:
             StoreError: the shard is damaged, or does not have one of the images or blocks.
         """
-        return self._reader.mask_sets(shard, self.fingerprint, shas, blocks, tokens)
+        return self._reader.mask_sets(shard, self.fingerprint, shas, blocks, tokens, single)
 
     def block_names(self) -> list[str]:
         """Return the blocks that every shard has, and those of `use_blocks`, `tokens` first."""
