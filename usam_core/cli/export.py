@@ -7,10 +7,10 @@ import typer
 
 from usam_core.cli import terminal
 from usam_core.cli.options import Json, LabelsLevel, ProjectFile, Refresh, Verbose
-from usam_core.cli.running import open_project, run_one, set_logging
+from usam_core.cli.running import run_one, set_logging
 from usam_core.config_results import Format
 from usam_core.errors import InputError
-from usam_core.project import Project
+from usam_core.project import Project, open_project
 
 
 def export(

@@ -9,7 +9,8 @@ import typer
 
 from usam_core.cli import terminal
 from usam_core.cli.options import Json, LabelsLevel, Only, ProjectFile, Verbose
-from usam_core.cli.running import open_project, set_logging
+from usam_core.cli.running import set_logging
+from usam_core.project import open_project
 
 Order = Literal["mix", "entropy", "disagreement", "threshold", "random"]
 

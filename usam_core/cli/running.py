@@ -6,6 +6,7 @@ from typing import Any
 
 from usam_core.cli import terminal
 from usam_core.cli.summary import sentence
+from usam_core.project import Project, open_project
 
 
 def set_logging(verbose: bool) -> None:
@@ -18,13 +19,6 @@ def set_logging(verbose: bool) -> None:
         ours.addHandler(handler)
 
 
-def open_project(file: Path, level: str | None) -> Any:
-    """Read a project, at another level than its own if one is given."""
-    from usam_core.project import load_project
-
-    return load_project(file, **({"level": level} if level else {}))
-
-
 def run_file(
     step: str, file: Path, level: str | None, refresh: bool, as_json: bool, verbose: bool
 ) -> Any:
@@ -33,7 +27,7 @@ def run_file(
     return run_one(step, open_project(file, level), refresh, as_json)
 
 
-def run_one(step: str, project: Any, refresh: bool, as_json: bool) -> Any:
+def run_one(step: str, project: Project, refresh: bool, as_json: bool) -> Any:
     """Run one step of a project and print what it did."""
     from usam_core.stages import run_step
 
