@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-import yaml
+from drawn_project import CLASSES, write_project
 from PIL import Image
 
 from usam_core.project import load_project
@@ -27,7 +27,6 @@ from usam_core.rng import generator
 from usam_core.sources.scenes import TRAINING_LOOK, scene
 from usam_core.stages import run_step
 
-CLASSES = ["disc", "ring", "rod"]
 SIZE_HW = (192, 256)
 A_FOLDER = 1000
 STEPS = ("collect", "embed", "compose", "fit", "calibrate", "annotate")
@@ -41,19 +40,10 @@ def make_project(folder: Path, images: int, side: int) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         drawn = scene(generator(7, number), CLASSES, SIZE_HW, TRAINING_LOOK, most=3)
         Image.fromarray(drawn.image).save(file, quality=90)
-    settings = {
-        "name": "growth",
-        "classes": CLASSES,
-        "images": {"path": "images"},
-        "training": {"source": "render", "render": {"per_class": 8, "size": 128}},
-        "sam": {"points_per_side": side},
-        "compose": {"held_out_scenes": 0},
-        "head": {"steps": 20, "hidden": [64, 32, 16]},
-        "outputs": {"overlays": 0},
-    }
-    file = folder / "project.yaml"
-    file.write_text(yaml.safe_dump(settings))
-    return file
+    head = {"steps": 20, "hidden": [64, 32, 16]}
+    return write_project(
+        folder / "project.yaml", side, pictures=8, size=128, name="growth", head=head
+    )
 
 
 def measure(file: Path, images: int) -> dict[str, float | int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import yaml
+from drawn_project import CLASSES, write_project
 from PIL import Image
 
 from usam_core.project import load_project
@@ -17,7 +18,6 @@ from usam_core.sources.scenes import TRAINING_LOOK, scene
 from usam_core.stages import STEPS, step_folder
 from usam_core.stages.embed import open_store
 
-CLASSES = ["disc", "ring", "rod"]
 SHARD_SIZE = 2
 
 
@@ -27,18 +27,15 @@ def draw(folder: Path, images: int) -> Path:
     for number in range(images):
         picture = scene(generator(5, number), CLASSES, (96, 128), TRAINING_LOOK, most=3).image
         Image.fromarray(picture).save(folder / "images" / f"{number:03d}.png")
-    project = {
-        "classes": CLASSES,
-        "images": {"path": "images"},
-        "training": {"source": "render", "render": {"per_class": 3, "size": 96}},
-        "sam": {"points_per_side": 4},
-        "compose": {"held_out_scenes": 8, "size": 96},
-        "head": {"steps": 10, "hidden": [32, 16, 8]},
-        "outputs": {"shard_size": SHARD_SIZE, "overlays": 2},
-    }
-    file = folder / "project.yaml"
-    file.write_text(yaml.safe_dump(project))
-    return file
+    return write_project(
+        folder / "project.yaml",
+        4,
+        pictures=3,
+        size=96,
+        compose={"held_out_scenes": 8, "size": 96},
+        head={"steps": 10, "hidden": [32, 16, 8]},
+        outputs={"shard_size": SHARD_SIZE, "overlays": 2},
+    )
 
 
 def use_workers(file: Path, workers: int) -> None:

@@ -20,12 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-import yaml
+from drawn_project import CLASSES, write_project
 
 from usam_core.rng import generator
 from usam_core.sources.scenes import TRAINING_LOOK, scene
 
-CLASSES = ["disc", "ring", "rod"]
 SCENE = 500
 TILE = 512
 SEED = 7
@@ -66,21 +65,19 @@ def make(folder: Path, side: int, tile: int, points: int) -> Path:
             tile=(TILE, TILE),
             compression="zlib",
         )
-    settings = {
-        "name": "large",
-        "classes": CLASSES,
-        "images": {"path": "images", "tile": tile},
-        "training": {"source": "render", "render": {"per_class": 6, "size": 128}},
-        "sam": {"points_per_side": points},
-        "compose": {"scenes": 4, "held_out_scenes": 0, "size": 192},
-        "head": {"steps": 200, "hidden": [64, 32, 16]},
-        "inference": {"threshold": 0.5},
-        "outputs": {"overlays": 1, "shard_size": 32},
-        "report": {"enabled": False},
-    }
-    file = folder / "project.yaml"
-    file.write_text(yaml.safe_dump(settings))
-    return file
+    return write_project(
+        folder / "project.yaml",
+        points,
+        pictures=6,
+        size=128,
+        name="large",
+        images={"tile": tile},
+        compose={"scenes": 4, "size": 192},
+        head={"steps": 200, "hidden": [64, 32, 16]},
+        inference={"threshold": 0.5},
+        outputs={"overlays": 1, "shard_size": 32},
+        report={"enabled": False},
+    )
 
 
 def one_step(step: str, file: Path) -> None:

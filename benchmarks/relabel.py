@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 
 import scale
-import yaml
+from drawn_project import write_project
 
 from usam_core.project import load_project
 from usam_core.stages import run_step
@@ -27,18 +27,15 @@ SIDE = 10
 def make_project(folder: Path) -> Path:
     """Write a project whose classes have parents, for the images in `folder`."""
     parents = {"disc": "round", "ring": "round", "rod": "long"}
-    settings = {
-        "classes": [{"name": name, "parent": parent} for name, parent in parents.items()],
-        "images": {"path": "images"},
-        "training": {"source": "render", "render": {"per_class": 8, "size": 96}},
-        "sam": {"points_per_side": SIDE},
-        "compose": {"held_out_scenes": 12, "size": 128},
-        "head": {"hidden": [64, 32, 16]},
-        "outputs": {"overlays": 0},
-    }
-    file = folder / "project.yaml"
-    file.write_text(yaml.safe_dump(settings))
-    return file
+    return write_project(
+        folder / "project.yaml",
+        SIDE,
+        pictures=8,
+        size=96,
+        classes=[{"name": name, "parent": parent} for name, parent in parents.items()],
+        compose={"held_out_scenes": 12, "size": 128},
+        head={"hidden": [64, 32, 16]},
+    )
 
 
 def measure(folder: Path, images: int, sets: list) -> dict[str, float | int]:

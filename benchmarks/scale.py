@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
+from drawn_project import CLASSES, write_project
 from PIL import Image
 from scale_watch import database, measured, pages, server
 
@@ -38,7 +38,6 @@ from usam_core.sam.embedder import Prepared
 from usam_core.sources.scenes import TRAINING_LOOK, scene
 from usam_core.stages import run_step, step_folder
 
-CLASSES = ["disc", "ring", "rod"]
 SIZE_HW = (96, 128)
 SIDE = 2
 A_FOLDER = 1000
@@ -111,20 +110,16 @@ def make_images(folder: Path, count: int) -> None:
 
 def make_project(folder: Path, out: str, workers: int) -> Path:
     """Write a project file for the images in `folder`."""
-    file = folder / f"{out}.yaml"
-    settings = {
-        "name": "scale",
-        "classes": CLASSES,
-        "images": {"path": "images"},
-        "training": {"source": "render", "render": {"per_class": 3, "size": 96}},
-        "sam": {"points_per_side": SIDE},
-        "compose": {"held_out_scenes": 0},
-        "head": {"steps": 5, "hidden": [32, 16, 8]},
-        "outputs": {"path": out, "overlays": 0},
-        "compute": {"workers": workers, "threads": 1},
-    }
-    file.write_text(yaml.safe_dump(settings))
-    return file
+    return write_project(
+        folder / f"{out}.yaml",
+        SIDE,
+        pictures=3,
+        size=96,
+        name="scale",
+        head={"steps": 5, "hidden": [32, 16, 8]},
+        outputs={"path": out},
+        compute={"workers": workers, "threads": 1},
+    )
 
 
 def size_of(folder: Path) -> tuple[int, int]:

@@ -11,7 +11,9 @@ import typer
 
 from flows import local_commands, processes  # noqa: F401  (the first adds `up` and `down`)
 from usam_core.cli import terminal
-from usam_core.cli.app import Json, Level, ProjectFile, Verbose, app, set_logging
+from usam_core.cli.app import app
+from usam_core.cli.options import Json, Level, ProjectFile, Verbose
+from usam_core.cli.running import set_logging
 from usam_core.errors import TransientError, UsamError
 
 

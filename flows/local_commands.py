@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from usam_core.cli import terminal
-from usam_core.cli.app import Json, app
+from usam_core.cli.app import app
+from usam_core.cli.options import Json
 
 
 @app.command(

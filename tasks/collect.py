@@ -4,8 +4,9 @@ from prefect import task
 
 from tasks.policy import ONCE_A_RUN, RETRIES
 from tasks.progress import RunProgress
-from tasks.steps import cached_step, open_project
+from tasks.steps import cached_step
 from usam_core import stages
+from usam_core.project import open_project
 from usam_core.stages import StepResult
 
 

@@ -5,8 +5,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 
 from tasks.report import data_uri
-from tasks.steps import open_project
 from usam_core.errors import GateError
+from usam_core.project import open_project
 from usam_core.stages.gate import check_gate
 
 GATE_EVENT = "usam.quality-gate.failed"

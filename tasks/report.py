@@ -79,25 +79,17 @@ def report_collected(result: StepResult) -> None:
     lines += ["", *(f"* {note}" for note in notes)]
     for sheet in sorted((folder / "sheets").glob("*.jpg"))[:_MOST_SHEETS]:
         lines += ["", f"![{sheet.stem}]({data_uri(sheet)})"]
-    create_markdown_artifact(
-        "\n".join(lines),
-        key="training-pictures",
-        description=sentence("collect", result.summary, result.reused),
-    )
+    _show(result, "training-pictures", lines)
 
 
 def report_quarantine(result: StepResult) -> None:
     """Show the images that could not be used, if there are any."""
-    bad = result.summary["quarantined"]
-    if bad:
-        create_table_artifact(bad, key="quarantine", description=f"{len(bad)} images left out")
+    _show_bad("quarantine", result.summary["quarantined"])
 
 
 def report_left_out(result: StepResult) -> None:
     """Show the images that could not be described, if there are any."""
-    bad = result.summary["left_out"]
-    if bad:
-        create_table_artifact(bad, key="left-out", description=f"{len(bad)} images left out")
+    _show_bad("left-out", result.summary["left_out"])
 
 
 def report_calibration(result: StepResult) -> None:
@@ -108,11 +100,7 @@ def report_calibration(result: StepResult) -> None:
     lines = [f"![reliability diagram]({data_uri(picture)})", "", "| class | threshold |"]
     lines += ["| --- | --- |"]
     lines += [f"| {name} | {least:.2f} |" for name, least in result.summary["thresholds"].items()]
-    create_markdown_artifact(
-        "\n".join(lines),
-        key="calibration",
-        description=sentence("calibrate", result.summary, result.reused),
-    )
+    _show(result, "calibration", lines)
 
 
 def report_export(result: StepResult) -> None:
@@ -123,24 +111,15 @@ def report_export(result: StepResult) -> None:
     lines = ["| format | files edited by hand, kept |", "| --- | --- |"]
     lines += [f"| {name} | {count} |" for name, count in edited.items()]
     lines += ["", *(f"* {note}" for note in result.summary["notes"])]
-    create_markdown_artifact(
-        "\n".join(lines),
-        key="export",
-        description=sentence("export", result.summary, result.reused),
-    )
+    _show(result, "export", lines)
 
 
 def report_overlays(result: StepResult, most: int = _MOST_OVERLAYS) -> None:
     """Show the first labelled images, if the project draws overlays."""
     overlays = _overlays(Path(result.path).parent)[:most]
     if overlays:
-        create_markdown_artifact(
-            "\n\n".join(
-                f"**{file.stem}**\n\n![{file.stem}]({data_uri(file)})" for file in overlays
-            ),
-            key="overlays",
-            description=sentence("annotate", result.summary, result.reused),
-        )
+        shown = [f"**{file.stem}**\n\n![{file.stem}]({data_uri(file)})" for file in overlays]
+        _show(result, "overlays", ["\n\n".join(shown)])
 
 
 def report_run(name: str, results: list[StepResult]) -> None:
@@ -154,6 +133,17 @@ def report_run(name: str, results: list[StepResult]) -> None:
         lines += ["", f"![image, truth and labels of the first images]({data_uri(picture)})"]
     lines += ["", *(f"* {result.step}: `{result.path}`" for result in results)]
     create_markdown_artifact("\n".join(lines), key="annotation-run", description=name)
+
+
+def _show(result: StepResult, key: str, lines: list[str]) -> None:
+    """Show lines of Markdown under what their step did."""
+    said = sentence(result.step, result.summary, result.reused)
+    create_markdown_artifact("\n".join(lines), key=key, description=said)
+
+
+def _show_bad(key: str, bad: list[dict[str, str]]) -> None:
+    if bad:
+        create_table_artifact(bad, key=key, description=f"{len(bad)} images left out")
 
 
 def _picture(results: list[StepResult]) -> Path | None:

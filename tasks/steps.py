@@ -9,7 +9,7 @@ from tasks.lineage import flow_run, made_by_this_run
 from tasks.policy import BY_CONTENT, ONCE_A_RUN, RETRIES
 from tasks.progress import RunProgress, whole_bar
 from usam_core import stages
-from usam_core.project import Project, load_project
+from usam_core.project import open_project
 from usam_core.stages import StepResult
 
 MOST_EMBED_TASKS = 200
@@ -17,11 +17,6 @@ MOST_EMBED_TASKS = 200
 
 GROUPS_A_WORKER = 4
 """A task run has at least so many groups for each worker, which would else wait at its end."""
-
-
-def open_project(project_file: str, level: str | None) -> Project:
-    """Read a project; `level` replaces the file's when it is given."""
-    return load_project(project_file, **({"level": level} if level else {}))
 
 
 @task(

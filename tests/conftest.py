@@ -84,3 +84,12 @@ def write_tiny_project(folder: Path) -> Path:
     file = folder / "project.yaml"
     file.write_text(yaml.safe_dump(project))
     return file
+
+
+def change(file: Path, **sections):
+    """Change sections of a project file, key by key, and return the project."""
+    values = yaml.safe_load(file.read_text())
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section
+    file.write_text(yaml.safe_dump(values))
+    return load_project(file)

@@ -1,6 +1,7 @@
-"""What the head may have beyond the papers' own; docs/photographs.md says what each is worth.
+"""The `head` section of `project.yaml`: the papers' head, and what it may have beyond theirs.
 
-With all of them off, and `features: [tokens]`, the head is the papers'.
+docs/photographs.md says what each option of ours is worth. With all of them off, and
+`features: [tokens]`, the head is the papers'.
 """
 
 from typing import Annotated, Literal
@@ -9,6 +10,8 @@ from pydantic import Field, field_validator
 
 from usam_core.config_base import Bool, Float, Fraction, Int, Section
 from usam_core.config_text import NAME, BlockName
+
+Width = Annotated[Int, Field(ge=1, le=65536)]
 
 
 class HeadOptions(Section):
@@ -60,3 +63,44 @@ class HeadOptions(Section):
                     f"expected it where the name belongs, as in 'a photo of a {NAME}'"
                 )
         return value
+
+
+class HeadConfig(HeadOptions):
+    """The learned head (U-SAM, sections 3.5 and 4.2; GranSAM, supplement 2)."""
+
+    features: Annotated[list[str], Field(min_length=1)] = ["encoder"]
+    """Feature blocks that the head sees: `tokens` (alone, the papers' mode), `encoder` (of the
+    nano SAM), and names under `features`."""
+    fusion: Literal["concat", "concat_equal", "late"] = "late"
+    """Several blocks: `concat` puts them side by side, `concat_equal` at one length each, `late`
+    trains a head for each and averages their logits."""
+    mask_choice: Literal["single", "best_iou", "largest"] = "best_iou"
+    """Which mask of a prompt gives the region features of its instance in the bag."""
+    top_k_share: Annotated[Float, Field(ge=1)] = 20.0
+    """The papers' `a`: a class score is the mean of the ceil(d / a) largest logits."""
+    entropy_threshold: Fraction = 0.5
+    """Masks above this entropy are bad; a fraction of log C, the largest possible."""
+    distil: Bool = True
+    """Train the uncertainty-distilled student; off leaves the MIL teacher alone."""
+    lambda_mil: Annotated[Float, Field(ge=0)] = 1.0
+    """Weight of the MIL loss (section 4.2)."""
+    lambda_uncertainty: Annotated[Float, Field(ge=0)] = 0.15
+    """Weight of the uncertainty loss (section 4.2)."""
+    uncertainty_reduction: Literal["mean", "sum"] = "mean"
+    """`sum` adds the uncertainty loss up over classes and bad masks, as equation 4 is printed;
+    `mean` divides by both, so that its weight does not grow with them."""
+    hidden: tuple[Width, Width, Width] = (512, 256, 128)
+    """Widths of the three hidden layers."""
+    dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.9
+    """Dropout on the third hidden layer (GranSAM, supplement 2)."""
+    standardise: Bool = True
+    """Bring each input column to mean 0 and deviation 1 over the training masks."""
+    steps: Annotated[Int, Field(ge=1, le=1_000_000)] = 150
+    """Optimiser steps for the teacher and again for the student, rounded up to whole passes over
+    the pictures: few pictures are seen more often, and the time does not grow with their number."""
+    batch_size: Annotated[Int, Field(ge=1)] = 64
+    """Pictures a step (section 4.2)."""
+    learning_rate: Annotated[Float, Field(gt=0)] = 0.001
+    """Adam's step (section 4.2)."""
+    cache_mb: Annotated[Int, Field(ge=0)] = 1024
+    """Memory for training bags; what does not fit is read from the store each epoch."""

@@ -123,6 +123,11 @@ def load_project(path: str | Path, **changes: Any) -> Project:
     return _checked({**values, **changes}, file, file.name, lines)
 
 
+def open_project(path: str | Path, level: str | None) -> Project:
+    """Read a project, as `load_project`; `level` replaces the file's when it is given."""
+    return load_project(path, **({"level": level} if level else {}))
+
+
 def check_values(values: dict[str, Any], file: Path, settings: Path | None = None) -> Project:
     """Check what a project file that is still to be written will say.
 

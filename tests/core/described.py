@@ -12,7 +12,13 @@ import numpy as np
 
 from usam_core.config_features import FeatureConfig
 from usam_core.masks import areas
+from usam_core.stages.blocks import block_specs
+from usam_core.store.blocks import block_id
 from usam_core.types import MaskSet
+
+FEATURES = {"colour": {"model": "a/b"}}
+IMAGES = 15
+"""Of the tiny project: 4 to be labelled, 9 training pictures, 2 composed scenes."""
 
 calls: list[int] = []
 """How many images each call of any encoder was given."""
@@ -53,3 +59,14 @@ def stand_in(blocks) -> None:
     """Put the cheap encoder where `usam_core.stages.blocks` looks for encoders."""
     blocks.encoder_spec = encoder_spec
     blocks.open_encoder = open_encoder
+
+
+def images_of(store):
+    """Return where each image of a store lies, by its digest."""
+    index = store.index(refresh=True)
+    return index.loc[index["status"] == "ok"].set_index("sha256")["source"].to_dict()
+
+
+def block_of(project, name="colour"):
+    """Return the id of a project's block."""
+    return block_id(block_specs(project)[name])

@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,45 +9,15 @@ import pytest
 import tifffile
 import yaml
 import zarr
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from hypothesis import given
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from tests.export_data import CLASSES, entry_of, image_of, painted, target_in
+from tests.core.exported import few, filled, images, written
+from tests.export_data import CLASSES, entry_of, image_of, painted
 from usam_core.outputs.base import LabelledImage
-from usam_core.outputs.formats import WRITERS, open_writer
-from usam_core.outputs.label_studio import brush_rle
+from usam_core.outputs.formats import WRITERS
 from usam_core.outputs.pixel_size import pixel_size
-from usam_core.outputs.runs import Crop
-
-sizes = st.tuples(st.integers(1, 19), st.integers(1, 27))
-
-
-def masks_of(size):
-    some = arrays(bool, size).filter(lambda mask: mask.any())
-    return st.tuples(st.just(size), st.lists(some, max_size=5))
-
-
-images = sizes.flatmap(masks_of)
-few = settings(max_examples=60, deadline=None)
-
-
-def written(name, image, folder, **options):
-    """Write one image; return the writer, its file if it has one, and its index files."""
-    writer = open_writer(name, target_in(folder, **options))
-    path = writer.target(image)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer.write(image, path)
-    return writer, path, writer.finish(iter(json.loads(json.dumps(list(writer.rows(image))))))
-
-
-def filled(polygons, size_hw):
-    """Fill polygons with pycocotools, which is not what wrote them."""
-    flat = [np.asarray(polygon, float).ravel().tolist() for polygon in polygons]
-    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(flat, *size_hw))).astype(bool)
 
 
 @few
@@ -121,62 +90,6 @@ def test_labelme_shapes_of_a_group_fill_to_the_mask(case):
             assert np.array_equal(filled([shape["points"] for shape in shapes], size), mask)
         again = writer.read(image, path).classes
         assert np.array_equal(again, image.object_classes()[painted(masks, size)])
-
-
-@few
-@given(images)
-def test_label_studio_brushes_and_polygons_are_the_masks(case):
-    (h, w), masks = case
-    with tempfile.TemporaryDirectory() as folder:
-        image = image_of(masks, (h, w))
-        for shapes in ("brush", "polygon"):
-            _, _, (tasks, config) = written("label_studio", image, folder, shapes=shapes)
-            (task,) = json.loads(tasks.read_text(encoding="utf-8"))
-            results = task["predictions"][0]["result"]
-            for number, mask in enumerate(masks, start=1):
-                mine = [r for r in results if r["id"].split("-")[0] == str(number)]
-                if shapes == "brush":
-                    (result,) = mine
-                    rgba = decode_brush(result["value"]["rle"]).reshape(h, w, 4)
-                    assert np.array_equal(rgba, np.repeat(mask[..., None] * 255, 4, axis=2))
-                else:
-                    points = [np.array(result["value"]["points"]) for result in mine]
-                    polygons = [np.round(one * [w, h] / 100) for one in points]
-                    assert np.array_equal(filled(polygons, (h, w)), mask)
-            check_label_studio(task, ElementTree.parse(config).getroot())
-
-
-@pytest.mark.parametrize(
-    ("images", "path", "address"),
-    [
-        ("images", "w 1/a#b.png", "/data/local-files/?d=w%201/a%23b.png"),
-        ("images", "w.tif#t=1,z=0", "/data/local-files/?d=w.tif&t=1&z=0"),
-        ("https://lab.example/screen/", "w%201/a.png", "https://lab.example/screen/w%201/a.png"),
-        ("s3://lab/screen", "w.tif#t=1", "s3://lab/screen/w.tif#t=1"),
-    ],
-)
-def test_label_studio_finds_the_image(images, path, address, tmp_path):
-    image = image_of([], (3, 4), path, images)
-    _, _, (tasks, _) = written("label_studio", image, tmp_path)
-    (task,) = json.loads(tasks.read_text(encoding="utf-8"))
-    assert task["data"]["image"] == address
-
-
-def test_a_brush_mask_decoded_by_hand():
-    # 1 x 2 pixels, the right one painted: four zeros, then four times 255.
-    head = "00000000000000000000000000001000" + "00111" + "0010" + "0011" + "0111" + "1111"
-    body = "1" + "00" + "011" + "00000000" + "1" + "00" + "011" + "11111111"
-    bits = (head + body).ljust(-(-len(head + body) // 8) * 8, "0")
-    expected = [int(bits[at : at + 8], 2) for at in range(0, len(bits), 8)]
-    assert brush_rle(Crop(0, 1, np.ones((1, 1), bool)), (1, 2)) == expected
-
-
-def test_a_brush_mask_of_long_runs():
-    mask = np.zeros((300, 400), bool)
-    mask[10:290, :] = True
-    rows = mask[10:290]
-    found = decode_brush(brush_rle(Crop(10, 0, rows), mask.shape)).reshape(300, 400, 4)
-    assert np.array_equal(found[..., 0] > 0, mask)
 
 
 @pytest.mark.parametrize("name", sorted(WRITERS.keys() - {"voc"}))
@@ -358,53 +271,3 @@ def ome_image(path, version, shape):
         group.attrs["multiscales"] = [{**multiscales[0], "version": "0.4"}]
     else:
         group.attrs["ome"] = {"version": "0.5", "multiscales": multiscales}
-
-
-def decode_brush(code):
-    """Decode Label Studio's runs bit by bit."""
-    bits = "".join(f"{byte:08b}" for byte in code)
-    at = 0
-
-    def read(count):
-        nonlocal at
-        at += count
-        return int(bits[at - count : at], 2)
-
-    total, word = read(32), read(5) + 1
-    counts = [read(4) + 1 for _ in range(4)]
-    found = []
-    while len(found) < total:
-        same = read(1)
-        count = read(counts[read(2)]) + 1
-        found += [read(word)] * count if same else [read(word) for _ in range(count)]
-    assert len(found) == total
-    assert len(bits) - at < 8
-    return np.array(found, np.uint8)
-
-
-def check_label_studio(task, config):
-    """Check a task against the documented form of pre-annotations and its configuration."""
-    assert set(task) == {"data", "predictions"}
-    (picture,) = config.iter("Image")
-    assert picture.get("value") == "$image"
-    assert task["data"]["image"] == "/data/local-files/?d=a.png"
-    (prediction,) = task["predictions"]
-    assert prediction["model_version"] == "usam " + "f" * 12
-    assert 0 <= prediction["score"] <= 1
-    (control,) = [tag for tag in config if tag.get("toName")]
-    assert control.get("toName") == picture.get("name")
-    labels = [label.get("value") for label in control.iter("Label")]
-    assert labels == CLASSES
-    ids = [result["id"] for result in prediction["result"]]
-    assert len(set(ids)) == len(ids)
-    for result in prediction["result"]:
-        assert result["type"] == control.tag.lower()
-        assert result["from_name"] == control.get("name")
-        assert result["to_name"] == picture.get("name")
-        assert result["image_rotation"] == 0
-        assert result["original_width"] > 0
-        assert result["original_height"] > 0
-        assert set(result["value"][result["type"]]) <= set(labels)
-        for x, y in result["value"].get("points", []):
-            assert 0 <= x <= 100
-            assert 0 <= y <= 100

@@ -1,18 +1,14 @@
-"""From any output back to training pictures and checkpoint; every tampered link is noticed."""
+"""From any output back to training pictures and checkpoint."""
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
-import pandas as pd
 import pytest
-import yaml
 from PIL import Image
 
-from usam_core.digest import file_digest
-from usam_core.errors import InputError
+from tests.core.tampered import PNG, broken, document, replace_head
 from usam_core.lineage import environment
 from usam_core.lineage.chain import read_chain
 from usam_core.lineage.checks import check_chain
@@ -20,29 +16,8 @@ from usam_core.lineage.diagram import markdown
 from usam_core.lineage.document import LINEAGE
 from usam_core.lineage.show import broken_links, to_json, tree
 from usam_core.project import load_project
-from usam_core.sam.nano import NANO_WEIGHTS
 from usam_core.stages import STEPS, run_step
 from usam_core.stages.embed import open_store
-
-PNG = "out/annotate/masks/s1.png"
-
-
-@pytest.fixture
-def root(finished_project, tmp_path):
-    """Return the folder of a copy of the finished project: it has moved, in other words."""
-    return shutil.copytree(finished_project.parent, tmp_path / "moved")
-
-
-def broken(file):
-    return [(f.link and f.link[0], f.name) for f in broken_links(check_chain(read_chain(file)))]
-
-
-def sentences(file):
-    return "\n".join(f.text for f in broken_links(check_chain(read_chain(file))))
-
-
-def document(root, step):
-    return json.loads((root / "out" / step / LINEAGE).read_text())
 
 
 def test_every_step_says_what_it_was_made_of(finished_project):
@@ -114,181 +89,6 @@ def test_every_output_of_a_moved_project_has_a_whole_chain(root, output):
     findings = check_chain(chain)
     assert broken_links(findings) == []
     assert "collect" in {link.step for link in chain.links.values()}
-
-
-def replace_head(root):
-    head = root / "out" / "fit" / "student.safetensors"
-    head.write_bytes((root / "out" / "fit" / "teacher.safetensors").read_bytes())
-
-
-def forge_head(root):
-    replace_head(root)
-    sha256 = file_digest(root / "out" / "fit" / "student.safetensors")
-    edit_json("out/annotate/lineage.json", "weights", "head", "sha256", sha256)(root)
-
-
-def change_bytes(name):
-    def tamper(root):
-        file = root / name
-        content = bytearray(file.read_bytes())
-        content[-9] ^= 1
-        file.write_bytes(content)
-
-    return tamper
-
-
-def lose(name):
-    return lambda root: (root / name).unlink()
-
-
-def edit_json(name, *keys):
-    def tamper(root):
-        file = root / name
-        whole = json.loads(file.read_text())
-        inner = whole
-        for key in keys[:-2]:
-            inner = inner[key]
-        inner[keys[-2]] = keys[-1]
-        file.write_text(json.dumps(whole))
-
-    return tamper
-
-
-def replace_manifest(root):
-    file = root / "out" / "collect" / "manifest.parquet"
-    pd.read_parquet(file).iloc[1:].to_parquet(file, index=False)
-
-
-def damage_shard(root):
-    project = load_project(root / "project.yaml")
-    (sha256,) = {
-        image["sha256"]
-        for image in json.loads((root / "out/annotate/coco.json").read_text())["images"]
-        if image["file_name"] == "s1.png"
-    }
-    store = open_store(project)
-    shard = store.index().set_index("sha256").loc[sha256, "shard"]
-    chunk = next(
-        p for p in (store.path / "shards" / shard / "tokens" / "c").rglob("*") if p.is_file()
-    )
-    content = bytearray(chunk.read_bytes())
-    content[len(content) // 2] ^= 1
-    chunk.write_bytes(content)
-
-
-PART = "out/annotate/parts/*.json"
-TAMPERINGS = {
-    "head replaced": (replace_head, ("out/annotate/lineage.json", "head"), "the head was replaced"),
-    "head forged": (
-        forge_head,
-        ("out/annotate/lineage.json", "head"),
-        "the fit that it names made another",
-    ),
-    "checkpoint forged": (
-        edit_json("out/annotate/lineage.json", "weights", "checkpoint", "sha256", "0" * 64),
-        ("out/annotate/lineage.json", "checkpoint"),
-        "names another checkpoint than its store",
-    ),
-    "card edited": (
-        edit_json("out/fit/student.card.json", "classes", ["ring", "disc", "rod"]),
-        ("out/annotate/lineage.json", "head"),
-        "student.card.json: expected",
-    ),
-    "label PNG painted over": (change_bytes(PNG), (None, "file"), "masks/s1.png: expected SHA-256"),
-    "image changed": (change_bytes("images/s1.png"), (None, "image"), "images/s1.png: expected"),
-    "image gone": (lose("images/s1.png"), (None, "image"), "got No such file"),
-    "masks damaged": (damage_shard, (None, "masks"), "run `usam embed` again"),
-    "picture changed": (
-        change_bytes("out/collect/pictures/rod-96-0-1/0001.png"),
-        ("out/collect/lineage.json", "pictures"),
-        "rod-96-0-1/0001.png: expected",
-    ),
-    "manifest replaced": (
-        replace_manifest,
-        ("out/fit/lineage.json", "pictures"),
-        "fit used 9 training pictures",
-    ),
-    "fit's lineage edited": (
-        edit_json("out/fit/lineage.json", "seed", 7),
-        ("out/fit/lineage.json", "lineage"),
-        "gone or changed",
-    ),
-    "fit's lineage gone": (
-        lose("out/fit/lineage.json"),
-        ("out/fit/lineage.json", "lineage"),
-        "gone or changed",
-    ),
-    "collect's lineage edited": (
-        edit_json("out/collect/lineage.json", "pictures", "provenance", {"sources": {"web": 9}}),
-        ("out/collect/lineage.json", "lineage"),
-        "gone or changed",
-    ),
-    "own lineage edited": (
-        edit_json("out/annotate/lineage.json", "config", "inference", "threshold", 0.9),
-        ("out/annotate/lineage.json", "lineage"),
-        "changed by hand, or the step did not finish",
-    ),
-    "record gone": (
-        lose("out/annotate/record.json"),
-        ("out/annotate/lineage.json", "lineage"),
-        "cannot be read",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", TAMPERINGS)
-def test_a_tampered_link_is_named(root, name):
-    tamper, link, sentence = TAMPERINGS[name]
-    assert broken(root / PNG) == []
-    tamper(root)
-    assert link in broken(root / PNG)
-    assert sentence in sentences(root / PNG)
-
-
-def test_another_checkpoint_is_noticed(tiny_project):
-    root = tiny_project.parent
-    settings = yaml.safe_load(tiny_project.read_text())
-    settings["sam"]["checkpoint"] = "my_sam.safetensors"
-    tiny_project.write_text(yaml.safe_dump(settings))
-    shutil.copy(NANO_WEIGHTS, root / "my_sam.safetensors")
-    project = load_project(tiny_project)
-    for step in STEPS[:2]:
-        run_step(step, project)
-    assert broken(root / "out" / "embed") == []
-    change_bytes("my_sam.safetensors")(root)
-    assert broken(root / "out" / "embed") == [("out/embed/lineage.json", "checkpoint")]
-
-
-@pytest.mark.parametrize(
-    ("tamper", "name"),
-    [
-        (change_bytes(PNG), "outputs"),
-        (change_bytes("images/s3.png"), "outputs"),
-        (lose("truth/s0.png"), "truth"),
-        (edit_json("out/evaluate/lineage.json", "inputs", "labels", "sha256", "0" * 64), "labels"),
-    ],
-)
-def test_metrics_are_checked_down_to_every_label_image_and_truth(root, tamper, name):
-    tamper(root)
-    assert name in {found for _, found in broken(root / "out" / "evaluate" / "metrics.json")}
-
-
-def test_labels_that_were_made_again_are_not_those_that_were_measured(root):
-    file = root / "project.yaml"
-    file.write_text(file.read_text().replace("threshold: 0.3", "threshold: 0.9"))
-    run_step("annotate", load_project(file))
-    assert broken(root / PNG) == []
-    found = broken(root / "out" / "evaluate" / "metrics.json")
-    assert ("out/annotate/lineage.json", "outputs") in found
-
-
-def test_a_file_that_no_step_made_is_no_output(root, tmp_path):
-    shutil.copy(root / PNG, root / "out" / "annotate" / "masks" / "mine.png")
-    assert broken(root / "out" / "annotate" / "masks" / "mine.png") == [(None, "file")]
-    with pytest.raises(InputError, match="neither its folder nor one above"):
-        read_chain(root / "images" / "s0.png")
-    with pytest.raises(InputError, match="no such file"):
-        read_chain(root / "out" / "annotate" / "masks" / "none.png")
 
 
 def test_steps_that_run_again_keep_the_chain_of_what_stays(root):

@@ -5,7 +5,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from tests.core.test_lineage import broken, lose, sentences
+from tests.core.tampered import broken, lose, sentences
 from usam_core.lineage.chain import read_chain
 from usam_core.lineage.checks import check_chain
 from usam_core.lineage.show import tree
@@ -13,12 +13,6 @@ from usam_core.project import load_project
 from usam_core.stages.embed import open_store
 
 SCENE = "out/compose/scenes/train-00001.png"
-
-
-@pytest.fixture
-def root(finished_project, tmp_path):
-    """Return the folder of a copy of the finished project."""
-    return shutil.copytree(finished_project.parent, tmp_path / "moved")
 
 
 def test_a_composed_scene_leads_back_to_the_pictures_of_its_cutouts(root):

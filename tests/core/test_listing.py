@@ -13,7 +13,7 @@ import tifffile
 import zarr
 from PIL import Image
 
-from usam_core import listing
+from usam_core import listing, listing_row
 from usam_core.config_images import ImagesConfig
 from usam_core.errors import InputError
 from usam_core.images import BadImage, read_image
@@ -36,20 +36,20 @@ def config(root: Path, **settings: object) -> ImagesConfig:
 @pytest.fixture
 def settled(monkeypatch):
     """Let a file count as settled at once: the change time cannot be set back in a test."""
-    monkeypatch.setattr(listing, "_SETTLED_NS", -(10**10))
+    monkeypatch.setattr(listing_row, "SETTLED_NS", -(10**10))
 
 
 @pytest.fixture
 def read_files(monkeypatch) -> list[str]:
     """Return the names of the files that were hashed, as they are."""
     names: list[str] = []
-    digest = listing.file_digest
+    digest = listing_row.file_digest
 
     def counting(path: Path) -> str:
         names.append(Path(path).name)
         return digest(path)
 
-    monkeypatch.setattr(listing, "file_digest", counting)
+    monkeypatch.setattr(listing_row, "file_digest", counting)
     return names
 
 
@@ -237,11 +237,11 @@ def test_a_listing_that_is_killed_goes_on_from_its_last_saving(tmp_path, read_fi
         if path.name == "4.png":
             raise KilledError
 
-    monkeypatch.setattr(listing, "check_image", die_at_the_fifth)
+    monkeypatch.setattr(listing_row, "check_image", die_at_the_fifth)
     with pytest.raises(KilledError):
         list_images(config(root), root, cache)
     read_files.clear()
-    monkeypatch.setattr(listing, "check_image", lambda path, limit: None)
+    monkeypatch.setattr(listing_row, "check_image", lambda path, limit: None)
     assert len(list_images(config(root), root, cache)) == 6
     assert sorted(read_files) == ["4.png", "5.png"]
 
@@ -255,7 +255,7 @@ def test_what_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(listing, "file_digest", refuse)
+        patch.setattr(listing_row, "file_digest", refuse)
         assert list_images(config(tmp_path), tmp_path, cache)["code"].tolist() == ["unreadable"]
     assert list_images(config(tmp_path), tmp_path, cache)["code"].tolist() == [""]
 

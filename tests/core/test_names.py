@@ -10,7 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
-from tests.core.test_describe import change
+from tests.conftest import change
 from tests.feature_models import PUBLISHED, random_model, save_model
 from usam_core.candidates import class_logits
 from usam_core.cli.summary import sentence

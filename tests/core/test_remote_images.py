@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests.conftest import write_tiny_project
 from tests.image_server import ImageServer
-from usam_core import listing
+from usam_core import listing, listing_row
 from usam_core.config_images import ImagesConfig
 from usam_core.errors import InputError, TransientError
 from usam_core.images import BadImage, read_image
@@ -56,8 +56,8 @@ def no_waiting(monkeypatch):
 def reads(monkeypatch) -> list[str]:
     """Return the addresses whose bytes are read by listings."""
     seen: list[str] = []
-    read = listing.open_bytes
-    monkeypatch.setattr(listing, "open_bytes", lambda at: seen.append(at) or read(at))
+    read = listing_row.open_bytes
+    monkeypatch.setattr(listing_row, "open_bytes", lambda at: seen.append(at) or read(at))
     return seen
 
 
@@ -227,7 +227,7 @@ def test_only_some_files_are_in_flight(memory, monkeypatch):
     url = memory({f"{number:03}.png": png() for number in range(200)})
     monkeypatch.setattr(listing, "_BATCH", 1)  # else there is no more to hand out than threads
     now, most, lock = 0, 0, threading.Lock()
-    read = listing.open_bytes
+    read = listing_row.open_bytes
 
     def watched(address: str) -> bytes:
         nonlocal now, most
@@ -240,7 +240,7 @@ def test_only_some_files_are_in_flight(memory, monkeypatch):
             now -= 1
         return content
 
-    monkeypatch.setattr(listing, "open_bytes", watched)
+    monkeypatch.setattr(listing_row, "open_bytes", watched)
     assert len(listed(url)) == 200
     assert 1 < most <= listing._THREADS
 

@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from usam_core import listing
+from usam_core import listing_row
 from usam_core.config_images import ImagesConfig
 from usam_core.errors import InputError, TransientError
 from usam_core.images import BadImage, read_image
@@ -60,8 +60,8 @@ def test_a_bucket_is_listed_once_and_read_from_there(bucket, tmp_path, monkeypat
     assert first["path"].tolist() == ["a.png", "w 1/b.tif.png"]
     assert first["status"].tolist() == ["ok", "ok"]
     reads = []
-    read = listing.open_bytes
-    monkeypatch.setattr(listing, "open_bytes", lambda at: reads.append(at) or read(at))
+    read = listing_row.open_bytes
+    monkeypatch.setattr(listing_row, "open_bytes", lambda at: reads.append(at) or read(at))
     assert list_images(ImagesConfig(path=url), url, cache).equals(first)
     assert reads == []
     # The store's own mark tells of a change, be it in the same second.

@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 from pycocotools.coco import COCO
 
+from tests.conftest import change
 from usam_core import stages
 from usam_core.errors import InputError, StoreError
 from usam_core.headfile import load_head
@@ -19,20 +20,6 @@ from usam_core.stages import STEPS, embed_group, intact, plan_embed, run_step, s
 from usam_core.stages.embed import open_store
 from usam_core.stages.labelled import labelled_images
 from usam_core.truth.choose import open_truth
-
-
-@pytest.fixture
-def project_file(finished_project, tmp_path):
-    shutil.copytree(finished_project.parent, tmp_path / "copy")
-    return tmp_path / "copy" / "project.yaml"
-
-
-def change(file, **sections):
-    values = yaml.safe_load(file.read_text())
-    for name, section in sections.items():
-        values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section
-    file.write_text(yaml.safe_dump(values))
-    return load_project(file)
 
 
 def test_switching_distillation_off_labels_with_the_new_teacher(project_file):

@@ -8,17 +8,13 @@ from tests.web_site import settings
 from usam_core.config import ClassSpec
 from usam_core.errors import TransientError
 from usam_core.progress import SILENT
-from usam_core.sources.web import session as session_module
 from usam_core.sources.web.session import Answer
 from usam_core.sources.web.sites import SiteReader, address
 from usam_core.sources.web.source import WebSource
 
 DOG = ClassSpec(name="dog")
 
-
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch):
-    monkeypatch.setattr(session_module, "FIRST_WAIT", 0.05)
+pytestmark = pytest.mark.usefixtures("short_waits")
 
 
 def page(links=(), images=()):

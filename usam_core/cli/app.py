@@ -1,6 +1,6 @@
 """The `usam` command's steps that need no Prefect; `flows.cli` adds `run` and `demo`."""
 
-import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,7 +8,18 @@ import typer
 
 from usam_core.cli import bench, review, terminal
 from usam_core.cli.export import export
-from usam_core.cli.summary import sentence
+from usam_core.cli.options import (
+    Contact,
+    Json,
+    Level,
+    Names,
+    Only,
+    ProjectFile,
+    Refresh,
+    SamName,
+    Verbose,
+)
+from usam_core.cli.running import print_classes, run_file, set_logging
 from usam_core.presets import preset_names
 
 app = typer.Typer(
@@ -19,22 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-
-ProjectFile = Annotated[Path, typer.Argument(help="The project file, project.yaml.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
-Refresh = Annotated[bool, typer.Option("--refresh", help="Do it again even if nothing changed.")]
-Level = Annotated[
-    str | None,
-    typer.Option(
-        help="Label with `classes`, with their `parents`, or name one parent: its classes become "
-        "one, the others stay."
-    ),
-]
-Names = Annotated[
-    Literal["cleaned", "raw"],
-    typer.Option(help="Of a preset: words that people use, or the data set's own."),
-]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log.")]
 
 
 @app.command(
@@ -66,12 +61,8 @@ def init(
         Literal["folder", "synthetic", "web"],
         typer.Option(help="Where training pictures come from."),
     ] = "folder",
-    contact: Annotated[
-        str | None, typer.Option(help="For the web: your e-mail address or page.")
-    ] = None,
-    sam: Annotated[
-        Literal["nano", "vit_b", "vit_l", "vit_h"], typer.Option(help="Which SAM.")
-    ] = "nano",
+    contact: Contact = None,
+    sam: Annotated[SamName, typer.Option(help="Which SAM.")] = "nano",
     force: Annotated[bool, typer.Option("--force", help="Overwrite project.yaml.")] = False,
     json: Json = False,
 ) -> None:
@@ -101,10 +92,7 @@ def init(
 )
 def collect(
     project: ProjectFile,
-    only: Annotated[
-        list[str] | None,
-        typer.Option("--class", help="Get this class alone; may be given several times."),
-    ] = None,
+    only: Only = None,
     refresh: Annotated[
         bool, typer.Option("--refresh", help="Drop the pictures made or fetched, and begin anew.")
     ] = False,
@@ -117,102 +105,88 @@ def collect(
     set_logging(verbose)
     if not collect_classes(project, only, refresh, json):
         return
-    _step("collect", project, None, bool(only) or refresh, json, verbose)
+    run_file("collect", project, None, bool(only) or refresh, json, verbose)
 
 
-@app.command(epilog="Example: `usam embed project.yaml`")
-def embed(
-    project: ProjectFile, refresh: Refresh = False, json: Json = False, verbose: Verbose = False
-) -> None:
-    """Run SAM once over every image that the store does not have yet."""
-    _step("embed", project, None, refresh, json, verbose)
+def _step(step: str) -> Callable[..., None]:
+    """Return the command of a step that is the same at every level."""
+
+    def command(
+        project: ProjectFile, refresh: Refresh = False, json: Json = False, verbose: Verbose = False
+    ) -> None:
+        run_file(step, project, None, refresh, json, verbose)
+
+    return command
 
 
-@app.command(epilog="Example: `usam compose project.yaml`")
-def compose(
-    project: ProjectFile, refresh: Refresh = False, json: Json = False, verbose: Verbose = False
-) -> None:
-    """Put cut-out objects together to scenes with known truth, and embed them."""
-    _step("compose", project, None, refresh, json, verbose)
+def _step_of_level(step: str, show: Callable[[Any], None] | None = None) -> Callable[..., None]:
+    """Return the command of a step that each level has a result of.
+
+    Args:
+        step: its name.
+        show: prints more of the result, for people.
+    """
+
+    def command(
+        project: ProjectFile,
+        level: Level = None,
+        refresh: Refresh = False,
+        json: Json = False,
+        verbose: Verbose = False,
+    ) -> None:
+        result = run_file(step, project, level, refresh, json, verbose)
+        if show is not None and not json:
+            show(result)
+
+    return command
 
 
-@app.command(epilog="Example: `usam describe project.yaml`")
-def describe(
-    project: ProjectFile, refresh: Refresh = False, json: Json = False, verbose: Verbose = False
-) -> None:
-    """Make the blocks of `features:` for every embedded image that lacks them; SAM is not run."""
-    _step("describe", project, None, refresh, json, verbose)
-
-
-@app.command(
+app.command(
+    "embed",
+    help="Run SAM once over every image that the store does not have yet.",
+    epilog="Example: `usam embed project.yaml`",
+)(_step("embed"))
+app.command(
+    "compose",
+    help="Put cut-out objects together to scenes with known truth, and embed them.",
+    epilog="Example: `usam compose project.yaml`",
+)(_step("compose"))
+app.command(
+    "describe",
+    help="Make the blocks of `features:` for every embedded image that lacks them; SAM is not run.",
+    epilog="Example: `usam describe project.yaml`",
+)(_step("describe"))
+app.command(
+    "fit",
+    help="Learn the head from the training pictures' embeddings; embeds nothing.",
     epilog="Examples: `usam fit project.yaml --level parents`, "
-    "`usam fit project.yaml --level animals`"
-)
-def fit(
-    project: ProjectFile,
-    level: Level = None,
-    refresh: Refresh = False,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Learn the head from the training pictures' embeddings; embeds nothing."""
-    _step("fit", project, level, refresh, json, verbose)
-
-
-@app.command(epilog="Example: `usam calibrate project.yaml`")
-def calibrate(
-    project: ProjectFile,
-    level: Level = None,
-    refresh: Refresh = False,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Fit probabilities, thresholds and presence to held-out composed scenes; no labels needed."""
-    _step("calibrate", project, level, refresh, json, verbose)
-
-
-@app.command(epilog="Example: `usam annotate project.yaml`")
-def annotate(
-    project: ProjectFile,
-    level: Level = None,
-    refresh: Refresh = False,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Label every image: COCO JSON, palette PNGs, overlays, lineage.json."""
-    _step("annotate", project, level, refresh, json, verbose)
-
-
-@app.command(epilog="Example: `usam evaluate project.yaml --json`")
-def evaluate(
-    project: ProjectFile,
-    level: Level = None,
-    refresh: Refresh = False,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Measure the labels against truth: mIoU, mAP50, false positives, a contact sheet."""
-    result = _step("evaluate", project, level, refresh, json, verbose)
-    if not json:
-        print_classes(result)
-
-
+    "`usam fit project.yaml --level animals`",
+)(_step_of_level("fit"))
+app.command(
+    "calibrate",
+    help="Fit probabilities, thresholds and presence to held-out composed scenes; no labels "
+    "needed.",
+    epilog="Example: `usam calibrate project.yaml`",
+)(_step_of_level("calibrate"))
+app.command(
+    "annotate",
+    help="Label every image: COCO JSON, palette PNGs, overlays, lineage.json.",
+    epilog="Example: `usam annotate project.yaml`",
+)(_step_of_level("annotate"))
+app.command(
+    "evaluate",
+    help="Measure the labels against truth: mIoU, mAP50, false positives, a contact sheet.",
+    epilog="Example: `usam evaluate project.yaml --json`",
+)(_step_of_level("evaluate", show=print_classes))
 app.command(
     epilog="Examples: `usam export project.yaml --format yolo --format coco`, "
     "`usam export project.yaml --show-edits`"
 )(export)
-
-
-@app.command(epilog="Example: `usam report project.yaml`")
-def report(
-    project: ProjectFile,
-    level: Level = None,
-    refresh: Refresh = False,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Write one HTML file that shows a run: what was done, what came out, what changed."""
-    _step("report", project, level, refresh, json, verbose)
+app.command(
+    "report",
+    help="Write one HTML file that shows a run: what was done, what came out, what changed.",
+    epilog="Example: `usam report project.yaml`",
+)(_step_of_level("report"))
 
 
 @app.command(
@@ -281,50 +255,3 @@ app.command(
     "`usam bench voc21 --data VOCdevkit/VOC2012 --papers --head both --training web "
     "--contact me@lab.example`, `usam bench coco-object --data coco --limit 100 --dry-run`"
 )(bench.bench)
-
-
-def print_classes(result: Any) -> None:
-    """Print the per-class table of an evaluate result."""
-    import pandas as pd
-
-    table = pd.read_csv(Path(result.path).with_name("per_class.csv"))
-    shown = table.astype(object).where(table.notna(), None)
-    terminal.print_table("per class", list(table.columns), shown.values.tolist())
-
-
-def set_logging(verbose: bool) -> None:
-    """Show our own warnings, or everything of ours; what libraries log stays with them."""
-    ours = logging.getLogger("usam_core")
-    ours.setLevel(logging.INFO if verbose else logging.WARNING)
-    if not ours.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-        ours.addHandler(handler)
-
-
-def _step(
-    step: str, file: Path, level: str | None, refresh: bool, as_json: bool, verbose: bool
-) -> Any:
-    set_logging(verbose)
-    from usam_core.project import load_project
-
-    return run_one(
-        step, load_project(file, **({"level": level} if level else {})), refresh, as_json
-    )
-
-
-def run_one(step: str, project: Any, refresh: bool, as_json: bool) -> Any:
-    """Run one step of a project and print what it did."""
-    from usam_core.stages import run_step
-
-    progress = terminal.progress_for_terminal()
-    result = run_step(step, project, refresh=refresh, progress=progress)
-    if as_json:
-        terminal.print_json(result.to_json())
-    else:
-        line = f"{step}: {sentence(step, result.summary, result.reused)}"
-        terminal.screen.print(line, soft_wrap=True, highlight=False)
-        terminal.screen.print(f"  {result.path}", soft_wrap=True, highlight=False)
-        for note in result.summary.get("notes", []):
-            terminal.screen.print(f"  {note}", soft_wrap=True, highlight=False)
-    return result

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from usam_core.cli import terminal
+from usam_core.cli.options import Contact, Json, Names, SamName, Verbose
+from usam_core.cli.running import set_logging
 from usam_core.cli.summary import sentence
 from usam_core.errors import InputError
 from usam_core.presets import NAMES, preset_classes, preset_names, preset_summary
@@ -26,20 +28,16 @@ def bench(
         int | None, typer.Option(help="At most so many images, evenly spread.", min=1)
     ] = None,
     sam: Annotated[
-        Literal["nano", "vit_b", "vit_l", "vit_h"] | None,
+        SamName | None,
         typer.Option(help="Which SAM; vit_h if neither this nor --project says."),
     ] = None,
     training: Annotated[
         str | None,
         typer.Option(help="synthetic, web, or a folder of class folders; else synthetic."),
     ] = None,
-    contact: Annotated[
-        str | None, typer.Option(help="For the web: your e-mail address or page.")
-    ] = None,
+    contact: Contact = None,
     seeds: Annotated[str, typer.Option(help="A run for each, with commas between them.")] = "0",
-    names: Annotated[
-        Literal["cleaned", "raw"], typer.Option(help="Words that people use, or the data set's.")
-    ] = "cleaned",
+    names: Names = "cleaned",
     papers: Annotated[
         bool, typer.Option("--papers", help="The papers' mode: SAM's mask tokens alone.")
     ] = False,
@@ -55,10 +53,8 @@ def bench(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
     ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document, for machines.")
-    ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show the log.")] = False,
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Measure on a public data set, beside the papers' and the best published numbers.
 
@@ -69,7 +65,6 @@ def bench(
     from usam_core.bench.report import write_report
     from usam_core.bench.run import run_plan
     from usam_core.bench.tables import NOT_RUN, OURS
-    from usam_core.cli.app import set_logging
 
     set_logging(verbose)
     plan = make_plan(
@@ -128,9 +123,7 @@ def presets(
     preset: Annotated[
         str | None, typer.Argument(help="Show the names of this one; else list all.")
     ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document, for machines.")
-    ] = False,
+    json: Json = False,
 ) -> None:
     """List the class lists that ship with usam, or show one with its raw and cleaned names."""
     if preset is None:

@@ -1,49 +1,42 @@
 """`usam export`: the labels in other programs' formats, and what was changed in them by hand."""
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
 
 from usam_core.cli import terminal
+from usam_core.cli.options import Json, LabelsLevel, ProjectFile, Refresh, Verbose
+from usam_core.cli.running import run_one, set_logging
 from usam_core.config_results import Format
 from usam_core.errors import InputError
-from usam_core.project import Project, load_project
+from usam_core.project import Project, open_project
 
 
 def export(
-    project: Annotated[Path, typer.Argument(help="The project file, project.yaml.")],
+    project: ProjectFile,
     formats: Annotated[
         list[str] | None,
         typer.Option(
             "--format", help=f"In place of outputs.formats: {', '.join(get_args(Format))}."
         ),
     ] = None,
-    level: Annotated[
-        str | None,
-        typer.Option(help="Take the labels of `classes`, of their `parents`, or of one parent."),
-    ] = None,
+    level: LabelsLevel = None,
     show_edits: Annotated[
         bool, typer.Option("--show-edits", help="Say what was changed by hand, and write nothing.")
     ] = False,
     overwrite_edited: Annotated[
         bool, typer.Option("--overwrite-edited", help="Write files changed by hand anew.")
     ] = False,
-    refresh: Annotated[
-        bool, typer.Option("--refresh", help="Do it again even if nothing changed.")
-    ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document, for machines.")
-    ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show the log.")] = False,
+    refresh: Refresh = False,
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Write the labels for other programs; files that a person has changed are kept."""
-    from usam_core.cli.app import run_one, set_logging
     from usam_core.stages.export import drop_edits
 
     set_logging(verbose)
-    opened = load_project(project, **({"level": level} if level else {}))
+    opened = open_project(project, level)
     if formats:
         opened = _with_formats(opened, formats)
     if show_edits:

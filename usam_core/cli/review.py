@@ -3,18 +3,20 @@
 import secrets
 import webbrowser
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from usam_core.cli import terminal
+from usam_core.cli.options import Json, LabelsLevel, Only, ProjectFile, Verbose
+from usam_core.cli.running import set_logging
+from usam_core.project import open_project
 
 Order = Literal["mix", "entropy", "disagreement", "threshold", "random"]
 
 
 def review(
-    project: Annotated[Path, typer.Argument(help="The project file, project.yaml.")],
+    project: ProjectFile,
     order: Annotated[
         Order,
         typer.Option(
@@ -22,15 +24,9 @@ def review(
             "threshold, or all of these in turn; `random` asks for no doubt."
         ),
     ] = "mix",
-    only: Annotated[
-        list[str] | None,
-        typer.Option("--class", help="Masks of this class alone; may be given several times."),
-    ] = None,
+    only: Only = None,
     limit: Annotated[int, typer.Option(help="At most so many masks.", min=1, max=100_000)] = 500,
-    level: Annotated[
-        str | None,
-        typer.Option(help="Look at the labels of `classes`, of their `parents`, or of one parent."),
-    ] = None,
+    level: LabelsLevel = None,
     port: Annotated[
         int, typer.Option(help="Port on 127.0.0.1; 0 takes any free one.", min=0, max=65535)
     ] = 0,
@@ -38,19 +34,15 @@ def review(
     summary: Annotated[
         bool, typer.Option("--summary", help="Print each class's precision, and serve nothing.")
     ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document, for machines.")
-    ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show the log.")] = False,
+    json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Judge masks on a local page, most doubtful first; Ctrl-C ends it. Nothing decided is lost."""
-    from usam_core.cli.app import set_logging
-    from usam_core.project import load_project
     from usam_core.stages.review import learned_from_decisions, open_review
     from usam_core.stages.review import summary as summed_up
 
     set_logging(verbose)
-    loaded = load_project(project, **({"level": level} if level else {}))
+    loaded = open_project(project, level)
     if summary:
         _print_precision(loaded, summed_up(loaded), json)
         return

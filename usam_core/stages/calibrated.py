@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 from usam_core.calibration.calibration import Calibration
-from usam_core.errors import MissingStepError
 from usam_core.project import Project
 from usam_core.stages.folders import step_folder
-from usam_core.stages.record import read_record
+from usam_core.stages.record import needed_record
 
 CALIBRATION = "calibration.json"
 
@@ -18,12 +17,8 @@ def calibration_file(project: Project) -> Path | None:
     Raises:
         MissingStepError: `calibrate` has not run.
     """
-    folder = step_folder(project, "calibrate")
-    if read_record(folder) is None:
-        raise MissingStepError(
-            f"{folder}: no calibration yet; run `usam calibrate {project.file}` first"
-        )
-    file = folder / CALIBRATION
+    needed_record(project, "calibrate", "calibration")
+    file = step_folder(project, "calibrate") / CALIBRATION
     return file if file.exists() else None
 
 

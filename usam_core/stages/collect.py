@@ -10,7 +10,7 @@ import pandas as pd
 from usam_core.atomic import whole_file, write_json
 from usam_core.config import ClassSpec
 from usam_core.digest import file_digest, value_digest
-from usam_core.errors import InputError, MissingStepError, StoreError, UserError
+from usam_core.errors import InputError, StoreError, UserError
 from usam_core.outputs.picture_sheet import save_picture_sheet
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
@@ -26,7 +26,7 @@ from usam_core.sources.choose import choose_source
 from usam_core.stages.folders import step_folder
 from usam_core.stages.gather import forget_gathered, gather, gathered, looks_for_leaks
 from usam_core.stages.labelled import labelled_files
-from usam_core.stages.record import StepResult, digests, intact_record, read_record
+from usam_core.stages.record import StepResult, digests, intact_record, needed_record, read_record
 
 CALCULATIONS = ("usam_core.stages.gather",)
 """Modules that decide the step's results."""
@@ -153,11 +153,7 @@ def read_manifest(project: Project) -> pd.DataFrame:
     Raises:
         MissingStepError: `collect` has not run.
     """
-    folder = step_folder(project, "collect")
-    if read_record(folder) is None:
-        raise MissingStepError(
-            f"{folder}: no training pictures yet; run `usam collect {project.file}` first"
-        )
+    needed_record(project, "collect", "training pictures")
     return read_table(project)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from usam_core.atomic import whole_file
 from usam_core.calibration.reliability import diagram, expected_calibration_error
-from usam_core.errors import ConfigError, InputError, MissingStepError
+from usam_core.errors import ConfigError, InputError
 from usam_core.metrics.confidence import StatedProbabilities
 from usam_core.metrics.instance import average_precision
 from usam_core.metrics.presence import FalsePositives
@@ -23,7 +23,7 @@ from usam_core.stages import annotate
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labelling import is_edited
 from usam_core.stages.looking import picture_and_labels
-from usam_core.stages.record import StepResult, digests, made_digest, read_record
+from usam_core.stages.record import StepResult, digests, labels_record, made_digest
 from usam_core.truth.choose import open_truth
 
 CALCULATIONS = (
@@ -134,13 +134,7 @@ def _annotated(project: Project) -> StepResult:
             f"{project.file}: no `evaluation` section; expected `evaluation: {{format: voc or "
             "coco, path: ...}} to measure against truth"
         )
-    record = read_record(step_folder(project, "annotate"))
-    if record is None:
-        raise MissingStepError(
-            f"{step_folder(project, 'annotate')}: no labels yet; run `usam annotate "
-            f"{project.file}` first"
-        )
-    return record
+    return labels_record(project)
 
 
 def _reliability(folder: Path, table: pd.DataFrame, error: float | None) -> list[Path]:

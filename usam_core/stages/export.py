@@ -14,7 +14,6 @@ from typing import Any
 from usam_core.atomic import disk_errors
 from usam_core.code import code_digest
 from usam_core.digest import value_digest
-from usam_core.errors import MissingStepError
 from usam_core.headfile import load_head
 from usam_core.outputs.base import LabelledImage, Target, Writer
 from usam_core.outputs.edits import Edit, compare
@@ -31,8 +30,8 @@ from usam_core.stages.record import (
     StepResult,
     digests,
     intact_record,
+    labels_record,
     made_digest,
-    read_record,
 )
 
 CALCULATIONS = ("usam_core.stages.exporting", "usam_core.outputs.formats")
@@ -48,7 +47,7 @@ def inputs(project: Project) -> dict[str, Any]:
     if not names:
         return {"formats": []}
     return {
-        "labels": made_digest(_annotated(project)),
+        "labels": made_digest(labels_record(project)),
         "formats": names,
         "settings": _settings(project),
         "label_studio": outputs.label_studio,
@@ -68,7 +67,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         return _result(key, folder, 0, {}, [], [])
     # Files are replaced from here on: what the last export recorded holds no longer.
     (folder / RECORD).unlink(missing_ok=True)
-    record = _annotated(project)
+    record = labels_record(project)
     parts = sorted(name for name in record.outputs if name.startswith(f"{annotate.PARTS}/"))
     labels = step_folder(project, "annotate")
     with (
@@ -135,7 +134,7 @@ def drop_edits(project: Project) -> int:
 
 def show_edits(project: Project) -> Iterator[Edit]:
     """Yield what a person has changed in the label PNGs and in what was exported, by image."""
-    _annotated(project)
+    labels_record(project)
     folder, labels = step_folder(project, "export"), step_folder(project, "annotate")
     names = ["background", *project.config.label_names]
     yield from annotate.edits(project)
@@ -150,16 +149,6 @@ def show_edits(project: Project) -> Iterator[Edit]:
             for writer, path in changed.get(entry["file_name"], ()):
                 image = LabelledImage(entry, project.images.root)
                 yield compare(writer, image, folder / path, names)
-
-
-def _annotated(project: Project) -> StepResult:
-    record = read_record(step_folder(project, "annotate"))
-    if record is None:
-        raise MissingStepError(
-            f"{step_folder(project, 'annotate')}: no labels yet; run `usam annotate "
-            f"{project.file}` first"
-        )
-    return record
 
 
 def _formats(project: Project) -> list[str]:
@@ -191,7 +180,7 @@ def _writers(project: Project, names: Iterable[str]) -> list[Writer]:
                 folder=step_folder(project, "export") / name,
                 classes=card["classes"],
                 colours=colours,
-                run=_annotated(project).key,
+                run=labels_record(project).key,
                 images=project.images.root,
                 labels=step_folder(project, "annotate"),
                 shapes=config.outputs.label_studio,

@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from usam_core.atomic import whole_file, write_json
-from usam_core.errors import MissingStepError
 from usam_core.gate import Objection, RunStatistics, judge
 from usam_core.outputs.overlay import overlay
 from usam_core.palette import class_colours
@@ -17,7 +16,7 @@ from usam_core.project import Project
 from usam_core.stages import annotate
 from usam_core.stages.folders import step_folder
 from usam_core.stages.looking import picture_and_labels
-from usam_core.stages.record import StepResult, made_digest, read_record
+from usam_core.stages.record import StepResult, labels_record, made_digest, read_record
 
 HISTORY = "history.jsonl"
 SUSPECTS = "suspects.jpg"
@@ -79,10 +78,7 @@ def _statistics(project: Project) -> RunStatistics:
 
 def _labels(project: Project) -> dict[str, Any]:
     """Return what the labels are in sum; it is worked out once for the same labels."""
-    folder = step_folder(project, "annotate")
-    record = read_record(folder)
-    if record is None:
-        raise MissingStepError(f"{folder}: no labels yet; run `usam annotate {project.file}` first")
+    record = labels_record(project)
     names = project.config.label_names
     of = {"key": record.key, "made": made_digest(record), "classes": names}
     file = step_folder(project, "gate") / LABELS
@@ -90,7 +86,7 @@ def _labels(project: Project) -> dict[str, Any]:
     if {name: known.get(name) for name in of} == of:
         return known
     areas, pixels, images, scores = dict.fromkeys(names, 0), 0, 0, []
-    for entry in annotate.entries(folder):
+    for entry in annotate.entries(step_folder(project, "annotate")):
         images += 1
         pixels += entry["height"] * entry["width"]
         for annotation in entry["annotations"]:

@@ -8,7 +8,10 @@ from typing import Any
 
 from usam_core.atomic import write_json
 from usam_core.digest import file_digest, value_digest
+from usam_core.errors import MissingStepError
 from usam_core.lineage.document import LINEAGE
+from usam_core.project import Project
+from usam_core.stages.folders import step_folder
 
 RECORD = "record.json"
 
@@ -69,6 +72,33 @@ def read_record(folder: Path) -> StepResult | None:
     except (OSError, ValueError, TypeError):
         return None
     return replace(record, path=str(here)) if here.name in record.outputs else record
+
+
+def needed_record(project: Project, step: str, what: str) -> StepResult:
+    """Return the record of a step that another one reads from.
+
+    Args:
+        project: the project.
+        step: the step that must have run.
+        what: what it makes, for the message.
+
+    Raises:
+        MissingStepError: it has not run.
+    """
+    folder = step_folder(project, step)
+    record = read_record(folder)
+    if record is None:
+        raise MissingStepError(f"{folder}: no {what} yet; run `usam {step} {project.file}` first")
+    return record
+
+
+def labels_record(project: Project) -> StepResult:
+    """Return the record of the labels.
+
+    Raises:
+        MissingStepError: `annotate` has not run.
+    """
+    return needed_record(project, "annotate", "labels")
 
 
 def intact_record(folder: Path, key: str) -> StepResult | None:

@@ -10,7 +10,6 @@ import pandas as pd
 from usam_core.atomic import whole_file
 from usam_core.candidates import thresholds
 from usam_core.digest import files_digest
-from usam_core.errors import MissingStepError
 from usam_core.lineage.chain import read_chain
 from usam_core.lineage.document import LINEAGE
 from usam_core.progress import Progress
@@ -31,7 +30,7 @@ from usam_core.sources.base import manifest_path
 from usam_core.stages import collect
 from usam_core.stages.calibrated import calibration_file, read_calibration
 from usam_core.stages.folders import step_folder
-from usam_core.stages.record import StepResult, digests, made_digest, read_record
+from usam_core.stages.record import StepResult, digests, labels_record, made_digest, read_record
 
 CALCULATIONS = (
     "usam_core.report.about",
@@ -67,7 +66,7 @@ _PARTS = (
 
 def inputs(project: Project) -> dict[str, Any]:
     """Return what the report speaks of: the steps' outputs, the run before, how it looks."""
-    labels = made_digest(_labelled(project))
+    labels = made_digest(labels_record(project))
     scored = _evaluated(project, labels)
     before = previous_run(step_folder(project, "report"), labels)
     made = {step: read_record(step_folder(project, step)) for step in ("collect", "calibrate")}
@@ -89,7 +88,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         MissingStepError: `annotate` has not run.
     """
     folder = step_folder(project, "report")
-    labels = made_digest(_labelled(project))
+    labels = made_digest(labels_record(project))
     limits = _thresholds(project)
     now, keeper = _read(project, limits, progress)
     before = previous_run(folder, labels)
@@ -140,16 +139,6 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     )
 
 
-def _labelled(project: Project) -> StepResult:
-    record = read_record(step_folder(project, "annotate"))
-    if record is None:
-        raise MissingStepError(
-            f"{step_folder(project, 'annotate')}: no labels yet; run `usam annotate "
-            f"{project.file}` first"
-        )
-    return record
-
-
 def _evaluated(project: Project, labels: str) -> StepResult | None:
     """Return the metrics' record, if there are any and they speak of these labels."""
     folder = step_folder(project, "evaluate")
@@ -178,7 +167,7 @@ def _read(
     most = samples_a_kind(len(limits), project.config.report.samples)
     times_iou = project.config.inference.score == "confidence_x_iou"
     keeper, tables = SampleKeeper(limits, times_iou, most), TableBuilder()
-    with progress.bar("Reading labels", _labelled(project).summary["images"]) as bar:
+    with progress.bar("Reading labels", labels_record(project).summary["images"]) as bar:
         for entry in run_entries(folder):
             tables.add(entry)
             if most:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from usam_core.atomic import write_json
 from usam_core.candidates import choose, class_logits, thresholds
-from usam_core.errors import InputError, MissingStepError, UserError
+from usam_core.errors import InputError, UserError
 from usam_core.headfile import card_path, load_head
 from usam_core.images import read_image
 from usam_core.progress import SILENT, Progress
@@ -29,7 +29,7 @@ from usam_core.stages.calibrated import calibration_file, read_calibration
 from usam_core.stages.decided import decided, decisions_file
 from usam_core.stages.folders import step_folder
 from usam_core.stages.reading import reading
-from usam_core.stages.record import read_record
+from usam_core.stages.record import labels_record, read_record
 
 ORDERS = ("mix", "entropy", "disagreement", "threshold", "random")
 """What may come first; `mix` takes turns among the measures that there are."""
@@ -100,7 +100,7 @@ def summary(project: Project) -> list[Precision]:
 
 def write_precision(project: Project, found: Sequence[Precision]) -> Path:
     """Write the precisions beside the run; return the file."""
-    record = _annotated(project)
+    record = labels_record(project)
     file = step_folder(project, "review") / PRECISION
     write_json(
         file,
@@ -138,7 +138,7 @@ def _list(
     unknown = [name for name in classes if name not in names]
     if unknown:
         raise InputError(f"--class {unknown[0]!r}: expected one of {names}")
-    _annotated(project)
+    labels_record(project)
     wanted = [name for name in names if name in classes or not classes]
     measures = [order] if order not in ("mix", "random") else ["entropy", "threshold"]
     other = _disagreement(project, progress) if order in ("mix", "disagreement") else {}
@@ -194,18 +194,10 @@ class _Largest:
         return [item for _, _, item in sorted(self._heap, key=lambda one: one[:2], reverse=True)]
 
 
-def _annotated(project: Project) -> Any:
-    folder = step_folder(project, "annotate")
-    record = read_record(folder)
-    if record is None:
-        raise MissingStepError(f"{folder}: no labels yet; run `usam annotate {project.file}` first")
-    return record
-
-
 def _entries(project: Project) -> Iterator[dict[str, Any]]:
     """Yield what was labelled, each image once, a part in memory at a time."""
     folder, seen = step_folder(project, "annotate"), set()
-    for name in sorted(_annotated(project).outputs):
+    for name in sorted(labels_record(project).outputs):
         if name.startswith(f"{annotate.PARTS}/"):
             for entry in json.loads((folder / name).read_text(encoding="utf-8")):
                 # Decisions are applied to whole images, so nobody is asked about tiles.

@@ -1,0 +1,53 @@
+"""One step from the command line: the log, the project, the step, what it did."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from usam_core.cli import terminal
+from usam_core.cli.summary import sentence
+from usam_core.project import Project, open_project
+
+
+def set_logging(verbose: bool) -> None:
+    """Show our own warnings, or everything of ours; what libraries log stays with them."""
+    ours = logging.getLogger("usam_core")
+    ours.setLevel(logging.INFO if verbose else logging.WARNING)
+    if not ours.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        ours.addHandler(handler)
+
+
+def run_file(
+    step: str, file: Path, level: str | None, refresh: bool, as_json: bool, verbose: bool
+) -> Any:
+    """Run one step of a project file and print what it did."""
+    set_logging(verbose)
+    return run_one(step, open_project(file, level), refresh, as_json)
+
+
+def run_one(step: str, project: Project, refresh: bool, as_json: bool) -> Any:
+    """Run one step of a project and print what it did."""
+    from usam_core.stages import run_step
+
+    progress = terminal.progress_for_terminal()
+    result = run_step(step, project, refresh=refresh, progress=progress)
+    if as_json:
+        terminal.print_json(result.to_json())
+    else:
+        line = f"{step}: {sentence(step, result.summary, result.reused)}"
+        terminal.screen.print(line, soft_wrap=True, highlight=False)
+        terminal.screen.print(f"  {result.path}", soft_wrap=True, highlight=False)
+        for note in result.summary.get("notes", []):
+            terminal.screen.print(f"  {note}", soft_wrap=True, highlight=False)
+    return result
+
+
+def print_classes(result: Any) -> None:
+    """Print the per-class table of an evaluate result."""
+    import pandas as pd
+
+    table = pd.read_csv(Path(result.path).with_name("per_class.csv"))
+    shown = table.astype(object).where(table.notna(), None)
+    terminal.print_table("per class", list(table.columns), shown.values.tolist())

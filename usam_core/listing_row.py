@@ -1,0 +1,158 @@
+"""One file's row in a listing: its digest and its header's verdict, or what is known already."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from usam_core.config_images import ImagesConfig
+from usam_core.digest import file_digest
+from usam_core.image_ref import ImageRef
+from usam_core.images import BadImage, check_bytes, check_image, verdict_on
+from usam_core.imagestores.content import Stamp, folder_digest
+from usam_core.imagestores.open import MAY_HOLD_PLANES, TOO_LARGE
+from usam_core.imagestores.opener import FileInfo, info, is_url, open_bytes
+from usam_core.imagestores.planes import check_named, named_key, planes_of, stamp_of
+from usam_core.imagestores.remembered import Row
+from usam_core.stamps import SETTLED_NS
+from usam_core.tiles import is_large
+
+Looked = tuple[Row, bool]
+"""A file's row, and whether it was not known already."""
+
+
+def look_at(
+    name: str,
+    address: str | Path,
+    told: FileInfo | None,
+    before: Row | None,
+    config: ImagesConfig,
+) -> Looked:
+    """Return a file's row, and whether it had to be made.
+
+    Args:
+        name: the path as it is listed.
+        address: where the file lies.
+        told: what its store said of it when it was found, if it did.
+        before: the row of an earlier listing.
+        config: the limit on pixels, and how planes and large images are dealt with.
+
+    Raises:
+        TransientError: the network failed.
+    """
+    limit = config.max_megapixels
+    row = Row(name, seen_ns=time.time_ns(), max_megapixels=limit, tile=config.tile or 0)
+    try:
+        if not _is_unicode(name):
+            row = row._replace(path=name.encode("utf-8", "replace").decode("utf-8"))
+            raise BadImage("bad_name", f"{row.path}: the name is not valid Unicode; rename it")
+        if is_url(address):
+            return _look_remote(row, address, told, before)
+        ref = ImageRef.parse(os.fspath(address))
+        found = stamp_of(ref.file)
+        if before is not None and _is_unchanged(before, row, found):
+            return before, False
+        row = row._replace(**found._asdict())
+        if ref.plane or ref.box is not None:
+            row = row._replace(sha256=named_key(ref))
+            planes = check_named(ref, limit, config.projection, config.tile)
+            return row._replace(planes=planes), True
+        row = row._replace(sha256=_digest(ref.file))
+        row = row._replace(planes=_check(ref.file, row))
+    except BadImage as error:
+        row = _quarantined(row, error)
+    return row, True
+
+
+def _quarantined(row: Row, error: BadImage) -> Row:
+    bad = error.quarantined
+    reason = bad.reason.encode("utf-8", "replace").decode("utf-8")
+    return row._replace(status="quarantined", code=bad.code, reason=reason)
+
+
+def _look_remote(row: Row, address: str, told: FileInfo | None, before: Row | None) -> Looked:
+    """Read a file of a store once, for its digest and its header, unless its mark is known."""
+    if any(part in ("", ".", "..") for part in row.path.split("/")):
+        raise BadImage(
+            "bad_name", f"{address}: outputs take the images' names; expected one without .. in it"
+        )
+    limit = row.max_megapixels
+    with verdict_on(address):
+        told = told or info(address)
+    if (
+        before is not None
+        and told.stamp
+        and before.stamp == told.stamp
+        and (before.max_megapixels, before.tile) == (limit, row.tile)
+        and before.sha256 is not None
+    ):
+        return before, False
+    with verdict_on(address):
+        content = open_bytes(address)
+    row = row._replace(
+        sha256=hashlib.sha256(content).hexdigest(),
+        bytes=len(content),
+        mtime_ns=told.mtime_ns,
+        stamp=told.stamp,
+    )
+    try:
+        planes = _planes(lambda: check_bytes(content, address, limit), row, address, content)
+        row = row._replace(planes=planes)
+    except BadImage as error:
+        row = _quarantined(row, error)
+    return row, True
+
+
+def _check(path: str, row: Row) -> str:
+    """Return the planes of a file that holds several or large ones; "" for any other picture."""
+    if os.path.isdir(path):
+        return planes_of(path, row.max_megapixels, tile=row.tile)
+    return _planes(lambda: check_image(Path(path), row.max_megapixels), row, path)
+
+
+def _planes(
+    check: Callable[[], tuple[int, int]], row: Row, address: str, content: bytes | None = None
+) -> str:
+    """Return the planes of a file, which is opened again if its header says that it must be.
+
+    Args:
+        check: checks a picture's header, and returns its size.
+        row: with the settings.
+        address: the file or URL.
+        content: what a URL holds.
+    """
+    try:
+        if not is_large(check(), row.tile):
+            return ""
+    except BadImage as error:
+        code = error.quarantined.code
+        if code not in MAY_HOLD_PLANES and not (row.tile and code == TOO_LARGE):
+            raise
+    return planes_of(address, row.max_megapixels, content, row.tile)
+
+
+def _digest(path: str) -> str | None:
+    try:
+        if os.path.isdir(path):
+            return folder_digest(path)
+        return file_digest(path) if os.path.isfile(path) else None
+    except OSError as error:
+        raise BadImage("unreadable", f"{path}: {error.strerror}; check its permissions") from error
+
+
+def _is_unchanged(before: Row, row: Row, found: Stamp) -> bool:
+    return (
+        (before.bytes, before.mtime_ns, before.ctime_ns) == found
+        and (before.max_megapixels, before.tile) == (row.max_megapixels, row.tile)
+        and before.sha256 is not None
+        and max(before.mtime_ns, before.ctime_ns) < before.seen_ns - SETTLED_NS
+    )
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
