@@ -65,14 +65,16 @@ def _imports(source: str) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            # `from package import module` and `from module import name` look alike.
-            names.add(node.module)
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    ours = (name for name in names if name.split(".")[0] == PACKAGE)
-    return {name for name in ours if _is_module(name)}
+            # `from package import module` and `from module import name` look alike. The first
+            # does not count the package, which may import much that the module does not.
+            for name in (f"{node.module}.{alias.name}" for alias in node.names):
+                names.add(name if _is_module(name) else node.module)
+    return {name for name in names if _is_module(name)}
 
 
 def _is_module(name: str) -> bool:
+    if name.split(".")[0] != PACKAGE:
+        return False
     try:
         _file(name)
     except ModuleNotFoundError:

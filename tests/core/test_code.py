@@ -70,6 +70,14 @@ def test_the_labels_follow_from_painting_and_not_from_crawling():
     assert not [name for name in modules if "sources" in name or "cli" in name]
 
 
+def test_a_head_does_not_follow_from_reports():
+    from usam_core.stages import fit
+
+    modules = code.closure(fit.CALCULATIONS)
+    assert "usam_core.train" in modules
+    assert not modules & {"usam_core.stages", "usam_core.stages.export", "usam_core.stages.report"}
+
+
 def test_what_a_person_sees_and_what_the_model_is_count_too():
     from usam_core.stages import annotate, embed, evaluate
 
