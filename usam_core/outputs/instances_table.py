@@ -29,11 +29,13 @@ SCHEMA = pa.schema(
         ("box_height", pa.float64()),
         ("point_x", pa.float64()),
         ("point_y", pa.float64()),
+        ("reviewed", pa.string()),
         ("run", pa.string()),
     ]
 )
-"""Columns; lengths are in pixels, `object` is the number in label TIFF and OME-Zarr, `run` the key
-of the annotate step that the table was made from."""
+"""Columns; lengths are in pixels, `object` is the number in label TIFF and OME-Zarr, `reviewed`
+what a person decided of the mask ("accepted", "changed", or null for nothing), `run` the key of the
+annotate step that the table was made from."""
 
 _ROWS_A_GROUP = 16384
 
@@ -66,6 +68,7 @@ class ParquetWriter(Writer):
                 "box_height": height,
                 "point_x": point[0],
                 "point_y": point[1],
+                "reviewed": annotation.get("reviewed"),
             }
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:
