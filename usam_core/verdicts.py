@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from usam_core.errors import InputError
+from usam_core.errors import InputError, TransientError
 from usam_core.types import Quarantined
 
 REASONS = {
@@ -57,8 +57,8 @@ _ENDS_EARLY = (
 """What Pillow (`OSError`, `SyntaxError`), zarr and others raise on data that are cut or damaged."""
 _DECODERS = ("imagecodecs", "tifffile")
 """Packages whose own exceptions say the same."""
-_DAMAGE = ("decompress", "missing dimensions")
-"""Words of exceptions that have no type of their own: numcodecs', and Pillow's on a cut TIFF."""
+_DAMAGE = ("checksum", "decompress", "missing dimensions")
+"""Words of exceptions without a type of their own: zarr's, numcodecs', Pillow's on a cut TIFF."""
 _UNSUPPORTED = ("unknown", "supported", "cannot handle")
 _MISTAKES = (TypeError, AttributeError, LookupError)
 """Of a library's code, whatever words they hold."""
@@ -164,3 +164,23 @@ def verdict_on(address: str | Path) -> Iterator[None]:
         raise BadImage("missing", f"{address}: no such file") from error
     except OSError as error:
         raise unreadable(address, error) from error
+
+
+@contextmanager
+def library_verdicts(address: str | Path) -> Iterator[None]:
+    """Turn whatever a library raises that reads images into a verdict on the image.
+
+    Raises:
+        BadImage: of whatever is raised within the block.
+        TransientError: the network failed: that says nothing about the image.
+    """
+    try:
+        yield
+    except (BadImage, TransientError):
+        raise
+    except InputError as error:
+        raise BadImage("unsupported", str(error)) from error
+    except MemoryError as error:
+        raise BadImage("too_large", f"{address}: memory does not hold one plane of it") from error
+    except Exception as error:  # decoders raise anything on damaged bytes
+        raise damaged(address, error) from error

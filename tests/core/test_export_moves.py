@@ -137,6 +137,8 @@ def test_a_kill_while_old_files_go_makes_no_edit_of_them(file, monkeypatch):
     rerun(file, ome_zarr_in_place=True)
 
     def die(path):
+        if path.parent.name != "labels":
+            return shutil.rmtree(path)
         for part in list(path.iterdir())[1:]:
             part.unlink() if part.is_file() else shutil.rmtree(part)
         raise KeyboardInterrupt

@@ -139,6 +139,7 @@ def test_out_of_memory_is_a_verdict_on_the_image(tmp_path, monkeypatch):
         (OSError(errno.EINVAL, "Invalid argument"), "truncated"),
         (OSError(errno.EIO, "Input/output error"), "unreadable"),
         (RuntimeError("error during blosc decompression: -1"), "truncated"),
+        (ValueError("Stored and computed checksum do not match"), "truncated"),
         (imagecodecs.PngError("png_decode", "bad"), "truncated"),
         (ValueError("invalid literal"), "undecodable"),
         (IndexError("list index out of range"), "undecodable"),

@@ -98,8 +98,8 @@ def _column(table: pd.DataFrame, file: str) -> list[str]:
         if name in table.columns:
             return [text if isinstance(text, str) else "" for text in table[name]]
     raise InputError(
-        f"{file}: got the columns {list(table.columns)}; expected {' or '.join(_COLUMNS)}, in a CSV "
-        "between commas, semicolons or tabs"
+        f"{file}: got the columns {list(table.columns)}; expected {' or '.join(_COLUMNS)} (in a "
+        "CSV between commas, semicolons or tabs)"
     )
 
 
