@@ -2,7 +2,9 @@
 
 import io
 
+import numpy as np
 import pytest
+import zarr
 from PIL import Image
 
 from usam_core import listing
@@ -70,6 +72,21 @@ def test_a_bucket_is_listed_once_and_read_from_there(bucket, tmp_path, monkeypat
     assert reads == ["s3://lab/plates/a.png"]
     sha256 = again.loc[0, "sha256"]
     assert read_image(f"{url}/a.png", sha256=sha256).rgb[0, 0].tolist() == [0, 128, 0]
+
+
+def test_zarr_in_a_bucket(bucket, tmp_path):
+    values = np.arange(2 * 20 * 30, dtype=np.uint16).reshape(2, 20, 30)
+    zarr.create_array(tmp_path / "stack.zarr", data=values, chunks=(1, 16, 16))
+    zarr.create_array(tmp_path / "slide.zarr", data=values[0], chunks=(8, 8), shards=(16, 16))
+    for name in ("stack", "slide"):
+        bucket.put(str(tmp_path / f"{name}.zarr"), f"lab/zarr/{name}.zarr", recursive=True)
+    url = "s3://lab/zarr"
+    found = list_images(ImagesConfig(path=url), url)
+    on_disk = list_images(ImagesConfig(path=str(tmp_path)), tmp_path)
+    assert found["path"].tolist() == ["slide.zarr", "stack.zarr#i=0", "stack.zarr#i=1"]
+    assert found["sha256"].tolist() == on_disk["sha256"].tolist()
+    rgb = read_image(f"{url}/slide.zarr", window=(0, 599)).rgb
+    np.testing.assert_allclose(rgb[..., 0], values[0] / 599 * 255, atol=1)
 
 
 def test_what_is_not_there(bucket):
