@@ -12,7 +12,7 @@ from usam_core.config_images import ImagesConfig
 from usam_core.errors import InputError, TransientError
 from usam_core.images import BadImage, read_image
 from usam_core.imagestores import opener
-from usam_core.listing import list_images
+from usam_core.listing import list_images, list_names
 
 s3fs = pytest.importorskip("s3fs", reason="needs the extra s3")
 moto = pytest.importorskip("moto.server", reason="needs moto's server, of the extra test")
@@ -107,6 +107,8 @@ def test_keys_that_are_missing(bucket, monkeypatch, tmp_path):
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(InputError, match="AWS_ACCESS_KEY_ID"):
         list_images(ImagesConfig(path="s3://lab/plates"), "s3://lab/plates")
+    with pytest.raises(InputError, match="AWS_ACCESS_KEY_ID"):
+        list_names(ImagesConfig(path="s3://lab/plates"), "s3://lab/plates", ["a.zarr"])
 
 
 def test_a_server_that_is_gone(bucket, server, monkeypatch):

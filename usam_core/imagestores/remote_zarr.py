@@ -7,6 +7,8 @@ objects may refuse to. Only a group that says nothing of what it holds has to be
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
 from typing import TypeVar
 
 import zarr
@@ -20,6 +22,7 @@ from usam_core.verdicts import library_verdicts, verdict_on
 _T = TypeVar("_T")
 
 _METADATA = {2: (".zarray", ".zattrs", ".zgroup"), 3: ("zarr.json",)}
+_TOGETHER = 1024
 _THREADS = 16
 """Files asked for at once: a store answers each after a while."""
 
@@ -80,23 +83,28 @@ def _of_each(address: str, call: Callable[[str], _T]) -> list[_T]:
         except FileNotFoundError:
             return None
 
+    # Missing keys or packages are no verdict on the image.
+    with verdict_on(address), suppress(FileNotFoundError):
+        info(join(address, _METADATA[3][0]))
     with (
         library_verdicts(address),
         verdict_on(address),
         ThreadPoolExecutor(_THREADS, thread_name_prefix="usam-zarr") as pool,
     ):
-        names = try_again(address, lambda: list(_files(address)))
-        return [found for found in pool.map(there, names) if found is not None]
+        node = try_again(address, lambda: zarr.open(address, mode="r"))
+        names = _files(node, try_again(address, lambda: _arrays(address, node)))
+        found: list[_T] = []
+        while some := list(islice(names, _TOGETHER)):
+            found += [one for one in pool.map(there, some) if one is not None]
+        return found
 
 
-def _files(address: str) -> Iterator[str]:
+def _files(node: zarr.Group | zarr.Array, arrays: dict[str, zarr.Array]) -> Iterator[str]:
     """Yield every file that an image or an array may have, from the URL on."""
-    node = zarr.open(address, mode="r")
     version = node.metadata.zarr_format
     if isinstance(node, zarr.Group):
         yield from _METADATA[version]
-    for name in _arrays(address, node):
-        array = node[name] if isinstance(node, zarr.Group) else node
+    for name, array in arrays.items():
         before = f"{name}/" if name else ""
         yield from (f"{before}{file}" for file in _METADATA[version])
         # Of a sharded array the grid of its files is the shards'.
@@ -104,9 +112,14 @@ def _files(address: str) -> Iterator[str]:
             yield before + array.metadata.encode_chunk_key(place)
 
 
-def _arrays(address: str, node: zarr.Group | zarr.Array) -> list[str]:
+def _arrays(address: str, node: zarr.Group | zarr.Array) -> dict[str, zarr.Array]:
+    """Return the arrays of an image by where they lie below it."""
+    if isinstance(node, zarr.Array):
+        return {"": node}
     try:
-        return array_names(node)
+        found = {name: node.get(name) for name in array_names(node)}
+        # One that is missing is for who opens the image to tell.
+        return {name: array for name, array in found.items() if isinstance(array, zarr.Array)}
     except InputError as error:
         inside = images_in(address)
         if not inside:

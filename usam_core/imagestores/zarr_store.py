@@ -108,17 +108,15 @@ def images_in(path: str) -> list[str]:
     return [""] if isinstance(node, zarr.Array) else list(_images_of(node))
 
 
-def array_names(node: zarr.Group | zarr.Array) -> list[str]:
-    """Return where the arrays of one image lie below it, at each of its sizes: "" for itself.
+def array_names(group: zarr.Group) -> list[str]:
+    """Return where the arrays of an image lie in its group, one for each of its sizes.
 
     Raises:
-        InputError: it is no image.
+        InputError: the group is no image.
     """
-    if isinstance(node, zarr.Array):
-        return [""]
-    image = _multiscales(node)
+    image = _multiscales(group)
     if image is None:
-        raise InputError(f"{node.store_path}: a Zarr group without `multiscales`; {_EXPECTED}")
+        raise InputError(f"{group.store_path}: a Zarr group without `multiscales`; {_EXPECTED}")
     return [level["path"] for level in image["datasets"]]
 
 
