@@ -6,7 +6,7 @@ from pathlib import Path
 
 from usam_core.errors import InputError
 from usam_core.image_ref import ImageRef
-from usam_core.imagestores.content import ref_digest, remembered_content
+from usam_core.imagestores.content import is_zarr_url, ref_digest, remembered_content
 from usam_core.imagestores.open import check_plane, needs_store, opened
 from usam_core.imagestores.opener import is_url, open_bytes
 from usam_core.imagestores.projection import Projected
@@ -61,7 +61,8 @@ def read_image(
     ref = path if isinstance(path, ImageRef) else ImageRef.parse(os.fspath(path))
     # A URL is read once, for its bytes tell what it is.
     is_part = bool(ref.plane) or ref.box is not None
-    content = _content(ref.file) if is_url(ref.file) and not is_part else None
+    is_file = is_url(ref.file) and not is_zarr_url(ref.file)
+    content = _content(ref.file) if is_file and not is_part else None
     if is_part or needs_store(ref.file, max_megapixels, content):
         return _read_plane(ref, max_megapixels, window, channels, projection, sha256)
     content = _content(ref.file) if content is None else content

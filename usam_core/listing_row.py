@@ -10,9 +10,9 @@ from usam_core.config_images import ImagesConfig
 from usam_core.digest import file_digest
 from usam_core.image_ref import ImageRef
 from usam_core.images import BadImage, check_bytes, check_image, verdict_on
-from usam_core.imagestores.content import Stamp, folder_digest
+from usam_core.imagestores.content import Stamp, folder_digest, is_zarr_url, told_of
 from usam_core.imagestores.open import MAY_HOLD_PLANES, TOO_LARGE
-from usam_core.imagestores.opener import FileInfo, info, is_url, open_bytes
+from usam_core.imagestores.opener import FileInfo, is_url, open_bytes
 from usam_core.imagestores.planes import check_named, named_key, planes_of, stamp_of
 from usam_core.imagestores.remembered import Row
 from usam_core.stamps import SETTLED_NS
@@ -79,7 +79,7 @@ def _look_remote(row: Row, address: str, told: FileInfo | None, before: Row | No
         )
     limit = row.max_megapixels
     with verdict_on(address):
-        told = told or info(address)
+        told = told or told_of(address)
     if (
         before is not None
         and told.stamp
@@ -88,6 +88,8 @@ def _look_remote(row: Row, address: str, told: FileInfo | None, before: Row | No
         and before.sha256 is not None
     ):
         return before, False
+    if is_zarr_url(address):
+        return _look_at_zarr(row, address, told), True
     with verdict_on(address):
         content = open_bytes(address)
     row = row._replace(
@@ -102,6 +104,17 @@ def _look_remote(row: Row, address: str, told: FileInfo | None, before: Row | No
     except BadImage as error:
         row = _quarantined(row, error)
     return row, True
+
+
+def _look_at_zarr(row: Row, address: str, told: FileInfo) -> Row:
+    from usam_core.imagestores.remote_zarr import zarr_digest
+
+    sha256, size = zarr_digest(address)
+    row = row._replace(sha256=sha256, bytes=size, mtime_ns=told.mtime_ns, stamp=told.stamp)
+    try:
+        return row._replace(planes=planes_of(address, row.max_megapixels, tile=row.tile))
+    except BadImage as error:
+        return _quarantined(row, error)
 
 
 def _check(path: str, row: Row) -> str:

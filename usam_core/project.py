@@ -56,6 +56,10 @@ class Project:
         """Return the path or URL of an image by its listed name."""
         return join(self.images.root, name)
 
+    def as_listed(self, text: str) -> str:
+        """Return a text with images' paths and URLs as they are listed."""
+        return text.replace(self.image_address(""), "")
+
     @property
     def training_path(self) -> Path | None:
         """Return the folder of class folders, or None if the source needs none."""

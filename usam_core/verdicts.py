@@ -1,14 +1,19 @@
 """Why an image cannot be used: the codes, and the error that carries one."""
 
+import errno
+import json
+import lzma
 import os
 import stat
-from collections.abc import Iterator
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
 
-from usam_core.errors import InputError
+from usam_core.errors import InputError, TransientError
 from usam_core.types import Quarantined
 
 REASONS = {
@@ -27,6 +32,7 @@ REASONS = {
     "no_channel": "images.channels speaks of a channel that the image does not have",
     "too_many_scans": "a JPEG made to take for ever",
     "truncated": "begins like an image, but the data end early or are damaged",
+    "undecodable": "the library that reads it failed, and not as it does on data that end early",
     "no_values": "no pixel holds a finite number",
 }
 """Every code of `Quarantined.code`, and what it means."""
@@ -36,6 +42,26 @@ PATH_CODES = frozenset({"missing", "unreadable", "bad_name", "changed"})
 
 MOST_ELONGATED = 64
 """Largest ratio of the longer side to the shorter."""
+
+
+_ENDS_EARLY = (
+    EOFError,
+    OSError,
+    SyntaxError,
+    UnicodeDecodeError,
+    json.JSONDecodeError,
+    lzma.LZMAError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow (`OSError`, `SyntaxError`), zarr and others raise on data that are cut or damaged."""
+_DECODERS = ("imagecodecs", "tifffile")
+"""Packages whose own exceptions say the same."""
+_DAMAGE = ("checksum", "decompress", "missing dimensions")
+"""Words of exceptions without a type of their own: zarr's, numcodecs', Pillow's on a cut TIFF."""
+_UNSUPPORTED = ("unknown", "supported", "cannot handle")
+_MISTAKES = (TypeError, AttributeError, LookupError)
+"""Of a library's code, whatever words they hold."""
 
 
 class BadImage(InputError):
@@ -95,15 +121,29 @@ def too_large(path: str | Path, size_hw: tuple[int, int], limit: str) -> BadImag
 
 
 def damaged(path: str | Path, error: Exception) -> BadImage:
-    """Return the verdict on what a decoder raised: anything, on damaged bytes."""
+    """Return the verdict on what a library raised that reads images: anything, on damaged bytes."""
     said = str(error) or type(error).__name__
     if isinstance(error, Image.DecompressionBombError):
         return BadImage(
             "too_large", f"{path}: {said}; save it as a TIFF in tiles and set images.tile"
         )
-    if any(word in said.lower() for word in ("unknown", "supported", "cannot handle")):
+    # A place in the file that cannot be, as damaged bytes name it, is the system's EINVAL.
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        return unreadable(path, error)
+    if _says(said, _UNSUPPORTED) and not isinstance(error, _MISTAKES):
         return BadImage("unsupported", f"{path}: {said}; convert the file to PNG or JPEG")
-    return BadImage("truncated", f"{path}: {said}; copy or export the file again")
+    package = type(error).__module__.partition(".")[0]
+    if isinstance(error, _ENDS_EARLY) or package in _DECODERS or _says(said, _DAMAGE):
+        return BadImage("truncated", f"{path}: {said}; copy or export the file again")
+    return BadImage(
+        "undecodable",
+        f"{path}: reading it failed with {type(error).__name__}: {said}; expected an image that "
+        "other programs open. If they do, save it with one of them as PNG or TIFF",
+    )
+
+
+def _says(text: str, words: Sequence[str]) -> bool:
+    return any(word in text.lower() for word in words)
 
 
 def unreadable(path: str | Path, error: OSError) -> BadImage:
@@ -124,3 +164,23 @@ def verdict_on(address: str | Path) -> Iterator[None]:
         raise BadImage("missing", f"{address}: no such file") from error
     except OSError as error:
         raise unreadable(address, error) from error
+
+
+@contextmanager
+def library_verdicts(address: str | Path) -> Iterator[None]:
+    """Turn whatever a library raises that reads images into a verdict on the image.
+
+    Raises:
+        BadImage: of whatever is raised within the block.
+        TransientError: the network failed: that says nothing about the image.
+    """
+    try:
+        yield
+    except (BadImage, TransientError):
+        raise
+    except InputError as error:
+        raise BadImage("unsupported", str(error)) from error
+    except MemoryError as error:
+        raise BadImage("too_large", f"{address}: memory does not hold one plane of it") from error
+    except Exception as error:  # decoders raise anything on damaged bytes
+        raise damaged(address, error) from error

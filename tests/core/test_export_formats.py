@@ -180,6 +180,14 @@ def test_the_table_of_instances(tmp_path):
     assert first["entropy"] == 0.25
 
 
+def test_the_table_says_what_a_person_decided(tmp_path):
+    image = image_of([np.ones((4, 6), bool)] * 3, (4, 6))
+    image.annotations[0]["reviewed"] = "accepted"
+    image.annotations[2] |= {"reviewed": "changed", "head_category": 1}
+    _, _, (file,) = written("parquet", image, tmp_path)
+    assert pq.read_table(file)["reviewed"].to_pylist() == ["accepted", None, "changed"]
+
+
 @pytest.mark.parametrize(("version", "attributes"), [(2, ".zattrs"), (3, "zarr.json")])
 def test_ome_zarr_labels_beside_the_image(version, attributes, tmp_path):
     masks = [np.ones((700, 9), bool)]

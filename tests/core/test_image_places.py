@@ -143,6 +143,20 @@ def test_a_row_that_leads_elsewhere_is_named(tree, ending, where, bad):
     assert f"{file}{where} got {bad!r}" in str(error.value)
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_csv_that_a_spreadsheet_wrote_with_other_separators(tree, separator):
+    rows = [["well", "path"], ["a, b; c", "p/d.tif"], ["w", "a.png"]]
+    rows[1][0] = f'"{rows[1][0]}"'
+    (tree / "wells.csv").write_bytes("\r\n".join(map(separator.join, rows)).encode("utf-8-sig"))
+    assert listed(tree, path="images", files="wells.csv") == ["a.png", "p/d.tif"]
+
+
+def test_commas_are_tried_first(tree):
+    picture(tree / "images" / "x;y.png")
+    (tree / "wells.csv").write_text("path,path;well\nx;y.png,1\n")
+    assert listed(tree, path="images", files="wells.csv") == ["x;y.png"]
+
+
 def test_an_empty_cell_is_a_mistake_with_its_row(tree):
     (tree / "wells.csv").write_text("path,well\na.png,1\n,2\n")
     with pytest.raises(InputError, match=r"wells\.csv:3: got ''"):
@@ -153,6 +167,7 @@ def test_an_empty_cell_is_a_mistake_with_its_row(tree):
     ("name", "content", "said"),
     [
         ("l.csv", b"file,well\na.png,1\n", "expected path or file_name"),
+        ("l.csv", b"file|path\na.png|1\n", "between commas, semicolons or tabs"),
         ("l.csv", b"", "expected a header"),
         ("l.parquet", b"rubbish", "no parquet"),
         ("l.txt", b"\xff\xfe\x00", "no text"),
@@ -192,6 +207,31 @@ def test_the_images_of_a_voc_set(tmp_path):
     (sets / "val.txt").write_text("2007_3\n2007_4\n")
     with pytest.raises(InputError, match=r"val\.txt:2: got '2007_4'"):
         listed(tmp_path, path="VOC2012/ImageSets/Segmentation/val.txt")
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        (["my cell", "cell 1"], ["cell 1.jpg", "my cell.jpg"]),
+        (["cell 1", "cell 2"], ["cell 1.jpg", "cell 2.jpg"]),
+        (["cell 1", "my cell -1"], ["cell.jpg", "my cell.jpg"]),
+        (["cell 1 1", "cell 2  0"], ["cell 1.jpg", "cell 2.jpg"]),
+        (["cell 1 1 -1", "my cell"], ["cell 1.jpg", "my cell.jpg"]),
+        (["my cell", "your cell 1"], None),
+    ],
+    ids=["spaces", "spaces and numbers", "a class", "a class of both", "an object", "none"],
+)
+def test_names_with_spaces_in_a_voc_set(tmp_path, lines, found):
+    for name in ("cell", "cell 1", "cell 2", "my cell"):
+        picture(tmp_path / "VOC2012" / "JPEGImages" / f"{name}.jpg")
+    sets = tmp_path / "VOC2012" / "ImageSets" / "Main"
+    sets.mkdir(parents=True)
+    (sets / "val.txt").write_text("\n".join(lines))
+    if found is None:
+        with pytest.raises(InputError, match=r"val\.txt:2: got 'your cell 1'"):
+            listed(tmp_path, path="VOC2012/ImageSets/Main/val.txt")
+    else:
+        assert listed(tmp_path, path="VOC2012/ImageSets/Main/val.txt") == found
 
 
 @pytest.mark.parametrize(

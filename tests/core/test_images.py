@@ -1,5 +1,6 @@
 """Every way in which a file cannot be used has its code, and none stops a run."""
 
+import errno
 import hashlib
 import os
 import struct
@@ -7,6 +8,7 @@ import zlib
 from io import BytesIO
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -127,14 +129,35 @@ def test_out_of_memory_is_a_verdict_on_the_image(tmp_path, monkeypatch):
     assert code_of(read_image, path) == "too_large"
 
 
-@pytest.mark.parametrize("error", [struct.error, SyntaxError, ValueError, IndexError, zlib.error])
-def test_whatever_a_decoder_raises_is_a_verdict(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (struct.error("broken"), "truncated"),
+        (SyntaxError("broken"), "truncated"),
+        (zlib.error("broken"), "truncated"),
+        (OSError("image file is truncated"), "truncated"),
+        (OSError(errno.EINVAL, "Invalid argument"), "truncated"),
+        (OSError(errno.EIO, "Input/output error"), "unreadable"),
+        (RuntimeError("error during blosc decompression: -1"), "truncated"),
+        (ValueError("Stored and computed checksum do not match"), "truncated"),
+        (imagecodecs.PngError("png_decode", "bad"), "truncated"),
+        (ValueError("invalid literal"), "undecodable"),
+        (IndexError("list index out of range"), "undecodable"),
+        (TypeError("'>' not supported between instances of 'str' and 'int'"), "undecodable"),
+        (NotImplementedError("unsupported depth"), "unsupported"),
+    ],
+    ids=repr,
+)
+def test_whatever_a_decoder_raises_is_a_verdict(tmp_path, monkeypatch, error, code):
     def fail(*_: object) -> None:
-        raise error("broken")
+        raise error
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
     path = png_header(tmp_path / "x.png", 9, 9)
-    assert code_of(read_image, path) == "truncated"
+    assert code_of(read_image, path) == code
+    if code == "undecodable":
+        with pytest.raises(BadImage, match=f"failed with {type(error).__name__}: "):
+            read_image(path)
 
 
 @pytest.mark.parametrize("look", [read_image, check_image])

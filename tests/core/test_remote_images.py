@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import tifffile
 import yaml
+import zarr
 from PIL import Image
 
 from tests.conftest import write_tiny_project
+from tests.core.test_imagestores_zarr import write_image
 from tests.image_server import ImageServer
 from usam_core import listing, listing_row
 from usam_core.config_images import ImagesConfig
@@ -277,7 +279,12 @@ def test_lists_lie_behind_urls_too(memory, tmp_path):
 def test_a_store_is_labelled_like_a_folder(tmp_path, memory):
     file = write_tiny_project(tmp_path)
     images = tmp_path / "images"
-    url = memory({path.name: path.read_bytes() for path in images.iterdir()})
+    with Image.open(images / "s3.png") as picture:
+        values = np.asarray(picture).transpose(2, 0, 1)
+    write_image(zarr.open_group(images / "s3.zarr"), values, "cyx")
+    (images / "s3.png").unlink()
+    files = [path for path in images.rglob("*") if path.is_file()]
+    url = memory({path.relative_to(images).as_posix(): path.read_bytes() for path in files})
     images.rename(tmp_path / "elsewhere")
     local = file.read_text()
     file.write_text(local.replace("path: images", f"path: {url}"))

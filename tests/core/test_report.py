@@ -120,6 +120,18 @@ def test_the_report_is_kept_until_something_changes(copied):
     assert "No mask was kept, and none was near" in page_of(project).text
 
 
+def test_images_left_out_are_named_as_they_are_listed(copied):
+    (copied.parent / "images" / "plate").mkdir()
+    (copied.parent / "images" / "plate" / "cut.png").write_bytes(b"no image")
+    (copied.parent / "images" / "none.png").write_bytes(b"")
+    project = load_project(copied)
+    run_all(project)
+    page = page_of(project)
+    assert "plate/cut.png not_an_image plate/cut.png: the first bytes" in page.text
+    assert "none.png empty none.png: the file is empty" in page.text
+    assert str(copied.parent) not in page.text.partition("Left out")[2]
+
+
 def test_what_changed_since_the_run_before_is_shown(copied):
     project = change(copied, inference={"threshold": 0.4})
     results = run_all(project)

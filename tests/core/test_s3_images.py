@@ -2,7 +2,9 @@
 
 import io
 
+import numpy as np
 import pytest
+import zarr
 from PIL import Image
 
 from usam_core import listing_row
@@ -10,7 +12,7 @@ from usam_core.config_images import ImagesConfig
 from usam_core.errors import InputError, TransientError
 from usam_core.images import BadImage, read_image
 from usam_core.imagestores import opener
-from usam_core.listing import list_images
+from usam_core.listing import list_images, list_names
 
 s3fs = pytest.importorskip("s3fs", reason="needs the extra s3")
 moto = pytest.importorskip("moto.server", reason="needs moto's server, of the extra test")
@@ -72,6 +74,21 @@ def test_a_bucket_is_listed_once_and_read_from_there(bucket, tmp_path, monkeypat
     assert read_image(f"{url}/a.png", sha256=sha256).rgb[0, 0].tolist() == [0, 128, 0]
 
 
+def test_zarr_in_a_bucket(bucket, tmp_path):
+    values = np.arange(2 * 20 * 30, dtype=np.uint16).reshape(2, 20, 30)
+    zarr.create_array(tmp_path / "stack.zarr", data=values, chunks=(1, 16, 16))
+    zarr.create_array(tmp_path / "slide.zarr", data=values[0], chunks=(8, 8), shards=(16, 16))
+    for name in ("stack", "slide"):
+        bucket.put(str(tmp_path / f"{name}.zarr"), f"lab/zarr/{name}.zarr", recursive=True)
+    url = "s3://lab/zarr"
+    found = list_images(ImagesConfig(path=url), url)
+    on_disk = list_images(ImagesConfig(path=str(tmp_path)), tmp_path)
+    assert found["path"].tolist() == ["slide.zarr", "stack.zarr#i=0", "stack.zarr#i=1"]
+    assert found["sha256"].tolist() == on_disk["sha256"].tolist()
+    rgb = read_image(f"{url}/slide.zarr", window=(0, 599)).rgb
+    np.testing.assert_allclose(rgb[..., 0], values[0] / 599 * 255, atol=1)
+
+
 def test_what_is_not_there(bucket):
     with pytest.raises(BadImage) as error:
         read_image("s3://lab/plates/gone.png")
@@ -90,6 +107,8 @@ def test_keys_that_are_missing(bucket, monkeypatch, tmp_path):
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(InputError, match="AWS_ACCESS_KEY_ID"):
         list_images(ImagesConfig(path="s3://lab/plates"), "s3://lab/plates")
+    with pytest.raises(InputError, match="AWS_ACCESS_KEY_ID"):
+        list_names(ImagesConfig(path="s3://lab/plates"), "s3://lab/plates", ["a.zarr"])
 
 
 def test_a_server_that_is_gone(bucket, server, monkeypatch):

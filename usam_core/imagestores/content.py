@@ -11,7 +11,7 @@ from typing import NamedTuple
 from usam_core.digest import file_digest, value_digest
 from usam_core.image_ref import ImageRef
 from usam_core.imagestores.base import Plane
-from usam_core.imagestores.opener import info, is_url, open_bytes
+from usam_core.imagestores.opener import FileInfo, info, is_url, open_bytes
 from usam_core.tiles import tile_digest
 
 ENDING = ".zarr"
@@ -19,6 +19,8 @@ ENDING = ".zarr"
 
 _BESIDE = "labels"
 _COPIES = (".zmetadata",)
+_TRUSTED_S = 60
+"""For so long what was told of a Zarr behind a URL holds: each look asks for each of its files."""
 
 
 class Stamp(NamedTuple):
@@ -67,6 +69,32 @@ def plane_digest(content: str, plane: Plane) -> str:
     return value_digest([content, str(ImageRef("", plane))]) if plane else content
 
 
+def is_zarr_url(address: str | Path) -> bool:
+    """Return whether a URL is of a Zarr group or array, as its name says.
+
+    >>> is_zarr_url("s3://lab/plate.zarr/A/1/0"), is_zarr_url("s3://lab/plate.zarr/thumb.png")
+    (True, False)
+    """
+    if not is_url(address):
+        return False
+    *above, last = str(address).lower().rstrip("/").split("/")
+    return last.endswith(ENDING) or ("." not in last and any(a.endswith(ENDING) for a in above))
+
+
+def told_of(address: str) -> FileInfo:
+    """Return what is told of a URL without reading what it holds.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    if not is_zarr_url(address):
+        return info(address)
+    # Only who has one pays for the import.
+    from usam_core.imagestores.remote_zarr import zarr_info
+
+    return zarr_info(address)
+
+
 def content_key(address: str | Path) -> str:
     """Return the content key of an image: of a file or a URL, or of the plane of one.
 
@@ -87,6 +115,8 @@ def content_mark(address: str) -> str:
     """
     if not is_url(address) and os.path.isdir(address):
         return str(folder_stamp(address))
+    if is_zarr_url(address):
+        return _mark_of_zarr(address, int(time.monotonic() / _TRUSTED_S))
     # Of a store that marks nothing, each look may find something else.
     return info(address).stamp or str(time.monotonic_ns())
 
@@ -101,7 +131,16 @@ def remembered_content(address: str) -> str:
 
 
 @functools.lru_cache(maxsize=256)
+def _mark_of_zarr(address: str, now: int) -> str:
+    return told_of(address).stamp or str(now)
+
+
+@functools.lru_cache(maxsize=256)
 def _remembered(address: str, _mark: str) -> str:
+    if is_zarr_url(address):
+        from usam_core.imagestores.remote_zarr import zarr_digest
+
+        return zarr_digest(address)[0]
     if is_url(address):
         return hashlib.sha256(open_bytes(address)).hexdigest()
     return folder_digest(address) if os.path.isdir(address) else file_digest(address)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
@@ -14,6 +15,9 @@ from usam_core.imagestores.place import ImagePlace
 
 _COLUMNS = ("path", "file_name")
 """The column with the images, the first that is there; others are left alone."""
+_SEPARATORS = (",", ";", "\t")
+_NUMBER = re.compile(r"\s+-?\d+$")
+"""Behind the names in VOC's sets: whether an image holds the class, which object is meant."""
 
 
 def read_names(place: ImagePlace, extensions: Sequence[str]) -> list[str]:
@@ -64,11 +68,21 @@ def _from_text(content: bytes, file: str) -> _Rows:
 
 def _from_csv(content: bytes, file: str) -> _Rows:
     try:
-        table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, encoding="utf-8")
+        table = _table(content)
     except (ValueError, pd.errors.ParserError) as error:
         raise InputError(f"{file}: no CSV ({error}); expected a header with `path`") from error
     # The header is the first line.
     yield from enumerate(_column(table, file), start=2)
+
+
+def _table(content: bytes) -> pd.DataFrame:
+    """Read a CSV by the separator with which its header names the images; else by commas."""
+    reading = {"dtype": str, "keep_default_na": False, "encoding": "utf-8"}
+    for separator in _SEPARATORS:
+        header = pd.read_csv(io.BytesIO(content), sep=separator, nrows=0, encoding="utf-8")
+        if set(_COLUMNS) & set(header.columns):
+            return pd.read_csv(io.BytesIO(content), sep=separator, **reading)
+    return pd.read_csv(io.BytesIO(content), **reading)
 
 
 def _from_parquet(content: bytes, file: str) -> _Rows:
@@ -84,7 +98,8 @@ def _column(table: pd.DataFrame, file: str) -> list[str]:
         if name in table.columns:
             return [text if isinstance(text, str) else "" for text in table[name]]
     raise InputError(
-        f"{file}: got the columns {list(table.columns)}; expected {' or '.join(_COLUMNS)}"
+        f"{file}: got the columns {list(table.columns)}; expected {' or '.join(_COLUMNS)} (in a "
+        "CSV between commas, semicolons or tabs)"
     )
 
 
@@ -118,12 +133,16 @@ def _with_endings(
             f"{place.root}: {error}; expected the folder of the images that {place.names} names"
         ) from error
     by_stem = {name.rpartition(".")[0]: name for name in present if name.lower().endswith(endings)}
+    # Where every line ends in a number, numbers are parts of the names only if all of them are.
+    texts = [text for _, text in rows]
+    flagged = all(map(_NUMBER.search, texts)) and not all(text in by_stem for text in texts)
     for where, text in rows:
-        # Sets of one class say behind the name whether an image holds it.
-        stem = text.split()[0]
+        stem = _NUMBER.sub("", text) if flagged else text
+        while stem not in by_stem and _NUMBER.search(stem):
+            stem = _NUMBER.sub("", stem)
         if stem not in by_stem:
             raise InputError(
-                f"{place.names}:{where}: got {stem!r}; expected an image of this name in "
+                f"{place.names}:{where}: got {text!r}; expected an image of this name in "
                 f"{place.root}, ending in {', '.join(endings)}"
             )
         yield where, by_stem[stem]

@@ -8,18 +8,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from usam_core.errors import InputError, TransientError
 from usam_core.image_ref import ImageRef
 from usam_core.imagestores.base import ImageStore
-from usam_core.imagestores.content import content_mark
-from usam_core.imagestores.opener import is_url, open_bytes
+from usam_core.imagestores.content import content_mark, is_zarr_url
+from usam_core.imagestores.opener import is_url, open_bytes, try_again
 from usam_core.imagestores.picture import PictureStore, deep_colours
 from usam_core.imagestores.projection import Projected, depth_axis
 from usam_core.imagestores.tiff import TiffStore
 from usam_core.imagestores.zarr_store import ZarrStore
 from usam_core.pictures import open_picture
 from usam_core.pixels import DEEP
-from usam_core.verdicts import BadImage, check_file, check_size, damaged, unreadable, verdict_on
+from usam_core.verdicts import (
+    BadImage,
+    check_file,
+    check_size,
+    library_verdicts,
+    unreadable,
+    verdict_on,
+)
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ZARR = ("zarr.json", ".zgroup", ".zarray")
@@ -44,6 +50,8 @@ def needs_store(path: str, max_megapixels: float, content: bytes | None = None) 
     Raises:
         BadImage: the file cannot be used, as far as its header says.
     """
+    if is_zarr_url(path):
+        return True
     if content is None and os.path.isdir(path):
         _check_folder(path)
         return True
@@ -109,7 +117,7 @@ def open_image(
     Raises:
         BadImage: it cannot be used; what is no plane's fault alone.
     """
-    with _verdicts(path):
+    with library_verdicts(path):
         found = _open(path, max_megapixels, content, tiled)
         if projection == "none":
             return found
@@ -125,7 +133,7 @@ def opened(
     Raises:
         BadImage: as `open_image`; and whatever goes wrong within the block.
     """
-    with _verdicts(path):
+    with library_verdicts(path):
         with verdict_on(path):
             mark = content_mark(path)
         yield _kept_open(path, mark, max_megapixels, projection, tiled)
@@ -171,6 +179,9 @@ def _kept_open(
 
 
 def _open(path: str, max_megapixels: float, content: bytes | None, tiled: bool) -> ImageStore:
+    if is_zarr_url(path):
+        with verdict_on(path):
+            return try_again(path, lambda: ZarrStore(path))
     if not is_url(path) and os.path.isdir(path):
         _check_folder(path)
         return ZarrStore(path)
@@ -236,20 +247,3 @@ def _reads_as_tiff(file: str | bytes) -> bool:
     except Exception:  # decoders raise anything on damaged bytes
         return False
     return True
-
-
-@contextmanager
-def _verdicts(path: str) -> Iterator[None]:
-    """Turn whatever a library raises into a verdict on the image."""
-    try:
-        yield
-    except BadImage:
-        raise
-    except TransientError:
-        raise
-    except InputError as error:
-        raise BadImage("unsupported", str(error)) from error
-    except MemoryError as error:
-        raise BadImage("too_large", f"{path}: memory does not hold one plane of it") from error
-    except Exception as error:  # decoders raise anything on damaged bytes
-        raise damaged(path, error) from error

@@ -4,13 +4,18 @@ fsspec's own `find` holds all it has found, 1.4 kB an object of s3, and passes b
 fails to list: images would be lost in silence.
 """
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 from usam_core.config_images import ImagesConfig
 from usam_core.errors import InputError
 from usam_core.imagestores.globs import Globs
-from usam_core.imagestores.opener import FileInfo, file_system, info_of, try_again
+from usam_core.imagestores.opener import FileInfo, file_system, info_of, join, try_again
+from usam_core.imagestores.walk import is_store
+from usam_core.verdicts import BadImage
+
+_log = logging.getLogger(__name__)
 
 _Found = tuple[str, FileInfo | None]
 
@@ -50,7 +55,32 @@ def find_remote(config: ImagesConfig, root: str, globs: Globs) -> Iterator[_Foun
                 f"{root}: {error.strerror}; expected a store that may be listed: give its keys "
                 "where its own library looks for them"
             ) from error
-        left += sorted((e for e in entries if _counts(e[0], config, globs)), reverse=True)
+        left += sorted(_counted(entries, root, config, globs), reverse=True)
+
+
+def _counted(
+    entries: list[_Found], root: str, config: ImagesConfig, globs: Globs
+) -> Iterator[_Found]:
+    for name, told in entries:
+        if name.endswith("/") and is_store(name.rstrip("/"), config.extensions):
+            for image in _images_in(name.rstrip("/"), root):
+                if globs.wants(image):
+                    yield image, None
+        elif _counts(name, config, globs):
+            yield name, told
+
+
+def _images_in(name: str, root: str) -> list[str]:
+    """Return the images of a Zarr group; itself if that cannot be read: then it has a verdict."""
+    # Only who has one pays for the import.
+    from usam_core.imagestores.remote_zarr import images_behind
+
+    try:
+        inside = images_behind(join(root, name))
+    except BadImage as error:
+        _log.warning("%s", error)
+        inside = [""]
+    return [f"{name}/{image}" if image else name for image in inside]
 
 
 def _counts(name: str, config: ImagesConfig, globs: Globs) -> bool:

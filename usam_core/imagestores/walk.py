@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from usam_core.config_images import ImagesConfig
@@ -86,7 +86,7 @@ def _entries(
                 name = prefix + entry.name
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir() and _is_store(entry.name, endings):
+                if entry.is_dir() and is_store(entry.name, endings):
                     found += filter(globs.wants, _images_in(name, entry.path))
                 elif entry.is_dir():
                     if recursive and globs.enters(name):
@@ -99,8 +99,10 @@ def _entries(
     return found
 
 
-def _is_store(name: str, endings: tuple[str, ...]) -> bool:
-    return ENDING in endings and name.lower().endswith(ENDING)
+def is_store(name: str, endings: Sequence[str]) -> bool:
+    """Return whether a folder of this name counts as a Zarr group or array."""
+    counts = ENDING in (ending.lower() for ending in endings)
+    return counts and name.lower().endswith(ENDING) and not name.rpartition("/")[2].startswith(".")
 
 
 def _images_in(name: str, path: str) -> list[str]:

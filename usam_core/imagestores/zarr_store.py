@@ -10,10 +10,12 @@ import zarr
 from usam_core.errors import InputError
 from usam_core.imagestores.axes import CHANNELS, layout, named
 from usam_core.imagestores.base import ALL, ImageStore, Plane, PlaneInfo
+from usam_core.imagestores.opener import file_system, is_url, join, try_again
 
 _OLD_AXES = "tczyx"
 """Of OME-Zarr 0.1 and 0.2, which have no others."""
 _PLAIN_AXES = {2: "yx", 3: "iyx", 4: "iyxc"}
+_EXPECTED = "expected an OME-Zarr image, or an array"
 _LABELS = "labels"
 _SERIES_LAYOUT = "bioformats2raw.layout"
 
@@ -30,6 +32,7 @@ class ZarrStore(ImageStore):
     """
 
     def __init__(self, path: str) -> None:
+        self._path = path
         node = zarr.open(path, mode="r")
         names: Sequence[str] = ()
         if isinstance(node, zarr.Array):
@@ -37,13 +40,12 @@ class ZarrStore(ImageStore):
         else:
             image = _multiscales(node)
             if image is None:
-                raise InputError(
-                    f"{path}: a Zarr group without `multiscales`; expected an OME-Zarr image, or "
-                    "an array"
-                )
+                raise InputError(f"{path}: a Zarr group without `multiscales`; {_EXPECTED}")
             self._array = _full_size(path, node, image)
             axes = _axes(image, self._array.ndim)
             names = _channel_names(node)
+        if self._array.shards is not None and is_url(path):
+            _check_parts(join(path, f"{self._array.path}/zarr.json".lstrip("/")))
         if len(axes) != self._array.ndim:
             raise InputError(
                 f"{path}: axes {list(axes)}; expected {self._array.ndim}, one for each of the "
@@ -82,7 +84,11 @@ class ZarrStore(ImageStore):
     ) -> np.ndarray:
         """Return (c, h, w); of the array, only the chunks that the window touches are read."""
         self.info(plane)
-        values = self._layout.take(self._array, dict(plane), rows, columns, channels)
+
+        def take() -> np.ndarray:
+            return self._layout.take(self._array, dict(plane), rows, columns, channels)
+
+        values = try_again(self._path, take) if is_url(self._path) else take()
         return np.ascontiguousarray(values, values.dtype.newbyteorder("="))
 
     def close(self) -> None:
@@ -100,6 +106,18 @@ def images_in(path: str) -> list[str]:
     """
     node = zarr.open(path, mode="r")
     return [""] if isinstance(node, zarr.Array) else list(_images_of(node))
+
+
+def array_names(group: zarr.Group) -> list[str]:
+    """Return where the arrays of an image lie in its group, one for each of its sizes.
+
+    Raises:
+        InputError: the group is no image.
+    """
+    image = _multiscales(group)
+    if image is None:
+        raise InputError(f"{group.store_path}: a Zarr group without `multiscales`; {_EXPECTED}")
+    return [level["path"] for level in image["datasets"]]
 
 
 def _images_of(group: zarr.Group) -> Iterator[str]:
@@ -168,6 +186,17 @@ def _plain_axes(path: str, array: zarr.Array) -> Sequence[str]:
             "(n, h, w, c), or dimension names with y and x"
         )
     return _PLAIN_AXES[array.ndim]
+
+
+def _check_parts(file: str) -> None:
+    """Refuse shards behind a server that gives whole files alone: zarr would take it for a part."""
+    system, path = file_system(file)
+    if len(try_again(file, lambda: system.cat_file(path, start=0, end=1))) > 1:
+        raise InputError(
+            f"{file}: the server sends all of a file where a part is asked for; expected one that "
+            "serves parts (HTTP ranges), which a Zarr array in shards needs. Serve it otherwise or "
+            "copy it to this disk"
+        )
 
 
 def _plain_name(name: str) -> str:

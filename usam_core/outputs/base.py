@@ -164,6 +164,9 @@ class Writer:
     def placed(self, image: LabelledImage) -> None:
         """Do what has to be done beside an image's file once that is in place."""
 
+    def removed(self, path: Path) -> None:
+        """Undo that, of a file that no image has any more and that is not there any more."""
+
     def rows(self, image: LabelledImage) -> Iterable[dict[str, Any]]:
         """Return what the index has to know of one image, as JSON-like mappings; not the run."""
         return ()

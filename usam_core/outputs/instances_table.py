@@ -29,13 +29,17 @@ SCHEMA = pa.schema(
         ("box_height", pa.float64()),
         ("point_x", pa.float64()),
         ("point_y", pa.float64()),
+        ("reviewed", pa.string()),
         ("run", pa.string()),
     ]
 )
-"""Columns; lengths are in pixels, `object` is the number in label TIFF and OME-Zarr, `run` the key
-of the annotate step that the table was made from."""
+"""Columns; lengths are in pixels, `object` is the number in label TIFF and OME-Zarr, `reviewed`
+what a person decided of the mask ("accepted", "changed", or null for nothing), `run` the key of the
+annotate step that the table was made from."""
 
-_ROWS_A_GROUP = 16384
+_ROWS_A_BATCH = 1024
+"""Rows that are Python objects at a time: they take many times the memory of columns."""
+_BATCHES_A_GROUP = 16
 
 
 class ParquetWriter(Writer):
@@ -66,6 +70,7 @@ class ParquetWriter(Writer):
                 "box_height": height,
                 "point_x": point[0],
                 "point_y": point[1],
+                "reviewed": annotation.get("reviewed"),
             }
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:
@@ -73,6 +78,11 @@ class ParquetWriter(Writer):
         path = self.to.folder / "instances.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as temporary, pq.ParquetWriter(temporary, SCHEMA) as file:
-            while some := [{**row, "run": self.to.run} for row in islice(rows, _ROWS_A_GROUP)]:
-                file.write_table(pa.Table.from_pylist(some, SCHEMA))
+            batches = self._batches(rows)
+            while group := list(islice(batches, _BATCHES_A_GROUP)):
+                file.write_table(pa.Table.from_batches(group, SCHEMA))
         return [path]
+
+    def _batches(self, rows: Iterator[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
+        while some := [{**row, "run": self.to.run} for row in islice(rows, _ROWS_A_BATCH)]:
+            yield pa.RecordBatch.from_pylist(some, SCHEMA)

@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS part (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS file_part ON file (format, part);
 """
+_TOGETHER = 1000
 
 
 class Written(NamedTuple):
@@ -96,6 +97,10 @@ class Ledger:
         stamped = [(file, stamp_of(self.folder / file.path)) for file in placed]
         with self._db:
             self._disown(format_, kept)
+            # What the part had before and has no more is nobody's, until another part takes it.
+            self._db.execute(
+                "UPDATE file SET part = NULL WHERE format = ? AND part = ?", (format_, part)
+            )
             self._db.executemany(
                 "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, NULL, ?)",
                 [
@@ -144,16 +149,24 @@ class Ledger:
         with self._db:
             self._db.execute("DELETE FROM part WHERE format = ?", (format_,))
 
-    def drop_parts(self, format_: str, kept: set[str]) -> list[str]:
-        """Forget parts that are no more; return the files of theirs that no other part has."""
-        parts = self._db.execute("SELECT part FROM part WHERE format = ?", (format_,))
-        stale = [part for (part,) in parts if part not in kept]
-        gone = [path for part in stale for path in self.of_part(format_, part)]
+    def drop_parts(self, format_: str, kept: set[str]) -> None:
+        """Forget parts that are no more; what they had is nobody's."""
+        owners = self._db.execute(
+            "SELECT part FROM part WHERE format = ?1 "
+            "UNION SELECT part FROM file WHERE format = ?1 AND part IS NOT NULL",
+            (format_,),
+        )
+        stale = [(format_, part) for (part,) in owners if part not in kept]
         with self._db:
-            self._db.executemany(
-                "DELETE FROM part WHERE format = ? AND part = ?", [(format_, p) for p in stale]
-            )
-        return gone
+            self._db.executemany("DELETE FROM part WHERE format = ? AND part = ?", stale)
+            self._db.executemany("UPDATE file SET part = NULL WHERE format = ? AND part = ?", stale)
+
+    def left_over(self, format_: str) -> list[str]:
+        """Return some of the files that no part has; none when there are none."""
+        rows = self._db.execute(
+            "SELECT path FROM file WHERE format = ? AND part IS NULL LIMIT ?", (format_, _TOGETHER)
+        )
+        return [path for (path,) in rows]
 
     def of_part(self, format_: str, part: str) -> list[str]:
         """Return the files of a part."""
@@ -162,10 +175,12 @@ class Ledger:
         )
         return [path for (path,) in rows]
 
-    def drop_file(self, format_: str, path: str) -> None:
-        """Forget a file."""
+    def drop_files(self, format_: str, paths: list[str]) -> None:
+        """Forget files."""
         with self._db:
-            self._db.execute("DELETE FROM file WHERE format = ? AND path = ?", (format_, path))
+            self._db.executemany(
+                "DELETE FROM file WHERE format = ? AND path = ?", [(format_, p) for p in paths]
+            )
 
 
 def content_digest(path: Path) -> str:

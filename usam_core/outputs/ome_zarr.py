@@ -21,7 +21,8 @@ NAME = "usam"
 _SMALLEST = 512
 """Levels are added until the longer side is no longer than this."""
 _CHUNK = 1024
-_ATTRIBUTES = {2: ".zattrs", 3: "zarr.json"}
+_ATTRIBUTES = ".zattrs"
+"""Of a group of version 2."""
 _VERSIONS = {2: "0.4", 3: "0.5"}
 
 
@@ -91,15 +92,21 @@ class OmeZarrWriter(Writer):
         folder = Path(image.file) / "labels"
         version = _image_group(image).metadata.zarr_format
         group = zarr.open_group(folder, mode="a", zarr_format=version)
-        attributes = group.attrs.asdict()
-        said = attributes if version == 2 else attributes.setdefault("ome", {"version": "0.5"})
-        listed = said.setdefault("labels", [])
+        listed = _listed(group)
         if self._label not in listed:
-            listed.append(self._label)
-            if version == 2:
-                write_json(folder / _ATTRIBUTES[2], attributes)
-            else:
-                group.attrs.update(attributes)
+            _list(folder, group, [*listed, self._label])
+
+    def removed(self, path: Path) -> None:
+        """Name labels no more that were in an image's `labels` group."""
+        folder = path.parent
+        if folder.name != "labels" or folder.is_relative_to(self.to.folder):
+            return
+        try:
+            group = zarr.open_group(folder, mode="r+")
+        except FileNotFoundError:
+            return
+        if path.name in (listed := _listed(group)):
+            _list(folder, group, [name for name in listed if name != path.name])
 
     @property
     def _label(self) -> str:
@@ -160,6 +167,22 @@ def _image_group(image: LabelledImage) -> zarr.Group | None:
 def _multiscale(group: zarr.Group) -> dict[str, Any]:
     attributes = group.attrs.asdict()
     return attributes.get("ome", attributes)["multiscales"][0]
+
+
+def _listed(labels: zarr.Group) -> list[str]:
+    """Return the names that an image's group of labels lists."""
+    attributes = labels.attrs.asdict()
+    return list(attributes.get("ome", attributes).get("labels", []))
+
+
+def _list(folder: Path, labels: zarr.Group, names: list[str]) -> None:
+    """Have an image's group of labels list these."""
+    attributes = labels.attrs.asdict()
+    if labels.metadata.zarr_format == 2:
+        write_json(folder / _ATTRIBUTES, {**attributes, "labels": names})
+    else:
+        said = {"version": _VERSIONS[3], **attributes.get("ome", {}), "labels": names}
+        labels.attrs.update({**attributes, "ome": said})
 
 
 def _can_hold(group: zarr.Group, size_hw: tuple[int, int]) -> bool:

@@ -62,13 +62,27 @@ class YoloWriter(Writer):
                 "yolo: planes of stacks and images that are no plain picture files are not linked; "
                 "put a picture of each under yolo/images with the name of its text file"
             )
+            self._unlink(image.name)
             return
         link = self.to.folder / "images" / f"{image.name}{ending}"
+        self._unlink(image.name, link)
         link.parent.mkdir(parents=True, exist_ok=True)
         file = os.path.relpath(image.file, link.parent)
         if not link.is_symlink() or os.readlink(link) != file:
             link.unlink(missing_ok=True)
             link.symlink_to(file)
+
+    def removed(self, path: Path) -> None:
+        """Remove the link to the image, too."""
+        name = path.relative_to(self.to.folder / "labels").as_posix()
+        self._unlink(name.removesuffix(".txt"))
+
+    def _unlink(self, name: str, kept: Path | None = None) -> None:
+        """Remove links of a name but one; a picture that a person has put there stays."""
+        for ending in _READ:
+            link = self.to.folder / "images" / f"{name}{ending}"
+            if link != kept and link.is_symlink():
+                link.unlink()
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:
         """Write `data.yaml`; all images are training and validation, to be divided by the user."""

@@ -86,20 +86,21 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     for shard, group in found.whole.groupby("shard", sort=True):
         rows = sorted(zip(group["path"], group["sha256"], strict=True))
         here = {sha256: said[sha256] for _, sha256 in rows if sha256 in said}
-        made_of = [labelling, shard, rows]
+        # An image that comes may take another's name, which is called otherwise from then on.
+        pngs = [f"{MASKS}/{names[path]}" for path, _ in rows]
+        made_of = [labelling, shard, rows, pngs]
         if here:
             made_of.append(decisions_digest(d for of_image in here.values() for d in of_image))
         done.append(folder / PARTS / f"{value_digest(made_of)[:24]}.json")
-        pngs = [f"{MASKS}/{names[path]}" for path, _ in rows]
         before = {png: written[png] for png in pngs if png in written}
         part = Part(done[-1], shard, rows, pngs, before, blocks, here)
         name = f"labelling {len(rows)} images from {rows[0][0]} on"
         pieces.append(Piece(name, len(rows), (project, store.path, head_file, part)))
     large = []
     for image, shards in found.tiled:
-        made_of = [labelling, image.path, image.sha256, image.keys, shards]
-        done.append(folder / PARTS / f"{value_digest(made_of)[:24]}.json")
         png = f"{MASKS}/{names[image.path]}"
+        made_of = [labelling, image.path, image.sha256, image.keys, shards, png]
+        done.append(folder / PARTS / f"{value_digest(made_of)[:24]}.json")
         of_image = LargePart(done[-1], image, shards, png, written.get(png), blocks)
         name = f"labelling {len(shards)} tiles of {image.path}"
         large.append(Piece(name, len(shards), (project, store.path, head_file, of_image)))

@@ -23,7 +23,15 @@ from usam_core.palette import class_colours
 from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.stages import annotate
-from usam_core.stages.exporting import INDEX, ROWS, Job, export_part, read_rows, rows_file
+from usam_core.stages.exporting import (
+    INDEX,
+    ROWS,
+    Job,
+    export_part,
+    read_rows,
+    remove_left_over,
+    rows_file,
+)
 from usam_core.stages.folders import step_folder
 from usam_core.stages.record import (
     RECORD,
@@ -214,17 +222,10 @@ def _jobs(
 
 
 def _finish(writer: Writer, parts: list[str], ledger: Ledger) -> list[Path]:
-    """Write a format's index; files of images that are no more go, unless they were edited."""
+    """Write a format's index; files that no image has any more go, unless they were edited."""
     name = writer.name
-    for path in ledger.drop_parts(name, {*parts, INDEX}):
-        place = ledger.folder / path
-        if ledger.edited(name, path):
-            writer.note(f"{name}: {path} was edited and is kept, though its image is gone")
-        elif place.is_dir():
-            shutil.rmtree(place)
-        else:
-            place.unlink(missing_ok=True)
-        ledger.drop_file(name, path)
+    ledger.drop_parts(name, {*parts, INDEX})
+    remove_left_over(writer, ledger)
     for path in ledger.of_part(name, INDEX):
         if ledger.edited(name, path):
             place = ledger.folder / path

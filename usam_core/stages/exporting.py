@@ -87,6 +87,25 @@ def export_part(
         ledger.finish(job.writer.name, part, job.key, placed, kept[job.writer.name])
 
 
+def remove_left_over(writer: Writer, ledger: Ledger) -> None:
+    """Remove the files of a format that no image has any more; those that were edited stay.
+
+    Their images are gone, or have files of other names now.
+    """
+    while paths := ledger.left_over(writer.name):
+        for path in paths:
+            place = ledger.folder / path
+            if ledger.edited(writer.name, path):
+                writer.note(
+                    f"{writer.name}: {path} was edited and is kept, though its image is gone or "
+                    "has a file of another name now"
+                )
+                continue
+            _take_away(place)
+            writer.removed(place)
+        ledger.drop_files(writer.name, paths)
+
+
 def rows_file(folder: Path, format_: str, part: str) -> Path:
     """Return where the rows of one part lie."""
     return folder / ROWS / format_ / f"{part}.jsonl"
@@ -133,11 +152,19 @@ def _place(made: Path, place: Path) -> None:
         os.replace(made, place)
         return
     # A folder cannot be renamed over another; without either, the next run writes it again.
+    _take_away(place)
+    os.rename(made, place)
+
+
+def _take_away(place: Path) -> None:
+    """Remove a file, or a folder at once: half of one would pass for a person's edit."""
     old = place.with_name(f"{TEMPORARY_PREFIX}old-{place.name}")
     _remove(old)
-    os.rename(place, old)
-    os.rename(made, place)
-    shutil.rmtree(old)
+    if place.is_dir():
+        os.rename(place, old)
+        shutil.rmtree(old)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def _remove(path: Path) -> None:

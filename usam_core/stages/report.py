@@ -155,7 +155,8 @@ def _left_out(project: Project) -> list[dict[str, str]]:
     for step, key in (("embed", "quarantined"), ("describe", "left_out")):
         record = read_record(step_folder(project, step))
         found += record.summary[key] if record else []
-    return found
+    said = ("path", "code", "reason")
+    return [{name: project.as_listed(one[name]) for name in said} for one in found]
 
 
 def _read(
