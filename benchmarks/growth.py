@@ -1,6 +1,7 @@
 """Embedding and labelling at 1, 10 and 100 times as many images: seconds, memory, bytes.
 
-    python benchmarks/growth.py --out /tmp/growth [--images 100 1000 10000] [--side 2]
+    python benchmarks/growth.py --out /tmp/growth [--images 100 1000 10000] [--side 2] \
+        [--dtype bfloat16]
 
 Drawn scenes go through the nano SAM with `side` x `side` prompts and through a small head, each
 count in a process of its own, so that its highest memory is its own. What must not grow with the
@@ -34,7 +35,7 @@ STEPS = ("collect", "embed", "compose", "fit", "calibrate", "annotate")
 MIB = 2**20
 
 
-def make_project(folder: Path, images: int, side: int) -> Path:
+def make_project(folder: Path, images: int, side: int, dtype: str) -> Path:
     """Draw the images and write the project file."""
     for number in range(images):
         file = folder / "images" / f"{number // A_FOLDER:05d}" / f"{number:08d}.jpg"
@@ -46,7 +47,7 @@ def make_project(folder: Path, images: int, side: int) -> Path:
         "classes": CLASSES,
         "images": {"path": "images"},
         "training": {"source": "render", "render": {"per_class": 8, "size": 128}},
-        "sam": {"points_per_side": side},
+        "sam": {"points_per_side": side, "dtype": dtype},
         "compose": {"held_out_scenes": 0},
         "head": {"steps": 20, "hidden": [64, 32, 16]},
         "outputs": {"overlays": 0},
@@ -84,17 +85,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--side", type=int, default=2)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     args = parser.parse_args()
     fresh = multiprocessing.get_context("spawn")
     rows = []
     for images in args.images:
-        file = make_project(args.out.resolve() / str(images), images, args.side)
+        file = make_project(args.out.resolve() / str(images), images, args.side, args.dtype)
         with ProcessPoolExecutor(1, mp_context=fresh) as process:
             rows.append(process.submit(measure, file, images).result())
         print(json.dumps(rows[-1]), flush=True)
     print(
         f"\n{date.today()}, {platform.processor() or platform.machine()}, torch "
-        f"{torch.__version__}, one thread, {args.side**2} prompts an image of {SIZE_HW}\n"
+        f"{torch.__version__}, one thread, {args.side**2} prompts an image of {SIZE_HW}, "
+        f"{args.dtype}\n"
     )
     print(pd.DataFrame(rows).set_index("images").T.to_string())
     (args.out / "growth.json").write_text(json.dumps(rows, indent=1))
