@@ -4,15 +4,14 @@
         [--dtype bfloat16]
 
 Drawn scenes go through the nano SAM with `side` x `side` prompts and through a small head, each
-count in a process of its own, so that its highest memory is its own. What must not grow with the
-number of images: seconds an image, and memory beyond the first count's.
+count in a process of its own. What must not grow with the number of images: seconds an image, and
+the highest memory of each step. Linux only.
 """
 
 import argparse
 import json
 import multiprocessing
 import platform
-import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
@@ -21,6 +20,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 import yaml
+from memory import forget_peak, peak_mib
 from PIL import Image
 
 from usam_core.project import load_project
@@ -32,7 +32,6 @@ CLASSES = ["disc", "ring", "rod"]
 SIZE_HW = (192, 256)
 A_FOLDER = 1000
 STEPS = ("collect", "embed", "compose", "fit", "calibrate", "annotate")
-MIB = 2**20
 
 
 def make_project(folder: Path, images: int, side: int, dtype: str) -> Path:
@@ -63,13 +62,12 @@ def measure(file: Path, images: int) -> dict[str, float | int]:
     project = load_project(file)
     row: dict[str, float | int] = {"images": images}
     for step in STEPS:
+        forget_peak()
         start = time.monotonic(), time.process_time()
         run_step(step, project)
         row[f"{step} s"] = round(time.monotonic() - start[0], 1)
         row[f"{step} processor s"] = round(time.process_time() - start[1], 1)
-        # What the process has ever had, so that later steps include the earlier.
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        row[f"{step} peak MiB"] = round(peak / MIB)
+        row[f"{step} peak MiB"] = round(peak_mib())
     stored = sum(path.stat().st_size for path in project.store_root.rglob("*") if path.is_file())
     row["store KB an image"] = round(stored / images / 1000, 1)
     row["embedded a processor second"] = round(images / row["embed processor s"], 1)
