@@ -6,16 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import LocalStore
 
 from usam_core.errors import StoreError
+from usam_core.store.arrays import Damaged, check_array, open_array, seal, write_array
 from usam_core.store.layout import COLUMNS
 from usam_core.store.store import EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile, MaskSet, Quarantined
 
 SPEC = {"model": "nano"}
 BLOCK = "features/encoder"
+PIPELINES = ["zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs.ZarrsCodecPipeline"]
+"""What a program may set zarr to."""
 
 
 def sha(number: int) -> str:
@@ -260,3 +266,42 @@ def test_a_format_of_another_day_is_refused(store, monkeypatch):
     monkeypatch.setattr("usam_core.store.layout.FORMAT", 2)
     with pytest.raises(StoreError, match="format 1, expected 2"):
         EmbeddingStore.open(store.path)
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_a_changed_bit_is_found_whichever_checksum_and_whatever_zarr_is_set_to(tmp_path, pipeline):
+    values = np.random.default_rng(0).integers(0, 255, (8, 10, 64), np.uint8)
+    folders = {"before 2026-11-21": tmp_path / "old", "now": tmp_path / "new"}
+    zarr.create_array(
+        LocalStore(tmp_path / "old"),
+        data=values,
+        chunks=(1, 10, 64),
+        shards=values.shape,
+        compressors=[ZstdCodec(level=3), Crc32cCodec()],
+    )
+    seal(tmp_path / "old")
+    write_array(tmp_path / "new", values)
+    for folder in folders.values():
+        with zarr.config.set({"codec_pipeline.path": pipeline}):
+            one = open_array(folder, len(values))
+            assert (one.values(0, 2) == values[:2]).all()
+            content = bytearray(one.file.read_bytes())
+            content[300] ^= 1
+            one.file.write_bytes(content)
+            with pytest.raises(Damaged):
+                open_array(folder, len(values)).values(0, 2)
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_zeros_are_written_whatever_zarr_is_set_to(tmp_path, pipeline):
+    zeros = np.zeros((3, 4, 8), np.uint8)
+    with zarr.config.set({"codec_pipeline.path": pipeline}):
+        write_array(tmp_path, zeros)
+    check_array(tmp_path, deep=True)
+    assert (open_array(tmp_path, 3).values(0, 3) == zeros).all()
+
+
+def test_opening_an_array_leaves_zarr_as_it_was(tmp_path, monkeypatch):
+    write_array(tmp_path, np.zeros((3, 4, 8), np.uint8))
+    monkeypatch.setattr(zarr.config, "set", None)  # it is the whole process's, all threads'
+    open_array(tmp_path, 3).values(0, 3)

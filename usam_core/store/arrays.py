@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import zarr
-import zarrs  # noqa: F401  (registers its pipeline)
 from zarr.codecs import ZstdCodec
+from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.storage import LocalStore
+from zarrs import ZarrsCodecPipeline
 
 from usam_core.atomic import write_json
 from usam_core.digest import file_digest
@@ -67,6 +68,7 @@ def write_array(
         # A chunk that is not there could not be told from one of zeros.
         config={"write_empty_chunks": True},
     )
+    _use(array, BatchedCodecPipeline.from_codecs(array.metadata.codecs))
     array[...] = values
     seal(folder)
 
@@ -149,8 +151,8 @@ def open_array(folder: Path, rows: int) -> SealedArray:
     files = _read_seal(folder)
     _check_metadata(folder, files)
     try:
-        with zarr.config.set({"codec_pipeline.path": _pipeline(folder)}):
-            array = zarr.open_array(LocalStore(folder, read_only=True), mode="r")
+        array = zarr.open_array(LocalStore(folder, read_only=True), mode="r")
+        _use(array, _reading(array))
     except Exception as error:  # zarr raises anything on metadata that it does not like
         raise Damaged(f"{folder}: zarr cannot open it: {error}") from error
     if array.shape[0] != rows:
@@ -159,19 +161,26 @@ def open_array(folder: Path, rows: int) -> SealedArray:
     return SealedArray(array, folder / data, files[data]["bytes"])
 
 
-def _pipeline(folder: Path) -> str:
-    """Return the name of the code that reads an array.
+def _reading(array: zarr.Array[Any]) -> BatchedCodecPipeline | ZarrsCodecPipeline:
+    """Return the code that reads an array.
 
     zarrs takes half the processor time of zarr's own, but believes a chunk whose crc32c is wrong,
     as stores of before 2026-11-21 have one; zstd's own checksum neither believes.
     """
-    own = zarr.config.get("codec_pipeline.path")
-    (inner,) = json.loads((folder / _METADATA_FILE).read_bytes())["codecs"]
-    sealed = any(
-        codec["name"] == "zstd" and codec["configuration"]["checksum"]
-        for codec in inner["configuration"]["codecs"]
-    )
-    return "zarrs.ZarrsCodecPipeline" if sealed else own
+    (sharding,) = array.metadata.codecs
+    if any(isinstance(codec, ZstdCodec) and codec.checksum for codec in sharding.codecs):
+        return ZarrsCodecPipeline.from_array_metadata_and_store(array.metadata, array.store)
+    return BatchedCodecPipeline.from_codecs(array.metadata.codecs)
+
+
+def _use(array: zarr.Array[Any], pipeline: BatchedCodecPipeline | ZarrsCodecPipeline) -> None:
+    """Have an array go through a pipeline of its own.
+
+    Not through `zarr.config`, which is the whole process's: two threads that open arrays would
+    leave each other's choice behind, and zarrs does not write arrays of zeros.
+    """
+    # The class is frozen, and its own __init__ sets the pipeline in this way.
+    object.__setattr__(array.async_array, "codec_pipeline", pipeline)
 
 
 def check_array(folder: Path, *, deep: bool) -> None:
