@@ -72,8 +72,9 @@ def upscale_part(
 ) -> tuple[tuple[slice, slice], np.ndarray]:
     """Scale values bilinearly to the image's size, but only where they are not 0.
 
-    As `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`, in a time that
-    goes with the area of what there is to scale.
+    As `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)` but for rounding (a
+    pixel at one half exactly may fall either way), in a time that goes with the area of what
+    there is to scale.
 
     Args:
         values: float32 (rows, columns), at most as many as the image has, or more.
