@@ -64,8 +64,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "best predicted IoU, in tiles": {**BEST, **NEGATIVES, **TILES},
     "negative names, stretched": {**SMALL, **NEGATIVES, **STRETCHED},
 }
-"""Each was settled before it was run, and none by truth: the first four before any, the last when the
-others were known. Each of the first four adds to the one above it.
+"""Each was settled before it was run, and none by truth: the first four before any, the last when
+the others were known. Each of the first four adds to the one above it.
 
 Two are the two before, in tiles. A tile is half of SAM's input side, so that SAM sees each
 pixel at twice its size, and neighbours share a quarter of it: the same for all images, whatever
