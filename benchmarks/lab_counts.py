@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from pycocotools import mask as coco_mask
 
+from usam_core.image_ref import Box
 from usam_core.masks import areas, upscale
 from usam_core.metrics.instance import average_precision
 from usam_core.outputs.coco_json import decode, encode
@@ -26,7 +27,7 @@ class Counts:
         kind: of microscopy.
         objects: how many there are in truth.
         pointed: of these, how many hold a point of the grid.
-        masked: how many any mask of SAM's matches (IoU 0.5), whatever its name.
+        masked: how many any mask of SAM's matches (IoU 0.5), or several joined, whatever the name.
         found: how many a listed mask of the right name matches.
         listed: masks that the labels list.
         right: pixels of a class that are so in truth too.
@@ -49,7 +50,7 @@ def count_image(
     entry: dict[str, Any],
     labels: np.ndarray,
     truth: Truth,
-    points_per_side: int,
+    places: np.ndarray,
     proposals: Sequence[dict[str, Any]],
 ) -> Counts:
     """Compare what is known of one labelled image with its truth.
@@ -58,13 +59,12 @@ def count_image(
         entry: the image, as the step annotate notes it.
         labels: uint8 (h, w).
         truth: of all images.
-        points_per_side: of the grid.
+        places: of the points, as `grid_places` returns them.
         proposals: run lengths of SAM's masks of this image, as `run_lengths` returns them.
     """
     objects = truth.instances(entry["file_name"]) or []
     expected = truth.label_map(entry["file_name"])
-    places = grid_points(points_per_side) * labels.shape[::-1]
-    columns, rows = places.astype(int).T
+    columns, rows = places.T
     found = 0
     for label in {one["category_id"] for one in objects}:
         same, masks = (
@@ -73,17 +73,32 @@ def count_image(
         )
         found += sum(matched(same, masks))
     outlines = [one["segmentation"] for one in objects]
+    joined = [one["segmentation"] for one in entry["annotations"]]
     return Counts(
         kind=entry["file_name"].split("/")[0],
         objects=len(objects),
         pointed=sum(bool(decode(outline)[rows, columns].any()) for outline in outlines),
-        masked=sum(matched(outlines, proposals)),
+        # What lies on a seam may be matched by no tile's mask, but by those of two together.
+        masked=sum(matched(outlines, [*proposals, *joined])),
         found=found,
         listed=len(entry["annotations"]),
         right=int(((expected == labels) & (labels > 0)).sum()),
         claimed=int((labels > 0).sum()),
         held=int((expected > 0).sum()),
     )
+
+
+def grid_places(points_per_side: int, boxes: Sequence[Box]) -> np.ndarray:
+    """Return column and row of each point in an image, int (n, 2).
+
+    Args:
+        points_per_side: of the grid that lies over each box.
+        boxes: parts of the image; all of it, or its tiles.
+    """
+    points = grid_points(points_per_side)
+    corners = [np.array([box.columns[0], box.rows[0]]) for box in boxes]
+    places = [(points * box.size_hw[::-1]).astype(int) for box in boxes]
+    return np.concatenate([of_box + corner for of_box, corner in zip(places, corners, strict=True)])
 
 
 def run_lengths(mask_set: MaskSet, least: int, most: int) -> list[dict[str, Any]]:

@@ -75,9 +75,9 @@ class ImagesConfig(Section):
     tile: Annotated[StrictInt, Field(ge=64, le=16_384)] | None = None
     """Rows and columns of the tiles in which larger images are embedded and labelled; what lies on
     a seam is one object again in the labels. Empty: every image is embedded whole."""
-    tile_overlap: Annotated[StrictInt, Field(ge=8)] = 128
+    tile_overlap: Annotated[StrictInt | None, Field(ge=8)] = None
     """Pixels that neighbouring tiles share: what is seen of an object there, by both, says that it
-    is one. At most half of `tile`."""
+    is one. At most half of `tile`; empty takes a quarter of it, but never more than 128."""
     channels: dict[Colour, Channel] | None = None
     """Which channel, by number from 0 or by name, is shown as `red`, `green`, `blue`, or alone as
     `grey`, where a plane's channels are measurements; pictures keep their colours. Empty: one
@@ -88,7 +88,11 @@ class ImagesConfig(Section):
     window: Literal["store", "percentile", "full"] | tuple[Float, Float] = "store"
     """How 16-bit, 32-bit and float images become 8 bit: the 0.5 to 99.5 percentiles of a sample of
     all images, once for each channel and kept in the embed step's folder; the image's own; the data
-    type's full range; or a fixed [low, high]. 8 bit is never touched. The index says what was."""
+    type's full range; or a fixed [low, high]. The index says what was. 8 bit: `stretch`."""
+    stretch: Bool = False
+    """Stretch 8-bit images too, for fields that are dim on the screen: what lies between an image's
+    own 0.5 and 99.5 percentiles, of all its colours together, becomes 0 to 255. Training pictures
+    are read the same way. Else 8 bit is never touched."""
 
     @field_validator("include", "exclude")
     @classmethod
@@ -111,12 +115,18 @@ class ImagesConfig(Section):
 
     @model_validator(mode="after")
     def _tiles_overlap_less_than_half(self) -> "ImagesConfig":
-        if self.tile is not None and 2 * self.tile_overlap > self.tile:
+        if self.tile is not None and 2 * self.overlap > self.tile:
             raise ValueError(
-                f"tile_overlap: expected at most half of tile, {self.tile // 2}; got "
-                f"{self.tile_overlap}"
+                f"tile_overlap: expected at most half of tile, {self.tile // 2}; got {self.overlap}"
             )
         return self
+
+    @property
+    def overlap(self) -> int:
+        """Return how many pixels neighbouring tiles share."""
+        if self.tile_overlap is not None:
+            return self.tile_overlap
+        return 128 if self.tile is None else min(128, self.tile // 4)
 
     @field_validator("channels")
     @classmethod

@@ -11,7 +11,7 @@ from usam_core.imagestores.open import check_plane, needs_store, opened
 from usam_core.imagestores.opener import is_url, open_bytes
 from usam_core.imagestores.projection import Projected
 from usam_core.imagestores.show import Channels, paint, view
-from usam_core.pictures import DecodedImage, check_bytes, check_image, decode
+from usam_core.pictures import DecodedImage, check_bytes, check_image, decode, stretched
 from usam_core.pixels import Window
 from usam_core.verdicts import PATH_CODES, REASONS, BadImage, verdict_on
 
@@ -35,11 +35,12 @@ def read_image(
     channels: Channels | None = None,
     projection: str = "none",
     sha256: str | None = None,
+    stretch: bool = False,
 ) -> DecodedImage:
     """Decode an image: orientation applied, alpha over white, every kind of values to 8-bit RGB.
 
-    Pictures of 8 bit are shown as they are. Deeper values go through the window, planes of several
-    channels are shown as `imagestores.show.view` says.
+    Pictures of 8 bit are shown as they are, unless `stretch` is asked for. Deeper values go through
+    the window, planes of several channels are shown as `imagestores.show.view` says.
 
     Args:
         path: the file, the URL of one that fsspec opens, or the address of a plane or of a tile.
@@ -48,6 +49,7 @@ def read_image(
         channels: which channel is which colour, for planes of measured channels.
         projection: "none", or how all z become one plane: "max", "min", "mean".
         sha256: content key that the image must have, so that nothing is stored under another's.
+        stretch: let 8-bit values go through the image's own percentiles.
 
     Raises:
         BadImage: the image cannot be used, with one of `REASONS`.
@@ -64,11 +66,12 @@ def read_image(
     is_file = is_url(ref.file) and not is_zarr_url(ref.file)
     content = _content(ref.file) if is_file and not is_part else None
     if is_part or needs_store(ref.file, max_megapixels, content):
-        return _read_plane(ref, max_megapixels, window, channels, projection, sha256)
+        return _read_plane(ref, max_megapixels, window, channels, projection, sha256, stretch)
     content = _content(ref.file) if content is None else content
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise _changed(ref)
-    return decode(ref.file, content, max_megapixels, window)
+    found = decode(ref.file, content, max_megapixels, window)
+    return stretched(found) if stretch else found
 
 
 def _read_plane(
@@ -78,12 +81,13 @@ def _read_plane(
     channels: Channels | None,
     projection: str,
     sha256: str | None,
+    stretch: bool,
 ) -> DecodedImage:
     with opened(ref.file, max_megapixels, projection, tiled=ref.box is not None) as store:
         if sha256 is not None and ref_digest(remembered_content(ref.file), ref) != sha256:
             raise _changed(ref)
         check_plane(store, ref, max_megapixels)
-        how = view(store, ref, window, channels)
+        how = view(store, ref, window, channels, stretch)
         rgb = paint(store, ref.plane, how, *(() if ref.box is None else ref.box.slices))
         said = str(how)
         if isinstance(store, Projected) and not store.is_flat(ref.plane):

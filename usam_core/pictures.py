@@ -1,13 +1,24 @@
 """Reads a file of a single picture with Pillow, or says why it cannot be used."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile
 
-from usam_core.pixels import OWN_WINDOW, OneWindow, Window, has_kind, of_kind, to_rgb, window_key
+from usam_core.pixels import (
+    OWN_WINDOW,
+    STRETCHED,
+    OneWindow,
+    Window,
+    apply_window,
+    has_kind,
+    limits,
+    of_kind,
+    to_rgb,
+    window_key,
+)
 from usam_core.verdicts import (
     BadImage,
     check_file,
@@ -34,7 +45,7 @@ class DecodedImage:
 
     Attributes:
         rgb: uint8 (h, w, 3), upright.
-        window: the values that became 0 and 255, for images deeper than 8 bit; else None.
+        window: the values that became 0 and 255; None where nothing was changed.
         mode: Pillow's name for how the file holds its pixels, such as "RGB" or "I;16B"; of planes
             the type of their values and what was shown of them, as `imagestores.show` says it.
     """
@@ -113,6 +124,15 @@ def decode(path: str | Path, content: bytes, max_megapixels: float, window: Wind
         mode = f"{mode} {OWN_WINDOW}"
     # Of ink (CMYK) of 16 bit Pillow gives the high byte.
     return DecodedImage(rgb, (0.0, 65535.0) if ";16" in mode and used is None else used, mode)
+
+
+def stretched(found: DecodedImage) -> DecodedImage:
+    """Return a picture of 8 bit through its own percentiles; of a deeper one what was given."""
+    if found.window is not None:
+        return found
+    low, high = limits(found.rgb, "percentile", (0.0, 255.0))
+    rgb = apply_window(found.rgb, low, high)
+    return replace(found, rgb=rgb, window=(low, high), mode=f"{found.mode} {STRETCHED}")
 
 
 def check_scans(path: str | Path, image: ImageFile.ImageFile, content: bytes) -> None:

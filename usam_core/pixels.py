@@ -22,6 +22,9 @@ goes through each image's own percentiles."""
 OWN_WINDOW = "own-window"
 """Ends the mode of an image whose kind of values had no window among those of all images."""
 
+STRETCHED = "stretched"
+"""Ends the mode of an 8-bit image that went through a window of its own."""
+
 PERCENTILES = (0.5, 99.5)
 """Between these the default window of deep images lies."""
 
@@ -88,9 +91,10 @@ def apply_window(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """
     if high <= low:
         return np.zeros(values.shape, np.uint8)
-    if values.dtype == np.uint16:
+    if values.dtype in (np.uint8, np.uint16):
         # A table of all possible values costs a tenth of the arithmetic on every pixel.
-        return apply_window(np.arange(2**16, dtype=np.int64), low, high)[values]
+        every = np.arange(2 ** (8 * values.itemsize), dtype=np.int64)
+        return apply_window(every, low, high)[values]
     scaled = np.clip(values, low, high).astype(np.float64)
     scaled -= low
     scaled *= 255
@@ -168,10 +172,14 @@ def limits(values: np.ndarray, window: OneWindow, full: tuple[float, float]) -> 
     finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values.ravel()
     if not finite.size:
         raise ValueError("no pixel holds a finite number; expected some. Export the file again")
-    low, high = np.percentile(finite, PERCENTILES)
+    shallow = values.dtype == np.uint8
+    # Of 8 bit values that are there: the same whether grey counts once or as three colours.
+    low, high = np.percentile(finite, PERCENTILES, method="inverted_cdf" if shallow else "linear")
     if low == high:
         # A few bright spots on an even ground are what such an image shows.
         low, high = finite.min(), finite.max()
+    if low == high and shallow:
+        return full  # of one colour only, which is what it is
     return float(low), float(high)
 
 

@@ -191,22 +191,61 @@ def test_what_has_no_channels_to_choose_from_is_shown_as_it_is(tmp_path):
     turned=st.integers(1, 8),
     tile=st.sampled_from([None, (16, 16)]),
     top=st.integers(0, 30),
+    stretch=st.booleans(),
 )
 def test_part_of_a_picture_is_what_the_whole_shows_there(
-    tmp_path_factory, kind, size, turned, tile, top
+    tmp_path_factory, kind, size, turned, tile, top, stretch
 ):
     shape = (*size, 3) if kind == "rgb" else size
-    values = np.random.default_rng(2).integers(0, 256, shape, dtype=np.uint8)
+    values = np.random.default_rng(2).integers(10, 60, shape, dtype=np.uint8)
     path = tmp_path_factory.mktemp("part") / "a.tif"
     tags = [(274, "H", 1, turned, True)]
     tifffile.imwrite(path, values, photometric=kind, tile=tile, extratags=tags)
-    whole = read_image(path).rgb
+    whole = read_image(path, stretch=stretch).rgb
     with open_image(str(path)) as store:
         assert isinstance(store, TiffStore)
         assert store.size(()) == whole.shape[:2]
-        how = view(store, ImageRef(str(path)))
+        how = view(store, ImageRef(str(path)), stretch=stretch)
         part = paint(store, (), how, slice(top, top + 5), slice(3, 17))
     np.testing.assert_array_equal(part, whole[top : top + 5, 3:17])
+
+
+@pytest.mark.parametrize("name", ["dim.png", "dim.tif", "clear.png"])
+def test_dim_8_bit_pictures_are_stretched_when_asked(tmp_path, name):
+    values = RNG.integers(4, 14, (64, 64, 4 if name == "clear.png" else 3), dtype=np.uint8)
+    values[0, :4] = 200  # a few bright spots: beyond the percentiles
+    if name == "clear.png":
+        values[..., 3] = 255
+    path = tmp_path / name
+    Image.fromarray(values).save(path)
+    assert read_image(path).window is None
+    np.testing.assert_array_equal(read_image(path).rgb, values[..., :3])
+    found = read_image(path, stretch=True)
+    assert found.window == (4, 13)
+    assert found.mode.endswith(" stretched")
+    expected = np.rint(np.clip((values[..., :3] - 4.0) / 9, 0, 1) * 255)
+    np.testing.assert_allclose(found.rgb, expected, atol=1)
+    # A tile has the window of the whole.
+    tile = read_image(f"{path}#rows=8:24,columns=0:40", stretch=True)
+    np.testing.assert_array_equal(tile.rgb, found.rgb[8:24, :40])
+    assert tile.window == found.window
+    assert tile.mode == "uint8 RGB stretched"
+
+
+def test_nothing_is_stretched_but_dim_8_bit(tmp_path):
+    deep, flat = RNG.integers(0, 900, (8, 8)).astype(np.uint16), np.full((8, 8), 7, np.uint8)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.fromarray(flat).save(tmp_path / "flat.png")
+    window = (100.0, 500.0)
+    asked, plain = (
+        read_image(tmp_path / "deep.png", window=window, stretch=stretch)
+        for stretch in (True, False)
+    )
+    assert asked.window == plain.window == window
+    assert asked.mode == plain.mode
+    np.testing.assert_array_equal(asked.rgb, plain.rgb)
+    for part in ("", "#rows=0:4,columns=0:4"):
+        assert (read_image(f"{tmp_path / 'flat.png'}{part}", stretch=True).rgb == 7).all()
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif"])

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 from scipy.ndimage import gaussian_filter
 
-from benchmarks import lab
-from benchmarks.lab_counts import matched, run_lengths
+from benchmarks import lab, lab_data
+from benchmarks.lab_counts import grid_places, matched, run_lengths
+from benchmarks.lab_data import NAMES
 from benchmarks.lab_pictures import BACTERIUM, KINDS, NUCLEUS, SIDE, draw_pictures
+from usam_core.image_ref import Box
 from usam_core.masks import pack
 from usam_core.outputs.coco_json import encode
 from usam_core.rng import generator
@@ -67,11 +70,11 @@ def test_the_kind_is_told_from_name_and_colour():
     grey = np.full((20, 20, 3), 200, np.uint8)
     pink = np.full((20, 20, 3), (236, 226, 240), np.uint8)
     violet = np.full((20, 20, 3), (190, 150, 230), np.uint8)
-    assert lab.kind_of("a.png", grey) == lab.BRIGHTFIELD
-    assert lab.kind_of("a.png", grey // 10) == lab.FLUORESCENCE
-    assert lab.kind_of("a.png", pink) == lab.ON_GLASS
-    assert lab.kind_of("a.png", violet) == lab.ON_TISSUE
-    assert lab.kind_of("omnipose_a.tif", grey) == lab.PHASE
+    assert lab_data.kind_of("a.png", grey) == lab_data.BRIGHTFIELD
+    assert lab_data.kind_of("a.png", grey // 10) == lab_data.FLUORESCENCE
+    assert lab_data.kind_of("a.png", pink) == lab_data.ON_GLASS
+    assert lab_data.kind_of("a.png", violet) == lab_data.ON_TISSUE
+    assert lab_data.kind_of("omnipose_a.tif", grey) == lab_data.PHASE
 
 
 def test_an_object_is_found_by_a_mask_that_shares_more_than_half():
@@ -100,24 +103,59 @@ def test_masks_that_can_match_nothing_are_left_out():
     assert encode(np.pad(np.ones((8, 8), bool), ((0, 56), (0, 56))))["size"] == run["size"]
 
 
+def test_points_lie_in_every_tile():
+    whole = grid_places(2, [Box((0, 40), (0, 80))])
+    assert whole.tolist() == [[20, 10], [60, 10], [20, 30], [60, 30]]
+    second = grid_places(2, [Box((0, 40), (0, 80)), Box((100, 140), (8, 88))])[4:]
+    assert (second - whole == [8, 100]).all()
+
+
 @pytest.mark.slow
 def test_a_row_goes_from_drawn_pictures_to_a_table(drawn, tmp_path):
-    assert lab.lay_out(drawn, tmp_path) == {lab.FLUORESCENCE: 2, lab.PHASE: 1}
+    assert lab_data.lay_out(drawn, tmp_path) == {lab_data.FLUORESCENCE: 2, lab_data.PHASE: 1}
     draw_pictures(tmp_path / "pictures-0", 3, 0)
-    file = lab.write_project(tmp_path, "quick", {**lab.NEGATIVES, **QUICK}, 0)
-    table = lab.measure(file)
-    assert table["images"].to_dict() == {lab.FLUORESCENCE: 2, lab.PHASE: 1}
-    assert table["objects"].to_dict() == {lab.FLUORESCENCE: 6, lab.PHASE: 3}
+    known = {}
+    measured = lab.measure(
+        lab.write_project(tmp_path, "quick", {**lab.NEGATIVES, **QUICK}, 0), known
+    )
+    table = measured.table()
+    assert table["images"].to_dict() == {lab_data.FLUORESCENCE: 2, lab_data.PHASE: 1}
+    assert table["objects"].to_dict() == {lab_data.FLUORESCENCE: 6, lab_data.PHASE: 3}
     # 4 x 4 points, 32 pixels apart and 24: discs of 20 pixels are hit by few and by some.
     assert (table["pointed"] > 0).all()
+    is_sound(table)
+
+    sample = lab.first_of_each(tmp_path, 1)
+    assert sample == ["fluorescence/field_a.png", "phase contrast/omnipose_c.tif"]
+    (part,) = {int(n) for n in measured.table(sample)["objects"]}
+    assert part == 3
+    row = {**lab.NEGATIVES, **QUICK, "images": {"path": "images", "tile": 64, "tile_overlap": 16}}
+    tiled = lab.measure(lab.write_project(tmp_path, "tiles", row, 0, sample), known)
+    assert [entry["file_name"] for entry in tiled.entries] == sample
+    assert all(len(entry["tiles"]) == 6 for entry in tiled.entries)
+    # As many points in every tile: nothing is as far from one as before.
+    assert (tiled.table()["pointed"] == 100).all()
+    is_sound(tiled.table())
+    whole, cut = (known["fluorescence/field_a.png", is_cut] for is_cut in (False, True))
+    assert {tuple(mask["size"]) for mask in [*whole, *cut]} == {(96, 128)}
+    assert coco_mask.area(cut).max() <= 64 * 64
+
+
+def is_sound(table):
     assert (table["found"] <= table["masked"]).all()
     assert table[["pointed", "masked", "found", "AP50", "IoU"]].stack().between(0, 100).all()
     assert (table["Dice"] >= table["IoU"]).all()
 
 
 def test_the_research_data_is_laid_out_without_copying_it(shared_data, tmp_path):
-    counts = lab.lay_out(shared_data, tmp_path, limit=1)
-    kinds = {lab.PHASE, lab.BRIGHTFIELD, lab.FLUORESCENCE, lab.ON_TISSUE, lab.ON_GLASS}
+    counts = lab_data.lay_out(shared_data, tmp_path, limit=1)
+    kinds = {
+        lab_data.PHASE,
+        lab_data.BRIGHTFIELD,
+        lab_data.FLUORESCENCE,
+        lab_data.ON_TISSUE,
+        lab_data.ON_GLASS,
+    }
     assert counts == dict.fromkeys(kinds, 1)
     images = [path for path in (tmp_path / "images").rglob("*.*")]
     assert len(images) == 5
@@ -128,6 +166,6 @@ def test_the_research_data_is_laid_out_without_copying_it(shared_data, tmp_path)
         classes = np.asarray(
             Image.open(tmp_path / "classes" / objects.relative_to(tmp_path / "objects"))
         )
-        label = [NUCLEUS, BACTERIUM].index(BACTERIUM if image.parent.name == lab.PHASE else NUCLEUS)
+        label = NAMES.index(BACTERIUM if image.parent.name == lab_data.PHASE else NUCLEUS)
         assert set(np.unique(classes)) == {0, label + 1}
         assert np.array_equal(classes > 0, numbers > 0)

@@ -353,3 +353,8 @@ def test_tiles_share_the_window_of_the_whole(tmp_path, monkeypatch):
 def test_settings_that_do_not_fit_are_told(project):
     with pytest.raises(ConfigError, match="at most half of tile"):
         project(tile=128, tile_overlap=100)
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(64, 16), (160, 40), (512, 128), (2048, 128)])
+def test_small_tiles_need_no_overlap_of_their_own(project, tile, overlap):
+    assert project(tile=tile).config.images.overlap == overlap

@@ -131,6 +131,25 @@ def test_of_8_bit_images_the_embeddings_are_what_they_were(tiny_project):
     # Before there were windows of a store, this was the default.
     assert spec(load_project(tiny_project))["window"] == "percentile"
     assert "channels" not in spec(load_project(tiny_project))
+    assert "stretch" not in spec(load_project(tiny_project))
+    assert "stretch" not in reading(load_project(tiny_project))
+
+
+@pytest.mark.slow
+def test_stretched_8_bit_images_have_other_embeddings_and_say_so(tiny_project):
+    text = yaml.safe_load(tiny_project.read_text())
+    text["images"]["stretch"] = True
+    before = spec(load_project(tiny_project))
+    tiny_project.write_text(yaml.safe_dump(text))
+    one = load_project(tiny_project)
+    assert spec(one) == {**before, "stretch": True}
+    run_step("collect", one)
+    summary = run_step("embed", one).summary
+    assert summary["quarantined"] == []
+    assert sum(summary["shown"].values()) == summary["images"]
+    assert all(mode.endswith(" stretched") for mode in summary["shown"])
+    rows = open_store(one).index()
+    assert (rows["window_low"] < rows["window_high"]).all()
 
 
 def test_a_damaged_file_of_windows_is_made_anew(project):

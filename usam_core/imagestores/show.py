@@ -11,6 +11,7 @@ from usam_core.image_ref import ImageRef
 from usam_core.imagestores.base import ALL, ImageStore, Plane, PlaneInfo
 from usam_core.pixels import (
     OWN_WINDOW,
+    STRETCHED,
     OneWindow,
     Window,
     apply_window,
@@ -74,6 +75,8 @@ class View:
             words.append(f"{WITHOUT}{','.join(self.left_out)}")
         if self.is_own:
             words.append(OWN_WINDOW)
+        if self.window and self.info.dtype == "uint8":
+            words.append(STRETCHED)
         return " ".join(words)
 
     def _word(self, colour: str, number: int) -> str:
@@ -89,12 +92,14 @@ def view(
     ref: ImageRef,
     window: Window = "percentile",
     channels: Channels | None = None,
+    stretch: bool = False,
 ) -> View:
     """Say how a plane is shown; for percentiles of its own its values are read.
 
     Without `channels`, one channel is grey, and of several the first three are red, green and
     blue in their order. Colours of one picture share a window, so that they stay the colours they
-    are; other channels have one each. 8-bit values are shown as they are.
+    are; other channels have one each. 8-bit values are shown as they are, unless `stretch` is asked
+    for.
 
     Args:
         store: the file's store.
@@ -102,6 +107,7 @@ def view(
         window: how values of more than 8 bit become 8 bit.
         channels: which channel is which colour; a picture keeps its colours, and a single channel
             without a name is grey.
+        stretch: let 8-bit values go through the plane's own percentiles.
 
     Raises:
         BadImage: there is no such channel, no finite value, or values of a kind that is not shown.
@@ -118,7 +124,9 @@ def view(
     alpha = info.channels.index(_ALPHA) if _ALPHA in info.channels else None
     shown = set(colours.values())
     left_out = tuple(info.channels[n] for n in measured if n not in shown)
-    if info.dtype in SHOWN_AS_THEY_ARE:
+    if stretch and info.dtype == "uint8":
+        window = "percentile"
+    elif info.dtype in SHOWN_AS_THEY_ARE:
         return View(colours, alpha, left_out, None, info)
     found: dict[int, tuple[float, float]] = {}
     is_own = False

@@ -222,7 +222,7 @@ def _labelling(project: Project) -> dict[str, Any]:
 def _tiles(project: Project) -> dict[str, Any]:
     """Return how images are cut into tiles, if any are."""
     images = project.config.images
-    return {"tiles": [images.tile, images.tile_overlap]} if tiled_images(project) else {}
+    return {"tiles": [images.tile, images.overlap]} if tiled_images(project) else {}
 
 
 def _decisions(project: Project) -> dict[str, str]:

@@ -133,7 +133,7 @@ def _tiled(project: Project, progress: Progress) -> list[TiledImage]:
     found = []
     for row in large.itertuples():
         size_hw = large_size(row.planes)
-        tiles = tiles_of(size_hw, config.tile, config.tile_overlap)
+        tiles = tiles_of(size_hw, config.tile, config.overlap)
         keys = [tile_digest(row.sha256, tile.box) for tile in tiles]
         found.append(TiledImage(row.path, row.sha256, size_hw, tiles, keys))
     return found

@@ -37,6 +37,7 @@ def reading(project: Project) -> dict[str, Any]:
         "window": _window(project),
         "channels": images.channels,
         "projection": images.projection,
+        **({"stretch": True} if images.stretch else {}),
     }
 
 
@@ -54,6 +55,8 @@ def reading_spec(project: Project) -> dict[str, Any]:
         spec["channels"] = images.channels
     if images.projection != "none":
         spec["projection"] = images.projection
+    if images.stretch:
+        spec["stretch"] = True
     return spec
 
 
