@@ -3,9 +3,11 @@
     python benchmarks/labelling.py --out /tmp/labelling [--images 256] [--classes 20 100]
 
 A store of 100 prompts an image is filled with mask sets that the nano SAM made of eight drawn
-scenes; the images count as 512 x 512. The head is untrained and of the default size; its threshold
-lets a share of all masks pass (`--passing`). *Before painting* is reading, head, thresholds and
-suppression; *all* adds scaling, painting, palette PNG and run lengths, as the step annotate does.
+scenes; the images count as 512 x 512. The nano SAM's masks have 80 x 80 pixels; `--frame 256`
+scales them to the official models' size. The head is untrained and of the default size; its
+threshold lets a share of all masks pass (`--passing`). *Before painting* is reading, head,
+thresholds and suppression; *all* adds scaling, painting, palette PNG and run lengths, as the step
+annotate does.
 The peer is the plain way: every mask that passes is scaled to the image's size first, and
 suppressed there.
 """
@@ -27,7 +29,7 @@ import torch
 from usam_core.candidates import Candidates, candidates, is_good, label_image, mask_scores
 from usam_core.config import InferenceConfig, SamConfig
 from usam_core.head import Head
-from usam_core.masks import upscale
+from usam_core.masks import pack, upscale
 from usam_core.nms import suppress
 from usam_core.outputs.coco_json import annotation_records
 from usam_core.outputs.voc_png import save_label_png
@@ -43,16 +45,25 @@ BLOCK = "encoder"
 REPEATS = 3
 
 
-def fill(folder: Path, images: int) -> EmbeddingStore:
+def fill(folder: Path, images: int, frame: int | None) -> EmbeddingStore:
     """Return a store of `images` with the mask sets of eight drawn scenes, by turns."""
     store = EmbeddingStore.create_or_open(folder, encoder_spec(SamConfig(), None))
     sets = [replace(one, size_hw=SIZE_HW) for one in scale.make_sets(SIDE)]
+    if frame is not None:
+        sets = [replace(one, packed_masks=enlarged(one.packed_masks, frame)) for one in sets]
     for start in range(0, images, SHARD):
         numbers = range(start, min(start + SHARD, images))
         files = [ImageFile(str(number), f"{number:064x}") for number in numbers]
         some = [sets[number % len(sets)] for number in numbers]
         store.write_shard([ShardRecord(*pair) for pair in zip(files, some, strict=True)])
     return store
+
+
+def enlarged(packed: np.ndarray, frame: int) -> np.ndarray:
+    """Return masks, uint8 (d, m, u, b), scaled to a frame of another side."""
+    d, m, *rest = packed.shape
+    scaled = upscale(packed.reshape(d * m, *rest), (frame, frame))
+    return pack(scaled).reshape(d, m, frame, -1)
 
 
 def read(store: EmbeddingStore) -> list:
@@ -151,16 +162,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--classes", type=int, nargs="+", default=[2, 20, 100, 500])
+    parser.add_argument("--frame", type=int, help="side of the stored masks; default: nano's 80")
     parser.add_argument("--passing", type=float, default=0.4)
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    store = fill(args.out / "store", args.images)
+    store = fill(args.out / f"store-{args.frame or 'nano'}", args.images, args.frame)
     rows = [measure(store, args.out, classes, args.passing) for classes in args.classes]
     print(
         f"{date.today()}, {platform.processor() or platform.machine()}, torch {torch.__version__}, "
-        f"one thread, {args.images} images of {SIDE**2} prompts at {SIZE_HW}; images a processor "
-        "second\n"
+        f"one thread, {args.images} images of {SIDE**2} prompts at {SIZE_HW}, masks of "
+        f"{args.frame or 80} x {args.frame or 80}; images a processor second\n"
     )
     print(pd.DataFrame(rows).set_index("classes").T.to_string())
     (args.out / "labelling.json").write_text(json.dumps(rows, indent=1))

@@ -86,8 +86,8 @@ def upscale_part(
     filled = values != 0
     down = _Reach.of(filled.any(axis=1), size_hw[0])
     across = _Reach.of(filled.any(axis=0), size_hw[1])
-    part = values[down.source, across.source]
-    scaled = down.weights() @ part @ across.weights().T
+    wider = down.scale(values[down.source, across.source])
+    scaled = across.scale(np.ascontiguousarray(wider.T)).T
     return (down.target, across.target), scaled
 
 
@@ -118,19 +118,28 @@ class _Reach:
         high = min(after, math.ceil((end + 0.5) / scale + 0.5))
         return cls(slice(first, end), slice(low, high), sides)
 
-    def weights(self) -> np.ndarray:
-        """Return float32 (target, source): how much each value counts at each place."""
-        return _bilinear(*self.sides)[self.target, self.source]
+    def scale(self, part: np.ndarray) -> np.ndarray:
+        """Return float32 (target, ...) of the stretch, float32 (source, ...)."""
+        low, high, share = (one[self.target] for one in _between(*self.sides))
+        # A row of zeros before and behind stands for all that is not in the stretch.
+        rows = np.zeros((len(part) + 2, *part.shape[1:]), np.float32)
+        rows[1:-1] = part
+        least, most = self.source.start - 1, self.source.stop
+        scaled = rows.take(np.clip(high, least, most) - least, axis=0)
+        lower = rows.take(np.clip(low, least, most) - least, axis=0)
+        scaled -= lower
+        scaled *= share[:, None]
+        scaled += lower
+        return scaled
 
 
 @functools.lru_cache(maxsize=8)
-def _bilinear(before: int, after: int) -> np.ndarray:
-    """Return the weights of bilinear scaling along one axis, float32 (after, before)."""
+def _between(before: int, after: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return where each place lies along one axis: int64 (after,) twice, float32 (after,).
+
+    Between which two values, and how far from the first towards the second.
+    """
     at = np.maximum((np.arange(after) + 0.5) * (before / after) - 0.5, 0)
     low = np.minimum(at.astype(int), before - 1)
     high = np.minimum(low + 1, before - 1)
-    weights = np.zeros((after, before), np.float32)
-    share = (at - low).astype(np.float32)
-    np.add.at(weights, (np.arange(after), low), 1 - share)
-    np.add.at(weights, (np.arange(after), high), share)
-    return weights
+    return low, high, (at - low).astype(np.float32)

@@ -100,10 +100,10 @@ class SealedArray:
     file: Path
     file_bytes: int
 
-    @property
-    def row_bytes(self) -> int:
-        """Return the size of one image's values in memory."""
-        return math.prod(self.array.shape[1:]) * self.array.dtype.itemsize
+    def row_bytes(self, *, single: bool = False) -> int:
+        """Return the size of one image's values in memory; `single` as for `values`."""
+        masks = self.array.shape[2] if single else 1
+        return math.prod(self.array.shape[1:]) // masks * self.array.dtype.itemsize
 
     def values(self, start: int, stop: int, *, single: bool = False) -> np.ndarray:
         """Return the values of images `start` to `stop`; the bytes of others are not read.

@@ -84,13 +84,15 @@ class ShardReader:
                     f"{self._folder(shard, name)}: {len(lacking)} images are not in this feature "
                     f"block, such as {wanted[min(lacking)]}; run `usam describe` first"
                 )
-        largest = max((one.row_bytes for one in arrays.values()), default=1)
+        alone = {name: single and name not in OF_PROMPTS for name in columns}
+        sizes = (one.row_bytes(single=alone[name]) for name, one in arrays.items())
+        largest = max(sizes, default=1)
         at_once = min(max(1, _RUN_BYTES // largest), _RUN_ROWS)
         for start, stop in _runs(sorted(wanted), at_once):
             values = {}
             for name, one in arrays.items():
                 try:
-                    values[name] = one.values(start, stop, single=single and name not in OF_PROMPTS)
+                    values[name] = one.values(start, stop, single=alone[name])
                 except Damaged as error:
                     raise self._damage(shard, name, error) from error
             for row in range(start, stop):
