@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
 
 from usam_core.images import read_image
 from usam_core.sam.embedder import SamEmbedder
 from usam_core.sam.grid import grid_points
+from usam_core.sam.nano import build_nano_sam
 from usam_core.sam.pipeline import embed_shards
 from usam_core.store.store import EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile
@@ -36,6 +37,29 @@ VISION = {
         "mlp_dim": 5120,
     },
 }
+
+
+def build_sam(options: argparse.Namespace) -> torch.nn.Module:
+    """Return the wanted model on the CPU; random weights are the same in every process."""
+    torch.manual_seed(0)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.model == "nano":
+        return build_nano_sam()
+    return sam_model_registry[options.model](checkpoint=options.checkpoint).eval()
+
+
+def our_embedder(sam: torch.nn.Module, options: argparse.Namespace) -> SamEmbedder:
+    """Return ours, which takes the model over."""
+    return SamEmbedder(
+        sam, options.model, "0" * 64, SIDE, None, options.device, options.dtype, options.compile
+    )
+
+
+def synchronize(device: str) -> None:
+    """Wait for what a CUDA device was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def official_copy(sam: torch.nn.Module, options: argparse.Namespace) -> torch.nn.Module:

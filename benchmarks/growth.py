@@ -48,6 +48,7 @@ def make_project(folder: Path, images: int, side: int, dtype: str) -> Path:
         name="growth",
         head={"steps": 20, "hidden": [64, 32, 16]},
         sam={"dtype": dtype},
+        compute={"workers": 0},  # memory and processor time of workers would not be seen
     )
 
 
