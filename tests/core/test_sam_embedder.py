@@ -1,4 +1,4 @@
-"""The nano SAM and the embedder: batches change nothing, padding counts for nothing."""
+"""The nano SAM and the embedder: what they find, what decides it, which weights are taken."""
 
 import shutil
 
@@ -31,21 +31,6 @@ def nano():
 
 def drawn(number, size_hw=(96, 128)):
     return scene(generator(77, number), list(SHAPES), size_hw, TRAINING_LOOK, most=3)
-
-
-def test_the_result_does_not_depend_on_batches(nano):
-    images = [drawn(i).image for i in range(3)]
-    one = [
-        SamEmbedder(nano, "nano", "0", points_per_side=4, points_per_batch=16).embed([image])[0]
-        for image in images
-    ]
-    all_at_once = SamEmbedder(nano, "nano", "0", 4, points_per_batch=3).embed(images)
-    for a, b in zip(one, all_at_once, strict=True):
-        # float16 keeps 3 digits; batched convolutions sum in another order.
-        np.testing.assert_allclose(a.tokens, b.tokens, rtol=0, atol=0.02)
-        np.testing.assert_allclose(a.predicted_iou, b.predicted_iou, rtol=0, atol=1e-4)
-        differing = np.bitwise_count(a.packed_masks ^ b.packed_masks).sum()
-        assert differing <= 1e-3 * a.packed_masks.size * 8
 
 
 def test_the_grid_finds_drawn_objects(nano):
@@ -140,55 +125,6 @@ def test_bfloat16_is_another_store_and_nearly_the_same_masks(nano):
     union = (a | b).sum((2, 3))
     iou = ((a & b).sum((2, 3)) / union.clip(1))[union > 20]
     assert iou.mean() > 0.95
-
-
-def refusing(module, monkeypatch, name, most, of):
-    """Have a part of the model say, as CUDA does, that more than `most` at a time do not fit."""
-    sizes = []
-    real = getattr(module, name)
-
-    def maybe(*arguments):
-        sizes.append(of(*arguments))
-        if sizes[-1] > most:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return real(*arguments)
-
-    monkeypatch.setattr(module, name, maybe)
-    return sizes
-
-
-def test_out_of_memory_halves_the_prompts_and_goes_on(nano, monkeypatch, caplog):
-    image = drawn(1).image
-    (expected,) = SamEmbedder(nano, "nano", "0", 4, points_per_batch=16).embed([image])
-    embedder = SamEmbedder(nano, "nano", "0", 4, points_per_batch=16)
-    sizes = refusing(embedder._decoder, monkeypatch, "forward", 4, lambda _, p: p.shape[1])
-    for _ in range(2):
-        (found,) = embedder.embed([image])
-        np.testing.assert_allclose(found.predicted_iou, expected.predicted_iou, atol=1e-4)
-    # It is learnt once, and told once.
-    assert sizes == [16, 8, 4, 4, 4, 4] + [4] * 4
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "16 prompts at a time" in caplog.text
-
-
-def test_out_of_memory_halves_the_images_and_goes_on(nano, monkeypatch):
-    images = [drawn(n).image for n in range(4)]
-    expected = SamEmbedder(nano, "nano", "0", 2).embed(images)
-    embedder = SamEmbedder(nano, "nano", "0", 2)
-    embedder._images.most = 4
-    sizes = refusing(embedder, monkeypatch, "_encode", 1, len)
-    found = embedder.embed(images)
-    assert sizes == [4, 2, 1, 1, 1, 1]
-    assert embedder.batch_size == 1
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a.predicted_iou, b.predicted_iou, atol=1e-4)
-
-
-def test_what_does_not_fit_alone_is_an_error(nano, monkeypatch):
-    embedder = SamEmbedder(nano, "nano", "0", 2)
-    refusing(embedder._decoder, monkeypatch, "forward", 0, lambda _, p: p.shape[1])
-    with pytest.raises(torch.OutOfMemoryError):
-        embedder.embed([drawn(0).image])
 
 
 def test_pooling_is_the_mean_inside_a_mask():

@@ -1,6 +1,8 @@
 """From files to shards: the same records whatever the batches, bounded, and stopped cleanly."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -111,9 +113,21 @@ def test_records_are_in_order_and_the_same_whatever_the_batches(embedder, files,
 
 
 def test_what_was_stored_meanwhile_is_passed_over(embedder, files):
-    shards = [Kept(files[:3], known={"0", "2"}), Kept(files[3:5], known={"3", "4"})]
-    assert run(embedder, shards) == [1, 0]
+    shards = [
+        Kept(files[:3], known={"0", "2"}),
+        Kept(files[3:5], known={"3", "4"}),
+        Kept(files[5:]),
+    ]
+    assert run(embedder, shards) == [1, 0, 2]
     assert outcome(shards[0]) == [("1", True)]
+    assert outcome(shards[2]) == [("5", True), ("6", True)]
+
+
+def test_a_shards_images_are_cut_into_equal_batches(embedder, files, monkeypatch):
+    embedder._images.most = 3
+    told = []
+    run(embedder, [Kept(files[:4], known={"0"}), Kept(files[3:])], told.append)
+    assert told == [3, 2, 2]
 
 
 def test_a_shard_is_written_while_the_next_is_embedded(embedder, files):
@@ -148,6 +162,66 @@ def test_files_are_read_no_further_ahead_than_the_bound(embedder, files, monkeyp
         embedder, [Kept(files)], counted, lambda count: seen.append(len(begun) - len(seen) * count)
     )
     assert max(seen) <= 3
+
+
+class Gated:
+    """Counts what is given to the device, and can hold up what is behind it."""
+
+    def __init__(self, embedder, monkeypatch):
+        self.embedder = embedder
+        self.given = 0
+        self.gate = threading.Event()
+        embedder._images.most = 1
+        monkeypatch.setattr(embedder, "submit", self.submit)
+
+    def submit(self, images):
+        self.given += 1
+        return lambda: self.land(images)
+
+    def land(self, images):
+        return [None] * len(images)
+
+    def far(self, shards, most):
+        """Return how many batches the device gets while the gate is shut, and run to the end."""
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(run, self.embedder, shards)
+            try:
+                deadline = time.monotonic() + 20
+                while self.given < most and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                time.sleep(0.5)  # all seven images are read and given in a tenth of that
+                given = self.given
+            finally:
+                self.gate.set()
+            running.result()
+        return given
+
+
+@pytest.mark.parametrize("writers", [1, 2])
+def test_the_device_is_one_shard_ahead_of_those_being_written(
+    embedder, files, monkeypatch, writers
+):
+    class Slow(Kept):
+        def commit(self, records):
+            assert gated.gate.wait(20)
+            return super().commit(records)
+
+    monkeypatch.setattr(pipeline, "_WRITERS", {"cpu": writers})
+    gated = Gated(embedder, monkeypatch)
+    assert gated.far([Slow([file]) for file in files], writers + 1) == writers + 1
+    assert gated.given == 7
+
+
+def test_the_device_waits_for_batches_that_are_still_to_land(embedder, files, monkeypatch):
+    class SlowToLand(Gated):
+        def land(self, images):
+            assert self.gate.wait(20)
+            return super().land(images)
+
+    gated = SlowToLand(embedder, monkeypatch)
+    # One that lands, one that waits for it, and one that the device has begun meanwhile.
+    assert gated.far([Kept(files)], 3) == 3
+    assert gated.given == 7
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])

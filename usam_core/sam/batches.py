@@ -1,6 +1,7 @@
 """How much a device takes at a time, and what happens when that was too much."""
 
 import logging
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -43,47 +44,66 @@ def prompts_per_batch(device: torch.device, pixels: int) -> int:
     return max(1, min(_MOST_PROMPTS, free // (_PROMPT_BYTES_A_PIXEL * pixels)))
 
 
+def next_batch(left: int, most: int) -> int:
+    """Return how many of `left` to take at a time for batches that differ by one at most.
+
+    A small last batch fills no device, and bfloat16 gives other numbers there (docs/speed.md).
+    """
+    return math.ceil(left / math.ceil(left / most))
+
+
 class Limit:
     """A batch size that halves when the device's memory does not hold a batch.
+
+    A failure is remembered for the runs to come, unless it was of a run much smaller than what has
+    fitted: memory was short for a moment then.
 
     Args:
         what: what is counted, for the message.
         most: where it starts.
+        padded: each batch is filled up to `most`, and takes as much memory.
     """
 
-    def __init__(self, what: str, most: int) -> None:
+    def __init__(self, what: str, most: int, padded: bool = False) -> None:
         self._what = what
         self.most = most
+        self.padded = padded
+        self._fitted = 0
         self._told = False
 
     def run(self, work: Callable[[int, int], Made], count: int, each: int = 1) -> list[Made]:
-        """Return what `work(start, stop)` gives for the batches of `count` steps, in order.
+        """Return what `work(start, stop)` gives for equal batches of `count` steps, in order.
 
         Args:
             work: called with the first step of a batch and the one behind its last.
             count: how many steps there are.
-            each: how many of what is counted one step is.
+            each: how many of what is counted one step is; 1 if padded.
 
         Raises:
             torch.OutOfMemoryError: a single step is too much.
         """
         made: list[Made] = []
-        start = 0
+        start, most = 0, self.most
         while start < count:
-            stop = min(count, start + max(1, self.most // each))
+            stop = start + next_batch(count - start, max(1, most // each))
+            tried = self.most if self.padded else (stop - start) * each
             try:
                 made.append(work(start, stop))
+                self._fitted = max(self._fitted, tried)
                 start = stop
                 continue
             except torch.OutOfMemoryError:
-                if stop - start == 1:
+                if tried <= each:
                     raise
             # Outside of the handler: the error's frames hold the tensors that must go.
-            self._halve((stop - start) * each)
+            most = (tried + 1) // 2
+            self._failed(tried, self.most if self.padded else min(self.most, count * each))
         return made
 
-    def _halve(self, tried: int) -> None:
-        self.most = (tried + 1) // 2
+    def _failed(self, tried: int, full: int) -> None:
+        """Remember that `tried` did not fit, in a run that takes `full` at a time where it may."""
+        if 2 * full > min(self._fitted, self.most):
+            self.most = (full + 1) // 2
         if not self._told:
             _log.warning(
                 "out of memory on the device at %d %s at a time: halving that until they fit",

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Protocol, TypeVar
 
 from usam_core.images import BadImage, DecodedImage
+from usam_core.sam.batches import next_batch
 from usam_core.sam.embedder import Prepared, SamEmbedder
 from usam_core.store.shard import ShardRecord
 from usam_core.threads import Behind, ahead
@@ -106,7 +107,7 @@ def embed_shards(
             some = islice(images, len(shard.files))
             landed = [
                 landing.put(_records, batch, embedder.submit(_good(batch)))
-                for batch in _batches(embedder, some, wanted, advance)
+                for batch in _batches(embedder, shard.files, some, wanted, advance)
             ]
             committed.append(writing.put(_commit, shard, landed))
     return [future.result() for future in committed]
@@ -114,13 +115,17 @@ def embed_shards(
 
 def _batches(
     embedder: SamEmbedder,
+    files: Sequence[ImageFile],
     images: Iterator[_Read],
     wanted: set[str],
     advance: Callable[[int], None],
 ) -> Iterator[list[_Read]]:
-    """Yield batches of a shard's images for the device; those stored meanwhile are passed over."""
+    """Yield equal batches of a shard's images; those stored meanwhile are passed over."""
+    count = sum(file.sha256 in wanted for file in files)
     left = (image for image in images if image.file.sha256 in wanted)
-    while batch := list(islice(left, embedder.batch_size)):
+    # The last turn, for an image that is not there, takes what is passed over at the end.
+    while batch := list(islice(left, next_batch(max(1, count), embedder.batch_size))):
+        count -= len(batch)
         yield batch
         advance(len(batch))
 
