@@ -42,7 +42,7 @@ SIDE = 10
 SIZE_HW = (512, 512)
 SHARD = 64
 BLOCK = "encoder"
-REPEATS = 3
+REPEATS = 7
 
 
 def fill(folder: Path, images: int, frame: int | None) -> EmbeddingStore:
