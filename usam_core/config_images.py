@@ -92,7 +92,7 @@ class ImagesConfig(Section):
     stretch: Bool = False
     """Stretch 8-bit images too, for fields that are dim on the screen: what lies between an image's
     own 0.5 and 99.5 percentiles, of all its colours together, becomes 0 to 255. Training pictures
-    are read the same way. Else 8 bit is never touched."""
+    are embedded the same way, but filtered as they are. Else 8 bit is never touched."""
 
     @field_validator("include", "exclude")
     @classmethod

@@ -34,6 +34,13 @@ class InputError(UserError):
     """A file or a folder that the user named is missing, empty or unreadable."""
 
 
+class StoreAccessError(InputError):
+    """A store of images cannot be asked at all, for want of keys, a package or a right address.
+
+    It says nothing about any image: none may be left out for it.
+    """
+
+
 class MissingStepError(UserError):
     """A step was asked for before the step that it reads from."""
 

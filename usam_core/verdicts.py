@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from usam_core.errors import InputError, TransientError
+from usam_core.errors import InputError, StoreAccessError, TransientError
 from usam_core.types import Quarantined
 
 REASONS = {
@@ -172,11 +172,12 @@ def library_verdicts(address: str | Path) -> Iterator[None]:
 
     Raises:
         BadImage: of whatever is raised within the block.
-        TransientError: the network failed: that says nothing about the image.
+        TransientError, StoreAccessError: the network failed, or keys did: that says nothing about
+            the image.
     """
     try:
         yield
-    except (BadImage, TransientError):
+    except (BadImage, TransientError, StoreAccessError):
         raise
     except InputError as error:
         raise BadImage("unsupported", str(error)) from error

@@ -1,7 +1,9 @@
 """Zarr behind URLs: listed where nothing can be listed, the same image as on the disk."""
 
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -13,7 +15,7 @@ from tests import image_server
 from tests.core.test_imagestores_zarr import image, noise
 from tests.image_server import ImageServer
 from usam_core.config_images import ImagesConfig
-from usam_core.errors import TransientError
+from usam_core.errors import StoreAccessError, TransientError
 from usam_core.images import BadImage, read_image
 from usam_core.imagestores import content, opener, remote_zarr
 from usam_core.imagestores.content import content_key, is_zarr_url
@@ -28,7 +30,7 @@ def no_waiting(monkeypatch):
     """Let failed requests be made again at once, and count files of this moment as settled."""
     monkeypatch.setattr(opener, "_WAITS", (0.0, 0.0))
     monkeypatch.setattr(opener, "SETTLED_NS", -(10**11))
-    content._mark_of_zarr.cache_clear()
+    content._MARKS.clear()
 
 
 @pytest.fixture
@@ -151,7 +153,7 @@ def test_what_did_not_change_is_not_read_again(memory, tmp_path, monkeypatch):
 def test_an_image_that_changed_since_it_was_listed_is_not_read(memory):
     key = content_key(f"{memory}/sharded.zarr")
     zarr.open_array(f"{memory}/sharded.zarr", mode="r+")[3, 3] += 1
-    content._mark_of_zarr.cache_clear()
+    content._MARKS.clear()
     with pytest.raises(BadImage) as caught:
         read_image(f"{memory}/sharded.zarr", sha256=key)
     assert caught.value.quarantined.code == "changed"
@@ -181,3 +183,39 @@ def test_which_urls_are_of_zarr():
     assert not is_zarr_url("s3://lab/plate.zarr/thumb.png")
     assert not is_zarr_url("s3://lab/zarr")
     assert not is_zarr_url("/lab/plate.zarr")
+
+
+@pytest.mark.parametrize("lasts", [1, 4])
+def test_keys_that_expire_in_the_midst_stop_the_run_and_leave_no_image_out(
+    memory, monkeypatch, lasts
+):
+    def expired(address, call):
+        nonlocal lasts
+        lasts -= 1
+        if lasts < 0:
+            raise StoreAccessError(f"{address}: ExpiredToken; expected keys")
+        return call()
+
+    address = f"{memory}/sharded.zarr"
+    for module in (opener, remote_zarr):
+        monkeypatch.setattr(module, "try_again", expired)
+    with pytest.raises(StoreAccessError, match="ExpiredToken"):
+        read_image(address)
+    with pytest.raises(StoreAccessError, match="ExpiredToken"):
+        list_images(ImagesConfig(path=memory), memory)
+
+
+def test_many_threads_look_once_at_an_image_that_takes_long_to_look_at(memory, monkeypatch):
+    looks = []
+
+    def slow(address):
+        looks.append(address)
+        time.sleep(0.2)
+        return opener.FileInfo(None, 0, "mark")
+
+    monkeypatch.setattr(content, "told_of", slow)
+    monkeypatch.setattr(content, "_TRUSTED_S", 0.1)
+    address = f"{memory}/sharded.zarr"
+    with ThreadPoolExecutor(8) as pool:
+        assert {*pool.map(content.content_mark, [address] * 16)} == {"mark"}
+    assert looks == [address]

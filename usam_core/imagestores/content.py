@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,10 @@ _BESIDE = "labels"
 _COPIES = (".zmetadata",)
 _TRUSTED_S = 60
 """For so long what was told of a Zarr behind a URL holds: each look asks for each of its files."""
+_MOST_MARKS = 256
+_MARKS: dict[str, tuple[str, float]] = {}
+"""What the last look at a Zarr behind a URL found, and until when that holds, by its address."""
+_LOOKING = threading.Lock()
 
 
 class Stamp(NamedTuple):
@@ -116,7 +121,7 @@ def content_mark(address: str) -> str:
     if not is_url(address) and os.path.isdir(address):
         return str(folder_stamp(address))
     if is_zarr_url(address):
-        return _mark_of_zarr(address, int(time.monotonic() / _TRUSTED_S))
+        return _mark_of_zarr(address)
     # Of a store that marks nothing, each look may find something else.
     return info(address).stamp or str(time.monotonic_ns())
 
@@ -130,9 +135,20 @@ def remembered_content(address: str) -> str:
     return _remembered(address, content_mark(address))
 
 
-@functools.lru_cache(maxsize=256)
-def _mark_of_zarr(address: str, now: int) -> str:
-    return told_of(address).stamp or str(now)
+def _mark_of_zarr(address: str) -> str:
+    # One thread looks, at all the image's files; the others wait for what it finds.
+    with _LOOKING:
+        mark, until = _MARKS.pop(address, ("", 0.0))
+        began = time.monotonic()
+        if began >= until:
+            mark = told_of(address).stamp or str(time.monotonic_ns())
+            ended = time.monotonic()
+            # A look that took long is trusted for long, or there would be nothing but looks.
+            until = ended + max(_TRUSTED_S, 10 * (ended - began))
+        _MARKS[address] = mark, until
+        if len(_MARKS) > _MOST_MARKS:
+            del _MARKS[next(iter(_MARKS))]
+        return mark
 
 
 @functools.lru_cache(maxsize=256)

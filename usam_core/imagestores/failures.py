@@ -6,7 +6,7 @@ Each library raises its own; none of them need be installed here.
 import errno
 from pathlib import Path
 
-from usam_core.errors import InputError, TransientError, UsamError
+from usam_core.errors import InputError, StoreAccessError, TransientError, UsamError
 
 _NETWORK = ("aiohttp", "botocore", "aiobotocore", "gcsfs", "google", "requests", "urllib3", "s3fs")
 """Packages whose exceptions speak of the network or of the store behind it."""
@@ -44,7 +44,7 @@ def meaning(address: str | Path, error: Exception) -> Exception | None:
         said = cause is not None and (_package(cause) == "aiohttp" or isinstance(cause, OSError))
         return meaning(address, cause) if said else FileNotFoundError(f"{address}: no such file")
     if _speaks_of_keys(error):
-        return InputError(
+        return StoreAccessError(
             f"{address}: {error}; expected keys where the store's own library looks for them (for "
             "s3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or ~/.aws, for gs "
             "GOOGLE_APPLICATION_CREDENTIALS), or for a public store FSSPEC_S3='{\"anon\": true}'"
@@ -57,7 +57,7 @@ def meaning(address: str | Path, error: Exception) -> Exception | None:
     if status in _REFUSED:
         return PermissionError(errno.EACCES, f"the server refuses it (HTTP {status})")
     if status is not None and 400 <= status < 500 and status not in _BUSY:
-        return InputError(f"{address}: the server answers HTTP {status}; correct the address")
+        return StoreAccessError(f"{address}: the server answers HTTP {status}; correct the address")
     if isinstance(error, OSError) and error.errno in _NEVER_HEALS:
         return InputError(f"{address}: {error}; correct the address or the store's settings")
     if isinstance(error, OSError) or _package(error) in _NETWORK:

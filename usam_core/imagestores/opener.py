@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from usam_core.errors import InputError, TransientError
+from usam_core.errors import StoreAccessError, TransientError
 from usam_core.imagestores.failures import meaning
 from usam_core.stamps import SETTLED_NS
 
@@ -67,7 +67,7 @@ def open_bytes(address: str | Path) -> bytes:
 
     Raises:
         OSError: it is not there (`FileNotFoundError`) or must not be read (`PermissionError`).
-        InputError: its protocol, package or keys are missing.
+        StoreAccessError: its protocol, package or keys are missing.
         TransientError: the network failed, several times.
     """
     if not is_url(address):
@@ -103,7 +103,7 @@ def file_system(url: str) -> tuple[Any, str]:
     """Return fsspec's file system for a URL, and the path that the URL has there.
 
     Raises:
-        InputError: there is none of this name, or its package is not installed.
+        StoreAccessError: there is none of this name, or its package is not installed.
     """
     # Only who has a URL pays for the import.
     import fsspec
@@ -114,11 +114,11 @@ def file_system(url: str) -> tuple[Any, str]:
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
         install = f"pip install 'usam[{extra}]'" if extra else "install what it names"
-        raise InputError(
+        raise StoreAccessError(
             f"{url}: {protocol}:// needs a package that is not installed ({error}); {install}"
         ) from error
     except ValueError as error:
-        raise InputError(
+        raise StoreAccessError(
             f"{url}: {error}; expected a local path or a URL that fsspec opens, such as s3://, "
             "gs:// or https://"
         ) from error
@@ -129,7 +129,7 @@ def try_again(address: str | Path, call: Callable[[], _T]) -> _T:
 
     Raises:
         OSError: the file is not there, or must not be read.
-        InputError: keys are missing or no longer hold.
+        StoreAccessError: keys are missing or no longer hold.
         TransientError: the network failed each time.
     """
     for wait in (*_WAITS, None):

@@ -7,14 +7,13 @@ objects may refuse to. Only a group that says nothing of what it holds has to be
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from itertools import islice
 from typing import TypeVar
 
 import zarr
 
 from usam_core.digest import value_digest
-from usam_core.errors import InputError
+from usam_core.errors import InputError, StoreAccessError
 from usam_core.imagestores.opener import FileInfo, info, join, open_bytes, try_again
 from usam_core.imagestores.zarr_store import array_names, images_in
 from usam_core.verdicts import library_verdicts, verdict_on
@@ -83,9 +82,6 @@ def _of_each(address: str, call: Callable[[str], _T]) -> list[_T]:
         except FileNotFoundError:
             return None
 
-    # Missing keys or packages are no verdict on the image.
-    with verdict_on(address), suppress(FileNotFoundError):
-        info(join(address, _METADATA[3][0]))
     with (
         library_verdicts(address),
         verdict_on(address),
@@ -120,6 +116,8 @@ def _arrays(address: str, node: zarr.Group | zarr.Array) -> dict[str, zarr.Array
         found = {name: node.get(name) for name in array_names(node)}
         # One that is missing is for who opens the image to tell.
         return {name: array for name, array in found.items() if isinstance(array, zarr.Array)}
+    except StoreAccessError:
+        raise
     except InputError as error:
         inside = images_in(address)
         if not inside:

@@ -74,7 +74,10 @@ class YoloWriter(Writer):
 
     def removed(self, path: Path) -> None:
         """Remove the link to the image, too."""
-        name = path.relative_to(self.to.folder / "labels").as_posix()
+        labels = self.to.folder / "labels"
+        if not path.is_relative_to(labels):
+            return
+        name = path.relative_to(labels).as_posix()
         self._unlink(name.removesuffix(".txt"))
 
     def _unlink(self, name: str, kept: Path | None = None) -> None:

@@ -129,7 +129,7 @@ class SamEmbedder:
             What waits for the device and returns the mask set of each image; any thread may call
             it, while the device goes on with the next images.
         """
-        if self._to_compile:
+        if self._to_compile and images:
             self._compile(images[:1])
         batches = self._images.run(lambda a, b: self._batch(images[a:b]), len(images))
         landed = [land(batch) for batch in batches]
