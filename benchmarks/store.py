@@ -9,8 +9,8 @@ more with other codecs, to be read by zarr's own pipeline and by zarrs. The seco
 store as a whole with one compressed `.npz` an image and with plain zarr arrays of whole shards: a
 write, a read of everything, and a read of what labelling needs: no tokens, and of the four masks of
 a prompt the first, which the other ways cannot read alone. Processor time, the best of seven; the
-store also seals every file with its SHA-256 and syncs it to the disk, which the
-others do not. Blosc has no checksum of its own; the store's zstd has.
+store also seals every file with its SHA-256 and syncs it to the disk, which the others do not.
+Blosc has no checksum of its own; the store's zstd has.
 """
 
 import argparse

@@ -21,7 +21,8 @@ ENDING = ".zarr"
 _BESIDE = "labels"
 _COPIES = (".zmetadata",)
 _TRUSTED_S = 60
-"""For so long what was told of a Zarr behind a URL holds: each look asks for each of its files."""
+"""For so long, seconds, what was told of a Zarr behind a URL holds, or for ten times as long as the
+look took: each asks for each of its files."""
 _MOST_MARKS = 256
 _MARKS: dict[str, tuple[str, float]] = {}
 """What the last look at a Zarr behind a URL found, and until when that holds, by its address."""

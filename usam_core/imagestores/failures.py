@@ -34,7 +34,8 @@ def meaning(address: str | Path, error: Exception) -> Exception | None:
         error: what fsspec or a library below it raised.
 
     Returns:
-        A `FileNotFoundError`, a `PermissionError`, an `InputError` or a `TransientError`.
+        A `FileNotFoundError`, a `PermissionError`, a `TransientError`, a `StoreAccessError`
+        where it says nothing about the file, else an `InputError`.
     """
     if isinstance(error, UsamError):
         return error
