@@ -19,6 +19,7 @@ import torch
 from distributed import Client, Future, KilledWorker, Nanny, Scheduler, SpecCluster, WorkerPlugin
 from distributed import get_worker as dask_worker
 from distributed.client import FutureCancelledError
+from distributed.security import Security
 
 from usam_core.compute import Piece
 from usam_core.errors import TransientError, WorkerError
@@ -99,8 +100,11 @@ def local_workers(count: int, threads: int, gpus: int) -> Iterator[DaskWorkers]:
         # Dask's own guard would kill workers for memory that torch and not Dask holds.
         "distributed.worker.memory.terminate": False,
     }
+    # A scheduler does what it is asked by whoever reaches its port: only who has this key does.
+    security = Security.temporary()
     # Nothing is served to other machines, nor on a port that a second run would miss.
     local = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    local["security"] = security
     # What goes wrong is raised here; Dask would print it a second time.
     options = {**local, "nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
     specs = {
@@ -114,7 +118,9 @@ def local_workers(count: int, threads: int, gpus: int) -> Iterator[DaskWorkers]:
     with (
         _quiet("distributed"),
         dask.config.set(settings),
-        SpecCluster(workers=specs, scheduler=scheduler, silence_logs=logging.ERROR) as cluster,
+        SpecCluster(
+            workers=specs, scheduler=scheduler, security=security, silence_logs=logging.ERROR
+        ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield _prepared(client, threads, f"{count} worker processes on this machine")
@@ -125,7 +131,8 @@ def cluster_workers(address: str, threads: int | None) -> Iterator[DaskWorkers]:
     """Use the workers of a scheduler that runs already; it is left running.
 
     Args:
-        address: the scheduler's.
+        address: the scheduler's. Who may reach it is its owner's to say: over `tls://`, with the
+            certificates of Dask's own settings (`distributed.comm.tls`).
         threads: of torch in each worker, or None to leave them as they are.
     """
     try:

@@ -47,6 +47,10 @@ def where_and_models(name, progress):
     return os.getpid(), id(model), load._open_embedder.cache_info().misses
 
 
+def double(number, progress):
+    return 2 * number
+
+
 def die_once(marker, number, progress):
     if number == 0 and not Path(marker).exists():
         Path(marker).touch()
@@ -93,6 +97,28 @@ def test_two_workers_write_the_store_and_the_labels_that_one_process_writes(
     assert [name for name in shards if found["dask"][name] != found["alone"][name]] == []
     differing = [name for name in found["alone"] if found["dask"][name] != found["alone"][name]]
     assert differing == []
+
+
+def test_a_stranger_on_this_machine_is_refused_by_scheduler_and_workers(two_workers):
+    info = two_workers.client.scheduler_info()
+    found = [info["address"], *info["workers"], *(w["nanny"] for w in info["workers"].values())]
+    assert len(found) == 5
+    assert {address.split(":")[0] for address in found} == {"tls"}
+    code = (
+        "import os, sys\n"
+        "from distributed import Client, Security\n"
+        "for protocol, security in (('tcp', None), ('tls', Security.temporary())):\n"
+        "    try:\n"
+        "        with Client(f'{protocol}://{sys.argv[1]}', security=security,\n"
+        "                timeout=2) as client:\n"
+        "            print(client.submit(os.getpid).result(timeout=20))\n"
+        "    except OSError as error:\n"
+        "        print('refused')\n"
+    )
+    words = [sys.executable, "-c", code, info["address"].removeprefix("tls://")]
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert ran.stdout.split() == ["refused", "refused"], ran.stderr
+    assert run(double, [Piece("piece", 1, (4,))]) == [8]
 
 
 def test_each_worker_process_loads_its_model_once(tiny_project, two_workers):
