@@ -22,7 +22,11 @@ from tasks.steps import cached_step, embed_all
 from usam_core.stages import STEPS, StepResult, listed_once
 
 
-@flow(name="annotate-dataset", flow_run_name="annotate-dataset {settings.project_name}")
+@flow(
+    name="annotate-dataset",
+    flow_run_name="annotate-dataset {settings.project_name}",
+    persist_result=False,
+)
 def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]]:
     """Collect, embed, compose, describe, fit, calibrate, annotate, evaluate, export and report.
 

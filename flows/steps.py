@@ -32,7 +32,7 @@ from usam_core.stages import StepResult
 from usam_core.stages.built_on import check_manifest
 
 
-@flow(name="collect", flow_run_name="collect {settings.project_name}")
+@flow(name="collect", flow_run_name="collect {settings.project_name}", persist_result=False)
 def collect(settings: CollectSettings) -> dict[str, Any]:
     """Get the training pictures of every class, and filter them."""
     result = collect_all(settings.project_file, None, settings.refresh, settings.only)
@@ -41,7 +41,7 @@ def collect(settings: CollectSettings) -> dict[str, Any]:
     return result.to_json()
 
 
-@flow(name="embed", flow_run_name="embed {settings.project_name}")
+@flow(name="embed", flow_run_name="embed {settings.project_name}", persist_result=False)
 def embed(settings: EmbedSettings) -> dict[str, Any]:
     """Run SAM over the images that the store does not have yet."""
     result = embed_all(settings.project_file, None, settings.refresh)
@@ -50,7 +50,7 @@ def embed(settings: EmbedSettings) -> dict[str, Any]:
     return result.to_json()
 
 
-@flow(name="compose", flow_run_name="compose {settings.project_name}")
+@flow(name="compose", flow_run_name="compose {settings.project_name}", persist_result=False)
 def compose(settings: ComposeSettings) -> dict[str, Any]:
     """Put cut-out objects together to scenes with known truth, and embed them."""
     result = cached_step("compose", settings.project_file, None, settings.refresh)
@@ -58,7 +58,7 @@ def compose(settings: ComposeSettings) -> dict[str, Any]:
     return result.to_json()
 
 
-@flow(name="describe", flow_run_name="describe {settings.project_name}")
+@flow(name="describe", flow_run_name="describe {settings.project_name}", persist_result=False)
 def describe(settings: DescribeSettings) -> dict[str, Any]:
     """Make the features that embedded images lack; SAM is not run."""
     result = cached_step("describe", settings.project_file, None)
@@ -67,13 +67,13 @@ def describe(settings: DescribeSettings) -> dict[str, Any]:
     return result.to_json()
 
 
-@flow(name="fit", flow_run_name="fit {settings.project_name}")
+@flow(name="fit", flow_run_name="fit {settings.project_name}", persist_result=False)
 def fit(settings: OneStepSettings) -> dict[str, Any]:
     """Learn the head from the training pictures' embeddings."""
     return _step("fit", settings).to_json()
 
 
-@flow(name="calibrate", flow_run_name="calibrate {settings.project_name}")
+@flow(name="calibrate", flow_run_name="calibrate {settings.project_name}", persist_result=False)
 def calibrate(settings: OneStepSettings) -> dict[str, Any]:
     """Fit probabilities, thresholds and presence to held-out composed scenes."""
     result = _step("calibrate", settings)
@@ -81,7 +81,7 @@ def calibrate(settings: OneStepSettings) -> dict[str, Any]:
     return result.to_json()
 
 
-@flow(name="annotate", flow_run_name="annotate {settings.project_name}")
+@flow(name="annotate", flow_run_name="annotate {settings.project_name}", persist_result=False)
 def annotate(settings: OneStepSettings) -> dict[str, Any]:
     """Label every embedded image with the head, and show some."""
     result = _step("annotate", settings)
@@ -89,7 +89,7 @@ def annotate(settings: OneStepSettings) -> dict[str, Any]:
     return result.to_json()
 
 
-@flow(name="evaluate", flow_run_name="evaluate {settings.project_name}")
+@flow(name="evaluate", flow_run_name="evaluate {settings.project_name}", persist_result=False)
 def evaluate(settings: OneStepSettings) -> dict[str, Any]:
     """Measure the labels against truth."""
     result = _step("evaluate", settings)
@@ -97,7 +97,7 @@ def evaluate(settings: OneStepSettings) -> dict[str, Any]:
     return result.to_json()
 
 
-@flow(name="export", flow_run_name="export {settings.project_name}")
+@flow(name="export", flow_run_name="export {settings.project_name}", persist_result=False)
 def export(settings: OneStepSettings) -> dict[str, Any]:
     """Write the labels in the formats of `outputs.formats`; files changed by hand are kept."""
     result = _step("export", settings)
@@ -105,7 +105,7 @@ def export(settings: OneStepSettings) -> dict[str, Any]:
     return result.to_json()
 
 
-@flow(name="report", flow_run_name="report {settings.project_name}")
+@flow(name="report", flow_run_name="report {settings.project_name}", persist_result=False)
 def report(settings: ReportSettings) -> list[dict[str, Any]]:
     """Write the report of the last labels, and show the last results again; do nothing else."""
     project = settings.load()

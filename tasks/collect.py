@@ -1,8 +1,11 @@
 """The collect step as tasks: one a class, each with its own retries."""
 
+from typing import Any
+
 from prefect import task
 
-from tasks.policy import ONCE_A_RUN, RETRIES
+from tasks.lineage import done_in_this_run, note_done
+from tasks.policy import TASK, cached
 from tasks.progress import RunProgress
 from tasks.steps import cached_step
 from usam_core import stages
@@ -14,11 +17,9 @@ from usam_core.stages import StepResult
     name="collect-class",
     task_run_name="collect {name}",
     tags=["usam-collect"],
-    cache_policy=ONCE_A_RUN,
-    persist_result=True,
-    **RETRIES,
+    **TASK,
 )
-def collect_class(project_file: str, level: str | None, name: str, refresh: bool) -> dict[str, int]:
+def collect_class(project_file: str, level: str | None, name: str, refresh: bool) -> Any:
     """See `usam_core.stages.collect_class`; what is there already is not got again.
 
     Crawls take turns over all runs of a machine by a lock of the core's, which a kill frees; a
@@ -26,7 +27,11 @@ def collect_class(project_file: str, level: str | None, name: str, refresh: bool
     tag `usam-collect` a concurrency limit.
     """
     project = open_project(project_file, level)
-    return stages.collect_class(project, name, refresh=refresh, progress=RunProgress())
+    if done_in_this_run(project, "collect", name):
+        return cached()
+    counts = stages.collect_class(project, name, refresh=refresh, progress=RunProgress())
+    note_done(project, "collect", name)
+    return counts
 
 
 def collect_all(

@@ -13,7 +13,7 @@ GATE_EVENT = "usam.quality-gate.failed"
 """What an automation waits for (deployments/notify.py)."""
 
 
-@task(name="quality-gate")
+@task(name="quality-gate", persist_result=False)
 def pass_gate(project_file: str, level: str | None) -> None:
     """Judge the run just finished.
 

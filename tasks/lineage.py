@@ -5,6 +5,7 @@ import json
 from prefect import runtime
 from prefect.artifacts import create_markdown_artifact
 
+from usam_core.atomic import write_json
 from usam_core.lineage.chain import read_chain
 from usam_core.lineage.diagram import markdown
 from usam_core.lineage.document import LINEAGE
@@ -33,6 +34,31 @@ def made_by_this_run(project: Project, step: str) -> bool:
     except (OSError, ValueError, KeyError):
         return False
     return now is not None and made_by is not None and made_by["id"] == now["id"]
+
+
+_DONE = ".done-in-run.json"
+
+
+def done_in_this_run(project: Project, step: str, what: str) -> bool:
+    """Return whether an earlier attempt at this run has noted that `what` of the step is done."""
+    return what in _noted(project, step)
+
+
+def note_done(project: Project, step: str, what: str) -> None:
+    """Note in the step's folder what a retry of this run does not do again."""
+    now = flow_run()
+    if now is not None:
+        note = {"flow_run": now["id"], "done": [*_noted(project, step), what]}
+        write_json(step_folder(project, step) / _DONE, note)
+
+
+def _noted(project: Project, step: str) -> list[str]:
+    now = flow_run()
+    try:
+        note = json.loads((step_folder(project, step) / _DONE).read_text(encoding="utf-8"))
+        return note["done"] if now is not None and note["flow_run"] == now["id"] else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def report_lineage(project: Project, results: list[StepResult]) -> None:

@@ -1,28 +1,17 @@
-"""When a step's task is served from the cache, and when it is tried again."""
+"""What Prefect keeps of a task, how it shows what was there already, and when it tries again."""
 
 from typing import Any
 
-from prefect.cache_policies import INPUTS, RUN_ID, CacheKeyFnPolicy
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.context import TaskRunContext
+from prefect.states import Completed
 from prefect.tasks import Task, exponential_backoff
 
 from usam_core.errors import TransientError
 
 
-def _key(_: TaskRunContext, parameters: dict[str, Any]) -> str:
-    return f"usam-{parameters['step']}-{parameters['key']}"
-
-
-BY_CONTENT = CacheKeyFnPolicy(cache_key_fn=_key)
-"""Cache on the step's key alone: the digest of its revision and of the content of its inputs.
-
-Prefect's own policies would hash paths, which do not change when a file does, and the wrapper's
-source, which does not change when the core does.
-"""
-
-ONCE_A_RUN = RUN_ID + INPUTS
-"""What throws results away on request is done once a run: a retry of the run does not again."""
+def cached(data: Any = None) -> State[Any]:
+    """Return the state of a task run that found its work done; the UI shows it as Cached."""
+    return Completed(name="Cached", data=data)
 
 
 def only_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
@@ -37,10 +26,12 @@ def only_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> boo
     return False
 
 
-RETRIES: dict[str, Any] = {
+TASK: dict[str, Any] = {
+    # Prefect unpickles what it keeps, from a folder that others may write to.
+    "persist_result": False,
     "retries": 3,
     "retry_delay_seconds": exponential_backoff(backoff_factor=5),
     "retry_jitter_factor": 0.3,
     "retry_condition_fn": only_transient,
 }
-"""Options of every task: three tries more, after about 5, 10 and 20 seconds."""
+"""Options of every task: no result is kept; three tries more, after about 5, 10 and 20 seconds."""

@@ -1,12 +1,11 @@
-"""The steps as Prefect tasks: each one call to `usam_core.stages`, cached by content."""
+"""The steps as Prefect tasks: each one call to `usam_core.stages`, which knows what still holds."""
 
 from typing import Any
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
-from tasks.lineage import flow_run, made_by_this_run
-from tasks.policy import BY_CONTENT, ONCE_A_RUN, RETRIES
+from tasks.lineage import done_in_this_run, flow_run, made_by_this_run, note_done
+from tasks.policy import TASK, cached
 from tasks.progress import RunProgress, whole_bar
 from usam_core import stages
 from usam_core.project import open_project
@@ -19,31 +18,19 @@ GROUPS_A_WORKER = 4
 """A task run has at least so many groups for each worker, which would else wait at its end."""
 
 
-@task(
-    name="step",
-    task_run_name="{step}",
-    cache_policy=BY_CONTENT,
-    persist_result=True,
-    **RETRIES,
-)
-def run_step(
-    step: str, key: str, project_file: str, level: str | None, refresh: bool
-) -> dict[str, Any]:
-    """See `usam_core.stages.run_step`; `key` is there for the cache."""
-    del key
+@task(name="step", task_run_name="{step}", **TASK)
+def run_step(step: str, project_file: str, level: str | None, refresh: bool) -> Any:
+    """See `usam_core.stages.run_step`."""
     project = open_project(project_file, level)
+    # A retry of the run does not repeat what its first attempt has done on request.
+    refresh = refresh and not made_by_this_run(project, step)
     result = stages.run_step(
         step, project, refresh=refresh, progress=RunProgress(), flow_run=flow_run()
     )
-    return result.to_json()
+    return cached(result.to_json()) if result.reused else result.to_json()
 
 
-@task(
-    name="embed-shards",
-    task_run_name="embed shards {first} of {total}",
-    cache_policy=NO_CACHE,  # Prefect's default would hash every path of every group
-    **RETRIES,
-)
+@task(name="embed-shards", task_run_name="embed shards {first} of {total}", **TASK)
 def embed_shards(
     project_file: str, groups: list[dict[str, str]], first: str, total: int
 ) -> list[dict[str, int]]:
@@ -52,34 +39,29 @@ def embed_shards(
     return stages.embed_groups(open_project(project_file, None), groups, RunProgress())
 
 
-@task(name="plan-embed", cache_policy=NO_CACHE, **RETRIES)
+@task(name="plan-embed", **TASK)
 def plan_embed(project_file: str) -> list[dict[str, str]]:
     """Return the groups of images that the store does not have."""
     return stages.plan_embed(open_project(project_file, None), RunProgress()).groups
 
 
-@task(name="forget-embeddings", cache_policy=ONCE_A_RUN, persist_result=True, **RETRIES)
-def forget_embeddings(project_file: str) -> int:
-    """See `usam_core.stages.forget_embeddings`."""
-    return stages.forget_embeddings(open_project(project_file, None))
+@task(name="forget-embeddings", **TASK)
+def forget_embeddings(project_file: str) -> Any:
+    """See `usam_core.stages.forget_embeddings`; done once a run, not again by a retry of it."""
+    project = open_project(project_file, None)
+    if done_in_this_run(project, "embed", "forgotten"):
+        return cached()
+    count = stages.forget_embeddings(project)
+    note_done(project, "embed", "forgotten")
+    return count
 
 
 def cached_step(
     step: str, project_file: str, level: str | None, refresh: bool = False
 ) -> StepResult:
-    """Run a step's task, from the cache only while its outputs are undamaged.
-
-    Prefect's record does not know whether the files it speaks of are still there; the core does.
-    """
-    project = open_project(project_file, level)
-    # A retry of the run does not repeat what its first attempt has done on request.
-    refresh = refresh and not made_by_this_run(project, step)
-    with stages.listed_once():
-        key = stages.step_key(step, project)
-        found = None if refresh else stages.intact(step, project, key)
-    run = run_step.with_options(refresh_cache=found is None)
-    result = StepResult.from_json(run(step, key, project_file, level, refresh))
-    return found or result
+    """Run a step's task; a step that is intact does nothing, and is shown as Cached."""
+    state = run_step(step, project_file, level, refresh, return_state=True)
+    return StepResult.from_json(state.result())
 
 
 def embed_all(project_file: str, level: str | None, refresh: bool = False) -> StepResult:

@@ -1,17 +1,30 @@
 """The flow on a real Prefect server: cached by content, healed, retried where the world fails."""
 
+import base64
 import json
+import os
 import shutil
 
+import cloudpickle
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.settings import (
+    PREFECT_RESULTS_LOCAL_STORAGE_PATH,
+    PREFECT_RESULTS_PERSIST_BY_DEFAULT,
+    temporary_settings,
+)
 from prefect.states import StateType
 
 from flows.annotate import annotate_dataset
-from flows.parameters import AnnotateDatasetSettings, OneStepSettings
-from flows.steps import fit
+from flows.parameters import (
+    AnnotateDatasetSettings,
+    CollectSettings,
+    EmbedSettings,
+    OneStepSettings,
+)
+from flows.steps import collect, embed, fit
 from tasks import steps as task_steps
 from usam_core.digest import file_digest
 from usam_core.errors import ConfigError, InputError, MissingStepError, TransientError
@@ -99,7 +112,7 @@ def test_the_same_again_is_cached_and_says_so(project_file):
     assert {"Cached"} == {state for name, state in tasks.items() if not name.startswith(always)}
 
 
-def test_a_deleted_output_is_made_again_although_the_cache_knows_the_step(project_file):
+def test_a_deleted_output_is_made_again(project_file):
     labels = step_folder(load_project(project_file), "annotate")
     victim = labels / "masks" / "s2.png"
     before = victim.read_bytes()
@@ -109,6 +122,35 @@ def test_a_deleted_output_is_made_again_although_the_cache_knows_the_step(projec
     assert tasks["annotate"] == "Completed"
     assert tasks["fit"] == "Cached"
     assert results["annotate"]["summary"]["images"] == 4
+
+
+class Planted:
+    """What makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_nothing_that_lies_in_the_folder_of_results_is_unpickled(project_file, tmp_path):
+    results, planted = tmp_path / "results", tmp_path / "planted"
+    code = cloudpickle.dumps(Planted(planted))
+    record = {"result": base64.b64encode(code).decode()}
+    wanted = {
+        PREFECT_RESULTS_LOCAL_STORAGE_PATH: results,
+        PREFECT_RESULTS_PERSIST_BY_DEFAULT: True,
+    }
+    with temporary_settings(wanted):
+        for refresh in (True, False):
+            run(project_file, start="fit", refresh=refresh)
+            for file in results.glob("*"):
+                whole = file.read_bytes()
+                known = json.loads(whole) | record if whole.startswith(b"{") else None
+                file.write_bytes(json.dumps(known).encode() if known else code)
+    assert not planted.exists()
+    assert not results.exists()
 
 
 def test_starting_later_leaves_earlier_steps_alone(project_file):
@@ -164,6 +206,41 @@ def test_refresh_repeats_the_step_and_all_after_it(project_file):
     results, tasks, _ = run(project_file, refresh=True)
     assert not any(result["reused"] for result in results.values())
     assert {"collect disc", "collect ring", "collect rod"} <= set(tasks)
+
+
+def once_failing(monkeypatch, module, name, number):
+    """Let the n-th call of a stage fail; return the arguments of all calls after the project."""
+    calls = []
+    real = getattr(module, name)
+
+    def stage(project, *arguments, **options):
+        calls.append(arguments)
+        if len(calls) == number:
+            raise InputError("mend me")
+        return real(project, *arguments, **options)
+
+    monkeypatch.setattr(module, name, stage)
+    return calls
+
+
+def test_a_retry_of_a_refresh_goes_on_where_the_first_attempt_was(project_file, monkeypatch):
+    stages = task_steps.stages
+    forgotten = once_failing(monkeypatch, stages, "forget_embeddings", 0)
+    groups = once_failing(monkeypatch, stages, "embed_groups", 3)
+    again = embed.with_options(retries=1)
+    file = str(project_file)
+    result = again(EmbedSettings(project_file=file, refresh=True))
+    assert len(forgotten) == 1
+    assert [call[0] for call in groups].count(groups[2][0]) == 2
+    assert len(groups) == 5
+    assert result["summary"]["embedded"] + result["summary"]["reused"] == 13
+
+    classes = once_failing(monkeypatch, stages, "collect_class", 2)
+    collect.with_options(retries=1)(CollectSettings(project_file=file, refresh=True))
+    assert [name for (name,) in classes] == ["disc", "ring", "ring", "rod"]
+    # The next run is asked anew.
+    collect(CollectSettings(project_file=file, refresh=True))
+    assert [name for (name,) in classes[4:]] == ["disc", "ring", "rod"]
 
 
 def test_a_wrong_parameter_is_refused_before_the_run_starts(project_file):
