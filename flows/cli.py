@@ -1,20 +1,23 @@
 """Entry point of the `usam` command: the core's commands, plus `run` and `demo` as flows."""
 
+import errno
 import os
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 
-from flows import local_commands, processes  # noqa: F401  (the first adds `up` and `down`)
+from flows import environment, local_commands, processes  # noqa: F401  (adds `up`, `down`)
 from usam_core.cli import terminal
 from usam_core.cli.app import app
 from usam_core.cli.options import Json, Level, ProjectFile, Verbose
 from usam_core.cli.running import set_logging
 from usam_core.errors import TransientError, UsamError
+
+_OUTPUT_FAILS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @app.command(
@@ -90,16 +93,29 @@ def demo(
 
 def main() -> None:
     """Run the command line; 2 is the exit code of a user's mistake, 1 of every other failure."""
-    _prefect_settings()
     try:
+        environment.settle()
+        _prefect_settings()
         # Typer gives the code of a `typer.Exit` back instead of raising it.
         code = app(standalone_mode=False)
+        sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except UsamError as error:
         terminal.print_error(error)
         sys.exit(error.exit_code)
     except typer.Abort:
         sys.exit(130)
+    except OSError as error:
+        if error.errno not in _OUTPUT_FAILS:
+            raise
+        # What is left to be written cannot be either: not at the end of the process again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if error.errno != errno.EPIPE:
+            terminal.print_error(
+                f"{error.filename or 'the output'}: cannot be written: {error.strerror}; free "
+                "space there and run again: what was done is kept"
+            )
+        sys.exit(1)
     except Exception as error:
         # Typer's own usage errors know their exit code (2) and how to show themselves.
         if hasattr(error, "show") and hasattr(error, "exit_code"):
@@ -131,10 +147,7 @@ def _run_flow(
     settings = AnnotateDatasetSettings(
         project_file=str(project.absolute()), level=level or "file", start=start, refresh=refresh
     )
-    local = _use_local_server()
-    # Prefect's own small server, and Dask's workers, do not notice that their run was killed.
-    processes.end_orphans()
-    processes.mark_own()
+    local = _server()
     from flows.annotate import annotate_dataset
 
     flow = annotate_dataset
@@ -145,20 +158,33 @@ def _run_flow(
     began = time.monotonic()
     try:
         results = flow(settings)
-    except httpx.TransportError as error:
+    except Exception as error:
+        lost = environment.lost_server(error)
+        if lost is None:
+            raise
         server = os.environ.get("PREFECT_API_URL", "of this run")
         raise TransientError(
-            f"the Prefect server {server} does not answer any more ({error!r}); start it again "
-            "(`usam up`), then run again: what was finished is kept"
+            f"the Prefect server {server} {lost}, then run again: what was finished is kept"
         ) from error
     return results, time.monotonic() - began
+
+
+@cache
+def _server() -> bool:
+    """See that this process has a server, once; say whether it is the one of `usam up`."""
+    # A small server, and Dask's workers, do not notice that their run was killed.
+    processes.end_orphans()
+    processes.mark_own()
+    local = _use_local_server()
+    environment.prepare(local)
+    return local
 
 
 def _use_local_server() -> bool:
     """Let the run be seen on the page of `usam up`, unless another server was chosen."""
     from flows.local_server import client_environment, running
 
-    served = running() if "PREFECT_API_URL" not in os.environ else None
+    served = running() if not os.environ.get("PREFECT_API_URL") else None
     if served is not None:
         os.environ.update(client_environment(served))
     return served is not None

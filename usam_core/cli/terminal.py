@@ -70,7 +70,7 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def print_error(error: Exception) -> None:
+def print_error(error: Exception | str) -> None:
     """Print an error as plain lines, without a traceback."""
     errors.print(f"usam: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
 
