@@ -1,19 +1,19 @@
 """What a run finds around it: home folders, proxies, Prefect's settings, and a server that answers.
 
 A run needs a Prefect server. One that the user has named, by `PREFECT_API_URL` or by a profile, is
-asked once, and has to answer. Otherwise the run starts a small one of its own, which no fault of the
-user's home, database or proxies can keep from starting.
+asked once, and has to answer. Otherwise the run starts a small one of its own, which no fault of
+the user's home, database or proxies can keep from starting.
 """
 
 import atexit
 import contextlib
 import io
+import itertools
 import os
 import secrets
 import shutil
 import socket
 import sqlite3
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -24,13 +24,14 @@ from typing import Any
 
 import httpx
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from usam_core.cli import terminal
 from usam_core.errors import TransientError, UsamError, UserError
 from usam_core.sam.download import cache_folder
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _ASK = httpx.Timeout(30.0, connect=10.0)
 _START_SECONDS = 180
 _SPEAKS_AFTER = 10.0
@@ -46,8 +47,9 @@ _held: list[FileLock] = []
 def settle() -> None:
     """Make this process's environment one that libraries can start in; before any of them is used.
 
-    Without a home folder, and where usam's cache folder cannot be made, a folder of this user's in
-    the system's temporary one takes their place. This machine itself is never asked through a proxy.
+    A folder of this user's in the system's temporary one takes the place of a home folder that is
+    not known, and of usam's cache folder that cannot be made. This machine itself is never asked
+    through a proxy.
     """
     for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
         if stream is None:  # closed by who started us
@@ -126,8 +128,8 @@ def _check_proxies() -> None:
     except (ImportError, ValueError, httpx.InvalidURL, OSError) as error:
         raise UserError(
             f"{', '.join(sorted(given))}: cannot be used ({_words(error)}); expected addresses of "
-            "proxies such as http://host:port or socks5://host:port, and files of certificates that "
-            "exist; mend or unset them"
+            "proxies such as http://host:port or socks5://host:port, and files of certificates "
+            "that exist; mend or unset them"
         ) from None
 
 
@@ -154,37 +156,42 @@ def _settings_errors() -> Iterator[None]:
     except Exception as error:
         profiles = os.environ.get("PREFECT_PROFILES_PATH") or _users_home() / "profiles.toml"
         raise UserError(
-            f"Prefect's settings cannot be read ({_words(error)}); mend or remove what is wrong in "
-            f"{profiles}, in the variables PREFECT_..., or in .env, prefect.toml and pyproject.toml "
-            f"of {Path.cwd()}"
+            f"Prefect's settings cannot be read ({_words(error)}); mend or remove what is wrong "
+            f"in the variables PREFECT_..., in {profiles}, or in .env, prefect.toml and "
+            f"pyproject.toml of {Path.cwd()}"
         ) from error
 
 
 def _chosen_by(found: Any, local: bool) -> str:
     """Return who named the server, and what to do to work without it."""
     if local:
-        return "which `usam up` started: `usam down`, then `usam up` starts it again"
+        return "`usam up` started it: `usam down`, then `usam up` starts it again"
     if os.environ.get("PREFECT_API_URL"):
-        return "named by PREFECT_API_URL: start or mend it, or unset the variable to run without"
+        return "PREFECT_API_URL names it: start or mend it, or unset the variable to run without"
     return (
-        f"named by PREFECT_API_URL in the profile {found.profile.name!r} of "
-        f"{found.settings.profiles_path}, or by .env, prefect.toml or pyproject.toml here: start or "
-        "mend it, or remove the line to run without"
+        f"PREFECT_API_URL in the profile {found.profile.name!r} of {found.settings.profiles_path}, "
+        "or in .env, prefect.toml or pyproject.toml here, names it: start or mend it, or remove "
+        "the line to run without"
     )
 
 
 def _ask(url: str, chosen: str, settings: Any) -> None:
+    """See that a server that was named answers, takes us, and is one of Prefect's.
+
+    Raises:
+        UserError: the address, what we are to say who we are, or its version cannot be right.
+        TransientError: it does not answer, or is not well.
+    """
     from prefect import __version__
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-    server = f"the Prefect server {_without_secrets(url)}, {chosen}"
-    if httpx.URL(url).scheme not in ("http", "https") if _is_url(url) else True:
-        raise UserError(f"{server}; expected an address such as http://127.0.0.1:4200/api")
-    no_api = UserError(
-        f"{server}; it answers, but not as a Prefect API does: expected an address that ends in "
-        "/api, such as http://127.0.0.1:4200/api"
-    )
+    def wrong(what: str, kind: type[UsamError] = UserError) -> UsamError:
+        return kind(f"the Prefect server {_without_secrets(url)} {what}; {chosen}")
+
+    form = "an address such as http://127.0.0.1:4200/api"
+    if not _is_url(url):
+        raise wrong(f"cannot be asked: expected {form}")
     cloud = url.startswith(str(settings.cloud.api_url))
     try:
         with (
@@ -195,28 +202,23 @@ def _ask(url: str, chosen: str, settings: Any) -> None:
     except httpx.HTTPStatusError as error:
         code = error.response.status_code
         if code in (401, 403):
-            raise UserError(
-                f"{server}; it refuses us ({code}): set PREFECT_API_AUTH_STRING, or PREFECT_API_KEY "
-                "for Prefect Cloud, to what it expects"
-            ) from None
+            key = "PREFECT_API_KEY" if cloud else "PREFECT_API_AUTH_STRING"
+            raise wrong(f"refuses us ({code}): set {key} to what it expects") from None
         if code >= 500:
-            raise TransientError(f"{server}; it is not well ({code}): look at its log") from None
-        if not cloud:
-            raise no_api from None
-        return
+            raise wrong(f"is not well ({code}): look at its log", TransientError) from None
+        version = ""
     except httpx.HTTPError as error:
-        raise TransientError(f"{server}; it does not answer ({_words(error)})") from None
-    except (OSError, ssl.SSLError) as error:
-        raise UserError(f"{server}; its certificates cannot be read ({_words(error)})") from None
+        raise wrong(f"does not answer ({_words(error)})", TransientError) from None
+    except OSError as error:
+        raise wrong(f"cannot be asked: its certificates are not to be read ({error})") from None
     except ValueError:
-        raise no_api from None
-    if not cloud and (not isinstance(version, str) or not version[:1].isdigit()):
-        raise no_api
-    if not cloud and version.split(".")[0] != __version__.split(".")[0]:
-        raise UserError(
-            f"{server}; it runs Prefect {version}, which Prefect {__version__} cannot talk to: "
-            "expected the same first number"
-        )
+        version = ""
+    if cloud:
+        return
+    if not isinstance(version, str) or not version[:1].isdigit():
+        raise wrong(f"answers, but not as a Prefect API does: expected {form}, which ends in /api")
+    if version.split(".")[0] != __version__.split(".")[0]:
+        raise wrong(f"runs Prefect {version}, but here is {__version__}: expected the same")
 
 
 def _start_small_server(settings: Any) -> dict[str, str]:
@@ -229,28 +231,27 @@ def _start_small_server(settings: Any) -> dict[str, str]:
     if "connection_url" in settings.server.database.model_fields_set:
         return _serve(_own_folder(), settings, {})
     user = Path(settings.home)
-    for home in [user, *(_own_folder() / str(n) for n in range(1, _OWN_HOMES))]:
+    # Ours are looked for only where the user's cannot be had.
+    ours = (_own_folder() / str(number) for number in range(1, _OWN_HOMES))
+    for home in itertools.chain([user], ours):
         if not _writable(home) or not _taken(home):
             continue
-        trouble = _trouble(home / _DATABASE)
-        if trouble and home != user:
-            _remove_database(home)
-        elif trouble:
-            _say(
-                f"{home / _DATABASE} {trouble}; it is left alone, and this run is not recorded there"
-            )
+        file = home / _DATABASE
+        trouble = _trouble(file)
+        if trouble and home == user:
+            _say(f"{file} {trouble}; it is left as it is, and this run is not recorded there")
             continue
-        database = {
-            "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / _DATABASE}"
-        }
+        if trouble:
+            _remove_database(home)
+        address = f"sqlite+aiosqlite:///{file.absolute()}"
         try:
-            return _serve(home, settings, database)
+            return _serve(home, settings, {"PREFECT_API_DATABASE_CONNECTION_URL": address})
         except TransientError:
             raise
         except UsamError as error:
             if home != user:
                 raise
-            _say(f"{error}; this run is not recorded there")
+            _say(f"{error}; another database is taken for this run")
     raise UsamError(f"{_own_folder()}: {_OWN_HOMES} runs at once, or none can be begun there")
 
 
@@ -312,9 +313,9 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path, seconds: float)
         waited = time.monotonic() - began
         if waited > seconds:
             raise TransientError(
-                f"Prefect's small server did not come up within {seconds:.0f} s ({log}); wait until "
-                "this machine is less busy, or set PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS "
-                "to more seconds"
+                f"Prefect's small server did not come up within {seconds:.0f} s ({log}); wait "
+                "until this machine is less busy, or set "
+                "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS to more seconds"
             )
         if waited > speaks:
             speaks += _SPEAKS_EVERY
@@ -363,23 +364,19 @@ def _trouble(database: Path) -> str | None:
             # Fails where it, or its folder, cannot be written.
             connection.execute("BEGIN IMMEDIATE")
             connection.rollback()
-            tables = "SELECT name FROM sqlite_master WHERE type = 'table'"
-            if not {"alembic_version"} <= {name for (name,) in connection.execute(tables)}:
+            table = "SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'"
+            if connection.execute(table).fetchone() is None:
                 return None
-            revisions = [
-                r for (r,) in connection.execute("SELECT version_num FROM alembic_version")
-            ]
+            rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
     except sqlite3.Error as error:
         return f"cannot be used ({error})"
     import prefect
 
     scripts = Path(prefect.__file__).parent / "server/database/_migrations/versions/sqlite"
     known = " ".join(file.name for file in scripts.glob("*.py"))
-    strange = [revision for revision in revisions if str(revision) not in known]
-    if strange:
-        return (
-            f"is of another version of Prefect than {prefect.__version__} (revision {strange[0]})"
-        )
+    for (revision,) in rows:
+        if str(revision) not in known:
+            return f"is of another version of Prefect than {prefect.__version__} ({revision})"
     return None
 
 
@@ -430,9 +427,10 @@ def _writable(folder: Path) -> bool:
 
 def _is_url(url: str) -> bool:
     try:
-        return bool(httpx.URL(url).host)
+        parts = httpx.URL(url)
     except httpx.InvalidURL:
         return False
+    return parts.scheme in ("http", "https") and bool(parts.host)
 
 
 def _without_secrets(url: str) -> str:
@@ -441,7 +439,12 @@ def _without_secrets(url: str) -> str:
 
 
 def _words(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    """Return what an error says, in one line."""
+    text = str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}"
+    text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= _WORDS else f"{text[:_WORDS]} ..."
 
 
