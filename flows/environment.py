@@ -34,7 +34,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _ASK = httpx.Timeout(30.0, connect=10.0)
 _START_SECONDS = 180
-_SPEAKS_AFTER = 10.0
+_SPEAKS_AFTER = 20.0
 _SPEAKS_EVERY = 30.0
 _STOP_SECONDS = 5.0
 _WORDS = 300
