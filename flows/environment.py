@@ -106,7 +106,8 @@ def lost_server(error: BaseException) -> str | None:
     from prefect.exceptions import PrefectHTTPStatusError
 
     seen: BaseException | None = error
-    while seen is not None:
+    # An error of ours says itself what happened, also where a request of ours was its cause.
+    while seen is not None and not isinstance(seen, UsamError):
         if isinstance(seen, httpx.TransportError):
             return f"does not answer any more ({seen!r}); start it again (`usam up`)"
         if isinstance(seen, PrefectHTTPStatusError):

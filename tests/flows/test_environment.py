@@ -9,11 +9,12 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
 from flows import environment
 from tests.local_server import ROOT
-from usam_core.errors import UserError
+from usam_core.errors import TransientError, UsamError, UserError
 
 DEAD = "http://127.0.0.1:9/api"
 
@@ -249,3 +250,31 @@ def test_a_folder_that_another_user_laid_out_in_tmp_is_not_used(tmp_path, monkey
     monkeypatch.setattr(environment.tempfile, "tempdir", "/proc/nobody")
     with pytest.raises(UserError, match="USAM_CACHE and in TMPDIR"):
         environment._temporary()
+
+
+def started(tmp_path, code):
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        return subprocess.Popen([sys.executable, "-c", code], stdout=out, stderr=out), log
+
+
+def test_a_small_server_that_is_slow_is_waited_for_aloud_and_one_that_ends_is_not(
+    tmp_path, monkeypatch, capsys
+):
+    assert environment._START_SECONDS >= 120
+    monkeypatch.setattr(environment, "_SPEAKS_AFTER", 0)
+    process, log = started(tmp_path, "import time; time.sleep(600)")
+    with pytest.raises(TransientError, match="STARTUP_TIMEOUT_SECONDS to more"):
+        environment._wait(process, DEAD, log, 1)
+    environment._stop(process)
+    assert "is starting: 0 s of at most 1" in capsys.readouterr().err
+    process, log = started(tmp_path, "raise SystemExit('no such revision')")
+    with pytest.raises(UsamError, match="did not start: no such revision"):
+        environment._wait(process, DEAD, log, 600)
+
+
+def test_an_error_of_ours_is_not_taken_for_a_lost_server():
+    away = TransientError("the hub is away")
+    away.__cause__ = httpx.ConnectError("refused")
+    assert environment.lost_server(away) is None
+    assert "does not answer" in environment.lost_server(away.__cause__)
