@@ -320,9 +320,7 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path, seconds: float)
             )
         if waited > speaks:
             speaks += _SPEAKS_EVERY
-            _say(
-                f"Prefect's small server is starting, {waited:.0f} s by now, {seconds:.0f} at most"
-            )
+            _say(f"Prefect's small server is starting: {waited:.0f} s of at most {seconds:.0f}")
         time.sleep(0.1)
 
 
