@@ -13,6 +13,7 @@ from usam_core.gate import Objection, RunStatistics, judge
 from usam_core.outputs.overlay import overlay
 from usam_core.palette import class_colours
 from usam_core.project import Project
+from usam_core.sealed import sealed, unsealed
 from usam_core.stages import annotate
 from usam_core.stages.folders import step_folder
 from usam_core.stages.looking import picture_and_labels
@@ -163,10 +164,10 @@ def _read(path: Path) -> list[RunStatistics]:
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines()
-    return [RunStatistics(**json.loads(line)) for line in lines]
+    return [RunStatistics(**unsealed(json.loads(line))) for line in lines]
 
 
 def _write(path: Path, runs: list[RunStatistics]) -> None:
     with whole_file(path) as temporary:
-        text = "".join(json.dumps(asdict(run)) + "\n" for run in runs)
+        text = "".join(json.dumps(sealed(asdict(run))) + "\n" for run in runs)
         temporary.write_text(text, encoding="utf-8")

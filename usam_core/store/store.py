@@ -19,7 +19,7 @@ from usam_core.stamps import CheckedFolders
 from usam_core.store.blocks import add_block, drop_damaged, lacking_images
 from usam_core.store.commit import commit, remove_folder
 from usam_core.store.folder import make_store, stored_spec
-from usam_core.store.index import Place, StoreIndex
+from usam_core.store.index import Place, StoreIndex, shard_names
 from usam_core.store.layout import (
     CHECKED_FILE,
     COLUMNS,
@@ -252,23 +252,32 @@ class EmbeddingStore:
         return [TOKENS_BLOCK, *sorted(common.union(self._reader.names))]
 
     def verify(
-        self, *, deep: bool = True, fresh: bool = False, progress: Progress = SILENT
+        self,
+        *,
+        only: Iterable[str] | None = None,
+        deep: bool = True,
+        fresh: bool = False,
+        progress: Progress = SILENT,
     ) -> list[DamagedShard]:
         """Return the shards, and blocks added to whole ones, that are not as they were written.
 
         Args:
+            only: the shards to look at; None looks at all.
             deep: read all bytes; off reads them only of shards whose files are not as they were
                 at the last time, by names, sizes and times.
             fresh: what was not looked at yet has just been written: its sizes, metadata and
                 indexes are enough.
             progress: told of each shard.
         """
-        self._refresh()
-        shards = {*self._index.names(), *self._index.damaged}
+        shards = self.shards() if only is None else only
         checked = CheckedFolders(self.path / CHECKED_FILE, self.fingerprint)
         return damaged_shards(
             self._shards, shards, self.fingerprint, checked, progress, deep=deep, fresh=fresh
         )
+
+    def shards(self) -> list[str]:
+        """Return the ids of all shards there are, damaged ones too."""
+        return shard_names(self._shards)
 
     def drop_shard(self, shard: str) -> None:
         """Remove a shard, so that `plan` gives its images again; one that is gone is no error."""
