@@ -113,6 +113,15 @@ def content_key(address: str | Path) -> str:
     return ref_digest(remembered_content(ref.file), ref)
 
 
+def mismatch(address: str | Path, sha256: str | None) -> str:
+    """Return how a file, a URL or a plane differs from its content key; "" if it is as it was."""
+    try:
+        found = content_key(address)
+    except OSError as error:
+        return error.strerror or repr(error)
+    return "" if found == sha256 else f"expected SHA-256 {str(sha256)[:12]}, got {found[:12]}"
+
+
 def content_mark(address: str) -> str:
     """Return what differs when the content of a file, a URL or a Zarr folder does.
 

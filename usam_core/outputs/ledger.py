@@ -58,8 +58,8 @@ class Ledger:
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise StoreError(
-                f"{file}: the list of what was exported is damaged ({error}); `usam check --repair` "
-                "drops it, and the next export writes it anew: files that a person changed stay"
+                f"{file}: the list of what was exported is damaged ({error}); `usam check "
+                "--repair` drops it, and the next export writes it anew: edited files stay"
             ) from error
 
     def __enter__(self) -> "Ledger":

@@ -23,6 +23,7 @@ from usam_core.atomic import whole_file
 from usam_core.digest import file_digest
 from usam_core.errors import InputError
 from usam_core.images import BadImage, read_image
+from usam_core.imagestores.content import mismatch
 from usam_core.imagestores.opener import is_url, join
 from usam_core.lineage.document import LINEAGE
 from usam_core.lineage.subject import PARTS, RECORD, read_parts
@@ -168,6 +169,16 @@ def keep_run(run: LabelledRun, folder: Path) -> list[Path]:
     # Last: without it there is no kept run.
     write_sealed(folder / KEPT, {**run.about, "images": images, "copies": copies, FILES: made})
     return [*files, folder / KEPT]
+
+
+def damaged_kept(folder: Path) -> str:
+    """Return what of a run that is kept is not as it was written; nothing if all is."""
+    try:
+        files = read_sealed(folder / KEPT).get(FILES, {})
+    except (OSError, ValueError) as error:
+        return f"{folder / KEPT}: {error}"
+    found = ((name, mismatch(folder / name, sha256)) for name, sha256 in files.items())
+    return "; ".join(f"{folder / name}: {what}" for name, what in found if what)
 
 
 def reduced(labels: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from usam_core.atomic import disk_errors
 from usam_core.code import code_digest
 from usam_core.digest import file_digest, value_digest
 from usam_core.headfile import load_head
+from usam_core.imagestores.content import mismatch
 from usam_core.outputs.base import LabelledImage, Target, Writer
 from usam_core.outputs.edits import Edit, compare
 from usam_core.outputs.formats import WRITERS, open_writer
@@ -40,7 +41,6 @@ from usam_core.stages.record import (
     intact_record,
     labels_record,
     made_digest,
-    mismatch,
     read_record,
 )
 from usam_core.store.commit import remove_folder

@@ -7,7 +7,6 @@ from typing import Any
 
 from usam_core.digest import file_digest, value_digest
 from usam_core.errors import MissingStepError
-from usam_core.imagestores.content import content_key
 from usam_core.lineage.document import LINEAGE
 from usam_core.project import Project
 from usam_core.sealed import read_sealed, write_sealed
@@ -99,15 +98,6 @@ def labels_record(project: Project) -> StepResult:
         MissingStepError: `annotate` has not run.
     """
     return needed_record(project, "annotate", "labels")
-
-
-def mismatch(path: Path, sha256: str | None) -> str:
-    """Return how a file differs from its digest, or nothing if it is as it was."""
-    try:
-        found = content_key(path)
-    except OSError as error:
-        return error.strerror or repr(error)
-    return "" if found == sha256 else f"expected SHA-256 {str(sha256)[:12]}, got {found[:12]}"
 
 
 def intact_record(folder: Path, key: str) -> StepResult | None:
