@@ -118,8 +118,11 @@ def mismatch(address: str | Path, sha256: str | None) -> str:
     try:
         found = content_key(address)
     except OSError as error:
-        return error.strerror or repr(error)
-    return "" if found == sha256 else f"expected SHA-256 {str(sha256)[:12]}, got {found[:12]}"
+        found, said = None, error.strerror or repr(error)
+    else:
+        said = found[:12]
+    expected = sha256[:12] if sha256 else "none"
+    return "" if found and found == sha256 else f"expected SHA-256 {expected}, got {said}"
 
 
 def content_mark(address: str) -> str:

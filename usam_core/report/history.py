@@ -53,6 +53,8 @@ def names_all(folder: Path) -> bool:
 def rewrite_history(folder: Path) -> None:
     """Name the runs that are kept, by when they finished."""
     finished = {path.name: read_sealed(path / KEPT)["finished"] for path in kept_runs(folder)}
+    if (folder / HISTORY).is_dir():
+        shutil.rmtree(folder / HISTORY)  # a file cannot be renamed over a folder
     write_json(folder / HISTORY, sorted(finished, key=finished.__getitem__))
 
 
