@@ -20,7 +20,7 @@ from usam_core.project import Project
 from usam_core.report.history import HISTORY, RUNS, kept_runs, names_all, rewrite_history
 from usam_core.report.runs import damaged_kept
 from usam_core.sealed import read_sealed, write_sealed
-from usam_core.sources.base import manifest_path
+from usam_core.sources.base import class_folder, manifest_path
 from usam_core.stages import annotate, collect, compose, export, gate
 from usam_core.stages.damage import Remade, Walk, first_bits
 from usam_core.stages.decided import decisions_file
@@ -152,7 +152,7 @@ class StepCheck:
                     continue
                 picture = Path(path)
                 if picture.is_relative_to(self._project.out):
-                    again = [picture, self._folder / FOUND]
+                    again = [picture, self._folder / FOUND / f"{class_folder(name)}.json"]
                     self._tell(picture, what, "repair", partial(self._drop, *again))
                     continue
                 said = f"a picture of {name} that you gave: put it back as it was; else the next "
