@@ -172,7 +172,8 @@ def drop_unreadable(file: Path) -> None:
     """Leave out of a history what cannot be read."""
     runs = [run for _, run in _lines(file) if run is not None]
     remove_folder(file)
-    _write(file, runs)
+    if runs:
+        _write(file, runs)
 
 
 def _lines(file: Path) -> Iterator[tuple[int, RunStatistics | None]]:
@@ -183,7 +184,7 @@ def _lines(file: Path) -> Iterator[tuple[int, RunStatistics | None]]:
     except OSError:
         yield 1, None
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.splitlines() or [""], start=1):
         try:
             yield number, RunStatistics(**unsealed(json.loads(line)))
         except (ValueError, TypeError):
