@@ -102,6 +102,10 @@ class CheckedFolders:
             self._known[folder.name] = stamp.digest
             self._changed = True
 
+    def forget(self, folder: Path) -> None:
+        """Forget that a folder was ever found whole."""
+        self._changed |= self._known.pop(folder.name, None) is not None
+
     def save(self, names: Collection[str]) -> None:
         """Write what is remembered of these folders, if there is anything new."""
         if not self._changed:

@@ -20,6 +20,7 @@ COMMANDS = [
     "report",
     "diff",
     "lineage",
+    "check",
     "doctor",
     "presets",
     "bench",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from usam_core.cli import bench, review, terminal
+from usam_core.cli.check import check
 from usam_core.cli.export import export
 from usam_core.cli.options import (
     Contact,
@@ -223,6 +224,12 @@ def lineage(
 
     if not print_lineage(file, json):
         raise typer.Exit(1)
+
+
+app.command(
+    epilog="Examples: `usam check project.yaml`, `usam check project.yaml --repair`, "
+    "`usam check project.yaml --json`"
+)(check)
 
 
 @app.command(epilog="Example: `usam doctor project.yaml --json`")

@@ -113,6 +113,18 @@ def content_key(address: str | Path) -> str:
     return ref_digest(remembered_content(ref.file), ref)
 
 
+def mismatch(address: str | Path, sha256: str | None) -> str:
+    """Return how a file, a URL or a plane differs from its content key; "" if it is as it was."""
+    try:
+        found = content_key(address)
+    except OSError as error:
+        found, said = None, error.strerror or repr(error)
+    else:
+        said = found[:12]
+    expected = sha256[:12] if sha256 else "none"
+    return "" if found and found == sha256 else f"expected SHA-256 {expected}, got {said}"
+
+
 def content_mark(address: str) -> str:
     """Return what differs when the content of a file, a URL or a Zarr folder does.
 

@@ -67,28 +67,21 @@ def check_labels_of_all(chain: Chain, link: Link, progress: Progress) -> str | N
 
 
 def _check_head(chain: Chain, link: Link, entry: Entry, _: Progress) -> str:
-    advice = (
-        "the head was replaced after the labels were made; run `usam annotate` again, and before "
-        "it `usam fit` if the head is damaged"
-    )
     head = chain.root / entry["path"]
-    files = [(head, entry["sha256"]), (card_path(head), entry["card_sha256"])]
-    compare(files, chain, advice=advice)
-    fit = _parent(chain, link, "fit")
-    if fit is not None and fit["outputs"].get(Path(entry["path"]).name) != entry["sha256"]:
-        raise Broken(
-            f"{entry['path']}: annotate used SHA-256 {short(entry['sha256'])}, but the fit that it "
-            f"names made another; run `usam fit` and `usam annotate` again"
-        )
-    return short(entry["sha256"])
-
-
-def _check_calibration(chain: Chain, link: Link, entry: Entry, _: Progress) -> str:
+    cards = [(card_path(head), entry["card_sha256"])] if "card_sha256" in entry else []
+    step = "fit" if cards else "calibrate"
+    name = "head" if cards else "calibration"
     advice = (
-        "the calibration was replaced after the labels were made; run `usam annotate` again, and "
-        "before it `usam calibrate` if its file is damaged"
+        f"the {name} was replaced after the labels were made; run `usam annotate` again, and "
+        f"before it `usam {step}` if the {name} is damaged"
     )
-    compare([(chain.root / entry["path"], entry["sha256"])], chain, advice=advice)
+    compare([(head, entry["sha256"]), *cards], chain, advice=advice)
+    made = _parent(chain, link, step)
+    if made is not None and made["outputs"].get(head.name) != entry["sha256"]:
+        raise Broken(
+            f"{entry['path']}: {link.step} used SHA-256 {short(entry['sha256'])}, but the {step} "
+            f"that it names made another; run `usam {step}` and `usam {link.step}` again"
+        )
     return short(entry["sha256"])
 
 
@@ -193,7 +186,7 @@ def _check_decisions(chain: Chain, link: Link, entry: Entry, _: Progress) -> str
 
 CHECKS: dict[str, Callable[[Chain, Link, Entry, Progress], str | None]] = {
     "head": _check_head,
-    "calibration": _check_calibration,
+    "calibration": _check_head,
     "decisions": _check_decisions,
     "pictures": _check_pictures,
     "store": _check_store,

@@ -6,14 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from usam_core.imagestores.content import content_key
+from usam_core.imagestores.content import mismatch
 from usam_core.imagestores.opener import is_url, join
-from usam_core.lineage.chain import Chain, Link, short
+from usam_core.lineage.chain import Chain, Link
 from usam_core.lineage.document import portable
 from usam_core.progress import SILENT, Progress
-from usam_core.store.arrays import Damaged
-from usam_core.store.layout import SHARDS
-from usam_core.store.shard import check_shard
 from usam_core.store.store import EmbeddingStore
 
 _MOST_NAMED = 3
@@ -37,14 +34,9 @@ def compare(
     misses = []
     with progress.bar("Checking files", len(files)) as bar:
         for path, expected in files:
-            try:
-                found = short(content_key(path))
-            except OSError as error:
-                found = str(error.strerror)
-            if found != short(expected):
-                misses.append(
-                    f"{shown(path, chain)}: expected SHA-256 {short(expected)}, got {found}"
-                )
+            what = mismatch(path, expected)
+            if what:
+                misses.append(f"{shown(path, chain)}: {what}")
             bar.advance()
     if misses:
         others = f" (and {len(misses) - _MOST_NAMED} more)" if len(misses) > _MOST_NAMED else ""
@@ -81,24 +73,17 @@ def check_shards(
     """Check the shards of some images, or all of the store; return their names."""
     store = EmbeddingStore.find((chain.root / entry["path"]).parent, entry["spec"])
     index = store.index()
-    if wanted is None:
-        for damaged in store.verify(deep=deep):
-            if damaged.block:
-                continue  # told by the check of the blocks
-            raise Broken(f"{damaged.shard}: {damaged.reason}; run `usam embed` again")
-        return sorted(index["shard"].unique())
-    index = index[index["sha256"].isin(wanted)]
-    if len(index) < len(wanted):
-        raise Broken(
-            f"{entry['path']}: {len(wanted) - len(index)} of {len(wanted)} images are no longer "
-            "in the store, or their shard is damaged; run `usam embed` again"
-        )
+    if wanted is not None:
+        index = index[index["sha256"].isin(wanted)]
+        if len(index) < len(wanted):
+            raise Broken(
+                f"{entry['path']}: {len(wanted) - len(index)} of {len(wanted)} images are no "
+                "longer in the store, or their shard is damaged; run `usam embed` again"
+            )
     shards = sorted(index["shard"].unique())
-    for shard in shards:
-        try:
-            check_shard(store.path / SHARDS / shard, store.fingerprint, deep=deep)
-        except Damaged as error:
-            raise Broken(f"{error}; run `usam embed` again") from error
+    for damaged in store.verify(only=None if wanted is None else shards, deep=deep):
+        if not damaged.block:  # those are told by the check of the blocks
+            raise Broken(f"{damaged.reason}; run `usam embed` again")
     return shards
 
 

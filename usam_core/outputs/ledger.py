@@ -53,7 +53,14 @@ class Ledger:
         file.parent.mkdir(parents=True, exist_ok=True)
         self.folder = file.parent
         self._db = sqlite3.connect(file)
-        self._db.executescript(_TABLES)
+        try:
+            self._db.executescript(_TABLES)
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise StoreError(
+                f"{file}: the list of what was exported is damaged ({error}); `usam check "
+                "--repair` drops it, and the next export writes it anew: edited files stay"
+            ) from error
 
     def __enter__(self) -> "Ledger":
         return self
@@ -134,6 +141,23 @@ class Ledger:
         for path, image, *known in rows:
             if _differs(self.folder / path, *known):
                 yield path, image
+
+    def differing(self) -> Iterator[tuple[str, str, str, str]]:
+        """Yield format, path and image of each image's file that is not as we wrote it, and why.
+
+        Every byte is read. Why is empty where a person may have changed it: another size or time.
+        """
+        rows = self._db.execute(
+            "SELECT format, path, image, sha256, planned, stamp FROM file "
+            "WHERE part IS NOT NULL AND image != '' ORDER BY format, path"
+        )
+        for format_, path, image, sha256, planned, stamp in rows:
+            place = self.folder / path
+            if not os.path.lexists(place):
+                yield format_, path, image, "missing"
+            elif content_digest(place) not in (sha256, planned):
+                same = stamp is not None and stamp_of(place) == stamp
+                yield format_, path, image, "the bytes are not the ones written" if same else ""
 
     def whole(self, format_: str) -> bool:
         """Return whether all files of a format are there."""

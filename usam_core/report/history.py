@@ -6,6 +6,7 @@ from pathlib import Path
 
 from usam_core.atomic import write_json
 from usam_core.report.runs import KEPT
+from usam_core.sealed import read_sealed
 
 RUNS = "runs"
 HISTORY = "history.json"
@@ -37,6 +38,24 @@ def remember_run(folder: Path, digest: str, most: int) -> None:
     for path in (folder / RUNS).iterdir():
         if path.name not in names:
             shutil.rmtree(path)
+
+
+def kept_runs(folder: Path) -> list[Path]:
+    """Return the folders of all runs that are kept."""
+    return sorted(path for path in (folder / RUNS).glob("*") if path.is_dir())
+
+
+def names_all(folder: Path) -> bool:
+    """Return whether the history names exactly the runs that are kept."""
+    return sorted(_names(folder)) == [path.name for path in kept_runs(folder)]
+
+
+def rewrite_history(folder: Path) -> None:
+    """Name the runs that are kept, by when they finished."""
+    finished = {path.name: read_sealed(path / KEPT)["finished"] for path in kept_runs(folder)}
+    if (folder / HISTORY).is_dir():
+        shutil.rmtree(folder / HISTORY)  # a file cannot be renamed over a folder
+    write_json(folder / HISTORY, sorted(finished, key=finished.__getitem__))
 
 
 def _names(folder: Path) -> list[str]:

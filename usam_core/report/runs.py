@@ -19,19 +19,24 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from usam_core.atomic import whole_file, write_json
+from usam_core.atomic import whole_file
+from usam_core.digest import file_digest
 from usam_core.errors import InputError
 from usam_core.images import BadImage, read_image
+from usam_core.imagestores.content import mismatch
 from usam_core.imagestores.opener import is_url, join
 from usam_core.lineage.document import LINEAGE
 from usam_core.lineage.subject import PARTS, RECORD, read_parts
 from usam_core.outputs.voc_png import read_label_png
 from usam_core.palette import class_colours
 from usam_core.report.tables import RunTables, read_tables
+from usam_core.sealed import read_sealed, write_sealed
 
 RUN = "run.json"
 KEPT = "kept.json"
 COPIES = "labels.zip"
+FILES = "files"
+"""In `KEPT`, the digests of the files beside it."""
 COPY_SIDE = 256
 MOST_COPIES = 2000
 """Label maps of so many images are kept, reduced to `COPY_SIDE`: one or two kilobytes each."""
@@ -159,9 +164,21 @@ def keep_run(run: LabelledRun, folder: Path) -> list[Path]:
     copies = _write_copies(run, folder / COPIES)
     root = run.root
     images = root if is_url(root) else Path(os.path.relpath(root, folder)).as_posix()
+    files.append(folder / COPIES)
+    made = {file.name: file_digest(file) for file in files}
     # Last: without it there is no kept run.
-    write_json(folder / KEPT, {**run.about, "images": images, "copies": copies})
-    return [*files, folder / COPIES, folder / KEPT]
+    write_sealed(folder / KEPT, {**run.about, "images": images, "copies": copies, FILES: made})
+    return [*files, folder / KEPT]
+
+
+def damaged_kept(folder: Path) -> str:
+    """Return what of a run that is kept is not as it was written; nothing if all is."""
+    try:
+        files = read_sealed(folder / KEPT).get(FILES, {})
+    except (OSError, ValueError) as error:
+        return f"{folder / KEPT}: {error}"
+    found = ((name, mismatch(folder / name, sha256)) for name, sha256 in files.items())
+    return "; ".join(f"{folder / name}: {what}" for name, what in found if what)
 
 
 def reduced(labels: np.ndarray) -> np.ndarray:
@@ -193,7 +210,7 @@ def _write_copies(run: LabelledRun, target: Path) -> dict[str, int]:
 
 
 def _kept(folder: Path) -> LabelledRun:
-    about = json.loads((folder / KEPT).read_text(encoding="utf-8"))
+    about = read_sealed(folder / KEPT)
     with zipfile.ZipFile(folder / COPIES) as kept:
         copies = {name: kept.read(f"{number}.png") for name, number in about.pop("copies").items()}
     found = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES}

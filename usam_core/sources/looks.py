@@ -69,13 +69,15 @@ def picture_looks(
             known, rows = pd.concat([known, _frame(rows)]), []
             with whole_file(cache) as temporary:
                 table = known.reset_index(drop=True)
-                table.assign(revision=LOOKS_REVISION).to_parquet(temporary, index=False)
+                table.assign(revision=LOOKS_REVISION).to_parquet(
+                    temporary, index=False, write_page_checksum=True
+                )
     return known.loc[list(files)].reset_index(drop=True)
 
 
 def _read(cache: Path, features: bool) -> pd.DataFrame:
     try:
-        table = pd.read_parquet(cache)
+        table = pd.read_parquet(cache, page_checksum_verification=True)
         table = table[table["revision"] == LOOKS_REVISION][COLUMNS]
     except Exception:  # not there, damaged or of another form: all of it can be made again
         return _frame([])

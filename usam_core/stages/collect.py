@@ -166,13 +166,12 @@ def read_table(project: Project) -> pd.DataFrame:
     folder = step_folder(project, "collect")
     try:
         table = pd.read_parquet(manifest_path(folder))
-    except (OSError, ValueError) as error:
+        return table.assign(path=[str(project.root / path) for path in table["path"]])
+    except (OSError, ValueError, KeyError) as error:
         raise StoreError(
             f"{manifest_path(folder)}: cannot be read ({error}); run `usam collect "
             f"{project.file}` again"
         ) from error
-    table["path"] = [str(project.root / path) for path in table["path"]]
-    return table
 
 
 def pictures_digest(manifest: pd.DataFrame) -> str:

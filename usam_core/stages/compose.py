@@ -22,6 +22,7 @@ from usam_core.compose.studio import Studio
 from usam_core.digest import file_digest
 from usam_core.errors import MissingStepError, UserError
 from usam_core.images import read_image
+from usam_core.imagestores.content import mismatch
 from usam_core.outputs.voc_png import save_label_png
 from usam_core.progress import Progress
 from usam_core.project import Project
@@ -72,9 +73,9 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         for split, count in wanted.items():
             studio = _studio(project, store, pictures, split)
             for number, names in enumerate(studio.hands(count) if count else []):
-                made = studio.make(number, names)
-                if made is not None:
-                    rows.append(_save(project, folder, f"{split}-{number:05d}.png", split, *made))
+                scene = studio.make(number, names)
+                if scene is not None:
+                    rows.append(_save(project, folder, f"{split}-{number:05d}.png", split, *scene))
                 bar.advance()
     scenes = pd.DataFrame(rows, columns=_COLUMNS).drop_duplicates("sha256", ignore_index=True)
     for name, table in ((SCENES, scenes), (PICTURES, pictures.drop(columns="path"))):
@@ -112,9 +113,7 @@ def intact(project: Project, key: str) -> StepResult | None:
         return None
     try:
         scenes = pd.read_parquet(folder / SCENES)
-        names = [*zip(scenes["path"], scenes["sha256"], strict=True)]
-        names += zip(scenes["truth"], scenes["truth_sha256"], strict=True)
-        if any(file_digest(folder / name) != sha256 for name, sha256 in names):
+        if any(mismatch(folder / name, sha256) for name, sha256 in made(folder).items()):
             return None
         store = embed.open_store(project)
         store.index(refresh=True)
@@ -125,6 +124,13 @@ def intact(project: Project, key: str) -> StepResult | None:
     return replace(
         record, summary={**record.summary, "embedded": 0, "reused": len(scenes), "notes": []}
     )
+
+
+def made(folder: Path) -> dict[str, str]:
+    """Return the digests of all scenes and truths of a finished step, by name in its folder."""
+    scenes = pd.read_parquet(folder / SCENES)
+    named = dict(zip(scenes["path"], scenes["sha256"], strict=True))
+    return {**named, **dict(zip(scenes["truth"], scenes["truth_sha256"], strict=True))}
 
 
 def read_scenes(project: Project, split: str) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import Any
 from usam_core.code import code_digest
 from usam_core.compute import InProcess, Piece, open_workers, run_pieces
 from usam_core.digest import values_digest
-from usam_core.errors import MissingStepError, UserError
+from usam_core.errors import MissingStepError, StoreError, UserError
 from usam_core.images import DecodedImage, read_image
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
@@ -236,7 +236,7 @@ def intact(project: Project, key: str) -> StepResult | None:
         return None
     try:
         store = open_store(project)
-    except UserError:
+    except (UserError, StoreError):  # damaged metadata are written again
         return None
     store.index(refresh=True)
     if store.plan(wanted_files(project)) or _damaged(store):

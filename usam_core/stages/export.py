@@ -13,8 +13,9 @@ from typing import Any
 
 from usam_core.atomic import disk_errors
 from usam_core.code import code_digest
-from usam_core.digest import value_digest
+from usam_core.digest import file_digest, value_digest
 from usam_core.headfile import load_head
+from usam_core.imagestores.content import mismatch
 from usam_core.outputs.base import LabelledImage, Target, Writer
 from usam_core.outputs.edits import Edit, compare
 from usam_core.outputs.formats import WRITERS, open_writer
@@ -40,12 +41,15 @@ from usam_core.stages.record import (
     intact_record,
     labels_record,
     made_digest,
+    read_record,
 )
+from usam_core.store.commit import remove_folder
 
 CALCULATIONS = ("usam_core.stages.exporting", "usam_core.outputs.formats")
 """Modules that decide the step's results."""
 
 LEDGER = "ledger.sqlite"
+CUT = "cannot be read as a file of its format"
 
 
 def inputs(project: Project) -> dict[str, Any]:
@@ -73,6 +77,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     writers = _writers(project, _formats(project))
     if not writers:
         return _result(key, folder, 0, {}, [], [])
+    _drop_damaged_rows(folder)
     # Files are replaced from here on: what the last export recorded holds no longer.
     (folder / RECORD).unlink(missing_ok=True)
     record = labels_record(project)
@@ -93,11 +98,13 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             bar.advance()
         stems = [Path(name).stem for name in parts]
         files = [file for writer in writers for file in _finish(writer, stems, ledger)]
+        rows = [rows_file(folder, w.name, stem) for w in writers if w.indexed for stem in stems]
         edited = {w.name: sum(1 for _ in ledger.edits(w.name)) for w in writers}
         notes = [note for writer in writers for note in writer.notes]
         notes += _notes(ledger, writers, edited, project)
-    result = _result(key, folder, record.summary["images"], edited, files, notes)
-    return replace(result, summary={**result.summary, "shards": len(parts), "written": fresh})
+    result = _result(key, folder, record.summary["images"], edited, [*files, *rows], notes)
+    said = {"shards": len(parts), "written": fresh, "ledger": file_digest(folder / LEDGER)}
+    return replace(result, summary={**result.summary, **said})
 
 
 def intact(project: Project, key: str) -> StepResult | None:
@@ -138,6 +145,39 @@ def drop_edits(project: Project) -> int:
                 shutil.rmtree(place) if place.is_dir() else place.unlink()
                 count += 1
     return count
+
+
+def differing(project: Project) -> Iterator[tuple[Path, str]]:
+    """Yield each image's exported file that is not as we wrote it, and why; every byte is read.
+
+    Why is empty for a person's edit: it can be read as a file of its format.
+    """
+    folder = step_folder(project, "export")
+    if not (folder / LEDGER).is_file():
+        return
+    changed: dict[str, list[tuple[str, str]]] = {}
+    with Ledger(folder / LEDGER) as ledger:
+        for name, path, image, why in ledger.differing():
+            if why:
+                yield folder / path, why
+            else:
+                changed.setdefault(image, []).append((name, path))
+    if not changed:
+        return
+    names = {name for files in changed.values() for name, _ in files if name in WRITERS}
+    writers = {writer.name: writer for writer in _writers(project, names)}
+    for entry in annotate.recorded(step_folder(project, "annotate")):
+        for name, path in changed.pop(entry["file_name"], ()):
+            image = LabelledImage(entry, project.images.root)
+            yield folder / path, "" if _can_be_read(writers[name], image, folder / path) else CUT
+    # Of images that are no longer labelled nothing is known: such a file may be a person's.
+    yield from ((folder / path, "") for files in changed.values() for _, path in files)
+
+
+def set_aside(place: Path) -> Path:
+    """Rename a file that may be a person's edit, and return where it is kept."""
+    kept = f"{place.stem}.edited-{content_digest(place)[:8]}{place.suffix}"
+    return place.rename(place.with_name(kept))
 
 
 def show_edits(project: Project) -> Iterator[Edit]:
@@ -221,6 +261,22 @@ def _jobs(
     return jobs
 
 
+def _drop_damaged_rows(folder: Path) -> None:
+    """Remove rows that are not as the last export recorded them: they are written again."""
+    record = read_record(folder)
+    for name, sha256 in record.outputs.items() if record else ():
+        if name.startswith(f"{ROWS}/") and mismatch(folder / name, sha256):
+            remove_folder(folder / name)
+
+
+def _can_be_read(writer: Writer, image: LabelledImage, path: Path) -> bool:
+    try:
+        writer.read(image, path)
+    except Exception:  # readers raise anything on damaged bytes
+        return False
+    return True
+
+
 def _finish(writer: Writer, parts: list[str], ledger: Ledger) -> list[Path]:
     """Write a format's index; files that no image has any more go, unless they were edited."""
     name = writer.name
@@ -228,11 +284,7 @@ def _finish(writer: Writer, parts: list[str], ledger: Ledger) -> list[Path]:
     remove_left_over(writer, ledger)
     for path in ledger.of_part(name, INDEX):
         if ledger.edited(name, path):
-            place = ledger.folder / path
-            aside = place.with_name(
-                f"{place.stem}.edited-{content_digest(place)[:8]}{place.suffix}"
-            )
-            place.rename(aside)
+            aside = set_aside(ledger.folder / path)
             writer.note(f"{name}: {path} was edited; the edit is kept as {aside.name}")
     sources = [rows_file(ledger.folder, name, part) for part in parts] if writer.indexed else []
     for old in set((ledger.folder / ROWS / name).glob("*.jsonl")).difference(sources):

@@ -1,6 +1,7 @@
 """The quality gate of a project: statistics of its last run, its history, a sheet of suspects."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,17 @@ import numpy as np
 from PIL import Image
 
 from usam_core.atomic import whole_file, write_json
+from usam_core.errors import StoreError
 from usam_core.gate import Objection, RunStatistics, judge
 from usam_core.outputs.overlay import overlay
 from usam_core.palette import class_colours
 from usam_core.project import Project
+from usam_core.sealed import sealed, unsealed
 from usam_core.stages import annotate
 from usam_core.stages.folders import step_folder
 from usam_core.stages.looking import picture_and_labels
 from usam_core.stages.record import StepResult, labels_record, made_digest, read_record
+from usam_core.store.commit import remove_folder
 
 HISTORY = "history.jsonl"
 SUSPECTS = "suspects.jpg"
@@ -159,14 +163,45 @@ def _draw(project: Project, entries: list[dict[str, Any]], target: Path) -> None
         sheet.save(temporary, format="JPEG", quality=85)
 
 
+def unreadable_lines(file: Path) -> list[int]:
+    """Return the numbers, from 1 on, of the history's lines that are not as they were written."""
+    return [number for number, run in _lines(file) if run is None]
+
+
+def drop_unreadable(file: Path) -> None:
+    """Leave out of a history what cannot be read."""
+    runs = [run for _, run in _lines(file) if run is not None]
+    remove_folder(file)
+    if runs:
+        _write(file, runs)
+
+
+def _lines(file: Path) -> Iterator[tuple[int, RunStatistics | None]]:
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return
+    except OSError:
+        yield 1, None
+        return
+    for number, line in enumerate(text.splitlines() or [""], start=1):
+        try:
+            yield number, RunStatistics(**unsealed(json.loads(line)))
+        except (ValueError, TypeError):
+            yield number, None
+
+
 def _read(path: Path) -> list[RunStatistics]:
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [RunStatistics(**json.loads(line)) for line in lines]
+    runs = [run for _, run in _lines(path)]
+    if None in runs:
+        raise StoreError(
+            f"{path}: line {runs.index(None) + 1} is not as it was written; `usam check --repair` "
+            "leaves it out"
+        )
+    return runs
 
 
 def _write(path: Path, runs: list[RunStatistics]) -> None:
     with whole_file(path) as temporary:
-        text = "".join(json.dumps(asdict(run)) + "\n" for run in runs)
+        text = "".join(json.dumps(sealed(asdict(run))) + "\n" for run in runs)
         temporary.write_text(text, encoding="utf-8")

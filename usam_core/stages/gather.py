@@ -1,18 +1,17 @@
 """One class's pictures: got from the source, filtered, topped up, and kept for the manifest."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from usam_core.atomic import write_json
 from usam_core.config import ClassSpec
 from usam_core.digest import value_digest
 from usam_core.lineage.document import portable
 from usam_core.locks import only_one
 from usam_core.progress import Progress
 from usam_core.project import Project
+from usam_core.sealed import read_sealed, write_sealed
 from usam_core.sources.base import Collected, PictureSource, class_folder
 from usam_core.sources.filters import filter_pictures
 from usam_core.sources.looks import picture_looks
@@ -60,14 +59,14 @@ def gather(
         for picture in value["pictures"]:
             # Pictures below the project's folder move with it.
             picture["path"] = portable(Path(picture["path"]), project.root)
-        write_json(_file(folder, spec), {"key": key, **value})
+        write_sealed(_file(folder, spec), {"key": key, **value})
     return found
 
 
 def gathered(project: Project, source: PictureSource, spec: ClassSpec) -> Collected | None:
     """Return what `gather` remembered of a class, if it still holds and its files are there."""
     try:
-        value = json.loads(_file(step_folder(project, "collect"), spec).read_text(encoding="utf-8"))
+        value = read_sealed(_file(step_folder(project, "collect"), spec))
         for picture in value["pictures"]:
             picture["path"] = str(project.root / picture["path"])
         found = Collected.from_json(value)

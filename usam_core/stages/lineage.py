@@ -165,8 +165,17 @@ def _decisions(project: Project) -> dict[str, Any]:
     said = [one for of_image in decided(project).values() for one in of_image]
     if not said:
         return {}
-    log = portable(decisions_file(project), project.root)
-    return {"decisions": {"path": log, "count": len(said), "sha256": decisions_digest(said)}}
+    log = decisions_file(project)
+    return {
+        "decisions": {
+            "path": portable(log, project.root),
+            "count": len(said),
+            "sha256": decisions_digest(said),
+            # Lines are only ever added: so far the log must stay as it is.
+            "log_bytes": log.stat().st_size,
+            "log_sha256": file_digest(log),
+        }
+    }
 
 
 def _calibrate(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:

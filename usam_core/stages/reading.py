@@ -6,13 +6,11 @@ through the same windows. Another choice of channels or projection has windows o
 refresh of `embed` computes them anew.
 """
 
-import json
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
-from usam_core.atomic import write_json
 from usam_core.digest import value_digest
 from usam_core.imagestores.opener import is_url
 from usam_core.imagestores.sample import sample_windows
@@ -20,6 +18,7 @@ from usam_core.locks import only_one
 from usam_core.pixels import Window
 from usam_core.project import Project
 from usam_core.rng import generator
+from usam_core.sealed import read_sealed, write_sealed
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labelled import labelled_files
 
@@ -88,7 +87,7 @@ def _window(project: Project) -> Window:
 
 def _read(file: Path) -> dict[str, tuple[float, float]] | None:
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))["windows"]
+        said = read_sealed(file)["windows"]
         return {key: (float(low), float(high)) for key, (low, high) in said.items()}
     except FileNotFoundError:
         return None
@@ -108,7 +107,7 @@ def _compute(project: Project, file: Path) -> None:
         projection=images.projection,
         tiled=images.tile is not None,
     )
-    write_json(
+    write_sealed(
         file,
         {
             "windows": sampled.windows,

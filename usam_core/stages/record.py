@@ -1,16 +1,15 @@
 """What a step leaves behind so that the next run can tell whether it still holds."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from usam_core.atomic import write_json
 from usam_core.digest import file_digest, value_digest
 from usam_core.errors import MissingStepError
 from usam_core.lineage.document import LINEAGE
 from usam_core.project import Project
+from usam_core.sealed import read_sealed, write_sealed
 from usam_core.stages.folders import step_folder
 
 RECORD = "record.json"
@@ -58,7 +57,7 @@ def made_digest(result: StepResult) -> str:
 
 def write_record(folder: Path, result: StepResult) -> None:
     """Write the record last of all: without it, the step has not happened."""
-    write_json(folder / RECORD, result.to_json())
+    write_sealed(folder / RECORD, result.to_json())
 
 
 def read_record(folder: Path) -> StepResult | None:
@@ -67,7 +66,7 @@ def read_record(folder: Path) -> StepResult | None:
     A project that was moved or copied finds its files where they are now.
     """
     try:
-        record = StepResult.from_json(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+        record = StepResult.from_json(read_sealed(folder / RECORD))
         here = folder / Path(record.path).name
     except (OSError, ValueError, TypeError):
         return None

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from usam_core.atomic import write_json
 from usam_core.candidates import choose, class_logits, thresholds
 from usam_core.errors import InputError, UserError
 from usam_core.headfile import card_path, load_head
@@ -23,6 +22,7 @@ from usam_core.review.matching import judged, match
 from usam_core.review.order import queue
 from usam_core.review.precision import LEVEL, Precision
 from usam_core.review.session import Listed, Session
+from usam_core.sealed import write_sealed
 from usam_core.stages import annotate, embed
 from usam_core.stages.blocks import head_blocks
 from usam_core.stages.calibrated import calibration_file, read_calibration
@@ -102,7 +102,7 @@ def write_precision(project: Project, found: Sequence[Precision]) -> Path:
     """Write the precisions beside the run; return the file."""
     record = labels_record(project)
     file = step_folder(project, "review") / PRECISION
-    write_json(
+    write_sealed(
         file,
         {
             "labels": record.key,

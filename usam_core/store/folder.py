@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from usam_core.errors import StoreError
-from usam_core.store.commit import sweep
+from usam_core.store.commit import remove_folder, sweep
 from usam_core.store.layout import (
     GROUP_FILE,
     SHARDS,
@@ -25,14 +25,19 @@ def make_store(root: Path, spec: dict[str, Any]) -> Path:
     """
     path = Path(root) / folder_name(spec)
     (path / SHARDS).mkdir(parents=True, exist_ok=True)
-    try:
-        read_group(path)
-    except StoreError as error:
-        # The folder's name is the digest of the spec, so that nothing is lost by writing it.
-        if (path / GROUP_FILE).exists():
-            _log.warning("writing the store's metadata again: %s", error)
-        write_group(path / SHARDS)
-        write_group(path, fingerprint=fingerprint(spec), spec=spec)
+    for folder, attributes in (
+        (path / SHARDS, {}),
+        (path, {"fingerprint": fingerprint(spec), "spec": spec}),
+    ):
+        try:
+            read_group(folder)
+        except StoreError as error:
+            # The folder's name is the digest of the spec, so that nothing is lost by writing it.
+            if (folder / GROUP_FILE).exists():
+                _log.warning("writing the store's metadata again: %s", error)
+            if (folder / GROUP_FILE).is_dir():
+                remove_folder(folder / GROUP_FILE)
+            write_group(folder, **attributes)
     sweep(path)
     return path
 

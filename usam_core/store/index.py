@@ -156,9 +156,7 @@ class StoreIndex:
     def _stamps(self) -> dict[str, Stamp | None]:
         """Return size and time of every shard's index file, by name; None where it is missing."""
         stamps: dict[str, Stamp | None] = {}
-        with os.scandir(self._shards) as entries:
-            names = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
-        for name in names:
+        for name in shard_names(self._shards):
             try:
                 found = os.stat(self._shards / name / INDEX_FILE)
             except OSError:
@@ -190,6 +188,12 @@ class StoreIndex:
         except OSError as error:
             # A store on a read-only disk is as good without it.
             _log.debug("index cache not written: %s", error)
+
+
+def shard_names(shards: Path) -> list[str]:
+    """Return the ids of the shards in a folder, sorted; those being written are left out."""
+    with os.scandir(shards) as entries:
+        return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
 
 
 def _to_frame(tables: dict[str, tuple[Stamp, pa.Table]]) -> pd.DataFrame:

@@ -16,10 +16,11 @@ from usam_core.errors import StoreError
 from usam_core.images import PATH_CODES
 from usam_core.progress import SILENT, Progress
 from usam_core.stamps import CheckedFolders
+from usam_core.store.arrays import Damaged
 from usam_core.store.blocks import add_block, drop_damaged, lacking_images
 from usam_core.store.commit import commit, remove_folder
 from usam_core.store.folder import make_store, stored_spec
-from usam_core.store.index import Place, StoreIndex
+from usam_core.store.index import Place, StoreIndex, shard_names
 from usam_core.store.layout import (
     CHECKED_FILE,
     COLUMNS,
@@ -30,7 +31,7 @@ from usam_core.store.layout import (
     folder_name,
 )
 from usam_core.store.reader import ShardReader, mask_set
-from usam_core.store.shard import OK, ShardRecord, check_shard, fill_shard, shard_id
+from usam_core.store.shard import OK, ShardRecord, check_shard, fill_shard, read_index, shard_id
 from usam_core.store.verify import DamagedShard, damaged_shards
 from usam_core.types import TOKENS_BLOCK, MaskSet
 
@@ -252,23 +253,39 @@ class EmbeddingStore:
         return [TOKENS_BLOCK, *sorted(common.union(self._reader.names))]
 
     def verify(
-        self, *, deep: bool = True, fresh: bool = False, progress: Progress = SILENT
+        self,
+        *,
+        only: Iterable[str] | None = None,
+        deep: bool = True,
+        fresh: bool = False,
+        progress: Progress = SILENT,
     ) -> list[DamagedShard]:
         """Return the shards, and blocks added to whole ones, that are not as they were written.
 
         Args:
+            only: the shards to look at; None looks at all.
             deep: read all bytes; off reads them only of shards whose files are not as they were
                 at the last time, by names, sizes and times.
             fresh: what was not looked at yet has just been written: its sizes, metadata and
                 indexes are enough.
             progress: told of each shard.
         """
-        self._refresh()
-        shards = {*self._index.names(), *self._index.damaged}
+        shards = self.shards() if only is None else only
         checked = CheckedFolders(self.path / CHECKED_FILE, self.fingerprint)
         return damaged_shards(
             self._shards, shards, self.fingerprint, checked, progress, deep=deep, fresh=fresh
         )
+
+    def shards(self) -> list[str]:
+        """Return the ids of all shards there are, damaged ones too."""
+        return shard_names(self._shards)
+
+    def images_of(self, shard: str) -> list[str]:
+        """Return the images of a shard by its own index alone; none if that is damaged."""
+        try:
+            return read_index(self._shards / shard, self.fingerprint)["sha256"].to_pylist()
+        except Damaged:
+            return []
 
     def drop_shard(self, shard: str) -> None:
         """Remove a shard, so that `plan` gives its images again; one that is gone is no error."""

@@ -7,6 +7,8 @@ from pathlib import Path
 from usam_core.progress import Progress
 from usam_core.stamps import CheckedFolders
 from usam_core.store.arrays import Damaged
+from usam_core.store.index import shard_names
+from usam_core.store.layout import FEATURES
 from usam_core.store.shard import check_added_blocks, check_shard
 
 
@@ -35,7 +37,7 @@ def damaged_shards(
     deep: bool,
     fresh: bool,
 ) -> list[DamagedShard]:
-    """See `EmbeddingStore.verify`.
+    """Return what is damaged; see `EmbeddingStore.verify`.
 
     Args:
         shards: the folder of all shards.
@@ -55,14 +57,35 @@ def damaged_shards(
             if not deep and checked.holds(folder):
                 continue
             read = deep or not fresh or checked.knows(folder)
-            try:
-                check_shard(folder, fingerprint, deep=read)
-                blocks = check_added_blocks(folder, fingerprint, deep=read)
-            except Damaged as error:
-                damaged.append(DamagedShard(name, str(error)))
-            else:
-                damaged += [DamagedShard(name, reason, block) for block, reason in blocks.items()]
-                if not blocks:
-                    checked.add(folder)
-    checked.save(names)
+            found = _look_at(folder, fingerprint, deep=read)
+            damaged += found
+            if not found:
+                checked.add(folder)
+            elif deep:
+                # Bytes that a disk changed by itself: a quick look shall find them too, from now.
+                checked.forget(folder)
+    checked.save(shard_names(shards))
     return damaged
+
+
+def _look_at(folder: Path, fingerprint: str, *, deep: bool) -> list[DamagedShard]:
+    before = _place(folder)
+    try:
+        check_shard(folder, fingerprint, deep=deep)
+        blocks = check_added_blocks(folder, fingerprint, deep=deep)
+        found = [DamagedShard(folder.name, reason, block) for block, reason in blocks.items()]
+    except Damaged as error:
+        found = [DamagedShard(folder.name, str(error))]
+    if found and _place(folder) != before:
+        # Dropped, or written again, while it was looked at: what is there now counts.
+        return _look_at(folder, fingerprint, deep=deep) if folder.is_dir() else []
+    return found
+
+
+def _place(folder: Path) -> list[tuple[str, int]]:
+    """Return what tells a folder from one that was put in its place, its added blocks too."""
+    try:
+        blocks = sorted((path.name, path.stat().st_ino) for path in (folder / FEATURES).iterdir())
+        return [("", folder.stat().st_ino), *blocks]
+    except OSError:
+        return []

@@ -1,0 +1,117 @@
+"""What a check of a project has found, and what it needs to know on its way."""
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from usam_core.imagestores.content import mismatch
+from usam_core.lineage.document import portable
+from usam_core.progress import SILENT, Progress
+
+Remade = Literal["run", "repair", "no"]
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One file, or one folder, that is not as it was written.
+
+    Attributes:
+        path: from the project's folder, if it lies there.
+        what: what is wrong, in words.
+        step: which step made it; empty for what a person made.
+        remade: `run`, the next run makes it anew by itself; `repair`, it does so after a repair;
+            `no`, nobody can.
+        advice: what to do, where that is more.
+    """
+
+    path: str
+    what: str
+    step: str
+    remade: Remade
+    advice: str = ""
+
+
+@dataclass(slots=True)
+class Checked:
+    """What a check found.
+
+    Attributes:
+        damages: what is damaged.
+        edits: files that a person has changed, which are kept.
+        files: how many files were read.
+        bytes: how many bytes.
+        seconds: how long it took.
+        repaired: what can be made again was dropped.
+    """
+
+    damages: list[Damage] = field(default_factory=list)
+    edits: list[str] = field(default_factory=list)
+    files: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    repaired: bool = False
+
+    @property
+    def sound(self) -> bool:
+        """Return whether nothing is damaged, or only what a repair has dropped."""
+        return not any(one.remade == "no" or not self.repaired for one in self.damages)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-like mapping."""
+        return {**asdict(self), "sound": self.sound}
+
+
+@dataclass(slots=True)
+class Walk:
+    """A check on its way.
+
+    Attributes:
+        root: the project's folder.
+        repair: drop what is damaged and can be made again.
+        progress: told of files and shards.
+        found: what was found so far.
+        stores: the spec of each store that results stand on, by its folder.
+        images: what these stores must hold: the first 64 bits of digests, uint64 each.
+    """
+
+    root: Path
+    repair: bool = False
+    progress: Progress = SILENT
+    found: Checked = field(default_factory=Checked)
+    stores: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    images: list[np.ndarray] = field(default_factory=list)
+
+    def tell(
+        self,
+        path: Path,
+        what: str,
+        step: str,
+        remade: Remade,
+        mend: Callable[[], object] = lambda: None,
+        advice: str = "",
+    ) -> None:
+        """Add a damage, and mend it if that is wanted and can be."""
+        self.found.damages.append(Damage(portable(path, self.root), what, step, remade, advice))
+        if self.repair and remade != "no":
+            mend()
+
+    def count(self, path: Path | str) -> None:
+        """Count what was read of a file; one that is not there, or a plane of one, is nothing."""
+        with suppress(OSError):
+            self.found.bytes += Path(path).stat().st_size
+            self.found.files += 1
+
+    def differs(self, path: Path | str, sha256: str) -> str:
+        """Return how a file differs from its digest, and count it."""
+        what = mismatch(path, sha256)
+        self.count(path)
+        return what
+
+
+def first_bits(shas: Iterable[str]) -> np.ndarray:
+    """Return the first 64 bits of digests."""
+    return np.array([int(sha256[:16], 16) for sha256 in shas], np.uint64)
