@@ -171,8 +171,8 @@ def read_table(project: Project) -> pd.DataFrame:
             f"{manifest_path(folder)}: cannot be read ({error}); run `usam collect "
             f"{project.file}` again"
         ) from error
-    table["path"] = [str(project.root / path) for path in table["path"]]
-    return table
+    named_by = manifest_path(folder)
+    return table.assign(path=[str(project.picture(path, named_by)) for path in table["path"]])
 
 
 def pictures_digest(manifest: pd.DataFrame) -> str:
