@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from usam_core.config import ProjectConfig
 from usam_core.config_base import PlacedError
 from usam_core.errors import ConfigError, InputError
+from usam_core.hidden import without_secrets
 from usam_core.imagestores.opener import is_url, join
 from usam_core.imagestores.place import ImagePlace, image_place
 from usam_core.paths import inside
@@ -238,7 +239,8 @@ def _explain(name: str, error: ValidationError, lines: dict[Location, int]) -> I
             yield f"{name}:{_line(place, lines)}: {_dotted(place)}: {error_of}"
         else:
             wishes = dict.fromkeys(_wish(problem) for problem in problems)
-            yield f"{at}: {_dotted(place)}: got {first['input']!r}; {' or '.join(wishes)}"
+            came = without_secrets(repr(first["input"]), queries=True)
+            yield f"{at}: {_dotted(place)}: got {came}; {' or '.join(wishes)}"
 
 
 def _known_place(loc: Location, lines: dict[Location, int], kind: str) -> Location:

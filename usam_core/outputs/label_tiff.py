@@ -11,6 +11,7 @@ import tifffile
 from usam_core.atomic import whole_file
 from usam_core.outputs.base import LabelledImage, Labels, Writer, read_objects
 from usam_core.outputs.pixel_size import pixel_size
+from usam_core.spreadsheet import as_text
 
 
 class LabelTiffWriter(Writer):
@@ -76,5 +77,6 @@ class LabelTiffWriter(Writer):
         ):
             table = csv.DictWriter(file, columns, lineterminator="\n")
             table.writeheader()
-            table.writerows(rows)
+            for row in rows:
+                table.writerow({name: as_text(value) for name, value in row.items()})
         return [path]

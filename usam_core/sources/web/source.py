@@ -11,6 +11,7 @@ from usam_core.config import ClassSpec
 from usam_core.config_training import WebConfig
 from usam_core.digest import file_digest, value_digest
 from usam_core.errors import ConfigError, InputError, StoreError
+from usam_core.hidden import all_without_secrets
 from usam_core.locks import only_one
 from usam_core.paths import inside, remove
 from usam_core.progress import Progress
@@ -133,7 +134,7 @@ class WebSource:
                 advance(len(pictures))
         finally:
             journal.close()
-        return Collected(pictures, rejected, notes, complete)
+        return Collected(pictures, rejected, all_without_secrets(notes), complete)
 
     def forget(self, spec: ClassSpec) -> None:
         """Drop the class's pictures and its journal."""
