@@ -52,6 +52,20 @@ def remove(root: Path, path: Path) -> None:
         place.unlink(missing_ok=True)
 
 
+def check_links(folder: Path) -> None:
+    """Refuse links in a step's folder that lead out of it: the step would write through them.
+
+    Raises:
+        StoreError: there is one.
+    """
+    for place in folder.iterdir() if folder.is_dir() else ():
+        if place.is_symlink() and not _resolves_below(folder, place.name):
+            raise StoreError(
+                f"{place}: a link that leads out of {folder}; nothing is written through it. "
+                "Remove it; to have results on another disk, set outputs.path"
+            )
+
+
 def _leads_out(name: object, linked: bool) -> bool:
     if not isinstance(name, str) or not name or "\0" in name:
         return True
