@@ -86,10 +86,16 @@ def read_parts(folder: Path, names: list[str]) -> Iterator[dict[str, Any]]:
     """
     for name in names:
         part = inside(folder, name)
-        for entry in json.loads(part.read_text(encoding="utf-8")):
-            inside(folder, entry["png"], part)
-            inside(IMAGES, ImageRef.parse(entry["file_name"]).file, part, linked=True)
-            yield entry
+        try:
+            entries = json.loads(part.read_text(encoding="utf-8"))
+            for entry in entries:
+                inside(folder, entry["png"], part)
+                inside(IMAGES, ImageRef.parse(entry["file_name"]).file, part, linked=True)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(
+                f"{part}: cannot be read as labels ({error!r}); run `usam annotate` again"
+            ) from error
+        yield from entries
 
 
 def _entry(folder: Path, name: str) -> dict[str, Any] | None:
