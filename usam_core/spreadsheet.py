@@ -4,6 +4,7 @@ A cell such as `=HYPERLINK(...)` would be computed there; it gets an apostrophe 
 `read_csv` takes away again. Numbers stay numbers, negative ones too.
 """
 
+import csv
 import re
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,15 @@ def as_written(text: str) -> str:
 def write_csv(path: Path, table: pd.DataFrame) -> Path:
     """Write a table, whole or not at all, without its index."""
     with whole_file(path) as temporary:
-        table.map(as_text).to_csv(temporary, index=False)
+        table.map(as_text).to_csv(temporary, index=False, quoting=csv.QUOTE_NONNUMERIC)
     return path
 
 
 def read_csv(path: Path, text: str = "class") -> pd.DataFrame:
-    """Return a table that `write_csv` wrote; the values of the column `text` are text."""
-    return pd.read_csv(path, converters={text: as_written})
+    """Return a table that `write_csv` wrote, of numbers but for one column of text."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    numbers = table.drop(columns=text).apply(pd.to_numeric, errors="coerce")
+    return numbers.assign(**{text: table[text].map(as_written)})[list(table.columns)]
 
 
 def _is_number(text: str) -> bool:

@@ -24,6 +24,6 @@ def markdown(text: object) -> str:
     >>> markdown("a|b `c` <img>, min_miou")
     'a&#124;b &#96;c&#96; &#60;img&#62;, min_miou'
     """
-    said = str(text)
+    said = "".join(c if c == "\n" else plain(c) for c in str(text))
     plain_at = {found.start() for found in _MARKS.finditer(said)}
     return "".join(c if at in plain_at else f"&#{ord(c)};" for at, c in enumerate(said))

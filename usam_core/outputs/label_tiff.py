@@ -75,7 +75,7 @@ class LabelTiffWriter(Writer):
             whole_file(path) as temporary,
             open(temporary, "w", encoding="utf-8", newline="") as file,
         ):
-            table = csv.DictWriter(file, columns, lineterminator="\n")
+            table = csv.DictWriter(file, columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
             table.writeheader()
             for row in rows:
                 table.writerow({name: as_text(value) for name, value in row.items()})
