@@ -1,6 +1,7 @@
 """What the checks of a chain are made of: digests of files, the manifest, the store's shards."""
 
 import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def compare(
         for path, expected in files:
             try:
                 if isinstance(path, Path) and not (path.is_file() or path.is_dir()):
-                    raise FileNotFoundError(errno.ENOENT, "no such file")
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
                 found = short(content_key(path))
             except OSError as error:
                 found = str(error.strerror)

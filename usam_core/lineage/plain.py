@@ -2,7 +2,7 @@
 
 import re
 
-_MARKS = re.compile(r"(?<=[^\W_])[._-](?=[^\W_])|(?<=\S) (?=\S)|[^\W_]|[,/:%]")
+_MARKS = re.compile(r"(?<=[^\W_])[._-](?=[^\W_])|(?<=\S) (?=\S)|[^\W_]|[,/:]")
 """What Markdown takes for text: letters and digits, and some signs, partly only between them."""
 
 
