@@ -6,6 +6,7 @@ from prefect.events import emit_event
 
 from tasks.report import data_uri
 from usam_core.errors import GateError
+from usam_core.lineage.plain import markdown
 from usam_core.project import open_project
 from usam_core.stages.gate import check_gate
 
@@ -25,10 +26,16 @@ def pass_gate(project_file: str, level: str | None) -> None:
     if not verdict.objections:
         return
     reasons = [f"{objection.check}: {objection.reason}" for objection in verdict.objections]
-    lines = ["# This run did not pass the quality gate", "", *(f"* {text}" for text in reasons)]
+    lines = [
+        "# This run did not pass the quality gate",
+        "",
+        *(f"* {markdown(text)}" for text in reasons),
+    ]
     if verdict.sheet is not None:
         lines += ["", f"![images that show it]({data_uri(verdict.sheet)})"]
-    create_markdown_artifact("\n".join(lines), key="quality-gate", description="; ".join(reasons))
+    create_markdown_artifact(
+        "\n".join(lines), key="quality-gate", description=markdown("; ".join(reasons))
+    )
     name = project.config.name
     resource = {"prefect.resource.id": f"usam.project.{name}", "prefect.resource.name": name}
     emit_event(GATE_EVENT, resource=resource, payload={"reasons": reasons})

@@ -9,6 +9,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext, TaskRunContext
 
 from usam_core.cli.terminal import progress_for_terminal
+from usam_core.lineage.plain import markdown
 from usam_core.progress import Bar, Pace
 
 _SECONDS_BETWEEN = 5.0
@@ -32,7 +33,7 @@ class _RunBar:
             self.write()
 
     def write(self) -> None:
-        text = f"{self._what}: {self._pace}"
+        text = markdown(f"{self._what}: {self._pace}")
         if self._artifact is None:
             self._artifact = create_progress_artifact(self._pace.percent, description=text)
         else:

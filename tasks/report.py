@@ -6,13 +6,14 @@ import json
 import platform
 from pathlib import Path
 
-import pandas as pd
 from PIL import Image
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from usam_core.cli.summary import sentence
 from usam_core.errors import MissingStepError
+from usam_core.lineage.plain import markdown
 from usam_core.project import Project
+from usam_core.spreadsheet import read_csv
 from usam_core.stages import STEPS, StepResult, step_folder
 from usam_core.stages.record import read_record
 
@@ -49,20 +50,20 @@ def report_page(result: StepResult) -> None:
     said = sentence("report", result.summary, result.reused)
     create_link_artifact(
         page.as_uri(),
-        link_text=str(page),
+        link_text=markdown(page),
         key="report",
-        description=f"{said}. On {platform.node()}: open `{page}` in a browser; the file can be "
-        "copied and sent, it needs no other",
+        description=f"{markdown(said)}. On {markdown(platform.node())}: open {markdown(page)} in a "
+        "browser; the file can be copied and sent, it needs no other",
     )
 
 
 def report_metrics(result: StepResult) -> None:
     """Show the per-class table of an evaluate step."""
-    table = pd.read_csv(Path(result.path).with_name("per_class.csv"))
+    table = read_csv(Path(result.path).with_name("per_class.csv"))
     create_table_artifact(
         table.round(4).astype(object).where(table.notna(), None).to_dict("records"),
         key="metrics-per-class",
-        description=sentence("evaluate", result.summary, result.reused),
+        description=markdown(sentence("evaluate", result.summary, result.reused)),
     )
 
 
@@ -74,11 +75,11 @@ def report_collected(result: StepResult) -> None:
     notes: list[str] = []
     for name, entry in report.items():
         dropped = ", ".join(f"{count} {code}" for code, count in entry["rejected"].items())
-        lines.append(f"| {name} | {entry['kept']} | {dropped} |")
+        lines.append(f"| {markdown(name)} | {entry['kept']} | {markdown(dropped)} |")
         notes += entry["notes"]
-    lines += ["", *(f"* {note}" for note in notes)]
+    lines += ["", *(f"* {markdown(note)}" for note in notes)]
     for sheet in sorted((folder / "sheets").glob("*.jpg"))[:_MOST_SHEETS]:
-        lines += ["", f"![{sheet.stem}]({data_uri(sheet)})"]
+        lines += ["", f"![{markdown(sheet.stem)}]({data_uri(sheet)})"]
     _show(result, "training-pictures", lines)
 
 
@@ -99,7 +100,8 @@ def report_calibration(result: StepResult) -> None:
         return
     lines = [f"![reliability diagram]({data_uri(picture)})", "", "| class | threshold |"]
     lines += ["| --- | --- |"]
-    lines += [f"| {name} | {least:.2f} |" for name, least in result.summary["thresholds"].items()]
+    limits = result.summary["thresholds"]
+    lines += [f"| {markdown(name)} | {least:.2f} |" for name, least in limits.items()]
     _show(result, "calibration", lines)
 
 
@@ -110,7 +112,7 @@ def report_export(result: StepResult) -> None:
         return
     lines = ["| format | files edited by hand, kept |", "| --- | --- |"]
     lines += [f"| {name} | {count} |" for name, count in edited.items()]
-    lines += ["", *(f"* {note}" for note in result.summary["notes"])]
+    lines += ["", *(f"* {markdown(note)}" for note in result.summary["notes"])]
     _show(result, "export", lines)
 
 
@@ -118,26 +120,27 @@ def report_overlays(result: StepResult, most: int = _MOST_OVERLAYS) -> None:
     """Show the first labelled images, if the project draws overlays."""
     overlays = _overlays(Path(result.path).parent)[:most]
     if overlays:
-        shown = [f"**{file.stem}**\n\n![{file.stem}]({data_uri(file)})" for file in overlays]
+        names = [markdown(file.stem) for file in overlays]
+        shown = [f"{n}\n\n![{n}]({data_uri(f)})" for n, f in zip(names, overlays, strict=True)]
         _show(result, "overlays", ["\n\n".join(shown)])
 
 
 def report_run(name: str, results: list[StepResult]) -> None:
     """Show what every step did, and the contact sheet or an overlay."""
-    lines = [f"# {name}", "", "| step | outcome | key |", "| --- | --- | --- |"]
+    lines = [f"# {markdown(name)}", "", "| step | outcome | key |", "| --- | --- | --- |"]
     for result in results:
         text = sentence(result.step, result.summary, result.reused)
-        lines.append(f"| {result.step} | {text} | `{result.key[:12]}` |")
+        lines.append(f"| {result.step} | {markdown(text)} | `{result.key[:12]}` |")
     picture = _picture(results)
     if picture is not None:
         lines += ["", f"![image, truth and labels of the first images]({data_uri(picture)})"]
-    lines += ["", *(f"* {result.step}: `{result.path}`" for result in results)]
-    create_markdown_artifact("\n".join(lines), key="annotation-run", description=name)
+    lines += ["", *(f"* {result.step}: {markdown(result.path)}" for result in results)]
+    create_markdown_artifact("\n".join(lines), key="annotation-run", description=markdown(name))
 
 
 def _show(result: StepResult, key: str, lines: list[str]) -> None:
     """Show lines of Markdown under what their step did."""
-    said = sentence(result.step, result.summary, result.reused)
+    said = markdown(sentence(result.step, result.summary, result.reused))
     create_markdown_artifact("\n".join(lines), key=key, description=said)
 
 

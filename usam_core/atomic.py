@@ -13,6 +13,8 @@ from typing import Any
 from usam_core.errors import StoreError
 
 TEMPORARY_PREFIX = ".partial-"
+LONGEST_NAME = 255
+"""Bytes that file systems take for one name."""
 
 
 _REFUSALS = {
@@ -45,7 +47,10 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 def _beside(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.parent / f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}"
+    name = f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    return path.parent / name
 
 
 @contextmanager

@@ -1,11 +1,15 @@
 """What `project.yaml` may say of results: where they go, the truth to measure against, the gate."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from usam_core.config_base import Bool, Float, Fraction, Int, Section
+
+_URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
+"""One slash, for that is what a path makes of two."""
 
 Format = Literal[
     "coco",
@@ -45,6 +49,16 @@ class OutputsConfig(Section):
     pixel_size: Annotated[Float, Field(gt=0)] | None = None
     """Width of a pixel, micrometres, for label TIFF and OME-Zarr; empty takes what the image's own
     file says."""
+
+    @field_validator("path", "store", mode="before")
+    @classmethod
+    def _lies_on_this_disk(cls, value: object) -> object:
+        if isinstance(value, str | Path) and _URL.match(str(value)):
+            raise ValueError(
+                "expected a folder on this machine, not a URL: results are written to a disk, from "
+                "where they can be copied"
+            )
+        return value
 
 
 class ReportConfig(Section):

@@ -13,11 +13,16 @@
 Every message names the file, the value that came, what was expected, and the fix.
 """
 
+from usam_core.hidden import without_secrets
+
 
 class UsamError(Exception):
-    """Base of every error that usam raises on purpose."""
+    """Base of every error that usam raises on purpose; its message holds no secrets of URLs."""
 
     exit_code = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(without_secrets(a) if isinstance(a, str) else a for a in args))
 
 
 class UserError(UsamError):

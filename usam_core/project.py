@@ -1,6 +1,7 @@
 """Read `project.yaml`, reporting all mistakes at once: line, key, what came, what is expected."""
 
 import difflib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from pydantic import BaseModel, ValidationError
 from usam_core.config import ProjectConfig
 from usam_core.config_base import PlacedError
 from usam_core.errors import ConfigError, InputError
+from usam_core.hidden import without_secrets
 from usam_core.imagestores.opener import is_url, join
 from usam_core.imagestores.place import ImagePlace, image_place
+from usam_core.paths import inside
 from usam_core.project_checks import mistakes_on_disk
 
 Location = tuple[str | int, ...]
@@ -65,6 +68,22 @@ class Project:
         """Return the folder of class folders, or None if the source needs none."""
         path = self.config.training.path
         return None if path is None else self.root / path
+
+    def picture(self, name: str, named_by: Path) -> Path:
+        """Return where a training picture lies that a manifest names.
+
+        Raises:
+            StoreError: neither below this project, its results or the user's own pictures, nor
+                anywhere that a CSV file of the user's may name.
+        """
+        own = self.training_path
+        place = os.path.normpath(self.root / name)
+        listed = own is not None and own.is_file()
+        for root in [Path("/")] if listed else [self.root, self.out, *([own] if own else [])]:
+            way = Path(os.path.relpath(place, os.path.normpath(root))).as_posix()
+            if not way.startswith(os.pardir):
+                return inside(os.path.normpath(root), way, named_by, linked=True)
+        return inside(self.root, name, named_by)
 
     @property
     def checkpoint(self) -> Path | None:
@@ -220,7 +239,8 @@ def _explain(name: str, error: ValidationError, lines: dict[Location, int]) -> I
             yield f"{name}:{_line(place, lines)}: {_dotted(place)}: {error_of}"
         else:
             wishes = dict.fromkeys(_wish(problem) for problem in problems)
-            yield f"{at}: {_dotted(place)}: got {first['input']!r}; {' or '.join(wishes)}"
+            came = without_secrets(repr(first["input"]), queries=True)
+            yield f"{at}: {_dotted(place)}: got {came}; {' or '.join(wishes)}"
 
 
 def _known_place(loc: Location, lines: dict[Location, int], kind: str) -> Location:

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image
 from tests.conftest import write_tiny_project
 from usam_core.errors import InputError
 from usam_core.outputs.formats import WRITERS
+from usam_core.outputs.ledger import content_digest
 from usam_core.outputs.voc_png import read_label_png
 from usam_core.project import Project, load_project
 from usam_core.stages import export, run_step, step_folder
@@ -144,6 +147,42 @@ def test_what_was_changed_is_shown(file):
     assert found["yolo", "s0.png"].by_class["disc"][1] == 96 * 128
     assert found["annotate", "s1.png"].pixels is None
     assert found["annotate", "s1.png"].by_class["disc"][1] > 0
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff{", b"[1, 2"], ids=["empty", "bytes", "half"])
+def test_what_cannot_be_read_is_called_unreadable(file, damage):
+    """Of YOLO an empty file is one without objects, and is read as such."""
+    names = ("label_tiff/s0.tif", "labelme/s0.json", "voc/SegmentationClass/s0.png")
+    names += ("ome_zarr/s0.zarr/0/.zarray", "yolo/labels/s0.txt")
+    for name in names:
+        (out(file) / name).write_bytes(damage)
+    for edit in export.show_edits(opened(file)):
+        if (edit.format, damage) == ("yolo", b""):
+            assert edit.unreadable is None
+            continue
+        assert edit.sentence().startswith("unreadable: ")
+        assert edit.pixels is None
+        assert not edit.by_class
+        names = [name for name in names if not name.startswith(edit.format)]
+    assert names == ([] if damage else ["yolo/labels/s0.txt"])
+
+
+def test_a_crafted_ledger_takes_nothing_away(file):
+    victim = file.parent.parent / "victim"
+    (victim / "thesis").mkdir(parents=True)
+    (victim / "thesis" / "chapter.txt").write_text("years")
+    names = ["../../../victim/thesis", str(victim / "thesis"), "../../project.yaml"]
+    for part in (None, "index"):
+        for name in names:
+            digest = content_digest(out(file) / name)
+            with closing(sqlite3.connect(out(file) / "ledger.sqlite")) as table, table:
+                row = ("coco", name, "x", part, digest, None, None)
+                table.execute("INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        result = run_step("export", opened(file), refresh=True)
+        assert sum("stays below it" in note for note in result.summary["notes"]) == len(names)
+        assert export.drop_edits(opened(file)) == 0
+    assert (victim / "thesis" / "chapter.txt").read_text() == "years"
+    assert file.is_file()
 
 
 def test_edits_are_overwritten_on_request(file):

@@ -17,6 +17,7 @@ from usam_core.bench.run import Measured
 from usam_core.bench.tables import class_table, result_table
 from usam_core.digest import file_digest, value_digest
 from usam_core.lineage.environment import checkout, versions
+from usam_core.spreadsheet import write_csv
 from usam_core.stages import STEPS, code_revision, embed
 
 PROTOCOL = "protocol.json"
@@ -118,8 +119,7 @@ def _gpu() -> str | None:
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    with whole_file(path) as temporary:
-        table.round(2).to_csv(temporary, index=False)
+    write_csv(path, table.round(2))
 
 
 def _markdown(

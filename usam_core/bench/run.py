@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from usam_core.atomic import whole_file
 from usam_core.bench.plan import PICTURES, Plan, Run, write_project
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project, load_project
+from usam_core.spreadsheet import read_csv, write_csv
 from usam_core.stages import STEPS, StepResult, run_step
 from usam_core.stages.collect import read_manifest
 
@@ -71,7 +71,7 @@ def run_plan(
                 run=run,
                 project=project,
                 metrics=json.loads(metrics.read_text(encoding="utf-8")),
-                classes=pd.read_csv(metrics.with_name("per_class.csv")),
+                classes=read_csv(metrics.with_name("per_class.csv")),
                 steps=steps,
                 seconds=time.monotonic() - began,
             )
@@ -81,5 +81,4 @@ def run_plan(
 
 def _write_pictures(plan: Plan, first: Project) -> None:
     """Write the pictures that the first run kept, as the later runs' source."""
-    with whole_file(plan.choices.out.absolute() / PICTURES) as temporary:
-        read_manifest(first)[["class", "path"]].to_csv(temporary, index=False)
+    write_csv(plan.choices.out.absolute() / PICTURES, read_manifest(first)[["class", "path"]])

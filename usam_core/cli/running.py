@@ -7,6 +7,7 @@ from typing import Any
 from usam_core.cli import terminal
 from usam_core.cli.summary import sentence
 from usam_core.project import Project, open_project
+from usam_core.spreadsheet import read_csv
 
 
 def set_logging(verbose: bool) -> None:
@@ -46,8 +47,7 @@ def run_one(step: str, project: Project, refresh: bool, as_json: bool) -> Any:
 
 def print_classes(result: Any) -> None:
     """Print the per-class table of an evaluate result."""
-    import pandas as pd
 
-    table = pd.read_csv(Path(result.path).with_name("per_class.csv"))
+    table = read_csv(Path(result.path).with_name("per_class.csv"))
     shown = table.astype(object).where(table.notna(), None)
     terminal.print_table("per class", list(table.columns), shown.values.tolist())

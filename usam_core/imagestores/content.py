@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import errno
 import os
 import threading
 import time
@@ -116,6 +117,9 @@ def content_key(address: str | Path) -> str:
 def mismatch(address: str | Path, sha256: str | None) -> str:
     """Return how a file, a URL or a plane differs from its content key; "" if it is as it was."""
     try:
+        # A pipe or a device in a file's place is not waited for.
+        if not is_url(address) and not (os.path.isfile(address) or os.path.isdir(address)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         found = content_key(address)
     except OSError as error:
         found, said = None, error.strerror or repr(error)

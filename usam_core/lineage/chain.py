@@ -53,6 +53,10 @@ class Chain:
     root: Path
     links: dict[tuple[str, str | None], Link] = field(default_factory=dict)
 
+    def at(self, name: str) -> Path:
+        """Return where a path of a document leads: anywhere that a project may have things."""
+        return Path(os.path.normpath(self.root / name))
+
     @property
     def last(self) -> Link:
         """Return the step that made the output."""
@@ -146,12 +150,12 @@ def _follow(chain: Chain, link: Link) -> None:
         return
     chain.links[key] = link
     for parent in link.document["parents"] if link.document else []:
-        _follow(chain, _link(chain.root, parent))
+        _follow(chain, _link(chain, parent))
 
 
-def _link(root: Path, parent: dict[str, Any]) -> Link:
-    file, sha256 = root / parent["path"], parent["sha256"]
-    found = find_document(file, sha256) if sha256 else None
+def _link(chain: Chain, parent: dict[str, Any]) -> Link:
+    file, sha256 = chain.at(parent["path"]), parent["sha256"]
+    found = find_document(file, sha256) if sha256 and file.name == LINEAGE else None
     try:
         document = read_document(found) if found else None
     except StoreError:

@@ -23,6 +23,7 @@ from usam_core.lineage.compare import (
 )
 from usam_core.lineage.document import LINEAGE
 from usam_core.lineage.subject import PARTS, RECORD, read_parts
+from usam_core.paths import inside
 from usam_core.progress import Progress
 from usam_core.review.decisions import read_all, standing
 from usam_core.sam.download import cache_folder
@@ -41,7 +42,7 @@ def check_document(chain: Chain, link: Link) -> str | None:
         )
     if not link.current:
         return f"kept; {link.step} has run again since"
-    record = json.loads((chain.root / link.path).with_name(RECORD).read_text(encoding="utf-8"))
+    record = json.loads(chain.at(link.path).with_name(RECORD).read_text(encoding="utf-8"))
     if record["outputs"].get(LINEAGE) != link.sha256:
         raise Broken(
             f"{link.path}: expected SHA-256 {short(record['outputs'].get(LINEAGE))} as in "
@@ -55,8 +56,8 @@ def check_labels_of_all(chain: Chain, link: Link, progress: Progress) -> str | N
     """Check every output of `annotate`, with all label PNGs and the images they were made of."""
     if _is_history(chain, link):
         return None
-    document, folder = document_of(link), (chain.root / link.path).parent
-    outputs = [(folder / name, sha256) for name, sha256 in document["outputs"].items()]
+    document, folder = document_of(link), chain.at(link.path).parent
+    outputs = [(inside(folder, name), sha256) for name, sha256 in document["outputs"].items()]
     compare(outputs, chain, progress)
     images = document["inputs"]["images"]
     labelled = list(read_parts(folder, _parts(document)))
@@ -67,7 +68,7 @@ def check_labels_of_all(chain: Chain, link: Link, progress: Progress) -> str | N
 
 
 def _check_head(chain: Chain, link: Link, entry: Entry, _: Progress) -> str:
-    head = chain.root / entry["path"]
+    head = chain.at(entry["path"])
     cards = [(card_path(head), entry["card_sha256"])] if "card_sha256" in entry else []
     step = "fit" if cards else "calibrate"
     name = "head" if cards else "calibration"
@@ -115,7 +116,7 @@ def _check_store(chain: Chain, link: Link, entry: Entry, _: Progress) -> str | N
         elif _is_history(chain, link):
             return None
         else:
-            parts = read_parts((chain.root / link.path).parent, _parts(document_of(link)))
+            parts = read_parts(chain.at(link.path).parent, _parts(document_of(link)))
             wanted = _embedded(parts)
     else:
         wanted = None
@@ -139,7 +140,7 @@ def _check_checkpoint(chain: Chain, link: Link, entry: Entry, _: Progress) -> st
         )
     model = entry["model"]
     if entry["path"] is not None:
-        file = chain.root / entry["path"]
+        file = chain.at(entry["path"])
     elif model in OFFICIAL:
         file = cache_folder() / OFFICIAL[model].file_name
         if not file.exists():
@@ -164,7 +165,7 @@ def _check_labels(chain: Chain, link: Link, entry: Entry, _: Progress) -> str | 
 
 
 def _check_truth(chain: Chain, _link: Link, entry: Entry, _: Progress) -> str:
-    found = files_digest(chain.root / entry["path"], "*.png")
+    found = files_digest(chain.at(entry["path"]), "*.png")
     if found != entry["sha256"]:
         raise Broken(
             f"{entry['path']}: expected truth with digest {short(entry['sha256'])}, as when "
@@ -174,7 +175,7 @@ def _check_truth(chain: Chain, _link: Link, entry: Entry, _: Progress) -> str:
 
 
 def _check_decisions(chain: Chain, link: Link, entry: Entry, _: Progress) -> str:
-    said = standing(read_all(chain.root / entry["path"]))
+    said = standing(read_all(chain.at(entry["path"])))
     if decisions_digest(said) != entry["sha256"]:
         raise Broken(
             f"{entry['path']}: {link.step} used {entry['count']} decisions with digest "

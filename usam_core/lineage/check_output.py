@@ -19,6 +19,7 @@ from usam_core.lineage.compare import (
     shown,
 )
 from usam_core.lineage.document import LINEAGE, portable
+from usam_core.paths import inside
 from usam_core.store.layout import SHARDS
 
 
@@ -39,7 +40,7 @@ def _check_file(chain: Chain) -> str | None:
     if subject.name == ".":
         if not chain.last.current:
             return None
-        compare([(subject.folder / name, sha) for name, sha in outputs.items()], chain)
+        compare([(inside(subject.folder, name), sha) for name, sha in outputs.items()], chain)
         return f"{len(outputs)} files"
     entry = subject.entry
     if entry is not None:

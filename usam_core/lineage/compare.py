@@ -9,7 +9,8 @@ import pandas as pd
 from usam_core.imagestores.content import mismatch
 from usam_core.imagestores.opener import is_url, join
 from usam_core.lineage.chain import Chain, Link
-from usam_core.lineage.document import portable
+from usam_core.lineage.document import LINEAGE, portable
+from usam_core.paths import inside
 from usam_core.progress import SILENT, Progress
 from usam_core.store.store import EmbeddingStore
 
@@ -52,7 +53,7 @@ def image_at(chain: Chain, images: Entry, name: str) -> Path | str:
     """Return where an image lies that a step read: a path or a URL."""
     if is_url(images["path"]):
         return join(images["path"], name)
-    return chain.root / images["path"] / name
+    return inside(chain.at(images["path"]), name, LINEAGE, linked=True)
 
 
 def document_of(link: Link) -> dict[str, Any]:
@@ -63,15 +64,15 @@ def document_of(link: Link) -> dict[str, Any]:
 
 def read_manifest(chain: Chain, pictures: Entry) -> pd.DataFrame:
     """Return the manifest of the training pictures as it is now, its paths absolute."""
-    table = pd.read_parquet(chain.root / pictures["manifest"])
-    return table.assign(path=[str(chain.root / path) for path in table["path"]])
+    table = pd.read_parquet(chain.at(pictures["manifest"]))
+    return table.assign(path=[str(chain.at(path)) for path in table["path"]])
 
 
 def check_shards(
     chain: Chain, entry: Entry, wanted: set[str] | None, *, deep: bool = False
 ) -> list[str]:
     """Check the shards of some images, or all of the store; return their names."""
-    store = EmbeddingStore.find((chain.root / entry["path"]).parent, entry["spec"])
+    store = EmbeddingStore.find(chain.at(entry["path"]).parent, entry["spec"])
     index = store.index()
     if wanted is not None:
         index = index[index["sha256"].isin(wanted)]
@@ -89,7 +90,7 @@ def check_shards(
 
 def check_blocks(chain: Chain, entry: Entry, blocks: set[str], wanted: set[str]) -> None:
     """Check feature blocks that were added to a store, and that some images have them."""
-    store = EmbeddingStore.find((chain.root / entry["path"]).parent, entry["spec"])
+    store = EmbeddingStore.find(chain.at(entry["path"]).parent, entry["spec"])
     for damaged in store.verify(deep=False):
         if damaged.block in blocks:
             raise Broken(f"{damaged.reason}; run `usam describe` again")

@@ -7,6 +7,7 @@ HTML is written as a character's number.
 from collections.abc import Iterator
 
 from usam_core.lineage.chain import Chain, Link, facts, made_by, short
+from usam_core.lineage.plain import markdown as escaped
 
 _PLAIN = frozenset(" ._-/,:+=")
 """Beside letters and digits, what means nothing inside a quoted label or a table's cell."""
@@ -30,15 +31,6 @@ def label(text: str) -> str:
     'my #34;best#34; rows'
     """
     return "".join(c if _is_plain(c) else f"#{ord(c)};" for c in text)
-
-
-def cell(text: str) -> str:
-    """Return text for a table's cell.
-
-    >>> cell("a|b")
-    'a&#124;b'
-    """
-    return "".join(c if _is_plain(c) else f"&#{ord(c)};" for c in text)
 
 
 def _is_plain(letter: str) -> bool:
@@ -78,10 +70,10 @@ def _origins(link: Link) -> Iterator[str]:
 def _table(chain: Chain) -> Iterator[str]:
     yield from ("| step | what | SHA-256 |", "| --- | --- | --- |")
     for link in chain.links.values():
-        yield f"| {cell(link.step)} | {cell(link.path)} | {short(link.sha256)} |"
+        yield f"| {escaped(link.step)} | {escaped(link.path)} | {short(link.sha256)} |"
         if link.document is None:
             continue
-        yield f"| | {cell(made_by(link.document))}, {cell(link.document['finished'])} | |"
+        yield f"| | {escaped(made_by(link.document))}, {escaped(link.document['finished'])} | |"
         for fact in facts(link.document):
             digest = short(fact.sha256) if fact.sha256 else ""
-            yield f"| | {cell(f'{fact.name}: {fact.text}')} | {digest} |"
+            yield f"| | {escaped(f'{fact.name}: {fact.text}')} | {digest} |"

@@ -16,6 +16,7 @@ from typing import Any
 from usam_core.atomic import whole_file, write_json
 from usam_core.digest import file_digest
 from usam_core.errors import StoreError
+from usam_core.hidden import all_without_secrets
 
 FORMAT = 1
 """Raised when a document changes so that older code cannot read it."""
@@ -44,7 +45,8 @@ def write_document(folder: Path, document: dict[str, Any], root: Path) -> str:
     file = folder / LINEAGE
     if file.exists():
         _keep(file)
-    write_json(file, {"format": FORMAT, "root": _way(folder, root), **document})
+    said = all_without_secrets(document)
+    write_json(file, {"format": FORMAT, "root": _way(folder, root), **said})
     return file_digest(file)
 
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from usam_core.errors import InputError
+from usam_core.errors import InputError, StoreError
+from usam_core.image_ref import ImageRef
 from usam_core.lineage.document import EARLIER, LINEAGE
+from usam_core.paths import inside
 
 RECORD = "record.json"
+IMAGES = "the folder of the images"
 PARTS, MASKS, OVERLAYS = "parts/", "masks/", "overlays/"
 SCENES, TRUTHS = "scenes/", "truth/"
 """Folders of `compose`."""
@@ -76,9 +79,23 @@ def find_subject(path: str | Path) -> Subject:
 
 
 def read_parts(folder: Path, names: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield what `annotate` recorded of each image in some of its parts."""
+    """Yield what `annotate` recorded of each image in some of its parts.
+
+    Raises:
+        StoreError: a part names a file that is none of the step's, or of the images.
+    """
     for name in names:
-        yield from json.loads((folder / name).read_text(encoding="utf-8"))
+        part = inside(folder, name)
+        try:
+            entries = json.loads(part.read_text(encoding="utf-8"))
+            for entry in entries:
+                inside(folder, entry["png"], part)
+                inside(IMAGES, ImageRef.parse(entry["file_name"]).file, part, linked=True)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(
+                f"{part}: cannot be read as labels ({error!r}); run `usam annotate` again"
+            ) from error
+        yield from entries
 
 
 def _entry(folder: Path, name: str) -> dict[str, Any] | None:
@@ -92,7 +109,7 @@ def _entry(folder: Path, name: str) -> dict[str, Any] | None:
     for part in sorted(folder.glob(f"{PARTS}*.json")):
         try:
             entries = list(read_parts(folder, [f"{PARTS}{part.name}"]))
-        except (OSError, ValueError):
+        except (OSError, ValueError, StoreError):
             continue  # told when the parts are checked
         for entry in entries:
             if entry["png"] == png:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from usam_core.atomic import whole_file, write_json
+from usam_core.atomic import write_json
 from usam_core.metrics.instance import InstanceScores
 from usam_core.metrics.presence import PresenceScores
 from usam_core.metrics.semantic import Confusion, SemanticScores
+from usam_core.spreadsheet import write_csv
 
 
 def class_table(
@@ -48,6 +49,4 @@ def write_report(
             "confusion": {"names": confusion.names, "pixels": confusion.matrix.tolist()},
         },
     )
-    with whole_file(table) as temporary:
-        class_table(semantic, instance, absent).to_csv(temporary, index=False)
-    return [metrics, table]
+    return [metrics, write_csv(table, class_table(semantic, instance, absent))]

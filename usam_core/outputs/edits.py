@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from usam_core.outputs.base import LabelledImage, Labels, Writer
+from usam_core.outputs.base import LabelledImage, Writer
 
 UNKNOWN = "unknown"
 """Of a class, or of an object number, that we did not write."""
@@ -25,6 +25,7 @@ class Edit:
         pixels: how many have another class now; None where only the counts by class are known.
         by_class: for each class that differs, pixels before and now.
         objects: for each class that differs, objects before and now.
+        unreadable: why nothing can be said of it, where it cannot be read.
     """
 
     format: str
@@ -33,6 +34,7 @@ class Edit:
     pixels: int | None
     by_class: dict[str, tuple[int, int]]
     objects: dict[str, tuple[int, int]]
+    unreadable: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-like mapping."""
@@ -40,6 +42,8 @@ class Edit:
 
     def sentence(self) -> str:
         """Return the difference in words."""
+        if self.unreadable is not None:
+            return f"unreadable: {self.unreadable}"
         said = [] if self.pixels is None else [f"{self.pixels} pixels have another class"]
         said += [f"{n} {a} -> {b} pixels" for n, (a, b) in self.by_class.items()]
         said += [f"{n} {a} -> {b} objects" for n, (a, b) in self.objects.items()]
@@ -61,9 +65,9 @@ def compare(writer: Writer, image: LabelledImage, path: Path, names: Sequence[st
         before = writer.read(image, fresh)
     try:
         now = writer.read(image, path)
-    except Exception:  # readers raise anything on damaged bytes
-        size = image.size_hw
-        now = Labels(np.zeros(size, np.int64))
+    except Exception as error:  # readers raise anything on damaged bytes
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return Edit(writer.name, image.path, str(path), None, {}, {}, why)
     return Edit(
         writer.name,
         image.path,

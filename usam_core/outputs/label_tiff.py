@@ -11,6 +11,7 @@ import tifffile
 from usam_core.atomic import whole_file
 from usam_core.outputs.base import LabelledImage, Labels, Writer, read_objects
 from usam_core.outputs.pixel_size import pixel_size
+from usam_core.spreadsheet import as_text
 
 
 class LabelTiffWriter(Writer):
@@ -74,7 +75,8 @@ class LabelTiffWriter(Writer):
             whole_file(path) as temporary,
             open(temporary, "w", encoding="utf-8", newline="") as file,
         ):
-            table = csv.DictWriter(file, columns, lineterminator="\n")
+            table = csv.DictWriter(file, columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
             table.writeheader()
-            table.writerows(rows)
+            for row in rows:
+                table.writerow({name: as_text(value) for name, value in row.items()})
         return [path]

@@ -6,13 +6,15 @@ the process dies, every file of ours has one of the digests that are known.
 """
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from usam_core.digest import files_digest
 from usam_core.errors import StoreError
+from usam_core.paths import inside
 from usam_core.stamps import folder_stamp
 
 _TABLES = """
@@ -26,6 +28,8 @@ CREATE TABLE IF NOT EXISTS part (
 CREATE INDEX IF NOT EXISTS file_part ON file (format, part);
 """
 _TOGETHER = 1000
+_OURS = re.compile(r"usam(_.+)?")
+"""What labels within an image are called (`outputs.ome_zarr`)."""
 
 
 class Written(NamedTuple):
@@ -47,11 +51,16 @@ class Ledger:
 
     Args:
         file: the SQLite file.
+        images: folder of images that may hold labels themselves, as OME-Zarr do; a URL holds none.
+
+    Attributes:
+        refused: what the table names that no export writes, with a sentence that says so.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, images: str | None = None) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.folder = file.parent
+        self.folder, self._file, self._images = file.parent, file, images
+        self.refused: dict[str, str] = {}
         self._db = sqlite3.connect(file)
         try:
             self._db.executescript(_TABLES)
@@ -77,6 +86,28 @@ class Ledger:
         """Return a path as the table has it: a project that is moved finds its files."""
         return Path(os.path.relpath(path, self.folder)).as_posix()
 
+    def check(self, format_: str, path: str) -> Path:
+        """Return where a file of a format lies: below the folder, or among an image's labels.
+
+        Raises:
+            StoreError: elsewhere, where no export writes.
+        """
+        if format_ == "ome_zarr" and self._images is not None and isinstance(path, str):
+            labels = PurePosixPath(path)
+            way = Path(os.path.relpath(self.folder / path, self._images)).as_posix()
+            ours = labels.parts[-2:-1] == ("labels",) and _OURS.fullmatch(labels.name)
+            if ours and not way.startswith(os.pardir):
+                return inside(self._images, way, self._file)
+        return inside(self.folder, path, self._file)
+
+    def place(self, format_: str, path: str) -> Path | None:
+        """Return the same of a file of the table; None elsewhere, and `refused` says so."""
+        try:
+            return self.check(format_, path)
+        except StoreError as error:
+            self.refused[path] = str(error)
+            return None
+
     def done(self, format_: str, part: str, key: str) -> bool:
         """Return whether a part was exported under this key and all its files are there."""
         row = self._db.execute(
@@ -84,7 +115,7 @@ class Ledger:
         ).fetchone()
         if row != (key,):
             return False
-        return all(os.path.lexists(self.folder / path) for path in self.of_part(format_, part))
+        return all(os.path.lexists(self.folder / str(path)) for path in self.of_part(format_, part))
 
     def plan(self, format_: str, files: Iterable[Written]) -> None:
         """Write down what will be put in place; parts that had these files are no longer done."""
@@ -130,17 +161,19 @@ class Ledger:
             "SELECT sha256, planned, stamp FROM file WHERE format = ? AND path = ?",
             (format_, path),
         ).fetchone()
-        return _differs(self.folder / path, *(row or (None, None, None)))
+        place = self.place(format_, path)
+        return place is not None and _differs(place, *(row or (None, None, None)))
 
-    def edits(self, format_: str) -> Iterator[tuple[str, str]]:
-        """Yield path and image of each file of a format that is no longer as we wrote it."""
+    def edits(self, format_: str) -> Iterator[tuple[Path, str]]:
+        """Yield place and image of each file of a format that is no longer as we wrote it."""
         rows = self._db.execute(
             "SELECT path, image, sha256, planned, stamp FROM file WHERE format = ? ORDER BY path",
             (format_,),
         )
         for path, image, *known in rows:
-            if _differs(self.folder / path, *known):
-                yield path, image
+            place = self.place(format_, path)
+            if place is not None and _differs(place, *known):
+                yield place, image
 
     def differing(self) -> Iterator[tuple[str, str, str, str]]:
         """Yield format, path and image of each image's file that is not as we wrote it, and why.
@@ -152,8 +185,8 @@ class Ledger:
             "WHERE part IS NOT NULL AND image != '' ORDER BY format, path"
         )
         for format_, path, image, sha256, planned, stamp in rows:
-            place = self.folder / path
-            if not os.path.lexists(place):
+            place = self.place(format_, path)
+            if place is None or not os.path.lexists(place):
                 yield format_, path, image, "missing"
             elif content_digest(place) not in (sha256, planned):
                 same = stamp is not None and stamp_of(place) == stamp
@@ -162,7 +195,7 @@ class Ledger:
     def whole(self, format_: str) -> bool:
         """Return whether all files of a format are there."""
         rows = self._db.execute("SELECT path FROM file WHERE format = ?", (format_,))
-        return all(os.path.lexists(self.folder / path) for (path,) in rows)
+        return all(os.path.lexists(self.folder / str(path)) for (path,) in rows)
 
     def formats(self) -> list[str]:
         """Return the formats that were ever exported."""

@@ -5,6 +5,7 @@ An image that is OME-Zarr itself can take them into its `labels` group, in its o
 the metadata is a page of JSON, and the packages that write it for one hold whole images.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import numpy as np
 import zarr
 
 from usam_core.atomic import write_json
+from usam_core.errors import StoreError
 from usam_core.outputs.base import LabelledImage, Labels, Writer, read_objects
 from usam_core.outputs.pixel_size import pixel_size
+from usam_core.paths import inside
 
 NAME = "usam"
 """Of the labels in an image's `labels` group; those of another level have it behind."""
@@ -36,7 +39,8 @@ class OmeZarrWriter(Writer):
         if self.to.in_place:
             found = _image_group(image)
             if found is not None and _can_hold(found, image.size_hw):
-                return Path(image.file) / "labels" / self._label
+                with suppress(StoreError):  # a link out of the images' folder: no place of ours
+                    return inside(self.to.images, f"{image.ref.file}/labels/{self._label}")
             self.note(
                 "ome_zarr: images that are no local OME-Zarr with a single plane have their labels "
                 f"in {self.name}/"

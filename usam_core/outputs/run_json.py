@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from usam_core.atomic import write_json
+from usam_core.hidden import all_without_secrets
 from usam_core.imagestores.opener import is_url
 from usam_core.lineage.document import portable
 from usam_core.lineage.environment import versions
@@ -36,7 +37,7 @@ def write_run(
     write_json(
         path,
         {
-            "config": project.config.model_dump(mode="json"),
+            "config": all_without_secrets(project.config.model_dump(mode="json")),
             "seed": project.config.seed,
             "versions": versions(),
             "encoder": head["encoder"],

@@ -8,6 +8,7 @@ from typing import Any
 from usam_core.atomic import whole_file
 from usam_core.outputs.base import LabelledImage, Labels, Writer
 from usam_core.outputs.voc_png import read_label_png
+from usam_core.paths import inside
 
 
 class VocWriter(Writer):
@@ -21,7 +22,7 @@ class VocWriter(Writer):
 
     def write(self, image: LabelledImage, path: Path) -> None:
         """Copy the PNG that the step `annotate` keeps."""
-        shutil.copyfile(self.to.labels / image.png, path)
+        shutil.copyfile(inside(self.to.labels, image.png), path)
 
     def read(self, image: LabelledImage, path: Path) -> Labels:
         """Return the label map; it knows no objects."""

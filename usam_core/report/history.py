@@ -1,15 +1,17 @@
 """The runs that a report keeps, oldest first: what the next one is compared with."""
 
 import json
-import shutil
+import re
 from pathlib import Path
 
 from usam_core.atomic import write_json
+from usam_core.paths import remove
 from usam_core.report.runs import KEPT
 from usam_core.sealed import read_sealed
 
 RUNS = "runs"
 HISTORY = "history.json"
+_NAME = re.compile(r"[0-9a-f]{1,16}")
 
 
 def run_folder(folder: Path, digest: str) -> Path:
@@ -37,7 +39,7 @@ def remember_run(folder: Path, digest: str, most: int) -> None:
     write_json(folder / HISTORY, names)
     for path in (folder / RUNS).iterdir():
         if path.name not in names:
-            shutil.rmtree(path)
+            remove(folder, path)
 
 
 def kept_runs(folder: Path) -> list[Path]:
@@ -54,7 +56,7 @@ def rewrite_history(folder: Path) -> None:
     """Name the runs that are kept, by when they finished."""
     finished = {path.name: read_sealed(path / KEPT)["finished"] for path in kept_runs(folder)}
     if (folder / HISTORY).is_dir():
-        shutil.rmtree(folder / HISTORY)  # a file cannot be renamed over a folder
+        remove(folder, folder / HISTORY)  # a file cannot be renamed over a folder
     write_json(folder / HISTORY, sorted(finished, key=finished.__getitem__))
 
 
@@ -63,4 +65,5 @@ def _names(folder: Path) -> list[str]:
         found = json.loads((folder / HISTORY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []  # the runs are there for comparison: without the list, it begins anew
-    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+    names = found if isinstance(found, list) else []
+    return [name for name in names if isinstance(name, str) and _NAME.fullmatch(name)]

@@ -21,14 +21,16 @@ from PIL import Image
 
 from usam_core.atomic import whole_file
 from usam_core.digest import file_digest
-from usam_core.errors import InputError
+from usam_core.errors import InputError, StoreError
+from usam_core.image_ref import ImageRef
 from usam_core.images import BadImage, read_image
 from usam_core.imagestores.content import mismatch
 from usam_core.imagestores.opener import is_url, join
 from usam_core.lineage.document import LINEAGE
-from usam_core.lineage.subject import PARTS, RECORD, read_parts
+from usam_core.lineage.subject import IMAGES, PARTS, RECORD, read_parts
 from usam_core.outputs.voc_png import read_label_png
 from usam_core.palette import class_colours
+from usam_core.paths import inside
 from usam_core.report.tables import RunTables, read_tables
 from usam_core.sealed import read_sealed, write_sealed
 
@@ -94,8 +96,9 @@ class LabelledRun:
     def picture(self, file_name: str) -> np.ndarray | None:
         """Return an image, uint8 (h, w, 3), or None where it can no longer be read."""
         try:
+            inside(IMAGES, ImageRef.parse(file_name).file, self.path, linked=True)
             return read_image(join(self.root, file_name), **self.about["reading"]).rgb
-        except BadImage:
+        except (BadImage, StoreError):
             return None
 
     @property

@@ -6,6 +6,7 @@ import pandas as pd
 
 from usam_core.config import ClassSpec, plain
 from usam_core.errors import InputError
+from usam_core.spreadsheet import as_written
 
 
 def class_table(file: Path, column: str, spec: ClassSpec) -> pd.DataFrame:
@@ -31,7 +32,7 @@ def class_table(file: Path, column: str, spec: ClassSpec) -> pd.DataFrame:
             f"{file}: no column {missing[0]!r}; expected a first line with class and {column}, "
             f"got {list(table.columns)}"
         )
-    table = table.apply(lambda values: values.str.strip())
+    table = table.apply(lambda values: values.str.strip().map(as_written))
     wanted = {plain(word) for word in (spec.name, *spec.synonyms)}
     rows = table[table["class"].map(plain).isin(wanted) & (table[column] != "")]
     if rows.empty:

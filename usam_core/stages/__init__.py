@@ -21,6 +21,7 @@ from usam_core.digest import value_digest
 from usam_core.errors import UserError
 from usam_core.lineage.document import LINEAGE, write_document
 from usam_core.locks import only_one
+from usam_core.paths import check_links
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
 from usam_core.stages import (
@@ -134,6 +135,7 @@ def run_step(
             return found
         if refresh and hasattr(_module(step), "forget"):
             _module(step).forget(project)
+        check_links(folder)
         made_of = lineage.origins(step, project)
         result = _module(step).run(project, key, progress)
         if result.reused:
@@ -145,6 +147,7 @@ def collect_class(
     project: Project, name: str, *, refresh: bool = False, progress: Progress = SILENT
 ) -> dict[str, int]:
     """Get the pictures of one class; `refresh` drops those it has. Counts by name."""
+    check_links(step_folder(project, "collect"))
     return collect.collect_class(project, name, refresh=refresh, progress=progress)
 
 

@@ -1,6 +1,5 @@
 """Step 5, annotate: label every image from its stored masks; COCO, palette PNGs, overlays."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,13 +9,15 @@ from typing import Any
 from usam_core.code import code_digest
 from usam_core.compute import Piece, run_pieces
 from usam_core.digest import file_digest, value_digest, values_digest
-from usam_core.errors import MissingStepError
+from usam_core.errors import MissingStepError, StoreError
 from usam_core.headfile import card_path, load_head
+from usam_core.lineage.subject import read_parts
 from usam_core.outputs.coco_json import assemble
 from usam_core.outputs.edits import Edit, changed_counts, label_counts
 from usam_core.outputs.names import output_names
 from usam_core.outputs.run_json import write_run
 from usam_core.outputs.voc_png import edited_png, read_label_png
+from usam_core.paths import remove
 from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.stages import embed
@@ -195,14 +196,15 @@ def head_path(project: Project) -> Path:
     Raises:
         MissingStepError: `fit` has not run.
     """
-    record = read_record(step_folder(project, "fit"))
-    if record is None or not Path(record.path).exists():
-        raise MissingStepError(
-            f"{step_folder(project, 'fit')}: no head yet; run `usam fit {project.file}` first"
-        )
+    folder = step_folder(project, "fit")
+    record = read_record(folder)
     chosen = f"{project.config.inference.head}.safetensors"
     # Without distillation there is the teacher only.
-    return Path(record.path).with_name(chosen) if chosen in record.outputs else Path(record.path)
+    names = [] if record is None else [chosen, Path(record.path).name]
+    head = next((folder / name for name in names if name in record.outputs), None)
+    if head is None or not head.exists():
+        raise MissingStepError(f"{folder}: no head yet; run `usam fit {project.file}` first")
+    return head
 
 
 def _labelling(project: Project) -> dict[str, Any]:
@@ -235,7 +237,7 @@ def _decisions(project: Project) -> dict[str, str]:
 
 def _read(parts: list[Path]) -> Iterator[dict[str, Any]]:
     for part in parts:
-        yield from json.loads(part.read_text(encoding="utf-8"))
+        yield from read_parts(part.parents[1], [f"{PARTS}/{part.name}"])
 
 
 def _written(folder: Path) -> dict[str, str]:
@@ -244,7 +246,7 @@ def _written(folder: Path) -> dict[str, str]:
     for part in (folder / PARTS).glob("*.json"):
         try:
             found |= {entry["png"]: entry["png_sha256"] for entry in _read([part])}
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, StoreError):
             continue  # it does not hold, and its images are labelled again
     return found
 
@@ -254,8 +256,8 @@ def _sweep(folder: Path, parts: list[Path], pngs: set[str], written: dict[str, s
     kept = set(parts)
     for old in (folder / PARTS).glob("*.json"):
         if old not in kept:
-            old.unlink()
+            remove(folder, old)
     for old in (folder / MASKS).rglob("*.png"):
         name = old.relative_to(folder / MASKS).as_posix()
         if name not in pngs and not edited_png(old, None, written.get(f"{MASKS}/{name}")):
-            old.unlink()
+            remove(folder, old)

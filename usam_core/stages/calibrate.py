@@ -21,6 +21,7 @@ from usam_core.nms import suppress
 from usam_core.outputs.voc_png import read_label_png
 from usam_core.progress import Progress
 from usam_core.project import Project
+from usam_core.spreadsheet import write_csv
 from usam_core.stages import annotate, embed
 from usam_core.stages.blocks import block_inputs, head_blocks, with_blocks
 from usam_core.stages.calibrated import CALIBRATION
@@ -81,8 +82,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     error = expected_calibration_error(table)
     raw = _raw_error(scenes, len(names))
     write_json(folder / CALIBRATION, found.to_json())
-    with whole_file(folder / RELIABILITY) as temporary:
-        table.to_csv(temporary, index=False)
+    write_csv(folder / RELIABILITY, table)
     with whole_file(folder / DIAGRAM) as temporary:
         title = f"{len(sure)} masks of {len(scenes)} composed scenes, ECE {error:.3f}"
         diagram(table, title).save(temporary, format="PNG")

@@ -166,12 +166,14 @@ def read_table(project: Project) -> pd.DataFrame:
     folder = step_folder(project, "collect")
     try:
         table = pd.read_parquet(manifest_path(folder))
-        return table.assign(path=[str(project.root / path) for path in table["path"]])
+        paths = table["path"].tolist()
     except (OSError, ValueError, KeyError) as error:
         raise StoreError(
             f"{manifest_path(folder)}: cannot be read ({error}); run `usam collect "
             f"{project.file}` again"
         ) from error
+    named_by = manifest_path(folder)
+    return table.assign(path=[str(project.picture(path, named_by)) for path in paths])
 
 
 def pictures_digest(manifest: pd.DataFrame) -> str:

@@ -20,10 +20,11 @@ from usam_core.compose.deal import held_out
 from usam_core.compose.scene import ComposedScene
 from usam_core.compose.studio import Studio
 from usam_core.digest import file_digest
-from usam_core.errors import MissingStepError, UserError
+from usam_core.errors import MissingStepError, StoreError, UserError
 from usam_core.images import read_image
 from usam_core.imagestores.content import mismatch
 from usam_core.outputs.voc_png import save_label_png
+from usam_core.paths import inside, remove
 from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.stages import embed
@@ -113,13 +114,13 @@ def intact(project: Project, key: str) -> StepResult | None:
         return None
     try:
         scenes = pd.read_parquet(folder / SCENES)
-        if any(mismatch(folder / name, sha256) for name, sha256 in made(folder).items()):
+        if any(mismatch(inside(folder, name), sha256) for name, sha256 in made(folder).items()):
             return None
         store = embed.open_store(project)
         store.index(refresh=True)
         if store.plan(scenes["sha256"]):
             return None
-    except (OSError, ValueError, KeyError, UserError):
+    except (OSError, ValueError, KeyError, UserError, StoreError):
         return None
     return replace(
         record, summary={**record.summary, "embedded": 0, "reused": len(scenes), "notes": []}
@@ -143,7 +144,10 @@ def read_scenes(project: Project, split: str) -> pd.DataFrame:
     scenes = pd.read_parquet(folder / SCENES)
     scenes = scenes[scenes["split"] == split].reset_index(drop=True)
     return scenes.assign(
-        **{name: [str(folder / path) for path in scenes[name]] for name in ("path", "truth")}
+        **{
+            name: [str(inside(folder, path, folder / SCENES)) for path in scenes[name]]
+            for name in ("path", "truth")
+        }
     )
 
 
@@ -246,7 +250,7 @@ def _save(
 
 
 def _files(folder: Path, scenes: pd.DataFrame) -> dict[str, str]:
-    paths = (str(folder / path) for path in scenes["path"])
+    paths = (str(inside(folder, path, folder / SCENES)) for path in scenes["path"])
     return dict(zip(scenes["sha256"], paths, strict=True))
 
 
@@ -256,7 +260,7 @@ def _sweep(folder: Path, scenes: pd.DataFrame) -> None:
     for part in ("scenes", "truth"):
         for old in (folder / part).glob("*.png"):
             if f"{part}/{old.name}" not in kept:
-                old.unlink()
+                remove(folder, old)
 
 
 def _notes(scenes: pd.DataFrame, wanted: dict[str, int], folder: Path) -> list[str]:

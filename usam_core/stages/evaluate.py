@@ -19,6 +19,7 @@ from usam_core.palette import class_colours
 from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.report.pictures import enlarged
+from usam_core.spreadsheet import write_csv
 from usam_core.stages import annotate
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labelling import is_edited
@@ -140,8 +141,7 @@ def _annotated(project: Project) -> StepResult:
 def _reliability(folder: Path, table: pd.DataFrame, error: float | None) -> list[Path]:
     """Write the reliability of the stated probabilities: table and diagram."""
     rows, picture = folder / "reliability.csv", folder / "reliability.png"
-    with whole_file(rows) as temporary:
-        table.to_csv(temporary, index=False)
+    write_csv(rows, table)
     said = "no mask was listed" if error is None else f"ECE {error:.3f}"
     with whole_file(picture) as temporary:
         diagram(table, f"{int(table['masks'].sum())} listed masks, {said}").save(temporary, "PNG")

@@ -4,8 +4,6 @@ A person's edits are kept: a file for one image that is not as the last export w
 `show_edits` says what was changed.
 """
 
-import json
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +14,14 @@ from usam_core.code import code_digest
 from usam_core.digest import file_digest, value_digest
 from usam_core.headfile import load_head
 from usam_core.imagestores.content import mismatch
+from usam_core.imagestores.opener import is_url
+from usam_core.lineage.subject import read_parts
 from usam_core.outputs.base import LabelledImage, Target, Writer
 from usam_core.outputs.edits import Edit, compare
 from usam_core.outputs.formats import WRITERS, open_writer
 from usam_core.outputs.ledger import Ledger, Written, content_digest
 from usam_core.palette import class_colours
+from usam_core.paths import remove
 from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.stages import annotate
@@ -85,14 +86,14 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     labels = step_folder(project, "annotate")
     with (
         disk_errors(folder),
-        Ledger(folder / LEDGER) as ledger,
+        _open_ledger(project) as ledger,
         progress.bar("Exporting", len(parts)) as bar,
     ):
         fresh = 0
         for name in parts:
             jobs = _jobs(project, writers, name, record.outputs[name], ledger)
             if jobs:
-                entries = json.loads((labels / name).read_text(encoding="utf-8"))
+                entries = list(read_parts(labels, [name]))
                 export_part(Path(name).stem, entries, jobs, project.images.root, ledger)
                 fresh += 1
             bar.advance()
@@ -116,7 +117,7 @@ def intact(project: Project, key: str) -> StepResult | None:
         return record
     if not (folder / LEDGER).is_file():
         return None
-    with Ledger(folder / LEDGER) as ledger:
+    with _open_ledger(project) as ledger:
         if not all(ledger.whole(name) for name in names):
             return None
         edited = {name: sum(1 for _ in ledger.edits(name)) for name in names}
@@ -125,9 +126,8 @@ def intact(project: Project, key: str) -> StepResult | None:
 
 def forget(project: Project) -> None:
     """Forget which parts are exported, so that all are written again; edits stay."""
-    file = step_folder(project, "export") / LEDGER
-    if file.is_file():
-        with Ledger(file) as ledger:
+    if (step_folder(project, "export") / LEDGER).is_file():
+        with _open_ledger(project) as ledger:
             for name in ledger.formats():
                 ledger.forget(name)
 
@@ -138,11 +138,10 @@ def drop_edits(project: Project) -> int:
     if not (folder / LEDGER).is_file():
         return 0
     count = 0
-    with Ledger(folder / LEDGER) as ledger:
+    with _open_ledger(project) as ledger:
         for name in _formats(project):
-            for path, _ in list(ledger.edits(name)):
-                place = folder / path
-                shutil.rmtree(place) if place.is_dir() else place.unlink()
+            for place, _ in list(ledger.edits(name)):
+                remove(place.parent, place)
                 count += 1
     return count
 
@@ -188,15 +187,21 @@ def show_edits(project: Project) -> Iterator[Edit]:
     yield from annotate.edits(project)
     if not (folder / LEDGER).is_file():
         return
-    with Ledger(folder / LEDGER) as ledger:
-        changed: dict[str, list[tuple[Writer, str]]] = {}
+    with _open_ledger(project) as ledger:
+        changed: dict[str, list[tuple[Writer, Path]]] = {}
         for writer in _writers(project, [n for n in ledger.formats() if n in WRITERS]):
-            for path, image in ledger.edits(writer.name):
-                changed.setdefault(image, []).append((writer, path))
+            for place, image in ledger.edits(writer.name):
+                changed.setdefault(image, []).append((writer, place))
         for entry in annotate.recorded(labels) if changed else ():
-            for writer, path in changed.get(entry["file_name"], ()):
+            for writer, place in changed.get(entry["file_name"], ()):
                 image = LabelledImage(entry, project.images.root)
-                yield compare(writer, image, folder / path, names)
+                yield compare(writer, image, place, names)
+
+
+def _open_ledger(project: Project) -> Ledger:
+    root = project.images.root
+    images = None if is_url(root) else root
+    return Ledger(step_folder(project, "export") / LEDGER, images)
 
 
 def _formats(project: Project) -> list[str]:
@@ -283,12 +288,13 @@ def _finish(writer: Writer, parts: list[str], ledger: Ledger) -> list[Path]:
     ledger.drop_parts(name, {*parts, INDEX})
     remove_left_over(writer, ledger)
     for path in ledger.of_part(name, INDEX):
-        if ledger.edited(name, path):
-            aside = set_aside(ledger.folder / path)
+        place = ledger.place(name, path)
+        if place is not None and ledger.edited(name, path):
+            aside = set_aside(place)
             writer.note(f"{name}: {path} was edited; the edit is kept as {aside.name}")
     sources = [rows_file(ledger.folder, name, part) for part in parts] if writer.indexed else []
     for old in set((ledger.folder / ROWS / name).glob("*.jsonl")).difference(sources):
-        old.unlink()
+        remove(ledger.folder, old)
     files = writer.finish(read_rows(sources))
     written = [Written(ledger.relative(file), "", content_digest(file)) for file in files]
     ledger.finish(name, INDEX, "", written, [])
@@ -298,7 +304,7 @@ def _finish(writer: Writer, parts: list[str], ledger: Ledger) -> list[Path]:
 def _notes(
     ledger: Ledger, writers: list[Writer], edited: dict[str, int], project: Project
 ) -> list[str]:
-    notes = []
+    notes = list(ledger.refused.values())
     if sum(edited.values()):
         notes.append(
             f"{sum(edited.values())} files changed by hand are kept: `usam export {project.file} "

@@ -13,9 +13,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from usam_core.atomic import TEMPORARY_PREFIX, whole_file
+from usam_core.atomic import LONGEST_NAME, TEMPORARY_PREFIX, whole_file
+from usam_core.digest import value_digest
 from usam_core.outputs.base import LabelledImage, Writer
 from usam_core.outputs.ledger import Ledger, Written, content_digest
+from usam_core.paths import remove
 
 ROWS = "rows"
 INDEX = "index"
@@ -72,7 +74,7 @@ def export_part(
                 if made is None:
                     continue
                 if _keep(image, job.writer, made, ledger):
-                    _remove(made.made)
+                    remove(made.made.parent, made.made)
                     kept[name].append(made.file)
                 else:
                     staged[name].append(made)
@@ -94,7 +96,9 @@ def remove_left_over(writer: Writer, ledger: Ledger) -> None:
     """
     while paths := ledger.left_over(writer.name):
         for path in paths:
-            place = ledger.folder / path
+            place = ledger.place(writer.name, path)
+            if place is None:
+                continue  # no file of ours: the table alone forgets it
             if ledger.edited(writer.name, path):
                 writer.note(
                     f"{writer.name}: {path} was edited and is kept, though its image is gone or "
@@ -124,12 +128,14 @@ def _stage(
     place = writer.target(image)
     if place is None:
         return None
+    path = ledger.relative(place)
+    ledger.check(writer.name, path)
     place.parent.mkdir(parents=True, exist_ok=True)
     # One name for each place: what a killed run left is written over, not left lying.
-    made = place.parent / f"{TEMPORARY_PREFIX}{place.name}"
-    _remove(made)
+    made = _beside(place)
+    remove(place.parent, made)
     writer.write(image, made)
-    file = Written(ledger.relative(place), image.path, content_digest(made))
+    file = Written(path, image.path, content_digest(made))
     return _Staged(entry, file, made, place)
 
 
@@ -158,20 +164,20 @@ def _place(made: Path, place: Path) -> None:
 
 def _take_away(place: Path) -> None:
     """Remove a file, or a folder at once: half of one would pass for a person's edit."""
-    old = place.with_name(f"{TEMPORARY_PREFIX}old-{place.name}")
-    _remove(old)
-    if place.is_dir():
+    old = _beside(place, "old-")
+    remove(place.parent, old)
+    if place.is_dir() and not place.is_symlink():
         os.rename(place, old)
         shutil.rmtree(old)
     else:
         place.unlink(missing_ok=True)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _beside(place: Path, mark: str = "") -> Path:
+    made = place.parent / f"{TEMPORARY_PREFIX}{mark}{place.name}"
+    if len(os.fsencode(made.name)) <= LONGEST_NAME:
+        return made
+    return made.with_name(f"{TEMPORARY_PREFIX}{mark}{value_digest(place.name)[:16]}")
 
 
 def _sync(paths: list[Path]) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from usam_core.config import ClassSpec
 from usam_core.digest import value_digest
+from usam_core.errors import StoreError
 from usam_core.lineage.document import portable
 from usam_core.locks import only_one
 from usam_core.progress import Progress
@@ -65,12 +66,13 @@ def gather(
 
 def gathered(project: Project, source: PictureSource, spec: ClassSpec) -> Collected | None:
     """Return what `gather` remembered of a class, if it still holds and its files are there."""
+    folder = step_folder(project, "collect")
     try:
-        value = read_sealed(_file(step_folder(project, "collect"), spec))
+        value = read_sealed(_file(folder, spec))
         for picture in value["pictures"]:
-            picture["path"] = str(project.root / picture["path"])
+            picture["path"] = str(project.picture(picture["path"], _file(folder, spec)))
         found = Collected.from_json(value)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, StoreError):
         return None
     same = value["key"] == _key(project, source, spec)
     there = all(_has_size(picture.path, picture.bytes) for picture in found.pictures)

@@ -1,7 +1,6 @@
 """Labels the images of one shard: what a worker does of the step annotate."""
 
 import functools
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +9,10 @@ from typing import Any
 from usam_core.atomic import write_json
 from usam_core.candidates import Labelled, label_image
 from usam_core.digest import file_digest
+from usam_core.errors import StoreError
 from usam_core.head import Head
 from usam_core.headfile import load_head
+from usam_core.lineage.subject import read_parts
 from usam_core.outputs.coco_json import annotation_records
 from usam_core.outputs.edits import label_counts
 from usam_core.outputs.voc_png import edited_png, save_label_png
@@ -142,8 +143,9 @@ def listed(done: Labelled, mask_set: MaskSet) -> dict[str, list[dict[str, Any]]]
 def part_holds(folder: Path, part: Path) -> bool:
     """Return whether a part's file is there, and every label PNG as it was written or edited."""
     try:
-        return all(_png_holds(folder / e["png"], e) for e in json.loads(part.read_text("utf-8")))
-    except (OSError, ValueError, KeyError):
+        entries = read_parts(folder, [part.relative_to(folder).as_posix()])
+        return all(_png_holds(folder / entry["png"], entry) for entry in entries)
+    except (OSError, ValueError, KeyError, TypeError, StoreError):
         return False
 
 

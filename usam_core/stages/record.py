@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from usam_core.digest import file_digest, value_digest
-from usam_core.errors import MissingStepError
+from usam_core.errors import MissingStepError, StoreError
 from usam_core.lineage.document import LINEAGE
+from usam_core.paths import inside
 from usam_core.project import Project
 from usam_core.sealed import read_sealed, write_sealed
 from usam_core.stages.folders import step_folder
 
 RECORD = "record.json"
+_AT_THE_STORE = ("embed", "describe")
+"""Steps whose path is the store's, which need not lie in the step's folder; nothing reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +70,14 @@ def read_record(folder: Path) -> StepResult | None:
     """
     try:
         record = StepResult.from_json(read_sealed(folder / RECORD))
+        for name in record.outputs:
+            inside(folder, name)
         here = folder / Path(record.path).name
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, AttributeError, StoreError):
         return None
-    return replace(record, path=str(here)) if here.name in record.outputs else record
+    if record.step in _AT_THE_STORE:
+        return record
+    return replace(record, path=str(here if here.name in record.outputs else folder))
 
 
 def needed_record(project: Project, step: str, what: str) -> StepResult:

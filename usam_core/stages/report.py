@@ -27,6 +27,7 @@ from usam_core.report.samples import SampleKeeper
 from usam_core.report.tables import TableBuilder
 from usam_core.report.training import training_rows
 from usam_core.sources.base import manifest_path
+from usam_core.spreadsheet import read_csv
 from usam_core.stages import collect
 from usam_core.stages.calibrated import calibration_file, read_calibration
 from usam_core.stages.folders import step_folder
@@ -226,7 +227,7 @@ def _metrics(scored: StepResult | None) -> dict[str, Any] | None:
         return None
     file = Path(scored.path)
     metrics = json.loads(file.read_text(encoding="utf-8"))
-    return metrics_part(metrics, pd.read_csv(file.with_name("per_class.csv")), scored.summary)
+    return metrics_part(metrics, read_csv(file.with_name("per_class.csv")), scored.summary)
 
 
 def _training(project: Project, album: Album) -> list[dict[str, Any]]:

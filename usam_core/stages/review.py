@@ -15,6 +15,7 @@ from usam_core.candidates import choose, class_logits, thresholds
 from usam_core.errors import InputError, UserError
 from usam_core.headfile import card_path, load_head
 from usam_core.images import read_image
+from usam_core.lineage.subject import read_parts
 from usam_core.progress import SILENT, Progress
 from usam_core.project import Project
 from usam_core.review.item import Item
@@ -199,7 +200,7 @@ def _entries(project: Project) -> Iterator[dict[str, Any]]:
     folder, seen = step_folder(project, "annotate"), set()
     for name in sorted(labels_record(project).outputs):
         if name.startswith(f"{annotate.PARTS}/"):
-            for entry in json.loads((folder / name).read_text(encoding="utf-8")):
+            for entry in read_parts(folder, [name]):
                 # Decisions are applied to whole images, so nobody is asked about tiles.
                 if entry["sha256"] not in seen and "tiles" not in entry:
                     seen.add(entry["sha256"])

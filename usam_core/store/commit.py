@@ -1,14 +1,15 @@
 """Puts folders into a store and takes them out, each in one step; sweeps up after the killed."""
 
 import logging
-import shutil
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from usam_core.atomic import TEMPORARY_PREFIX, whole_folder
 from usam_core.errors import StoreError
+from usam_core.paths import remove
 from usam_core.store.arrays import Damaged
 from usam_core.store.layout import FEATURES, SHARDS
 
@@ -51,7 +52,8 @@ def remove_folder(path: Path) -> None:
         path.rename(going)
     except FileNotFoundError:
         return  # another process was quicker
-    _remove(going)
+    with suppress(OSError):
+        remove(going.parent, going)
 
 
 def sweep(folder: Path, stale_seconds: float = STALE_SECONDS) -> int:
@@ -68,7 +70,8 @@ def sweep(folder: Path, stale_seconds: float = STALE_SECONDS) -> int:
     for path in [found for place in places for found in folder.glob(place)]:
         if _last_change(path) < oldest:
             _log.info("removing %s, left by a writer that was killed", path)
-            _remove(path)
+            with suppress(OSError):  # another process sweeps too
+                remove(folder, path)
             removed += 1
     return removed
 
@@ -89,10 +92,3 @@ def _last_change(path: Path) -> float:
         except OSError:  # renamed meanwhile: it has a living writer
             return time.time()
     return max(times)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from usam_core.hidden import without_secrets
+
 Permit = Callable[[str], None]
 """Looks at an address before each request to it; raises `FetchFailed` to forbid it."""
 
@@ -26,9 +28,8 @@ class FetchFailed(Exception):
         wait: float | None = None,
         lost: bool = False,
     ) -> None:
-        super().__init__(reason)
-        self.code = code
-        self.reason = reason
+        self.code, self.reason = code, without_secrets(reason)
+        super().__init__(self.reason)
         self.again = again
         self.wait = wait
         self.lost = lost

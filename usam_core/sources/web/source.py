@@ -10,8 +10,10 @@ from usam_core.atomic import TEMPORARY_PREFIX
 from usam_core.config import ClassSpec
 from usam_core.config_training import WebConfig
 from usam_core.digest import file_digest, value_digest
-from usam_core.errors import ConfigError, InputError
+from usam_core.errors import ConfigError, InputError, StoreError
+from usam_core.hidden import all_without_secrets
 from usam_core.locks import only_one
+from usam_core.paths import inside, remove
 from usam_core.progress import Progress
 from usam_core.sam.download import cache_folder
 from usam_core.sources.base import Collected, class_folder
@@ -132,7 +134,7 @@ class WebSource:
                 advance(len(pictures))
         finally:
             journal.close()
-        return Collected(pictures, rejected, notes, complete)
+        return Collected(pictures, rejected, all_without_secrets(notes), complete)
 
     def forget(self, spec: ClassSpec) -> None:
         """Drop the class's pictures and its journal."""
@@ -171,16 +173,20 @@ class WebSource:
 def _tidy(folder: Path, journal: Journal) -> bool:
     """Remove what a kill left half done; return whether every entered picture is still there."""
     for left in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+        remove(folder, left)
     whole = True
     for url, verdict in journal.verdicts().items():
         if verdict.picture is None:
             continue
-        file = folder / verdict.picture["file"]
-        if not file.is_file() or file_digest(file) != verdict.picture["sha256"]:
+        if not _is_whole(folder, verdict.picture):
             journal.drop_verdict(url)
             whole = False
     return whole
+
+
+def _is_whole(folder: Path, picture: dict[str, Any]) -> bool:
+    try:
+        file = inside(folder, picture["file"])
+        return file.is_file() and file_digest(file) == picture["sha256"]
+    except (StoreError, KeyError, TypeError):
+        return False

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from usam_core.config import ClassSpec
+from usam_core.hidden import all_without_secrets, without_secrets
 from usam_core.sources.base import Rejected, TrainingPicture
 from usam_core.sources.web.journal import Candidate, Verdict
 
@@ -125,17 +126,16 @@ def sort_out(
         verdict = verdicts.get(candidate.url)
         if verdict is None or len(pictures) == wanted:
             continue
+        url = without_secrets(candidate.url)
         if verdict.picture is None:
-            rejected.append(
-                Rejected(spec.name, candidate.url, verdict.code or "", verdict.reason or "")
-            )
+            rejected.append(Rejected(spec.name, url, verdict.code or "", verdict.reason or ""))
             continue
         file, sha256, count = (verdict.picture[key] for key in FILE_KEYS)
         if sha256 in first:
             reason = f"the same picture as {first[sha256]}"
-            rejected.append(Rejected(spec.name, candidate.url, "duplicate", reason))
+            rejected.append(Rejected(spec.name, url, "duplicate", reason))
             continue
-        first[sha256] = candidate.url
+        first[sha256] = url
         about = {key: value for key, value in verdict.picture.items() if key not in FILE_KEYS}
         provenance = {
             "engine": candidate.engine,
@@ -146,7 +146,8 @@ def sort_out(
             "licence": candidate.licence,
             **about,
         }
+        origin = all_without_secrets(provenance)
         pictures.append(
-            TrainingPicture(spec.name, str(folder / file), sha256, count, "web", provenance)
+            TrainingPicture(spec.name, str(folder / file), sha256, count, "web", origin)
         )
     return pictures, rejected

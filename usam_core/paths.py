@@ -1,0 +1,78 @@
+"""Names that files of ours hold: they lead where they belong, or nowhere.
+
+Whoever can change a ledger, a record or a manifest must not thereby choose what is deleted,
+overwritten or shown.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path, PurePosixPath
+
+from usam_core.errors import StoreError
+
+_FOREIGN = re.compile(r"\\|^[A-Za-z]:")
+"""What would lead elsewhere on a system whose paths are written otherwise."""
+
+
+def inside(root: str | Path, name: str, named_by: str | Path = "", *, linked: bool = False) -> Path:
+    """Return `root / name`, if that lies below `root`, or is it.
+
+    Args:
+        root: the folder; it may itself be a link to another one.
+        name: as it stands in a file, relative to `root`.
+        named_by: that file, for the message.
+        linked: for what a person keeps there and we only read: links may lead anywhere, and any
+            letter may be in the name.
+
+    Raises:
+        StoreError: the name is absolute, has `..` in it, or leads out of `root` by a link.
+    """
+    if _leads_out(name, linked) or not (linked or _resolves_below(Path(root), name)):
+        by = f"{named_by}: it names" if str(named_by) else "got"
+        raise StoreError(
+            f"{by} {name!r}; expected a path that counts from {root} and stays below it. Nothing "
+            "was done there: the file that says so was changed or is of another project; remove "
+            "it and run the step again"
+        )
+    return Path(root, name)
+
+
+def remove(root: Path, path: Path) -> None:
+    """Remove a file, a link or a folder below a folder; never what a link leads to.
+
+    Raises:
+        StoreError: it does not lie below `root`.
+    """
+    name = Path(os.path.relpath(path, root))
+    place = inside(root, name.parent.as_posix()) / inside(root, name.as_posix(), linked=True).name
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
+
+
+def check_links(folder: Path) -> None:
+    """Refuse links in a step's folder that lead out of it: the step would write through them.
+
+    Raises:
+        StoreError: there is one.
+    """
+    for place in folder.iterdir() if folder.is_dir() else ():
+        if place.is_symlink() and not _resolves_below(folder, place.name):
+            raise StoreError(
+                f"{place}: a link that leads out of {folder}; nothing is written through it. "
+                "Remove it; to have results on another disk, set outputs.path"
+            )
+
+
+def _leads_out(name: object, linked: bool) -> bool:
+    if not isinstance(name, str) or not name or "\0" in name:
+        return True
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts or (not linked and bool(_FOREIGN.search(name)))
+
+
+def _resolves_below(root: Path, name: str) -> bool:
+    top, place = os.path.realpath(root), os.path.realpath(root / name)
+    return os.path.commonpath([top, place]) == top
