@@ -19,8 +19,10 @@ KEEP = os.environ.get("USAM_SCREENSHOTS")
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+def browser(tmp_path_factory, local):
+    """Return a browser in which the file that `usam up` names was opened."""
     with open_chromium(tmp_path_factory.mktemp("chromium")) as driver:
+        driver.get((local.home / "open.html").as_uri())
         yield driver
 
 
