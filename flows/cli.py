@@ -10,6 +10,7 @@ import httpx
 import typer
 
 from flows import local_commands, processes  # noqa: F401  (the first adds `up` and `down`)
+from flows.secret import guard_small_server
 from usam_core.cli import terminal
 from usam_core.cli.app import app
 from usam_core.cli.options import Json, Level, ProjectFile, Verbose
@@ -132,6 +133,8 @@ def _run_flow(
         project_file=str(project.absolute()), level=level or "file", start=start, refresh=refresh
     )
     local = _use_local_server()
+    if not local:
+        guard_small_server()
     # Prefect's own small server, and Dask's workers, do not notice that their run was killed.
     processes.end_orphans()
     processes.mark_own()

@@ -28,10 +28,10 @@ _OWN_NAMES = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.IGNORECAS
 
 _LONGEST_FORM = 1024
 _POLICY_VIOLATION = 1008
-_HEADERS = [
-    (b"content-security-policy", b"frame-ancestors 'none'"),
-    (b"referrer-policy", b"no-referrer"),
-]
+_POLICY = b"frame-ancestors 'none'; connect-src 'self' data: blob:"
+# No other page may show this one in a frame, and this one tells nobody else: Prefect's pages load a
+# recorder of sessions from elsewhere before anybody has told them not to.
+_HEADERS = [(b"content-security-policy", _POLICY), (b"referrer-policy", b"no-referrer")]
 # Prefect's pages look for the secret here, and ask for it where it is missing or old. Unlike a
 # cookie it is sent to no other port of this machine, and with no request of another page.
 _ENTER = """\

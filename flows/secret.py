@@ -1,4 +1,4 @@
-"""The secret of the local server: made at its start, readable by its owner alone.
+"""The secret of a server of ours: made at its start, readable by its owner alone.
 
 Clients send it as HTTP basic authentication, as Prefect's own do. A browser gets it from a file
 that posts it to the server, so it stands in no address, no history and no list of processes.
@@ -9,6 +9,7 @@ import html
 import os
 import secrets
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -55,7 +56,7 @@ def private_folder(folder: Path) -> None:
 
 def make(folder: Path, page: str) -> str:
     """Write a new secret, and the file that opens `page` in a browser; return the secret."""
-    secret = f"usam:{secrets.token_urlsafe(32)}"
+    secret = _new()
     _write(folder / _FILE, secret)
     form = _HTML.format(action=html.escape(page + OPEN), secret=html.escape(secret))
     _write(folder / _PAGE, form)
@@ -90,6 +91,31 @@ def signed(request: httpx.Request, folder: Path) -> httpx.Request:
     """Put the secret of the server that runs now on a request of httpx."""
     request.headers["Authorization"] = f"Basic {encoded(read(folder) or '')}"
     return request
+
+
+@cache
+def guard_small_server() -> None:
+    """Let the server that Prefect starts for a run alone ask for a secret too.
+
+    Once a process, as that server is started once. A server that the user's settings name, in the
+    environment or a profile, keeps its own.
+    """
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import get_current_settings
+
+    if os.environ.get("PREFECT_API_URL") or get_current_settings().api.url:
+        return
+    secret = _new()
+    os.environ |= {
+        "PREFECT_API_AUTH_STRING": secret,
+        "PREFECT_SERVER_API_AUTH_STRING": secret,
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": "",  # it has no page
+    }
+    refresh_global_settings_context()
+
+
+def _new() -> str:
+    return f"usam:{secrets.token_urlsafe(32)}"
 
 
 def _write(file: Path, text: str) -> None:
