@@ -75,7 +75,7 @@ def test_what_is_not_a_folder_of_ours_is_refused(tmp_path, monkeypatch, kind):
         folder.write_text("")
     else:
         folder.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"server: expected a folder of this user's own.*USAM_CACHE"):
+    with pytest.raises(UserError, match=r"server: expected a folder of this user.*USAM_CACHE"):
         secret.private_folder(folder)
 
 

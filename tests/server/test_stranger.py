@@ -66,9 +66,7 @@ JSON = {"Content-Type": "application/json"}
         (EVIL | {"Content-Type": "text/plain"}, False, 403),
     ],
 )
-def test_a_stranger_neither_reads_nor_makes_nor_runs_anything(
-    local, known, headers, knows, status
-):
+def test_a_stranger_neither_reads_nor_makes_nor_runs_anything(local, known, headers, knows, status):
     before = [local.ask(f"/{kind}/filter") for kind in ("deployments", "flow_runs")]
     for method, path, body in attacks(local):
         answer = send(local, method, path, body, **headers, **(known if knows else {}))
