@@ -1,4 +1,4 @@
-"""The server that Prefect starts for one `usam run` asks for a secret; a user's own gets none of ours."""
+"""The server that Prefect starts for a run asks for a secret; another server gets none of ours."""
 
 import os
 import subprocess
@@ -24,6 +24,7 @@ def environment(tmp_path):
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     return kept | {
         "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "USAM_CACHE": str(tmp_path / "cache"),
         "PYTHONPATH": str(ROOT),
     }
