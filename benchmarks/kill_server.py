@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
-from flows import local_server
+from flows import local_server, secret
 
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 _SPAN = re.compile(r"embed shards (\d+) to (\d+) of")
@@ -31,7 +32,12 @@ class Server:
         os.environ["USAM_CACHE"] = str(folder)
         os.environ["PREFECT_RUNNER_POLL_FREQUENCY"] = "2"
         self._served = local_server.Served(port, str(project))
-        self._client = httpx.Client(base_url=self._served.api, trust_env=False, timeout=60)
+        self._client = httpx.Client(
+            base_url=self._served.api,
+            auth=partial(secret.signed, folder=local_server.home()),
+            trust_env=False,
+            timeout=60,
+        )
         self._project = project
         self._log = folder / "run.log"
 

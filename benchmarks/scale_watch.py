@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import secrets
 import socket
 import sqlite3
 import statistics
@@ -64,7 +65,10 @@ def server(home: Path) -> Iterator[Path]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     api = f"http://127.0.0.1:{port}/api"
+    password = f"usam:{secrets.token_urlsafe(32)}"
     os.environ |= {
+        "PREFECT_API_AUTH_STRING": password,
+        "PREFECT_SERVER_API_AUTH_STRING": password,
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": api,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -1,6 +1,8 @@
 """Have the quality gate's verdict sent to a web address: an automation of the Prefect server.
 
-    PREFECT_API_URL=http://127.0.0.1:4200/api python deployments/notify.py --url https://...
+    export PREFECT_API_URL=http://127.0.0.1:4200/api
+    export PREFECT_API_AUTH_STRING="$(cat ~/.cache/usam/server/auth)"  # of `usam up`
+    python deployments/notify.py --url https://...
 
 The address gets a POST with the JSON body {"text": "..."}, which incoming webhooks of Slack,
 Mattermost and others take. The text says which project did not pass, why, and where its run's page

@@ -31,6 +31,7 @@ def up(
     """Start a local server with a page that shows, starts and repeats runs; in the background."""
     from flows.local_server import Served, home, running
     from flows.local_server import up as start
+    from flows.secret import opener
     from usam_core.project import load_project
 
     if cron is not None and project is None:
@@ -43,9 +44,11 @@ def up(
     started = start(wanted)
     served = wanted if started else running() or wanted
     if json:
-        terminal.print_json({"page": served.page, "started": started, "folder": str(home())})
+        where = {"folder": str(home()), "open": str(opener(home()))}
+        terminal.print_json({"page": served.page, "started": started, **where})
         return
     _say(f"{'running' if started else 'already running'}: {served.page}")
+    _say(f"open in a browser: {opener(home()).absolute().as_uri()}")
     if served.project:
         _say(f"project: {served.project}")
     if served.cron:

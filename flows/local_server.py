@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from flows import processes
+from flows import processes, secret
 from usam_core.atomic import write_json
 from usam_core.errors import UsamError, UserError
 from usam_core.locks import only_one
@@ -58,6 +58,8 @@ def home() -> Path:
 
 def running() -> Served | None:
     """Return what runs, or None if any part of it does not."""
+    if secret.read(home()) is None:
+        return None
     try:
         served = Served(**json.loads((home() / "served.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -67,7 +69,11 @@ def running() -> Served | None:
 
 def client_environment(served: Served) -> dict[str, str]:
     """Return the settings with which a Prefect client works with the local server."""
-    return {"PREFECT_API_URL": served.api, "PREFECT_HOME": str(home() / "prefect")}
+    return {
+        "PREFECT_API_URL": served.api,
+        "PREFECT_API_AUTH_STRING": secret.read(home()) or "",
+        "PREFECT_HOME": str(home() / "prefect"),
+    }
 
 
 def up(wanted: Served) -> bool:
@@ -80,10 +86,11 @@ def up(wanted: Served) -> bool:
         False if exactly that runs already.
 
     Raises:
-        UserError: something else of ours runs, or the port is taken.
+        UserError: something else of ours runs, the port is taken, or the folder is not ours.
         UsamError: a process ended, or did not come up in time.
     """
     folder = home()
+    secret.private_folder(folder)
     with only_one(folder / ".lock", "the local server"):
         found = running()
         if found is not None:
@@ -96,6 +103,7 @@ def up(wanted: Served) -> bool:
             _start(folder, wanted)
         except BaseException:
             processes.stop_all(folder, _STOP_SECONDS)
+            secret.forget(folder)
             raise
         write_json(folder / "served.json", asdict(wanted))
     return True
@@ -104,21 +112,30 @@ def up(wanted: Served) -> bool:
 def down() -> bool:
     """Stop everything that `up` started, also after a crash; False if there was nothing."""
     folder = home()
+    secret.private_folder(folder)
     with only_one(folder / ".lock", "the local server"):
         there = bool(processes.marked(folder))
         # The flows first: they tell the server which runs end with them.
         processes.stop(folder, "flows", _STOP_SECONDS)
         processes.stop(folder, "server", _STOP_SECONDS)
         processes.stop_all(folder, _STOP_SECONDS)
+        secret.forget(folder)
         (folder / "served.json").unlink(missing_ok=True)
     return there
 
 
 def _start(folder: Path, wanted: Served) -> None:
+    password = secret.make(folder, wanted.page)
     environment = {**os.environ, **_SETTINGS, **client_environment(wanted)}
     environment.pop("PREFECT_PROFILE", None)
-    arguments = ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(wanted.port)]
-    processes.start(folder, "server", arguments, environment)
+    guarded = {
+        "PREFECT_SERVER_API_AUTH_STRING": password,
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": wanted.page,
+        # The page asks the server it came from, whatever name and port that has for the browser.
+        "PREFECT_UI_API_URL": "/api",
+    }
+    arguments = ["-m", "flows.guarded_server", "--port", str(wanted.port)]
+    processes.start(folder, "server", arguments, environment | guarded)
     _wait(folder, "server", lambda: _healthy(wanted))
 
     ready = folder / "ready.json"

@@ -6,10 +6,13 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
+
+from flows import secret
 
 ROOT = Path(__file__).parents[1]
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -38,11 +41,22 @@ class LocalServer:
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
             "PREFECT_RUNNER_POLL_FREQUENCY": "2",
         }
-        self._client = httpx.Client(base_url=f"{self.page}/api", trust_env=False, timeout=30)
+        self._client = httpx.Client(
+            base_url=f"{self.page}/api",
+            auth=partial(secret.signed, folder=self.home),
+            trust_env=False,
+            timeout=30,
+        )
 
     @property
     def home(self) -> Path:
         return self.folder / "server"
+
+    @property
+    def client(self) -> dict[str, str]:
+        """Return the settings of a Prefect client that a person gives it by hand."""
+        password = (self.home / "auth").read_text()
+        return {"PREFECT_API_URL": f"{self.page}/api", "PREFECT_API_AUTH_STRING": password}
 
     def usam(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.python("-m", "flows", *arguments)

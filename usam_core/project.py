@@ -140,7 +140,9 @@ def load_project(path: str | Path, **changes: Any) -> Project:
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(_not_yaml(file.name, error)) from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping with `classes` and `images`, got {values!r}")
+        # What kind, not what: the file may be another, and the sentence is shown on a run's page.
+        kind = {str: "text", list: "a list", type(None): "nothing"}.get(type(values), "one value")
+        raise ConfigError(f"{path}: expected a mapping with `classes` and `images`, got {kind}")
     if duplicates:
         raise ConfigError("\n".join(duplicates))
     return _checked({**values, **changes}, file, file.name, lines)

@@ -145,6 +145,26 @@ def test_a_mistake_names_line_key_value_and_expectation(project_file, text, mess
     assert re.search(message, found), found
 
 
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("root:x:0:0:hunter2\nnobody:x:1:1:hunter2\n", "text"),
+        ("- hunter2\n- {hunter2: hunter2}\n", "a list"),
+        ("4711", "one value"),
+        ("# hunter2\n", "nothing"),
+    ],
+)
+def test_a_file_that_is_no_project_is_not_quoted(project_file, text, kind):
+    found = complaint(project_file, text)
+    assert found.endswith(f"expected a mapping with `classes` and `images`, got {kind}")
+
+
+def test_of_a_mapping_that_is_no_project_only_keys_are_told(project_file):
+    found = complaint(project_file, "password: hunter2\nhosts: [hunter2, {name: hunter2}]\n")
+    assert "password: unknown key" in found
+    assert "hunter2" not in found
+
+
 def test_all_mistakes_are_told_at_once(project_file):
     found = complaint(project_file, GOOD + "seed: x\nhead: {steps: 0, lr: 1}\n")
     assert len(found.splitlines()) == 3

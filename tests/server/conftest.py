@@ -31,6 +31,7 @@ def local(tmp_path_factory):
         down = server.usam("down")
     assert down.stdout.strip() == "stopped", down.stderr
     assert processes.marked(server.home) == []
+    assert not {"auth", "open.html"} & {file.name for file in server.home.iterdir()}
 
 
 @pytest.fixture(scope="session")

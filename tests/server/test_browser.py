@@ -4,8 +4,10 @@ The pages are those below /v2, to which Prefect's server sends who opens its add
 """
 
 import base64
+import json
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -19,8 +21,10 @@ KEEP = os.environ.get("USAM_SCREENSHOTS")
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+def browser(tmp_path_factory, local):
+    """Return a browser in which the file that `usam up` names was opened."""
     with open_chromium(tmp_path_factory.mktemp("chromium")) as driver:
+        driver.get((local.home / "open.html").as_uri())
         yield driver
 
 
@@ -92,3 +96,55 @@ def test_the_form_of_a_step_offers_its_choices(browser, see, local):
     see("//*[contains(text(), 'Label with the classes, with their parents')]")
     see("//label[contains(., 'Project file')]")
     keep(browser, "form.png")
+
+
+def test_the_pages_ask_nothing_of_other_machines(browser, see, local):
+    browser.get(local.page)
+    see("//*[contains(text(), 'Deployments')]")
+    messages = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
+    asked = {
+        one["params"]["requestId"]: one["params"]["request"]["url"]
+        for one in messages
+        if one["method"] == "Network.requestWillBeSent"
+    }
+    for one in messages:
+        if one["method"] == "Network.loadingFailed" and one["params"].get("blockedReason") == "csp":
+            del asked[one["params"]["requestId"]]
+    seen = [url for url in asked.values() if urlsplit(url).scheme.startswith("http")]
+    assert seen
+    assert not [url for url in seen if not url.startswith(local.page)]
+
+
+def test_without_the_secret_the_page_asks_for_it_and_shows_nothing(browser, see, local):
+    browser.get(local.page)
+    browser.execute_script("localStorage.clear()")
+    browser.get(f"{local.page}/v2/deployments")
+    field = see("//input[@placeholder='admin:pass']")
+    assert "annotate-dataset" not in browser.page_source
+    # What a person without the file does: paste the secret.
+    field.send_keys((local.home / "auth").read_text())
+    see("//button[@type='submit'][normalize-space(.)='Login']").click()
+    see("//*[contains(text(), 'annotate-dataset')]")
+
+
+def test_a_run_is_started_by_its_form_watched_and_tried_again(browser, see, local, whole_run):
+    deployment = local.deployment("fit")["id"]
+    browser.get(f"{local.page}/v2/deployments/deployment/{deployment}/run")
+    see("//label[contains(., 'Refresh')]/following::button[@role='switch'][1]").click()
+    see("//button[@type='submit'][normalize-space(.)='Submit']").click()
+    see("//a[contains(@href, '/runs/flow-run/')]").click()
+    see("//*[contains(text(), 'fit project')]")
+    # Its page says by itself that it has ended, without being loaded again.
+    see("//*[text()='Completed']")
+    run = urlsplit(browser.current_url).path.rpartition("/")[2]
+    done = local.wait(run)
+    assert done["state"]["type"] == "COMPLETED"
+    settings = done["parameters"]["settings"]
+    assert (settings["project_file"], settings["refresh"]) == (str(local.project), True)
+
+    see("//main//button[@aria-haspopup='menu']").click()
+    see("//*[@role='menuitem'][contains(., 'Retry')]").click()
+    see("//*[@role='dialog' or @role='alertdialog']//button[contains(., 'Retry')]").click()
+    see("//*[contains(text(), 'AwaitingRetry') or contains(text(), 'Running')]")
+    done = local.wait(run)
+    assert (done["state"]["type"], done["run_count"]) == ("COMPLETED", 2)

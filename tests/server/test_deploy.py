@@ -18,7 +18,7 @@ def deployed(local):
         deployment["name"] += "-pool"
     (local.folder / "prefect.yaml").write_text(yaml.safe_dump(settings))
     client = {
-        "PREFECT_API_URL": f"{local.page}/api",
+        **local.client,
         "PREFECT_HOME": str(local.folder / "worker"),
         "USAM_HOME": str(local.project.parent),
     }

@@ -45,8 +45,9 @@ def strict_gate(local):
 
 
 def notify(local, *arguments):
-    client = {"PREFECT_API_URL": f"{local.page}/api", "PREFECT_HOME": str(local.folder / "client")}
-    return local.python(str(ROOT / "deployments" / "notify.py"), *arguments, **client)
+    script = str(ROOT / "deployments" / "notify.py")
+    own = {"PREFECT_HOME": str(local.folder / "client")}
+    return local.python(script, *arguments, **local.client, **own)
 
 
 def test_a_run_that_does_not_pass_fails_with_pictures_and_a_notice(

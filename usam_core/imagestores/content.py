@@ -1,8 +1,8 @@
 """What a file or a Zarr folder holds, as a digest; what tells cheaply that it did not change."""
 
+import errno
 import functools
 import hashlib
-import errno
 import os
 import threading
 import time
