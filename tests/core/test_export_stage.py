@@ -179,6 +179,7 @@ def test_a_crafted_ledger_takes_nothing_away(file):
                 row = ("coco", name, "x", part, digest, None, None)
                 table.execute("INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         result = run_step("export", opened(file), refresh=True)
+        assert (victim / "thesis" / "chapter.txt").is_file()
         assert sum("stays below it" in note for note in result.summary["notes"]) == len(names)
         assert export.drop_edits(opened(file)) == 0
     assert (victim / "thesis" / "chapter.txt").read_text() == "years"
