@@ -1,12 +1,14 @@
 """Reads a file of a single picture with Pillow, or says why it cannot be used."""
 
 import io
+import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile
 
+from usam_core.imagestores.limits import check_values
 from usam_core.pixels import (
     OWN_WINDOW,
     STRETCHED,
@@ -91,6 +93,7 @@ def open_picture(
     image = _identify(file, path)
     width, height = image.size
     check_size(path, (height, width), max_megapixels)
+    check_values(path, width * height * len(image.getbands()), file.seek(0, io.SEEK_END))
     try:
         _check_pages(path, image)
     except BadImage:
@@ -143,12 +146,32 @@ def check_scans(path: str | Path, image: ImageFile.ImageFile, content: bytes) ->
     """
     # Each scan of a progressive JPEG goes over all pixels again: a small file with thousands of
     # them would take hours. In coded data the marker's first byte never stands alone.
-    scans = content.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
+    scans = scans_in(content) if image.format in ("JPEG", "MPO") else 0
     if scans > MOST_SCANS:
         raise BadImage(
             "too_many_scans",
             f"{path}: the JPEG has {scans} scans; expected at most {MOST_SCANS}. Save it again",
         )
+
+
+def scans_in(content: bytes) -> int:
+    """Return how many scans a JPEG has, at most."""
+    return content.count(b"\xff\xda")
+
+
+def jpeg_size(content: bytes) -> tuple[int, int]:
+    """Return rows and columns that the frame header of a JPEG speaks of; 0 where there is none."""
+    place = 2
+    while place + 9 <= len(content):
+        if content[place] != 0xFF:
+            place += 1
+            continue
+        kind = content[place + 1]
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            return struct.unpack(">HH", content[place + 5 : place + 9])
+        bare = kind in (0x00, 0x01, 0xFF) or 0xD0 <= kind <= 0xD9
+        place += 1 if bare else 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return 0, 0
 
 
 def _identify(file: io.BufferedIOBase, path: str | Path) -> ImageFile.ImageFile:

@@ -30,6 +30,7 @@ REASONS = {
     "multi_page": "several planes in one file, and no address that says which one",
     "no_plane": "the file has no plane of this address",
     "no_channel": "images.channels speaks of a channel that the image does not have",
+    "implausible": "its header speaks of more than its bytes can hold, or than is read of any file",
     "too_many_scans": "a JPEG made to take for ever",
     "truncated": "begins like an image, but the data end early or are damaged",
     "undecodable": "the library that reads it failed, and not as it does on data that end early",
