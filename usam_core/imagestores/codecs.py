@@ -143,14 +143,14 @@ def _decode(name: str, data: Any, most: int) -> bytes:
 
 
 def _blosc(data: memoryview, most: int) -> bytes:
-    """Decode Blosc 1, whose library believes the sizes in the header."""
+    """Decode Blosc 1, whose library believes the sizes in the header (numcodecs#228)."""
     if len(data) < 16:
         raise ValueError(f"cannot decompress: a Blosc chunk of {len(data)} bytes")
     version, _, flags, typesize, nbytes, blocksize, cbytes = struct.unpack("<4B3I", data[:16])
     starts = -(-nbytes // blocksize) if blocksize and not flags & 2 else 0
     right = (
         version == 2
-        and cbytes == len(data)
+        and cbytes <= len(data)
         and nbytes <= most
         and typesize > 0
         and 0 < max(blocksize, not nbytes) <= max(nbytes, 1)
@@ -165,7 +165,7 @@ def _blosc(data: memoryview, most: int) -> bytes:
             f"cannot decompress: a Blosc header of {nbytes} bytes in blocks of {blocksize}, "
             f"{cbytes} compressed; the chunk has {len(data)} and at most {most} decoded"
         )
-    return numcodecs.Blosc().decode(data)
+    return numcodecs.Blosc().decode(data[:cbytes])
 
 
 def _lz4(data: memoryview, most: int) -> bytes:
