@@ -219,14 +219,15 @@ def _check_pages(path: str | Path, image: ImageFile.ImageFile) -> None:
 
 def _full_pages(image: ImageFile.ImageFile) -> int:
     """Return 1, or 2 for "more than one": thumbnails, overviews and masks do not count."""
-    if getattr(image, "n_frames", 1) == 1:
-        return 1
-    pages = 0
-    for page in range(image.n_frames):
-        image.seek(page)
-        pages += not image.tag_v2.get(_KIND_TAG, 0) & _SECONDARY
-        if pages > 1:
+    pages = page = 0
+    # Without `n_frames`, which reads every page of thousands.
+    while pages < 2:
+        try:
+            image.seek(page)
+        except EOFError:
             break
+        pages += not image.tag_v2.get(_KIND_TAG, 0) & _SECONDARY
+        page += 1
     image.seek(0)
     return max(pages, 1)
 

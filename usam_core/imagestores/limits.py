@@ -32,8 +32,7 @@ def check_count(address: str | Path, what: str, count: int, size: Size) -> None:
     Raises:
         BadImage: with the code `implausible`.
     """
-    most = MOST if count > MOST or count <= FREE else min(MOST, FREE + _bytes(size, MOST))
-    if count > most:
+    if count > FREE and count > (most := min(MOST, FREE + _bytes(size, MOST))):
         raise BadImage(
             "implausible",
             f"{address}: its header speaks of {count} {what}; expected at most {most} in a file of "
