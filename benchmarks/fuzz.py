@@ -51,12 +51,12 @@ def main() -> int:
     if options.child:
         _serve(folder, options.seed)
         return 0
-    folder.mkdir(parents=True, exist_ok=True)
     log = folder / "cases.jsonl"
     done = _read(log)
     wanted = [("image", n) for n in range(options.images)]
     wanted += [("container", n) for n in range(options.containers)]
     left = [case for case in wanted if (options.seed, *case) not in done]
+    folder.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         for found in run(folder, left, options.seed):
             file.write(json.dumps({"seed": options.seed, **found}) + "\n")
@@ -75,7 +75,8 @@ def run(folder: Path, cases: list[tuple[str, int]], seed: int) -> Iterator[dict[
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         ) as child:
-            child.stdout.readline()  # it has imported everything and read one of each kind
+            if not child.stdout.readline():  # it has imported everything and read one of each kind
+                raise RuntimeError(f"{folder}: a child cannot read the undamaged files")
             while left:
                 kind, number = left.pop(0)
                 began = time.monotonic()

@@ -93,7 +93,9 @@ def open_picture(
     image = _identify(file, path)
     width, height = image.size
     check_size(path, (height, width), max_megapixels)
+    place = file.tell()
     check_values(path, width * height * len(image.getbands()), file.seek(0, io.SEEK_END))
+    file.seek(place)
     try:
         _check_pages(path, image)
     except BadImage:

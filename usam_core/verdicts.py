@@ -60,7 +60,7 @@ _DECODERS = ("imagecodecs", "tifffile")
 """Packages whose own exceptions say the same."""
 _DAMAGE = ("checksum", "decompress", "missing dimensions")
 """Words of exceptions without a type of their own: zarr's, numcodecs', Pillow's on a cut TIFF."""
-_UNSUPPORTED = ("unknown", "supported", "cannot handle")
+_UNSUPPORTED = ("unknown", "supported", "cannot handle", "no zarr data type")
 _MISTAKES = (TypeError, AttributeError, LookupError)
 """Of a library's code, whatever words they hold."""
 

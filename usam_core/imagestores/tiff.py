@@ -123,11 +123,11 @@ class _Series:
         self._array: np.ndarray | zarr.Array | None = None
         self._orientation = _orientation(key)
         self._refuse_what_is_not_read()
+        self._check_claims()
         height, width = self._layout.size_hw
         if self._orientation >= 5:
             height, width = width, height
         names, is_colour = self._channels(names)
-        self._check_claims()
         dtype = np.dtype(np.uint8) if self._is_palette else series.dtype
         used = key.bitspersample if isinstance(key.bitspersample, int) else max(key.bitspersample)
         self.info = PlaneInfo(
@@ -142,6 +142,7 @@ class _Series:
         """Refuse what the file cannot hold; of one block of bytes it must hold all."""
         file, series, key, lay = self._file.filehandle, self._series, self._key, self._layout
         check_count(file.path, "planes", math.prod(lay.lengths), file.size)
+        check_count(file.path, "channels", lay.channels * lay.samples, file.size)
         if series.dataoffset is not None:
             end = series.dataoffset + math.prod(series.shape) * series.dtype.itemsize
             if end > file.size:
@@ -294,9 +295,11 @@ def _within(decode: Callable[..., Any], pixels: int) -> Callable[..., Any]:
     def checked(data: bytes | None, index: int, **options: Any) -> Any:
         height, width = jpeg_size(data) if data else (0, 0)
         if height * width > 4 * pixels:
-            raise ValueError(f"corrupt: a JPEG of {width} x {height} in a tile of {pixels} values")
+            raise ValueError(
+                f"cannot decompress: a JPEG of {width} x {height} in a tile of {pixels} values"
+            )
         if data and scans_in(data) > MOST_SCANS:
-            raise ValueError(f"corrupt: a JPEG of more than {MOST_SCANS} scans in a tile")
+            raise ValueError(f"cannot decompress: a JPEG of more than {MOST_SCANS} scans")
         return decode(data, index, **options)
 
     return checked

@@ -68,14 +68,16 @@ class ZarrStore(ImageStore):
                 f"array's lengths {self._array.shape}"
             )
         self._layout = layout(axes, self._array.shape)
+        self._check_claims()
         self._info = PlaneInfo(
             size_hw=self._layout.size_hw,
             channels=named(names, self._layout.channels * self._layout.samples),
             dtype=np.dtype(self._array.dtype).name,
         )
-        self._check_claims(path)
 
-    def _check_claims(self, path: str) -> None:
+    def _check_claims(self) -> None:
+        path = self._path
+
         def size() -> int | None:
             return None if is_url(path) else folder_stamp(path).bytes
 
@@ -83,6 +85,7 @@ class ZarrStore(ImageStore):
         height, width = layout.size_hw
         plane = height * width * layout.channels * layout.samples * array.dtype.itemsize
         check_count(path, "planes", math.prod(layout.lengths), size)
+        check_count(path, "channels", layout.channels * layout.samples, size)
         check_values(path, plane, size)
         check_count(path, "chunks in a plane", _parts(array.shape, array.chunks, layout.axes), size)
         check_count(
