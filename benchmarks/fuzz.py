@@ -233,7 +233,7 @@ def _read_all(folder: Path, tile: int | None) -> dict[str, Any]:
 
     try:
         rows = list(list_images(config, folder).itertuples())
-        for row in rows[:: max(1, len(rows) // _MOST_PLANES)] if tile else rows[:200]:
+        for row in rows[:: max(1, len(rows) // _MOST_PLANES)] if tile else rows[:50]:
             address = f"{folder}/{row.path}"
             if row.status != "ok":
                 found.update(end="quarantined", code=row.code)

@@ -203,6 +203,7 @@ def _identify(file: io.BufferedIOBase, path: str | Path) -> ImageFile.ImageFile:
 
 def _check_pages(path: str | Path, image: ImageFile.ImageFile) -> None:
     if image.format == "TIFF":
+        _check_parts(image)
         pages = _full_pages(image)
         if pages > 1:
             raise BadImage(
@@ -217,6 +218,14 @@ def _check_pages(path: str | Path, image: ImageFile.ImageFile) -> None:
             f"{path}: the {image.format} file is animated; expected a single picture. Save the "
             "frame that counts as a file of its own",
         )
+
+
+def _check_parts(image: ImageFile.ImageFile) -> None:
+    """Refuse a TIFF with fewer tiles or strips than its size needs: the rest would be black."""
+    corners = [part.extents for part in image.tile]
+    held = sum((right - left) * (bottom - top) for left, top, right, bottom in corners)
+    if held < image.width * image.height:
+        raise EOFError(f"{image.width} x {image.height} pixels, tiles or strips for {held} of them")
 
 
 def _full_pages(image: ImageFile.ImageFile) -> int:

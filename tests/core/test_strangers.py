@@ -218,6 +218,7 @@ def bombs(tmp_path_factory):
     return {one["name"]: one for one in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TIFFS, *ZARRS, *(n for n in OTHERS if n != "pages")])
 def test_a_bomb_is_a_verdict_within_little_memory(bombs, name):
     found = bombs[name]
@@ -229,6 +230,7 @@ def test_a_bomb_is_a_verdict_within_little_memory(bombs, name):
     assert found["code"] in ("implausible", "truncated", "unsupported", "no_values"), found
 
 
+@pytest.mark.slow
 def test_twenty_thousand_pages_are_so_many_images(bombs):
     assert bombs["pages"]["end"] == "read"
     assert bombs["pages"]["mib"] < MOST_MIB
@@ -330,6 +332,20 @@ def test_whole_containers_come_back_as_written(tmp_path, monkeypatch):
         np.testing.assert_array_equal(found, stack)
         read += 1
     assert read == 18
+
+
+def test_a_picture_with_fewer_strips_than_rows_is_no_black_picture(tmp_path):
+    for dtype, compression in (("u1", None), ("u2", None), ("u2", "zlib"), ("u1", "lzw")):
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(
+            path, np.full((40, 56), 7, dtype), rowsperstrip=8, compression=compression,
+            metadata=None,
+        )  # fmt: skip
+        read_image(path)
+        tags(path, ImageLength=80)
+        with pytest.raises(BadImage) as caught:
+            read_image(path)
+        assert caught.value.quarantined.code == "truncated"
 
 
 def test_counts_are_held_against_the_size():

@@ -262,10 +262,13 @@ class _Series:
         size = self._file.filehandle.size
         if self._series.dataoffset is not None:
             return
+        pages = [page for page in self._pages(place) if page is not None]
+        parts = min((len(page.dataoffsets) for page in pages), default=math.inf)
+        if parts < (wanted := math.prod(self._key.chunked)):
+            raise EOFError(f"a page of {wanted} tiles or strips has {parts}")
         ends = [
             offset + count
-            for page in self._pages(place)
-            if page is not None
+            for page in pages
             for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
         ]
         if max(ends, default=0) > size:
