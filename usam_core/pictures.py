@@ -93,9 +93,7 @@ def open_picture(
     image = _identify(file, path)
     width, height = image.size
     check_size(path, (height, width), max_megapixels)
-    place = file.tell()
-    check_values(path, width * height * len(image.getbands()), file.seek(0, io.SEEK_END))
-    file.seek(place)
+    check_values(path, width * height * len(image.getbands()), lambda: _size(file))
     try:
         _check_pages(path, image)
     except BadImage:
@@ -103,6 +101,13 @@ def open_picture(
     except Exception as error:  # decoders raise anything on damaged bytes
         raise damaged(path, error) from error
     return image
+
+
+def _size(file: io.BufferedIOBase) -> int:
+    place = file.tell()
+    size = file.seek(0, io.SEEK_END)
+    file.seek(place)
+    return size
 
 
 def decode(path: str | Path, content: bytes, max_megapixels: float, window: Window) -> DecodedImage:
