@@ -1,12 +1,14 @@
 """Reads a file of a single picture with Pillow, or says why it cannot be used."""
 
 import io
+import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile
 
+from usam_core.imagestores.limits import check_values
 from usam_core.pixels import (
     OWN_WINDOW,
     STRETCHED,
@@ -91,6 +93,7 @@ def open_picture(
     image = _identify(file, path)
     width, height = image.size
     check_size(path, (height, width), max_megapixels)
+    check_values(path, width * height * len(image.getbands()), lambda: _size(file))
     try:
         _check_pages(path, image)
     except BadImage:
@@ -98,6 +101,13 @@ def open_picture(
     except Exception as error:  # decoders raise anything on damaged bytes
         raise damaged(path, error) from error
     return image
+
+
+def _size(file: io.BufferedIOBase) -> int:
+    place = file.tell()
+    size = file.seek(0, io.SEEK_END)
+    file.seek(place)
+    return size
 
 
 def decode(path: str | Path, content: bytes, max_megapixels: float, window: Window) -> DecodedImage:
@@ -143,12 +153,32 @@ def check_scans(path: str | Path, image: ImageFile.ImageFile, content: bytes) ->
     """
     # Each scan of a progressive JPEG goes over all pixels again: a small file with thousands of
     # them would take hours. In coded data the marker's first byte never stands alone.
-    scans = content.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
+    scans = scans_in(content) if image.format in ("JPEG", "MPO") else 0
     if scans > MOST_SCANS:
         raise BadImage(
             "too_many_scans",
             f"{path}: the JPEG has {scans} scans; expected at most {MOST_SCANS}. Save it again",
         )
+
+
+def scans_in(content: bytes) -> int:
+    """Return how many scans a JPEG has, at most."""
+    return content.count(b"\xff\xda")
+
+
+def jpeg_size(content: bytes) -> tuple[int, int]:
+    """Return rows and columns that the frame header of a JPEG speaks of; 0 where there is none."""
+    place = 2
+    while place + 9 <= len(content):
+        if content[place] != 0xFF:
+            place += 1
+            continue
+        kind = content[place + 1]
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            return struct.unpack(">HH", content[place + 5 : place + 9])
+        bare = kind in (0x00, 0x01, 0xFF) or 0xD0 <= kind <= 0xD9
+        place += 1 if bare else 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return 0, 0
 
 
 def _identify(file: io.BufferedIOBase, path: str | Path) -> ImageFile.ImageFile:
@@ -178,6 +208,7 @@ def _identify(file: io.BufferedIOBase, path: str | Path) -> ImageFile.ImageFile:
 
 def _check_pages(path: str | Path, image: ImageFile.ImageFile) -> None:
     if image.format == "TIFF":
+        _check_parts(image)
         pages = _full_pages(image)
         if pages > 1:
             raise BadImage(
@@ -194,16 +225,25 @@ def _check_pages(path: str | Path, image: ImageFile.ImageFile) -> None:
         )
 
 
+def _check_parts(image: ImageFile.ImageFile) -> None:
+    """Refuse a TIFF with fewer tiles or strips than its size needs: the rest would be black."""
+    corners = [part.extents for part in image.tile]
+    held = sum((right - left) * (bottom - top) for left, top, right, bottom in corners)
+    if held < image.width * image.height:
+        raise EOFError(f"{image.width} x {image.height} pixels, tiles or strips for {held} of them")
+
+
 def _full_pages(image: ImageFile.ImageFile) -> int:
     """Return 1, or 2 for "more than one": thumbnails, overviews and masks do not count."""
-    if getattr(image, "n_frames", 1) == 1:
-        return 1
-    pages = 0
-    for page in range(image.n_frames):
-        image.seek(page)
-        pages += not image.tag_v2.get(_KIND_TAG, 0) & _SECONDARY
-        if pages > 1:
+    pages = page = 0
+    # Without `n_frames`, which reads every page of thousands.
+    while pages < 2:
+        try:
+            image.seek(page)
+        except EOFError:
             break
+        pages += not image.tag_v2.get(_KIND_TAG, 0) & _SECONDARY
+        page += 1
     image.seek(0)
     return max(pages, 1)
 

@@ -30,6 +30,7 @@ REASONS = {
     "multi_page": "several planes in one file, and no address that says which one",
     "no_plane": "the file has no plane of this address",
     "no_channel": "images.channels speaks of a channel that the image does not have",
+    "implausible": "its header speaks of more than its bytes can hold, or than is read of any file",
     "too_many_scans": "a JPEG made to take for ever",
     "truncated": "begins like an image, but the data end early or are damaged",
     "undecodable": "the library that reads it failed, and not as it does on data that end early",
@@ -59,7 +60,7 @@ _DECODERS = ("imagecodecs", "tifffile")
 """Packages whose own exceptions say the same."""
 _DAMAGE = ("checksum", "decompress", "missing dimensions")
 """Words of exceptions without a type of their own: zarr's, numcodecs', Pillow's on a cut TIFF."""
-_UNSUPPORTED = ("unknown", "supported", "cannot handle")
+_UNSUPPORTED = ("unknown", "supported", "cannot handle", "no zarr data type")
 _MISTAKES = (TypeError, AttributeError, LookupError)
 """Of a library's code, whatever words they hold."""
 

@@ -244,6 +244,8 @@ def _check_folder(path: str) -> None:
 def _reads_as_tiff(file: str | bytes) -> bool:
     try:
         TiffStore(file if isinstance(file, str) else io.BytesIO(file)).close()
+    except BadImage:
+        raise
     except Exception:  # decoders raise anything on damaged bytes
         return False
     return True

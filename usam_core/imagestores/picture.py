@@ -8,6 +8,7 @@ import imagecodecs
 import numpy as np
 from PIL import ImageFile
 
+from usam_core.imagestores.apart import apart
 from usam_core.imagestores.base import ALL, ImageStore, Plane, PlaneInfo
 from usam_core.imagestores.opener import open_bytes
 from usam_core.pictures import check_scans, grey_type, open_picture, stored_mode
@@ -102,7 +103,7 @@ class PictureStore(ImageStore):
                 is_deep = deep_colours(image, content) > 0
                 # To look for the orientation Pillow may decode the image, and forget its depth.
                 if is_deep:
-                    values = _decode_deep(image, content)
+                    values = _decode_deep(self._path, image, content)
                 turned = orientation(image)
                 if is_deep:
                     return upright_planes(values, turned)
@@ -143,12 +144,13 @@ def deep_colours(image: ImageFile.ImageFile, content: bytes) -> int:
     return 2 if mode.startswith("LA") else len(image.getbands())
 
 
-def _decode_deep(image: ImageFile.ImageFile, content: bytes) -> np.ndarray:
+def _decode_deep(path: str, image: ImageFile.ImageFile, content: bytes) -> np.ndarray:
     """Return uint16 (c, h, w) as the file holds it."""
     if image.format == "PNG":
         values = imagecodecs.png_decode(content)
     elif image.format == "JPEG2000":
-        values = imagecodecs.jpeg2k_decode(content)
+        most = image.width * image.height * len(image.getbands()) * 2
+        values = apart(path, most, imagecodecs.jpeg2k_decode, content)
     elif image.format == "PPM" and image.tile[0].codec_name == "ppm":
         values = _portable(image, content)
     else:

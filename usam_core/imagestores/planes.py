@@ -136,6 +136,10 @@ def _size(size_hw: tuple[int, int], tile: int | None) -> str:
 
 def _rows(row: pa.RecordBatch, planes: Sequence[tuple[Plane, str]]) -> pa.RecordBatch:
     path, sha256 = row["path"][0].as_py(), row["sha256"][0].as_py()
+    # The text of all planes, once for each of them, would be as many squared.
+    place = row.schema.get_field_index("planes")
+    field = row.schema.field(place)
+    row = row.set_column(place, field, pa.array([""], field.type))
     many = row.take(pa.array([0] * len(planes)))
     columns = {
         "path": [str(ImageRef(path, plane)) for plane, _ in planes],

@@ -5,6 +5,7 @@ objects may refuse to. Only a group that says nothing of what it holds has to be
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -14,6 +15,7 @@ import zarr
 
 from usam_core.digest import value_digest
 from usam_core.errors import InputError, StoreAccessError
+from usam_core.imagestores.limits import check_count
 from usam_core.imagestores.opener import FileInfo, info, join, open_bytes, try_again
 from usam_core.imagestores.zarr_store import array_names, images_in
 from usam_core.verdicts import library_verdicts, verdict_on
@@ -104,6 +106,9 @@ def _files(node: zarr.Group | zarr.Array, arrays: dict[str, zarr.Array]) -> Iter
         before = f"{name}/" if name else ""
         yield from (f"{before}{file}" for file in _METADATA[version])
         # Of a sharded array the grid of its files is the shards'.
+        files = array.shards or array.chunks
+        count = math.prod(-(-n // m) for n, m in zip(array.shape, files, strict=True))
+        check_count(name, "chunks", count, None)
         for place in array.metadata.chunk_grid.all_chunk_coords(array.shape):
             yield before + array.metadata.encode_chunk_key(place)
 

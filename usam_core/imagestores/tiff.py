@@ -1,19 +1,23 @@
 """TIFF and OME-TIFF stacks: series, time, z, channels; of a pyramid its full size alone."""
 
+import io
 import math
 import threading
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
-from itertools import product
-from typing import BinaryIO
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, product
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
 import zarr
 
 from usam_core.errors import InputError
+from usam_core.imagestores.apart import apart
 from usam_core.imagestores.axes import Layout, layout, named
 from usam_core.imagestores.base import ALL, ImageStore, Plane, PlaneInfo
+from usam_core.imagestores.limits import MOST, check_count, check_metadata, check_part, check_values
+from usam_core.pictures import MOST_SCANS, jpeg_size, scans_in
 from usam_core.pixels import upright_planes
 
 _SECONDARY = 0b101  # NewSubfileType: bit 0 a smaller copy of another page, bit 2 a mask
@@ -25,6 +29,15 @@ _PARTS = 8
 _COLOURS = ("red", "green", "blue")
 _ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
 _PHOTOMETRIC = tifffile.PHOTOMETRIC
+_COMPRESSION = tifffile.COMPRESSION
+_JPEG = (_COMPRESSION.JPEG, _COMPRESSION.OJPEG)
+_TRUSTED = (
+    *(_COMPRESSION.NONE, _COMPRESSION.LZW, _COMPRESSION.ADOBE_DEFLATE, _COMPRESSION.DEFLATE),
+    *(_COMPRESSION.PACKBITS, _COMPRESSION.ZSTD, _COMPRESSION.LZMA, _COMPRESSION.JPEG),
+)
+"""Compressions that are decoded here: the library is told how many bytes may come out. All others
+bring sizes of their own, or decoders that few have tried to break: they are decoded apart."""
+_PAGES_LOOKED_AT = 16
 
 
 class TiffStore(ImageStore):
@@ -34,16 +47,20 @@ class TiffStore(ImageStore):
 
     Args:
         file: path of the file, or what is open for reading.
+        decodes_all: decode compressions here that are else decoded in a process apart.
 
     Raises:
         InputError: a kind of TIFF that is not read here; the message says which.
+        BadImage: its header speaks of more than the file can hold.
         Exception: whatever the library raises on damaged bytes.
     """
 
-    def __init__(self, file: str | BinaryIO) -> None:
+    def __init__(self, file: str | BinaryIO, *, decodes_all: bool = False) -> None:
         self._lock = threading.RLock()
+        self._source, self._decodes_all = file, decodes_all
         self._file = tifffile.TiffFile(file, _multifile=False)
         try:
+            _check_claims(self._file)
             self._series = [_Series(self._file, *found) for found in _full_size(self._file)]
             if not self._series:
                 raise InputError(f"{file}: no picture of full size; expected at least one page")
@@ -70,7 +87,11 @@ class TiffStore(ImageStore):
         """Return (c, h, w), upright; ink on white (`MINISWHITE`) is turned into light."""
         series, place = self._planes[plane]
         with self._lock:
-            return series.read(place, rows, columns, channels)
+            if series.is_trusted or self._decodes_all:
+                return series.read(place, rows, columns, channels)
+        source = self._source if isinstance(self._source, str) else self._source.getvalue()
+        name, most = self._file.filehandle.path, series.plane_bytes
+        return apart(name, most, _read, source, plane, rows, columns, channels)
 
     def in_parts(self, plane: Plane) -> bool:
         """Return whether it lies upright, in tiles or strips, or is not compressed."""
@@ -102,6 +123,7 @@ class _Series:
         self._array: np.ndarray | zarr.Array | None = None
         self._orientation = _orientation(key)
         self._refuse_what_is_not_read()
+        self._check_claims()
         height, width = self._layout.size_hw
         if self._orientation >= 5:
             height, width = width, height
@@ -115,6 +137,31 @@ class _Series:
             bits=used if dtype.kind == "u" and used < 8 * dtype.itemsize else None,
             is_colour=is_colour,
         )
+
+    def _check_claims(self) -> None:
+        """Refuse what the file cannot hold; of one block of bytes it must hold all."""
+        file, series, key, lay = self._file.filehandle, self._series, self._key, self._layout
+        check_count(file.path, "planes", math.prod(lay.lengths), file.size)
+        check_count(file.path, "channels", lay.channels * lay.samples, file.size)
+        if series.dataoffset is not None:
+            end = series.dataoffset + math.prod(series.shape) * series.dtype.itemsize
+            if end > file.size:
+                raise EOFError(f"values end at byte {end}, the file at {file.size}")
+            return
+        check_values(file.path, self.plane_bytes, file.size)
+        check_part(file.path, math.prod(key.chunks) * key.dtype.itemsize)
+        check_count(file.path, "tiles or strips in a plane", math.prod(key.chunked), file.size)
+        if key.compression in _JPEG:
+            key.decode = _within(key.decode, math.prod(key.chunks))
+
+    @property
+    def plane_bytes(self) -> int:
+        lay = self._layout
+        return math.prod((*lay.size_hw, lay.channels, lay.samples, self._series.dtype.itemsize))
+
+    @property
+    def is_trusted(self) -> bool:
+        return self._series.dataoffset is not None or self._key.compression in _TRUSTED
 
     @property
     def in_parts(self) -> bool:
@@ -214,19 +261,88 @@ class _Series:
         # The library fills what a cut file lacks with zeros.
         size = self._file.filehandle.size
         if self._series.dataoffset is not None:
-            ends = [
-                self._series.dataoffset
-                + math.prod(self._series.shape) * self._series.dtype.itemsize
-            ]
-        else:
-            ends = [
-                offset + count
-                for page in self._pages(place)
-                if page is not None
-                for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
-            ]
+            return
+        pages = [page for page in self._pages(place) if page is not None]
+        parts = min((len(page.dataoffsets) for page in pages), default=math.inf)
+        if parts < (wanted := math.prod(self._key.chunked)):
+            raise EOFError(f"a page of {wanted} tiles or strips has {parts}")
+        ends = [
+            offset + count
+            for page in pages
+            for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+        ]
         if max(ends, default=0) > size:
             raise EOFError(f"values end at byte {max(ends)}, the file at {size}")
+
+
+def _read(
+    source: str | bytes,
+    plane: Plane,
+    rows: slice,
+    columns: slice,
+    channels: Sequence[int] | None,
+) -> np.ndarray:
+    """Return what `TiffStore.read` does; called in a process apart."""
+    with TiffStore(
+        source if isinstance(source, str) else io.BytesIO(source), decodes_all=True
+    ) as it:
+        return it.read(plane, rows, columns, channels)
+
+
+def _within(decode: Callable[..., Any], pixels: int) -> Callable[..., Any]:
+    """Return a page's decoder that refuses a JPEG of more pixels than its tile has.
+
+    The library makes room for what the JPEG says of itself, and fills what it lacks with grey.
+    """
+
+    def checked(data: bytes | None, index: int, **options: Any) -> Any:
+        height, width = jpeg_size(data) if data else (0, 0)
+        if height * width > 4 * pixels:
+            raise ValueError(
+                f"cannot decompress: a JPEG of {width} x {height} in a tile of {pixels} values"
+            )
+        if data and scans_in(data) > MOST_SCANS:
+            raise ValueError(f"cannot decompress: a JPEG of more than {MOST_SCANS} scans")
+        return decode(data, index, **options)
+
+    return checked
+
+
+def _check_claims(file: tifffile.TiffFile) -> None:
+    """Refuse pages and OME-XML that would fill the memory before the library believes them.
+
+    Raises:
+        BadImage: the file cannot hold what they speak of.
+    """
+    path, size = file.filehandle.path, file.filehandle.size
+    check_count(path, "pages", len(file.pages), size)
+    said = file.ome_metadata if file.is_ome else None
+    if not said:
+        return
+    check_metadata(path, len(said))
+    try:
+        root = ElementTree.fromstring(said)
+    except ElementTree.ParseError:
+        return
+    for pixels in root.iterfind("./{*}Image/{*}Pixels"):
+        sizes = {axis: int(pixels.get(f"Size{axis}", 1)) for axis in "XYZCT"}
+        parts = pixels.findall("./{*}TiffData")
+        counts = [_number(part, "PlaneCount", _number(part, "NumPlanes", 0)) for part in parts]
+        check_count(path, "planes", sum(count or 1 for count in counts), size)
+        # An entry without a number means every page.
+        check_count(path, "planes", counts.count(0) * len(file.pages) // 64, size)
+        named = dict.fromkeys(_number(part, "IFD", 0) for part in parts)
+        pages = [n for n in islice((0, *named), _PAGES_LOOKED_AT) if 0 <= n < len(file.pages)]
+        smallest = min((max(1, file.pages[n].size) for n in pages), default=1)
+        check_count(path, "planes", math.prod(sizes.values()) // smallest, size)
+    for along in root.iter():
+        if "Start" in along.attrib and "End" in along.attrib:
+            start, end, step = (float(along.get(key, 1)) for key in ("Start", "End", "Step"))
+            check_count(path, "planes", int(min(MOST + 1, abs(end - start) / abs(step or 1))), size)
+
+
+def _number(element: ElementTree.Element, name: str, default: int) -> int:
+    return int(element.get(name, default))
 
 
 def _full_size(

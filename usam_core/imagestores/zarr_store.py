@@ -1,15 +1,27 @@
 """OME-Zarr images (0.4 and 0.5) and plain Zarr arrays (n, h, w[, c])."""
 
+import math
+import os
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import zarr
 
 from usam_core.errors import InputError
-from usam_core.imagestores.axes import CHANNELS, layout, named
+from usam_core.imagestores.axes import CHANNELS, SAMPLES, layout, named
 from usam_core.imagestores.base import ALL, ImageStore, Plane, PlaneInfo
+from usam_core.imagestores.codecs import guard
+from usam_core.imagestores.content import folder_stamp
+from usam_core.imagestores.limits import (
+    FREE,
+    MOST,
+    check_count,
+    check_metadata,
+    check_values,
+)
 from usam_core.imagestores.opener import file_system, is_url, join, try_again
 
 _OLD_AXES = "tczyx"
@@ -18,6 +30,9 @@ _PLAIN_AXES = {2: "yx", 3: "iyx", 4: "iyxc"}
 _EXPECTED = "expected an OME-Zarr image, or an array"
 _LABELS = "labels"
 _SERIES_LAYOUT = "bioformats2raw.layout"
+_METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
+_DEEPEST = 8
+"""Groups in groups that are looked into: a plate's fields are in the third."""
 
 
 class ZarrStore(ImageStore):
@@ -33,7 +48,7 @@ class ZarrStore(ImageStore):
 
     def __init__(self, path: str) -> None:
         self._path = path
-        node = zarr.open(path, mode="r")
+        node = open_node(path)
         names: Sequence[str] = ()
         if isinstance(node, zarr.Array):
             self._array, axes = node, _plain_axes(path, node)
@@ -44,6 +59,7 @@ class ZarrStore(ImageStore):
             self._array = _full_size(path, node, image)
             axes = _axes(image, self._array.ndim)
             names = _channel_names(node)
+        guard(path, self._array)
         if self._array.shards is not None and is_url(path):
             _check_parts(join(path, f"{self._array.path}/zarr.json".lstrip("/")))
         if len(axes) != self._array.ndim:
@@ -52,10 +68,31 @@ class ZarrStore(ImageStore):
                 f"array's lengths {self._array.shape}"
             )
         self._layout = layout(axes, self._array.shape)
+        self._check_claims()
         self._info = PlaneInfo(
             size_hw=self._layout.size_hw,
             channels=named(names, self._layout.channels * self._layout.samples),
             dtype=np.dtype(self._array.dtype).name,
+        )
+
+    def _check_claims(self) -> None:
+        path = self._path
+
+        def size() -> int | None:
+            return None if is_url(path) else folder_stamp(path).bytes
+
+        array, layout = self._array, self._layout
+        height, width = layout.size_hw
+        plane = height * width * layout.channels * layout.samples * array.dtype.itemsize
+        check_count(path, "planes", math.prod(layout.lengths), size)
+        check_count(path, "channels", layout.channels * layout.samples, size)
+        check_values(path, plane, size)
+        check_count(path, "chunks in a plane", _parts(array.shape, array.chunks, layout.axes), size)
+        check_count(
+            path,
+            "chunks in a shard",
+            math.prod(array.shards or (1,)) // math.prod(array.chunks),
+            size,
         )
 
     def planes(self) -> list[Plane]:
@@ -104,8 +141,40 @@ def images_in(path: str) -> list[str]:
     Raises:
         Exception: whatever the library raises on damaged metadata.
     """
-    node = zarr.open(path, mode="r")
-    return [""] if isinstance(node, zarr.Array) else list(_images_of(node))
+    node = open_node(path)
+    if isinstance(node, zarr.Array):
+        return [""]
+    found = list(islice(_images_of(node, _DEEPEST), MOST + 1))
+    check_count(path, "images", len(found), None)
+    return found
+
+
+def open_node(path: str) -> zarr.Group | zarr.Array:
+    """Open a group or an array, its description no larger than can be.
+
+    Raises:
+        BadImage: it is larger.
+        Exception: whatever the library raises on damaged metadata.
+    """
+    if not is_url(path):
+        _check_metadata(path)
+    return zarr.open(path, mode="r")
+
+
+def _check_metadata(folder: str) -> None:
+    for name in _METADATA:
+        file = os.path.join(folder, name)
+        if os.path.isfile(file):
+            check_metadata(file, os.path.getsize(file))
+
+
+def _parts(shape: Sequence[int], chunks: Sequence[int], axes: Sequence[str]) -> int:
+    """Return how many chunks the rows, columns and channels of one plane touch."""
+    return math.prod(
+        -(-length // chunk)
+        for length, chunk, axis in zip(shape, chunks, axes, strict=True)
+        if axis in ("y", "x", CHANNELS, SAMPLES)
+    )
 
 
 def array_names(group: zarr.Group) -> list[str]:
@@ -120,27 +189,39 @@ def array_names(group: zarr.Group) -> list[str]:
     return [level["path"] for level in image["datasets"]]
 
 
-def _images_of(group: zarr.Group) -> Iterator[str]:
+def _images_of(group: zarr.Group, deepest: int) -> Iterator[str]:
     said = _said(group)
+    if not deepest:
+        raise InputError(f"{group.store_path}: more than {_DEEPEST} groups inside each other")
     if _multiscales(group) is not None:
         yield ""
     elif "plate" in said:
-        for well in said["plate"]["wells"]:
-            yield from _below(well["path"], group[well["path"]])
+        wells = dict.fromkeys(well["path"] for well in said["plate"]["wells"])
+        _check_listed(group, "wells", len(wells))
+        for path in wells:
+            yield from _below(path, group[path], deepest)
     elif "well" in said:
-        yield from (field["path"] for field in said["well"]["images"])
+        fields = dict.fromkeys(field["path"] for field in said["well"]["images"])
+        _check_listed(group, "fields", len(fields))
+        yield from fields
     else:
         for name in sorted(group.keys(), key=_by_number):
             if name == _LABELS or (_SERIES_LAYOUT in said and name == "OME"):
                 continue
-            yield from _below(name, group[name])
+            yield from _below(name, group[name], deepest)
 
 
-def _below(name: str, node: zarr.Group | zarr.Array) -> Iterator[str]:
+def _check_listed(group: zarr.Group, what: str, count: int) -> None:
+    """Refuse a list of wells or fields, each of which is opened, that no plate has."""
+    if count > FREE:
+        raise InputError(f"{group.store_path}: {count} {what}; expected at most {FREE}")
+
+
+def _below(name: str, node: zarr.Group | zarr.Array, deepest: int) -> Iterator[str]:
     if isinstance(node, zarr.Array):
         yield name
         return
-    for path in _images_of(node):
+    for path in _images_of(node, deepest - 1):
         yield f"{name}/{path}" if path else name
 
 
@@ -161,6 +242,8 @@ def _multiscales(group: zarr.Group) -> dict[str, Any] | None:
 
 def _full_size(path: str, group: zarr.Group, image: dict[str, Any]) -> zarr.Array:
     name = image["datasets"][0]["path"]
+    if not is_url(path):
+        _check_metadata(os.path.join(path, name))
     found = group.get(name)
     if not isinstance(found, zarr.Array):
         raise InputError(f"{path}: multiscales speak of the array {name!r}; expected it there")

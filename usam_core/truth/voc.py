@@ -10,6 +10,7 @@ from PIL import Image
 from usam_core.digest import file_digest, value_digest
 from usam_core.errors import InputError
 from usam_core.image_ref import ImageRef
+from usam_core.imagestores.limits import check_values
 from usam_core.outputs.coco_json import mask_record
 from usam_core.truth.base import VOID, label_numbers
 
@@ -105,7 +106,8 @@ class VocTruth:
 def _read(path: Path, *, deep: bool = False) -> np.ndarray:
     """Return the values of a palette or greyscale PNG, uint8 (h, w); uint16 too where `deep`."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=["PNG"]) as picture:
+            check_values(path, picture.width * picture.height, path.stat().st_size)
             values = np.asarray(picture)
     except Exception as error:  # decoders raise anything on damaged bytes
         raise InputError(f"{path}: cannot be read as a label PNG ({error!r})") from error

@@ -1,0 +1,472 @@
+"""Small files of every kind that is read, and damage to them: for `fuzz.py` and its tests."""
+
+import json
+import shutil
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numcodecs
+import numpy as np
+import tifffile
+import zarr
+import zarr.codecs as codecs
+from PIL import Image
+
+H, W = 40, 56
+_EXTREMES = (
+    0,
+    1,
+    2,
+    7,
+    127,
+    128,
+    255,
+    256,
+    32767,
+    65535,
+    2**20,
+    10**9,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+)
+_SIZES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    16: 8,
+    17: 8,
+    18: 8,
+}
+"""Bytes of a TIFF tag's types."""
+
+
+def _values(dtype: str = "uint8", *shape: int) -> np.ndarray:
+    """Return smooth values with some noise, so that every compression has something to do."""
+    shape = shape or (H, W, 3)
+    ramp = np.arange(np.prod(shape)).reshape(shape)
+    noise = np.random.default_rng(0).integers(0, 9, shape)
+    most = 1 if dtype.startswith("float") else np.iinfo(dtype).max
+    return ((ramp % 251 + noise) / 260 * most).astype(dtype)
+
+
+def write_images(folder: Path) -> list[Path]:
+    """Write one file of each kind of single picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rgb, grey, deep = _values(), _values("uint8", H, W), _values("uint16", H, W)
+    colour, palette = Image.fromarray(rgb), Image.fromarray(rgb).convert("P")
+    made: dict[str, Callable[[Path], Any]] = {
+        "baseline.jpg": lambda p: colour.save(p, quality=90),
+        "progressive.jpg": lambda p: colour.save(p, progressive=True, subsampling=2),
+        "grey.jpg": lambda p: Image.fromarray(grey).save(p),
+        "ink.jpg": lambda p: colour.convert("CMYK").save(p),
+        "turned.jpg": lambda p: colour.save(p, exif=_turned()),
+        "rgb.png": lambda p: colour.save(p),
+        "alpha.png": lambda p: colour.convert("RGBA").save(p),
+        "grey16.png": lambda p: Image.fromarray(deep).save(p),
+        "rgb16.png": lambda p: p.write_bytes(_png(_values("uint16"), 16)),
+        "palette.png": lambda p: palette.save(p, transparency=3),
+        "bilevel.png": lambda p: Image.fromarray(grey).convert("1").save(p),
+        "interlaced.png": lambda p: p.write_bytes(_png(rgb, 8, interlaced=True)),
+        "interlaced16.png": lambda p: p.write_bytes(_png(_values("uint16"), 16, interlaced=True)),
+        "palette.gif": lambda p: palette.save(p),
+        "rgb.bmp": lambda p: colour.save(p),
+        "palette.bmp": lambda p: palette.save(p),
+        "lossy.webp": lambda p: colour.save(p, quality=80),
+        "lossless.webp": lambda p: colour.convert("RGBA").save(p, lossless=True),
+        "rgb.avif": lambda p: colour.save(p),
+        "rgb.jp2": lambda p: colour.save(p),
+        "grey16.jp2": lambda p: Image.fromarray(deep).save(p),
+        "rgb16.jp2": lambda p: p.write_bytes(_jp2(_values("uint16"))),
+        "tiled.jp2": lambda p: colour.save(p, tile_size=(32, 32), irreversible=True),
+        "rgb.ppm": lambda p: colour.save(p),
+        "plain.ppm": lambda p: p.write_bytes(b"P3 9 9 99 " + b"7 8 9 " * 81),
+        "rgb16.ppm": lambda p: p.write_bytes(
+            b"P6 56 40 65535\n" + _values("uint16").byteswap().tobytes()
+        ),
+        "grey16.pgm": lambda p: p.write_bytes(b"P5 56 40 4095\n" + deep.byteswap().tobytes()),
+        "raw.tif": lambda p: tifffile.imwrite(p, rgb, metadata=None),
+        "lzw.tif": lambda p: tifffile.imwrite(p, rgb, compression="lzw", predictor=True),
+        "packbits.tif": lambda p: tifffile.imwrite(p, grey, compression="packbits", rowsperstrip=7),
+        "jpeg.tif": lambda p: tifffile.imwrite(p, rgb, compression="jpeg", tile=(16, 32)),
+        "palette.tif": lambda p: palette.save(p, compression="tiff_lzw"),
+        "fax.tif": lambda p: Image.fromarray(grey).convert("1").save(p, compression="group4"),
+        "planar.tif": lambda p: tifffile.imwrite(
+            p, rgb.transpose(2, 0, 1), planarconfig="separate", compression="zlib"
+        ),
+        "deep.tif": lambda p: tifffile.imwrite(p, deep, compression="zlib", tile=(16, 16)),
+        "float.tif": lambda p: tifffile.imwrite(
+            p, _values("float32", H, W), compression="zlib", predictor=True
+        ),
+    }
+    return _write(folder, made)
+
+
+def write_containers(folder: Path) -> list[Path]:
+    """Write one of each kind of TIFF with planes, and of Zarr."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stack = _values("uint16", 3, H, W)
+    rgb, five = _values("uint16"), _values("uint16", 2, 3, 2, H, W)
+    tile = {"tile": (16, 32)}
+
+    def tiff(name: str, values: np.ndarray, **said: Any) -> dict[str, Callable[[Path], Any]]:
+        return {name: lambda path: tifffile.imwrite(path, values, **said)}
+
+    made = {
+        **tiff("pages.tif", stack, metadata=None, photometric="minisblack"),
+        **tiff("shaped.tif", stack, photometric="minisblack"),
+        **tiff("shaped_lzw.tif", stack, photometric="minisblack", compression="lzw"),
+        **tiff("imagej.tif", stack, imagej=True),
+        **tiff("imagej_zlib.tif", stack, imagej=True, compression="zlib"),
+        **tiff(
+            "big.tif", stack, bigtiff=True, photometric="minisblack", compression="zstd", **tile
+        ),
+        **tiff("hyper.ome.tif", five, metadata={"axes": "TZCYX"}),
+        **tiff("lzw.ome.tif", five, metadata={"axes": "TZCYX"}, compression="lzw", **tile),
+        **tiff("rgb16.tif", rgb, photometric="rgb", compression="deflate", predictor=True),
+        **tiff("planar16.tif", rgb.transpose(2, 0, 1), photometric="rgb", planarconfig="separate"),
+        **tiff("end.tif", stack, byteorder=">", photometric="minisblack", compression="lzma"),
+        **tiff(
+            "jpeg.tif", stack.astype("u1"), photometric="minisblack", compression="jpeg", **tile
+        ),
+        **{
+            name: made
+            for kind in ("jpeg2000", "jpegxl", "jpegxr", "lerc", "png", "webp")
+            for name, made in _rare(kind, tile).items()
+        },
+    }
+    written = _write(folder, made)
+    for version in (2, 3):
+        for name, options in _compressors(version).items():
+            path = folder / f"v{version}_{name}.zarr"
+            array = zarr.create_array(
+                path,
+                shape=stack.shape,
+                dtype="u2",
+                chunks=(1, 20, 28),
+                zarr_format=version,
+                **options,
+            )
+            array[:] = stack
+            written.append(path)
+    for version, zarr_format in (("0.4", 2), ("0.5", 3)):
+        for name, options in _compressors(zarr_format).items():
+            if name not in ("blosc_lz4", "zstd", "sharded", "gzip"):
+                continue
+            path = folder / f"ome_{version}_{name}.zarr"
+            _ome(path, version, five, options)
+            written.append(path)
+    plate = folder / "plate.zarr"
+    zarr.open_group(plate, mode="w", zarr_format=2).attrs["plate"] = {
+        "wells": [{"path": "A/1"}],
+        "rows": [{"name": "A"}],
+        "columns": [{"name": "1"}],
+    }
+    zarr.open_group(plate / "A", mode="w", zarr_format=2)
+    zarr.open_group(plate / "A/1", mode="w", zarr_format=2).attrs["well"] = {
+        "images": [{"path": "0"}]
+    }
+    _ome(plate / "A/1/0", "0.4", five, {})
+    return [*written, plate]
+
+
+def _rare(kind: str, tile: dict[str, Any]) -> dict[str, Callable[[Path], Any]]:
+    deep = kind in ("lerc", "png", "jpeg2000")  # the others are of 8 bit here
+    values = _values("uint16" if deep else "uint8")
+    return {
+        f"{kind}.tif": lambda path: tifffile.imwrite(
+            path, values, photometric="rgb", compression=kind, **tile
+        )
+    }
+
+
+def _compressors(version: int) -> dict[str, dict[str, Any]]:
+    if version == 2:
+        shuffled = numcodecs.Blosc("blosclz", shuffle=2)
+        return {
+            "raw": {"compressors": None},
+            "blosc_lz4": {"compressors": numcodecs.Blosc("lz4")},
+            "blosc_zstd": {"compressors": numcodecs.Blosc("zstd", blocksize=512)},
+            "blosclz": {"compressors": shuffled},
+            "zstd": {"compressors": numcodecs.Zstd()},
+            "gzip": {"compressors": numcodecs.GZip()},
+            "zlib": {"compressors": numcodecs.Zlib()},
+            "lz4": {"compressors": numcodecs.LZ4()},
+            "bz2": {"compressors": numcodecs.BZ2()},
+            "delta": {"compressors": numcodecs.Zstd(), "filters": [numcodecs.Delta("<u2")]},
+            "shuffle": {"compressors": numcodecs.Zlib(), "filters": [numcodecs.Shuffle(2)]},
+        }
+    return {
+        "raw": {"compressors": None},
+        "blosc_lz4": {"compressors": codecs.BloscCodec(cname="lz4")},
+        "blosc_zlib": {"compressors": codecs.BloscCodec(cname="zlib", shuffle="bitshuffle")},
+        "zstd": {"compressors": codecs.ZstdCodec()},
+        "gzip": {"compressors": [codecs.GzipCodec(), codecs.Crc32cCodec()]},
+        "sharded": {"shards": (1, 40, 56), "compressors": codecs.BloscCodec(cname="lz4")},
+        "sharded_zstd": {"shards": (3, 40, 56), "compressors": codecs.ZstdCodec()},
+    }
+
+
+def _ome(path: Path, version: str, values: np.ndarray, options: dict[str, Any]) -> None:
+    group = zarr.open_group(path, mode="w", zarr_format=2 if version == "0.4" else 3)
+    if "shards" in options:
+        options = {**options, "shards": (1, 1, 1, 40, 56)}
+    group.create_array(
+        "0", shape=values.shape, dtype=values.dtype, chunks=(1, 1, 1, 20, 28), **options
+    )[:] = values
+    said = {
+        "version": version,
+        "multiscales": [
+            {
+                "version": version,
+                "axes": [
+                    {"name": axis, "type": {"t": "time", "c": "channel"}.get(axis, "space")}
+                    for axis in "tzcyx"
+                ],
+                "datasets": [{"path": "0"}],
+            }
+        ],
+        "omero": {"channels": [{"label": "a"}, {"label": "b"}]},
+    }
+    group.attrs.update(said if version == "0.4" else {"ome": said})
+
+
+def _write(folder: Path, made: dict[str, Callable[[Path], Any]]) -> list[Path]:
+    written = []
+    for name, make in made.items():
+        make(folder / name)
+        written.append(folder / name)
+    return written
+
+
+def _turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+def _jp2(values: np.ndarray) -> bytes:
+    import imagecodecs
+
+    return imagecodecs.jpeg2k_encode(values, level=0)
+
+
+def _png(values: np.ndarray, bits: int, interlaced: bool = False) -> bytes:
+    """Return a PNG of colours; Pillow writes none of 16 bit, and none interlaced."""
+    passes = [(0, 0, 1, 1)]
+    if interlaced:
+        passes = [
+            (0, 0, 8, 8),
+            (0, 4, 8, 8),
+            (4, 0, 8, 4),
+            (0, 2, 4, 4),
+            (2, 0, 4, 2),
+            (0, 1, 2, 2),
+        ]
+        passes.append((1, 0, 2, 1))
+    rows = b"".join(
+        b"\0" + row.astype(f">u{bits // 8}").tobytes()
+        for top, left, down, across in passes
+        for row in values[top::down, left::across]
+    )
+    head = struct.pack(">2I5B", W, H, bits, 2, 0, 0, int(interlaced))
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*part) for part in parts)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def damage(source: Path, target: Path, rng: np.random.Generator) -> str:
+    """Write a damaged copy of a file or a Zarr folder; return what was done."""
+    if source.is_file():
+        content, how = _damaged(source.read_bytes(), source.suffix, rng)
+        target.write_bytes(content)
+        return how
+    shutil.copytree(source, target)
+    files = sorted(path for path in target.rglob("*") if path.is_file())
+    chunks = [path for path in files if not _describes(path)]
+    done = []
+    for _ in range(rng.integers(1, 3)):
+        among = chunks if rng.random() < 0.5 else [path for path in files if _describes(path)]
+        path = among[rng.integers(len(among))]
+        suffix = ".json" if _describes(path) and not done else ".chunk"
+        if not path.stat().st_size:
+            continue
+        content, how = _damaged(path.read_bytes(), suffix, rng)
+        path.write_bytes(content)
+        done.append(how)
+    return "+".join(done)
+
+
+def _describes(path: Path) -> bool:
+    return path.name.startswith(".z") or path.suffix == ".json"
+
+
+def _damaged(content: bytes, suffix: str, rng: np.random.Generator) -> tuple[bytes, str]:
+    fields = {".tif": _tiff_field, ".png": _png_field, ".jpg": _jpeg_field, ".json": _json_field}
+    ways = [_bytes, _bits, _head, _cut, _longer, _moved]
+    if suffix in fields:
+        ways += [fields[suffix]] * 5
+    way = ways[rng.integers(len(ways))]
+    return bytes(way(bytearray(content), rng)), way.__name__.strip("_")
+
+
+def _bytes(data: bytearray, rng: np.random.Generator) -> bytearray:
+    for _ in range(2 ** rng.integers(0, 6)):
+        data[rng.integers(len(data))] = rng.integers(256)
+    return data
+
+
+def _bits(data: bytearray, rng: np.random.Generator) -> bytearray:
+    for _ in range(2 ** rng.integers(0, 4)):
+        data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+    return data
+
+
+def _head(data: bytearray, rng: np.random.Generator) -> bytearray:
+    for _ in range(rng.integers(1, 4)):
+        place = int(rng.integers(min(len(data), 2 ** rng.integers(4, 11))))
+        kind = "<>"[rng.integers(2)] + "BHIQ"[rng.integers(4)]
+        value = int(rng.choice(_EXTREMES)) % 2 ** (8 * struct.calcsize(kind))
+        data[place : place + struct.calcsize(kind)] = struct.pack(kind, value)
+    return data
+
+
+def _cut(data: bytearray, rng: np.random.Generator) -> bytearray:
+    return data[: rng.integers(len(data))]
+
+
+def _longer(data: bytearray, rng: np.random.Generator) -> bytearray:
+    return data + rng.bytes(int(2 ** rng.integers(0, 13)))
+
+
+def _moved(data: bytearray, rng: np.random.Generator) -> bytearray:
+    """Copy, move or take out a stretch of bytes."""
+    start, place = sorted(rng.integers(len(data), size=2))
+    part = data[start : start + rng.integers(1, 400)]
+    way = rng.integers(3)
+    if way == 0:
+        return data[:start] + data[start + len(part) :]
+    data[place : place + (len(part) if way == 1 else 0)] = part
+    return data
+
+
+def _png_field(data: bytearray, rng: np.random.Generator) -> bytearray:
+    """Change a number of the header, its checksum right again."""
+    start = [16, 20, 24, 25, 28][rng.integers(5)]
+    kind = ">I" if start < 24 else ">B"
+    value = int(rng.choice(_EXTREMES)) % 2 ** (8 * struct.calcsize(kind))
+    if start < 24 and rng.random() < 0.7:
+        value = int(2 ** rng.uniform(0, 15))
+    struct.pack_into(kind, data, start, value)
+    struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
+    return data
+
+
+def _jpeg_field(data: bytearray, rng: np.random.Generator) -> bytearray:
+    """Change a number of one of the segments: sizes of the frame, tables, scans."""
+    marks = [i for i in range(2, len(data) - 20) if data[i] == 0xFF and data[i + 1] >= 0xC0]
+    place = marks[rng.integers(min(len(marks), 12))] + 2
+    struct.pack_into(">H", data, int(place + rng.integers(0, 12)), int(2 ** rng.uniform(0, 16)))
+    return data
+
+
+def _tiff_field(data: bytearray, rng: np.random.Generator) -> bytearray:
+    """Change a tag of one of the pages: its number, type, count or value."""
+    tags = list(_tags(data))
+    if not tags:
+        return _bytes(data, rng)
+    order, place, is_big = tags[rng.integers(len(tags))]
+    kind, count = struct.unpack_from(f"{order}H{'Q' if is_big else 'I'}", data, place + 2)
+    value = int(rng.choice(_EXTREMES)) if rng.random() < 0.7 else int(2 ** rng.uniform(0, 32))
+    what = rng.integers(8)
+    if what == 0:
+        struct.pack_into(f"{order}H", data, place, value % 2**16)
+    elif what == 1:
+        struct.pack_into(f"{order}H", data, place + 2, value % 19)
+    elif what == 2:
+        struct.pack_into(f"{order}I", data, place + 4, value % 2**32)
+    else:
+        start, size = place + (12 if is_big else 8), _SIZES.get(kind, 1)
+        if size * count > (8 if is_big else 4):
+            (start,) = struct.unpack_from(f"{order}{'Q' if is_big else 'I'}", data, start)
+            start += size * int(rng.integers(max(1, min(count, 64))))
+        letter = {1: "B", 2: "H", 4: "I", 8: "Q"}[size]
+        if start + size <= len(data):
+            struct.pack_into(f"{order}{letter}", data, start, value % 2 ** (8 * size))
+    return data
+
+
+def _tags(data: bytearray) -> Iterator[tuple[str, int, bool]]:
+    """Yield byte order, place and kind of the tags of the first pages of a TIFF."""
+    order = "<" if data[:2] == b"II" else ">"
+    is_big = data[2 if order == "<" else 3] == 43
+    (place,) = struct.unpack_from(f"{order}{'Q' if is_big else 'I'}", data, 8 if is_big else 4)
+    for _ in range(4):
+        if not 0 < place < len(data) - 20:
+            return
+        (count,) = struct.unpack_from(f"{order}{'Q' if is_big else 'H'}", data, place)
+        first, each = place + (8 if is_big else 2), 20 if is_big else 12
+        yield from ((order, first + each * n, is_big) for n in range(min(count, 60)))
+        place = first + each * count
+        if place + 8 > len(data):
+            return
+        (place,) = struct.unpack_from(f"{order}{'Q' if is_big else 'I'}", data, place)
+
+
+def _json_field(data: bytearray, rng: np.random.Generator) -> bytearray:
+    """Replace, drop or repeat one value somewhere in a JSON file."""
+    said = json.loads(data)
+    inner = list(_places(said))
+    if not inner:
+        return _bytes(data, rng)
+    where, key = inner[rng.integers(len(inner))]
+    old = where[key]
+    values = [
+        *_EXTREMES,
+        -1,
+        1.5,
+        None,
+        True,
+        "",
+        "x" * 1000,
+        [],
+        {},
+        "../..",
+        "|O",
+        "<f8",
+        "pickle",
+    ]
+    way = rng.integers(5)
+    if way == 0:
+        del where[key]
+    elif way == 1 and isinstance(old, list):
+        where[key] = old * int(rng.choice([0, 2, 1000]))
+    elif way == 2 and isinstance(old, str):
+        names = ("pickle", "vlen-utf8", "json2", "msgpack2", "zstd", "gzip", "blosc", "|V9", "<U8")
+        where[key] = names[rng.integers(len(names))]
+    else:
+        where[key] = values[rng.integers(len(values))]
+    return bytearray(json.dumps(said).encode())
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, inner in list(pairs):
+        yield value, key
+        if isinstance(inner, dict | list):
+            yield from _places(inner)
