@@ -23,7 +23,7 @@ from usam_core.stages import embed
 from usam_core.stages.annotate_notes import notes_on_edits, notes_on_settings, review_summary
 from usam_core.stages.blocks import block_inputs, head_blocks
 from usam_core.stages.calibrated import calibration_file
-from usam_core.stages.decided import decided, decisions_digest
+from usam_core.stages.decided import decided, decisions_digest, notes_on_decisions
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labellable import labellable
 from usam_core.stages.labelled import listed_pairs, tiled_images
@@ -31,7 +31,13 @@ from usam_core.stages.labelling import Part, is_edited, label_part, part_holds
 from usam_core.stages.labelling_large import LargePart, label_large
 from usam_core.stages.looking import draw_overlays
 from usam_core.stages.reading import reading
-from usam_core.stages.record import StepResult, digests, intact_record, read_record
+from usam_core.stages.record import (
+    StepResult,
+    digests,
+    intact_record,
+    labels_record,
+    read_record,
+)
 from usam_core.stamps import CheckedFolders
 
 _LABELLING = ("usam_core.stages.labelling", "usam_core.stages.labelling_large")
@@ -126,7 +132,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "instances": sum(counts.values()),
             "per_class": counts,
             "edited": changed,
-            "notes": [*notes_on_settings(project), *notes_on_edits(changed)],
+            "notes": _notes(project, changed),
             **review_summary(_read(done), sum(map(len, said.values()))),
         },
         outputs=digests(folder, [folder / COCO, folder / RUN, *done, *overlays]),
@@ -158,7 +164,7 @@ def intact(project: Project, key: str) -> StepResult | None:
             checked.add(folder)
             checked.save([folder.name])
     summary = {**record.summary, "labelled": 0, "reused": record.summary["images"]}
-    summary |= {"edited": changed, "notes": [*notes_on_settings(project), *notes_on_edits(changed)]}
+    summary |= {"edited": changed, "notes": _notes(project, changed)}
     return replace(record, reused=True, summary=summary)
 
 
@@ -189,6 +195,14 @@ def edits(project: Project) -> Iterator[Edit]:
             yield Edit("annotate", entry["file_name"], path, None, changed, {})
 
 
+def edited_images(project: Project) -> list[str]:
+    """Return the images whose label PNGs a person has changed, sorted; see `intact`."""
+    folder = step_folder(project, "annotate")
+    if CheckedFolders(folder / CHECKED, value_digest(labels_record(project).outputs)).holds(folder):
+        return []
+    return sorted(e["file_name"] for e in recorded(folder) if is_edited(folder, e))
+
+
 def head_path(project: Project) -> Path:
     """Return the head that labels: of `fit`, the one that `inference.head` names.
 
@@ -203,6 +217,10 @@ def head_path(project: Project) -> Path:
     chosen = f"{project.config.inference.head}.safetensors"
     # Without distillation there is the teacher only.
     return Path(record.path).with_name(chosen) if chosen in record.outputs else Path(record.path)
+
+
+def _notes(project: Project, edited: int) -> list[str]:
+    return [*notes_on_settings(project), *notes_on_edits(edited), *notes_on_decisions(project)]
 
 
 def _labelling(project: Project) -> dict[str, Any]:
