@@ -161,9 +161,7 @@ def _fault_of_id(entry: Any) -> tuple[str | None, Id | None]:
     return ("without a usable id" if number is None else None), number
 
 
-def _annotation_fault(
-    entry: Any, images: dict[Id, Image], categories: dict[Id, str]
-) -> str | None:
+def _annotation_fault(entry: Any, images: dict[Id, Image], categories: dict[Id, str]) -> str | None:
     if not isinstance(entry, dict):
         return "no mapping of keys to values"
     for key, known in (("image_id", images), ("category_id", categories)):
