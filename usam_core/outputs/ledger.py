@@ -25,6 +25,10 @@ CREATE TABLE IF NOT EXISTS part (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS file_part ON file (format, part);
 """
+_COLUMNS = {
+    "file": ["format", "path", "image", "part", "sha256", "planned", "stamp"],
+    "part": ["format", "part", "key"],
+}
 _TOGETHER = 1000
 
 
@@ -52,8 +56,18 @@ class Ledger:
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         self.folder = file.parent
-        self._db = sqlite3.connect(file)
-        self._db.executescript(_TABLES)
+        try:
+            self._db = sqlite3.connect(file)
+            self._db.executescript(_TABLES)
+            for table, columns in _COLUMNS.items():
+                found = [row[1] for row in self._db.execute(f"PRAGMA table_info({table})")]
+                if found != columns:
+                    raise sqlite3.DatabaseError(f"{table} has the columns {found}")
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"{file}: no ledger of an export, or damaged ({error}); move it away and run "
+                "again: exported files whose labels changed count as edited by hand then"
+            ) from error
 
     def __enter__(self) -> "Ledger":
         return self
@@ -63,7 +77,8 @@ class Ledger:
         if isinstance(error, sqlite3.Error):
             raise StoreError(
                 f"{self.folder}: what was exported cannot be written down: {error}. Free space or "
-                "allow writing there, and run again: what was done is kept"
+                "allow writing there, or move a damaged ledger away, and run again: what was done "
+                "is kept"
             ) from error
 
     def relative(self, path: Path) -> str:

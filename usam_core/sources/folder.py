@@ -8,6 +8,7 @@ import pandas as pd
 from usam_core.config import ClassSpec, plain
 from usam_core.config_images import ImagesConfig
 from usam_core.errors import InputError
+from usam_core.imagestores.spelling import local_path, with_slashes
 from usam_core.listing import list_files, list_images
 from usam_core.progress import SILENT, Progress
 from usam_core.sources.base import Collected, Rejected, TrainingPicture, class_folder
@@ -82,7 +83,9 @@ class FolderSource:
 
     def _listed_in_csv(self, spec: ClassSpec, progress: Progress) -> pd.DataFrame:
         rows = class_table(self.root, "path", spec)
-        files = [(str(self.root.parent / path), self.root.parent / path) for path in rows["path"]]
+        folder = self.root.parent
+        paths = (folder / with_slashes(local_path(path), str(folder)) for path in rows["path"])
+        files = [(str(path), path) for path in paths]
         cache = self._cache / f"{class_folder(spec.name)}.csv.parquet"
         return list_files(self._images, files, cache, progress)
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from usam_core.code import code_digest
 from usam_core.compute import Piece, run_pieces
 from usam_core.digest import file_digest, value_digest, values_digest
-from usam_core.errors import MissingStepError
+from usam_core.errors import MissingStepError, StoreError
 from usam_core.headfile import card_path, load_head
 from usam_core.outputs.coco_json import assemble
 from usam_core.outputs.edits import Edit, changed_counts, label_counts
@@ -37,6 +37,7 @@ from usam_core.stages.record import (
     intact_record,
     labels_record,
     read_record,
+    whole_output,
 )
 from usam_core.stamps import CheckedFolders
 
@@ -85,6 +86,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     contents = found.contents()
     labelling = value_digest(_labelling(project))
     names = {path: f"{name}.png" for path, name in output_names(contents).items()}
+    _drop_damaged(folder)
     written = _written(folder)
     blocks = head_blocks(project)
     said = decided(project)
@@ -156,7 +158,7 @@ def intact(project: Project, key: str) -> StepResult | None:
     if not checked.holds(folder):
         if intact_record(folder, key) is None:
             return None
-        parts = [folder / name for name in record.outputs if name.startswith(f"{PARTS}/")]
+        parts = [folder / name for name in _parts(folder)]
         if not all(part_holds(folder, part) for part in parts):
             return None
         changed = sum(is_edited(folder, entry) for entry in _read(parts))
@@ -179,7 +181,7 @@ def entries(folder: Path) -> Iterator[dict[str, Any]]:
 
 def recorded(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the same, shard by shard, so that one shard is held at a time."""
-    return _read(sorted((folder / PARTS).glob("*.json")))
+    return _read(whole_output(folder, name) for name in sorted(_parts(folder)))
 
 
 def edits(project: Project) -> Iterator[Edit]:
@@ -251,9 +253,24 @@ def _decisions(project: Project) -> dict[str, str]:
     return {"decisions": decisions_digest(d for of_image in said.values() for d in of_image)}
 
 
-def _read(parts: list[Path]) -> Iterator[dict[str, Any]]:
+def _parts(folder: Path) -> list[str]:
+    """Return the recorded parts, by their names in the folder."""
+    record = read_record(folder)
+    return [name for name in record.outputs if name.startswith(f"{PARTS}/")] if record else []
+
+
+def _read(parts: Iterable[Path]) -> Iterator[dict[str, Any]]:
     for part in parts:
         yield from json.loads(part.read_text(encoding="utf-8"))
+
+
+def _drop_damaged(folder: Path) -> None:
+    """Remove parts that are not as they were recorded: their images are labelled again."""
+    for name in _parts(folder):
+        try:
+            whole_output(folder, name)
+        except StoreError:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _written(folder: Path) -> dict[str, str]:
@@ -262,7 +279,7 @@ def _written(folder: Path) -> dict[str, str]:
     for part in (folder / PARTS).glob("*.json"):
         try:
             found |= {entry["png"]: entry["png_sha256"] for entry in _read([part])}
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue  # it does not hold, and its images are labelled again
     return found
 

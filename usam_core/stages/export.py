@@ -40,6 +40,7 @@ from usam_core.stages.record import (
     intact_record,
     labels_record,
     made_digest,
+    whole_output,
 )
 
 CALCULATIONS = ("usam_core.stages.exporting", "usam_core.outputs.formats")
@@ -87,7 +88,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         for name in parts:
             jobs = _jobs(project, writers, name, record.outputs[name], ledger)
             if jobs:
-                entries = json.loads((labels / name).read_text(encoding="utf-8"))
+                entries = json.loads(whole_output(labels, name).read_bytes())
                 export_part(Path(name).stem, entries, jobs, project.images.root, ledger)
                 fresh += 1
             bar.advance()

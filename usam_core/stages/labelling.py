@@ -146,7 +146,7 @@ def part_holds(folder: Path, part: Path) -> bool:
     """Return whether a part's file is there, and every label PNG as it was written or edited."""
     try:
         return all(_png_holds(folder / e["png"], e) for e in json.loads(part.read_text("utf-8")))
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

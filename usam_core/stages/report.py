@@ -30,7 +30,14 @@ from usam_core.sources.base import manifest_path
 from usam_core.stages import collect
 from usam_core.stages.calibrated import calibration_file, read_calibration
 from usam_core.stages.folders import step_folder
-from usam_core.stages.record import StepResult, digests, labels_record, made_digest, read_record
+from usam_core.stages.record import (
+    StepResult,
+    digests,
+    labels_record,
+    made_digest,
+    read_record,
+    whole_output,
+)
 
 CALCULATIONS = (
     "usam_core.report.about",
@@ -217,16 +224,19 @@ def _calibration(project: Project, scored: StepResult | None) -> list[dict[str, 
     for record, what in ((fitted, "masks of held-out scenes"), (scored, "listed masks with truth")):
         table = Path(record.path).parent / "reliability.csv" if record else None
         if table and table.name in record.outputs:
-            found.append(calibration_part(pd.read_csv(table), what))
+            found.append(
+                calibration_part(pd.read_csv(whole_output(table.parent, table.name)), what)
+            )
     return found
 
 
 def _metrics(scored: StepResult | None) -> dict[str, Any] | None:
     if scored is None:
         return None
-    file = Path(scored.path)
-    metrics = json.loads(file.read_text(encoding="utf-8"))
-    return metrics_part(metrics, pd.read_csv(file.with_name("per_class.csv")), scored.summary)
+    folder = Path(scored.path).parent
+    metrics = json.loads(whole_output(folder, Path(scored.path).name).read_bytes())
+    table = pd.read_csv(whole_output(folder, "per_class.csv"))
+    return metrics_part(metrics, table, scored.summary)
 
 
 def _training(project: Project, album: Album) -> list[dict[str, Any]]:
@@ -234,5 +244,5 @@ def _training(project: Project, album: Album) -> list[dict[str, Any]]:
     if project.config.training.source == "none" or not manifest_path(folder).exists():
         return []
     names = [spec.name for spec in project.config.collected]
-    dropped = pd.read_parquet(folder / "rejected.parquet")
+    dropped = pd.read_parquet(whole_output(folder, "rejected.parquet"))
     return training_rows(names, collect.read_table(project), dropped, album)
