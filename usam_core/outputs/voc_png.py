@@ -10,6 +10,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from usam_core.atomic import whole_file
 from usam_core.digest import file_digest
+from usam_core.errors import StoreError
 from usam_core.palette import voc_palette
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -45,12 +46,20 @@ def read_label_png(path: Path) -> np.ndarray:
     """Return the label map of a PNG, uint8 or uint16 (h, w).
 
     A PNG in colour, as some editors save it, is read by VOC's colours; others are void (255).
+
+    Raises:
+        StoreError: it is missing or damaged.
     """
-    with opened_png(path) as picture:
-        if picture.mode in ("RGB", "RGBA"):
-            values, known = values_of_colours(np.asarray(picture.convert("RGB")))
-            return np.where(known, values, 255).astype(np.uint8)
-        labels = np.asarray(picture)
+    try:
+        with opened_png(path) as picture:
+            if picture.mode in ("RGB", "RGBA"):
+                values, known = values_of_colours(np.asarray(picture.convert("RGB")))
+                return np.where(known, values, 255).astype(np.uint8)
+            labels = np.asarray(picture)
+    except Exception as error:  # decoders raise anything on damaged bytes
+        raise StoreError(
+            f"{path}: cannot be read as labels ({error}); run the step again that writes it"
+        ) from error
     return labels if labels.dtype == np.uint8 else labels.astype(np.uint16)
 
 

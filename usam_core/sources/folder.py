@@ -1,5 +1,6 @@
 """Training pictures that the user has, nothing copied: a sub-folder per class, or a CSV file."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,11 @@ class FolderSource:
         self._cache = cache
 
     def inputs(self, spec: ClassSpec) -> Any:
-        """Return the digests of the class's pictures, sorted."""
-        return sorted(self._listing(spec, SILENT)["sha256"].dropna())
+        """Return path and digest of each of the class's pictures: the manifest says both."""
+        listing = self._listing(spec, SILENT).dropna(subset="sha256")
+        folder = self.root.parent if self.root.is_file() else self.root
+        paths = [os.path.relpath(path, folder) for path in listing["path"]]
+        return sorted(map(list, zip(paths, listing["sha256"], strict=True)))
 
     def collect(self, spec: ClassSpec, progress: Progress, spare: int = 0) -> Collected:
         """Return the class's pictures, each content once."""

@@ -1,12 +1,14 @@
 """The quality gate of a project: statistics of its last run, its history, a sheet of suspects."""
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import TypeAdapter
 
 from usam_core.atomic import whole_file, write_json
 from usam_core.gate import Objection, RunStatistics, judge
@@ -17,6 +19,9 @@ from usam_core.stages import annotate
 from usam_core.stages.folders import step_folder
 from usam_core.stages.looking import picture_and_labels
 from usam_core.stages.record import StepResult, labels_record, made_digest, read_record
+
+_log = logging.getLogger(__name__)
+_STATISTICS = TypeAdapter(RunStatistics)
 
 HISTORY = "history.jsonl"
 SUSPECTS = "suspects.jpg"
@@ -162,8 +167,13 @@ def _draw(project: Project, entries: list[dict[str, Any]], target: Path) -> None
 def _read(path: Path) -> list[RunStatistics]:
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [RunStatistics(**json.loads(line)) for line in lines]
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            found.append(_STATISTICS.validate_json(line))
+        except ValueError:
+            _log.warning("%s:%d: no statistics of a run; the line is left out", path, number)
+    return found
 
 
 def _write(path: Path, runs: list[RunStatistics]) -> None:

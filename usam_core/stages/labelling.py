@@ -163,10 +163,7 @@ def read_labels(folder: Path, entry: dict[str, Any]) -> np.ndarray:
         StoreError: its PNG is missing, damaged or of another size.
     """
     png = folder / entry["png"]
-    try:
-        labels = read_label_png(png)
-    except Exception as error:  # decoders raise anything on damaged bytes
-        raise StoreError(f"{png}: cannot be read ({error}); run `usam annotate` again") from error
+    labels = read_label_png(png)
     if labels.shape != (entry["height"], entry["width"]):
         raise StoreError(
             f"{png}: got {labels.shape} rows and columns; expected {entry['height']} and "

@@ -22,12 +22,12 @@ from usam_core.report.history import previous_run, remember_run, run_folder
 from usam_core.report.page import TEMPLATES, number, percent, render
 from usam_core.report.pictures import Album
 from usam_core.report.quality import calibration_part, metrics_part, quarantine_part
-from usam_core.report.runs import LabelledRun, describe_run, keep_run, open_run, run_entries
+from usam_core.report.runs import LabelledRun, describe_run, keep_run, open_run
 from usam_core.report.samples import SampleKeeper
 from usam_core.report.tables import TableBuilder
 from usam_core.report.training import training_rows
 from usam_core.sources.base import manifest_path
-from usam_core.stages import collect
+from usam_core.stages import annotate, collect
 from usam_core.stages.calibrated import calibration_file, read_calibration
 from usam_core.stages.folders import step_folder
 from usam_core.stages.record import (
@@ -79,7 +79,7 @@ def inputs(project: Project) -> dict[str, Any]:
     made = {step: read_record(step_folder(project, step)) for step in ("collect", "calibrate")}
     return {
         "labels": labels,
-        "metrics": made_digest(scored) if scored else None,
+        "metrics": [made_digest(scored), scored.summary["truth_notes"]] if scored else None,
         "made": {step: made_digest(record) for step, record in made.items() if record},
         "left_out": _left_out(project),
         "previous": before.name if before else None,
@@ -152,7 +152,7 @@ def _evaluated(project: Project, labels: str) -> StepResult | None:
     record = read_record(folder)
     if record is None or project.config.evaluation is None:
         return None
-    document = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
+    document = json.loads(whole_output(folder, LINEAGE).read_bytes())
     return record if document["inputs"]["labels"]["sha256"] == labels else None
 
 
@@ -171,12 +171,14 @@ def _read(
 ) -> tuple[LabelledRun, SampleKeeper]:
     """Go over the labels once, for tables and samples."""
     folder = step_folder(project, "annotate")
+    for name in (annotate.RUN, LINEAGE):
+        whole_output(folder, name)
     about = describe_run(folder)
     most = samples_a_kind(len(limits), project.config.report.samples)
     times_iou = project.config.inference.score == "confidence_x_iou"
     keeper, tables = SampleKeeper(limits, times_iou, most), TableBuilder()
     with progress.bar("Reading labels", labels_record(project).summary["images"]) as bar:
-        for entry in run_entries(folder):
+        for entry in annotate.recorded(folder):
             tables.add(entry)
             if most:
                 keeper.add(entry)
