@@ -89,7 +89,8 @@ def flip(name):
 def relabel(name):
     def change(root):
         labels = read_label_png(root / name)
-        save_label_png(root / name, np.where(labels == 1, 2, labels).astype(np.uint8))
+        labels[0, 0] = 1 if labels[0, 0] != 1 else 2
+        save_label_png(root / name, labels)
 
     return change
 
@@ -172,7 +173,7 @@ CASES = {
     ),
     "decision taught": (REVIEWED, lambda root: decide(root, "1"), "fit annotate"),
     "window": ({}, settings(images={"window": [0, 200]}), "embed fit annotate"),
-    "seed": ({}, replace("project.yaml", b"name: tiny", b"name: tiny\nseed: 4"), "fit"),
+    "seed": ({}, replace("project.yaml", b"name: tiny", b"name: tiny\nseed: 4"), "collect fit"),
     "threshold": ({}, settings(inference={"threshold": 0.4}), "annotate"),
 }
 

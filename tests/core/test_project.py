@@ -66,7 +66,10 @@ def test_a_good_file_is_read_and_its_paths_count_from_it(project_file):
         ),
         (GOOD.replace("dog, cat", "{name: dog, parent: parents}"), "parent: got 'parents'; exp"),
         (GOOD.replace("dog, cat", "{name: dog, parent: ..}"), r"parent: got '\.\.'; .* folder's"),
-        (GOOD.replace("dog, cat", "{name: dog, parent: a/b}"), "parent: got 'a/b'; expected a name without slashes"),
+        (
+            GOOD.replace("dog, cat", "{name: dog, parent: a/b}"),
+            "parent: got 'a/b'; expected a name without slashes",
+        ),
         (GOOD + "seed: 1\nseed: 2\n", r"7: seed: given twice \(first on line 6\)"),
         (
             GOOD.replace("[dog, cat]", "[dog, Dog]"),
