@@ -11,7 +11,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.conftest import change
 from usam_core.config import ClassSpec
 from usam_core.config_images import ImagesConfig
 from usam_core.errors import ConfigError, InputError, StoreError, UsamError
