@@ -88,7 +88,7 @@ def flip(name):
 
 def relabel(name):
     def change(root):
-        labels = read_label_png(root / name)
+        labels = read_label_png(root / name).copy()
         labels[0, 0] = 1 if labels[0, 0] != 1 else 2
         save_label_png(root / name, labels)
 
