@@ -25,6 +25,7 @@ _REFUSALS = {
     errno.EACCES,
     errno.EPERM,
 }
+_IN_THE_WAY = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 @contextmanager
@@ -37,6 +38,11 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in _IN_THE_WAY:
+            raise StoreError(
+                f"{error.filename or path}: {error.strerror}; expected to make {path}: move away "
+                "what lies there, or choose a shorter path"
+            ) from error
         if error.errno not in _REFUSALS:
             raise
         raise StoreError(

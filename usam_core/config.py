@@ -112,7 +112,14 @@ class ProjectConfig(Section):
                         "synonym once",
                     )
                 owners[plain(word)] = spec.name
-        parents = {plain(name) for name in self.parents}
+        parents: dict[str, str] = {}
+        for number, spec in enumerate(self.classes):
+            if spec.parent and parents.setdefault(plain(spec.parent), spec.parent) != spec.parent:
+                raise PlacedError(
+                    ("classes", number, "parent"),
+                    f"got {spec.parent!r}, elsewhere {parents[plain(spec.parent)]!r}; expected one "
+                    "spelling",
+                )
         for number, spec in enumerate(self.negatives):
             if plain(spec.name) in parents:
                 raise PlacedError(

@@ -1,8 +1,10 @@
 """What every part of `project.yaml` is made of: strict sections, strict numbers, placed errors."""
 
-from typing import Annotated
+import re
+from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -12,6 +14,7 @@ from pydantic import (
 )
 
 Bool = StrictBool
+IN_QUOTES = "put it in quotes (without, yes, no, null, numbers and dates are no text to YAML)"
 
 
 def _number(value: object) -> object:
@@ -24,6 +27,24 @@ def _number(value: object) -> object:
 Int = Annotated[int, BeforeValidator(_number)]
 Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
+
+
+def text_of(form: str, pattern: str, **limits: Any) -> Any:
+    """Return the type of texts of one form.
+
+    Args:
+        form: the form in words, for whoever wrote something else.
+        pattern: what fits it, for editors too.
+        limits: further ones, as pydantic's `Field` takes them.
+    """
+
+    def fits(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"expected {form}")
+        return value
+
+    field = Field(json_schema_extra={"pattern": pattern}, **limits)
+    return Annotated[str, field, AfterValidator(fits)]
 
 
 class Section(BaseModel):

@@ -1,16 +1,20 @@
 """The `classes` of `project.yaml`: what each may say, and when two names are the same."""
 
 import unicodedata
-from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import field_validator, model_validator
 
-from usam_core.config_base import Section
+from usam_core.config_base import IN_QUOTES, Section, text_of
 
 BACKGROUND = "background"
 CLASSES, PARENTS = "classes", "parents"
 _LEVEL_WORDS = (CLASSES, PARENTS, "file")  # the last is the flows', for what the file says
-ClassName = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[^/\\\x00-\x1f]+$")]
+ClassName = text_of(
+    "a name without slashes and control characters: names are folders too",
+    r"^[^/\\\x00-\x1f]*$",
+    min_length=1,
+    max_length=80,
+)
 
 
 class ClassSpec(Section):
@@ -28,10 +32,17 @@ class ClassSpec(Section):
     synonyms: list[str] = []
     """Other words for the same class: folders with these names count as this class too, and texts
     (`head.text`) use them."""
-    colour: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] | None = None
+    colour: text_of("a colour as #rrggbb, in quotes", r"^#[0-9a-fA-F]{6}$") | None = None
     """Colour in overlays, as "#rrggbb"; empty takes the VOC palette's next colour."""
     parent: ClassName | None = None
     """Name of the coarser class that this one belongs to; see `level`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_is_text(cls, value: object) -> object:
+        if not isinstance(value, dict | ClassSpec):
+            raise ValueError(f"expected a name as text: {IN_QUOTES}")
+        return value
 
     @field_validator("name", "parent")
     @classmethod

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from usam_core.config_base import Int, PlacedError, Section
+from usam_core.config_base import Int, PlacedError, Section, text_of
 
 
 class ComputeConfig(Section):
@@ -17,7 +17,10 @@ class ComputeConfig(Section):
     """Threads of torch in each worker, or in the process itself without workers; empty shares the
     machine's cores. Torch rounds sums differently with other numbers of threads: set it where
     stores of several machines shall be equal to the last bit."""
-    scheduler: Annotated[str, Field(pattern=r"^(tcp|tls|ucx|ws|wss)://\S+$")] | None = None
+    scheduler: (
+        text_of("a scheduler's address such as tcp://host:8786", r"^(tcp|tls|ucx|ws|wss)://\S+$")
+        | None
+    ) = None
     """Address of a Dask scheduler that runs already, such as "tcp://10.0.0.5:8786". Its workers
     need this version of usam, and the project's folders under the same paths."""
 

@@ -5,11 +5,13 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from usam_core.config_base import Float, Int, PlacedError, Section
+from usam_core.config_base import Float, Int, PlacedError, Section, text_of
 
 STORED = ("tokens", "encoder")
 """Blocks that SAM itself gives."""
-FeatureName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=40)]
+FeatureName = text_of(
+    "a name of letters, digits, - and _", r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=40
+)
 
 
 class FeatureConfig(Section):

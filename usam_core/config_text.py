@@ -1,14 +1,13 @@
 """What `project.yaml` may say of names as texts: which block they are compared with."""
 
 from collections.abc import Mapping
-from typing import Annotated
 
-from pydantic import Field
-
-from usam_core.config_base import PlacedError
+from usam_core.config_base import PlacedError, text_of
 from usam_core.config_features import FeatureConfig
 
-BlockName = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]*)?$", max_length=40)]
+BlockName = text_of(
+    "a block's name of letters, digits, - and _", r"^([A-Za-z0-9][A-Za-z0-9_-]*)?$", max_length=40
+)
 
 NAME = "{c}"
 """Stands for the class's name in a prompt."""

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ def file_digest(path: str | Path) -> str:
 
 
 def files_digest(path: str | Path, pattern: str = "*") -> str:
-    """Return the SHA-256 of a file, or of the files below a folder with their names.
+    """Return the SHA-256 of a file, or of the files below a folder with their paths from there.
+
+    Linked folders count as what they hold, as for whoever opens a file by such a path.
 
     Raises:
         OSError: the file, or one of the files, cannot be read.
@@ -32,8 +34,21 @@ def files_digest(path: str | Path, pattern: str = "*") -> str:
     path = Path(path)
     if not path.is_dir():
         return file_digest(path)
-    files = sorted(file for file in path.rglob(pattern) if file.is_file())
+    files = sorted(file for file in _files_below(path) if file.match(pattern) and file.is_file())
     return value_digest([[file.relative_to(path).as_posix(), file_digest(file)] for file in files])
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    above = {str(folder): (os.path.realpath(folder),)}
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        # A link to a folder above would lead round and round.
+        for name in list(folders):
+            place, real = os.path.join(parent, name), os.path.realpath(os.path.join(parent, name))
+            if real in above[parent]:
+                folders.remove(name)
+            else:
+                above[place] = (*above[parent], real)
+        yield from (Path(parent, name) for name in files)
 
 
 def remembered_digest(path: str | Path) -> str:

@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from usam_core.config import ProjectConfig
-from usam_core.config_base import PlacedError
+from usam_core.config_base import IN_QUOTES, PlacedError
 from usam_core.errors import ConfigError, InputError
 from usam_core.hidden import without_secrets
 from usam_core.imagestores.opener import is_url, join
 from usam_core.imagestores.place import ImagePlace, image_place
 from usam_core.paths import inside
 from usam_core.project_checks import mistakes_on_disk
-
-Location = tuple[str | int, ...]
+from usam_core.project_yaml import Location, dotted, read_yaml
 
 
 @dataclass(frozen=True)
@@ -128,17 +126,7 @@ def load_project(path: str | Path, **changes: Any) -> Project:
         ConfigError: all mistakes of the file, one a line.
     """
     file = Path(path).absolute()
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path}: cannot read the project file ({error}); expected YAML, as `usam init` writes"
-        ) from error
-    lines, duplicates = _scan(file.name, text)
-    try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(_not_yaml(file.name, error)) from None
+    values, lines, duplicates = read_yaml(file)
     if not isinstance(values, dict):
         # What kind, not what: the file may be another, and the sentence is shown on a run's page.
         kind = {str: "text", list: "a list", type(None): "nothing"}.get(type(values), "one value")
@@ -166,7 +154,7 @@ def check_values(values: dict[str, Any], file: Path, settings: Path | None = Non
     """
     if settings is None:
         return _checked(values, file, file.name, {})
-    lines, duplicates = _scan(settings.name, settings.read_text(encoding="utf-8"))
+    _, lines, duplicates = read_yaml(settings)
     if duplicates:
         raise ConfigError("\n".join(duplicates))
     return _checked(values, file, settings.name, lines)
@@ -179,48 +167,12 @@ def _checked(values: dict[str, Any], file: Path, name: str, lines: dict[Location
         raise ConfigError("\n".join(_explain(name, error, lines))) from None
     project = Project(config, file)
     mistakes = [
-        f"{name}:{_line(place, lines)}: {_dotted(place)}: {text}"
+        f"{name}:{_line(place, lines)}: {dotted(place)}: {text}"
         for place, text in mistakes_on_disk(project)
     ]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     return project
-
-
-def _scan(name: str, text: str) -> tuple[dict[Location, int], list[str]]:
-    """Return the line of every key and list item, and complaints about keys given twice."""
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(_not_yaml(name, error)) from None
-    lines: dict[Location, int] = {}
-    duplicates: list[str] = []
-
-    def walk(node: yaml.Node | None, at: Location) -> None:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                place = (*at, str(key.value))
-                line = key.start_mark.line + 1
-                if place in lines:
-                    duplicates.append(
-                        f"{name}:{line}: {_dotted(place)}: given twice (first on line "
-                        f"{lines[place]}); expected once"
-                    )
-                lines[place] = line
-                walk(value, place)
-        elif isinstance(node, yaml.SequenceNode):
-            for number, value in enumerate(node.value):
-                lines[(*at, number)] = value.start_mark.line + 1
-                walk(value, (*at, number))
-
-    walk(root, ())
-    return lines, duplicates
-
-
-def _not_yaml(name: str, error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    at = f"{name}:{mark.line + 1}" if mark else name
-    return f"{at}: not valid YAML: {getattr(error, 'problem', None) or error}"
 
 
 def _explain(name: str, error: ValidationError, lines: dict[Location, int]) -> Iterator[str]:
@@ -233,16 +185,16 @@ def _explain(name: str, error: ValidationError, lines: dict[Location, int]) -> I
         first = problems[0]
         at = f"{name}:{_line(place, lines)}"
         if first["type"] == "extra_forbidden":
-            yield f"{at}: {_dotted(place)}: unknown key{_suggestion(place)}"
+            yield f"{at}: {dotted(place)}: unknown key{_suggestion(place)}"
         elif first["type"] == "missing":
-            yield f"{at}: {_dotted(place)}: missing; expected {_expected(place)}"
+            yield f"{at}: {dotted(place)}: missing; expected {_expected(place)}"
         elif isinstance(error_of := first.get("ctx", {}).get("error"), PlacedError):
             place = (*place, *error_of.place)
-            yield f"{name}:{_line(place, lines)}: {_dotted(place)}: {error_of}"
+            yield f"{name}:{_line(place, lines)}: {dotted(place)}: {error_of}"
         else:
             wishes = dict.fromkeys(_wish(problem) for problem in problems)
             came = without_secrets(repr(first["input"]), queries=True)
-            yield f"{at}: {_dotted(place)}: got {came}; {' or '.join(wishes)}"
+            yield f"{at}: {dotted(place)}: got {came}; {' or '.join(wishes)}"
 
 
 def _known_place(loc: Location, lines: dict[Location, int], kind: str) -> Location:
@@ -260,17 +212,10 @@ def _line(place: Location, lines: dict[Location, int]) -> int:
     return lines.get(place, 1)
 
 
-def _dotted(place: Location) -> str:
-    text = ""
-    for part in place:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text or "the file"
-
-
 def _wish(problem: dict[str, Any]) -> str:
     message = problem["msg"]
-    if problem["type"] == "string_pattern_mismatch":
-        return f"expected text of the form {problem['ctx']['pattern']}"
+    if problem["type"] == "string_type":
+        return f"expected text: {IN_QUOTES}"
     for start, words in (("Input should be ", "expected "), ("Value error, ", "")):
         if message.startswith(start):
             return words + message.removeprefix(start)

@@ -36,7 +36,7 @@ def mistakes_on_disk(project: "Project") -> Iterator[Mistake]:
         objects = config.evaluation.objects
         yield from _path(("evaluation", "objects"), objects, project.objects_path, "folder")
     for name, feature in config.features.items():
-        if not (project.root / feature.model).is_dir() and not _HUB_ID.fullmatch(feature.model):
+        if not os.path.isdir(project.root / feature.model) and not _HUB_ID.fullmatch(feature.model):
             yield (
                 ("features", name, "model"),
                 f"got {feature.model!r}; expected a folder that exists (relative paths count from "
@@ -45,9 +45,11 @@ def mistakes_on_disk(project: "Project") -> Iterator[Mistake]:
     if config.head.text != "off":
         yield from _text_side(project)
     for key, path in (("path", project.out), ("store", project.store_root)):
-        if path.exists() and not path.is_dir():
+        if os.path.exists(path) and not os.path.isdir(path):
             yield ("outputs", key), f"{path} is a file; expected a folder, or nothing yet"
-    if not is_url(project.images.root) and project.out.resolve() == project.images_path.resolve():
+        elif (fault := _cannot_be(path)) is not None:
+            yield ("outputs", key), f"{path} cannot be a folder ({fault}); expected another path"
+    if not is_url(project.images.root) and _same(project.out, project.images_path):
         yield (
             ("outputs", "path"),
             f"got {str(config.outputs.path)!r}, the folder of the images; expected another, so "
@@ -81,13 +83,29 @@ def _path(
 ) -> Iterator[Mistake]:
     if path is None:
         return
-    there = {"folder": path.is_dir(), "file": path.is_file(), "folder or file": path.exists()}
-    if not there[kind]:
+    # By functions for which a path too long for the system is none that is there.
+    there = {"folder": os.path.isdir, "file": os.path.isfile, "folder or file": os.path.exists}
+    if not there[kind](path):
         yield (
             place,
             f"got {str(given)!r}; expected a {kind} that exists ({path} does not; relative paths "
             "count from the project file)",
         )
+
+
+def _cannot_be(path: Path) -> str | None:
+    """Return why nothing can be made at a path, such as a name too long or a file above it."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error.strerror
+    return None
+
+
+def _same(path: Path, other: Path) -> bool:
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def _text_side(project: "Project") -> Iterator[Mistake]:

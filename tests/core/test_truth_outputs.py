@@ -203,37 +203,3 @@ def test_an_overlay_colours_labels_and_leaves_background_and_void(tmp_path):
     with Image.open(tmp_path / "s.png") as sheet:
         assert sheet.size[0] == 720
         assert sheet.size[1] > 240
-
-
-@pytest.mark.parametrize(
-    ("part", "key", "said"),
-    [
-        ("annotations", "area", "has no 'area'"),
-        ("images", "height", "has no 'height'"),
-        ("categories", "name", "has no 'name'"),
-    ],
-)
-def test_a_coco_file_that_lacks_a_key_is_refused_at_once(tmp_path, part, key, said):
-    path = coco_file(tmp_path)
-    data = json.loads(path.read_text())
-    del data[part][0][key]
-    path.write_text(json.dumps(data))
-    with pytest.raises(InputError, match=said):
-        CocoTruth(path, {"dog": "dog"}, ["dog"])
-
-
-def test_a_category_that_is_not_listed_is_refused(tmp_path):
-    path = coco_file(tmp_path)
-    data = json.loads(path.read_text())
-    data["annotations"][0]["category_id"] = 99
-    path.write_text(json.dumps(data))
-    with pytest.raises(InputError, match="category 99, which is not listed"):
-        CocoTruth(path, {"dog": "dog"}, ["dog"])
-
-
-def test_a_label_png_that_cannot_be_read_is_named(tmp_path):
-    truth = voc(tmp_path, [[0, 1]])
-    (png,) = tmp_path.rglob("*.png")
-    png.write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"\.png: cannot be read as a label PNG"):
-        truth.label_map(png.stem + ".jpg")

@@ -11,6 +11,7 @@ from usam_core.bench.datasets import BENCHMARKS, Benchmark, Split, open_split
 from usam_core.config_training import FilterConfig
 from usam_core.errors import ConfigError, InputError
 from usam_core.project import check_values
+from usam_core.project_yaml import read_yaml
 
 PAPERS_MODE = {
     "head": {
@@ -234,10 +235,7 @@ def _settings(choices: Choices) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: cannot be read ({error}); expected YAML settings") from error
+    settings = read_yaml(file).values or {}
     if not isinstance(settings, dict):
         raise ConfigError(f"{file}: got {settings!r}; expected sections as in project.yaml")
     for keys in _OURS:

@@ -5,17 +5,18 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
+from pathlib import PurePosixPath, PureWindowsPath
 
 import pandas as pd
 
 from usam_core.errors import InputError
-from usam_core.imagestores.opener import file_system, is_url, open_bytes, try_again
+from usam_core.imagestores.opener import file_system, is_url, join, open_bytes, try_again
 from usam_core.imagestores.place import ImagePlace
+from usam_core.imagestores.spelling import below, with_slashes
+from usam_core.separated import read_separated
 
 _COLUMNS = ("path", "file_name")
 """The column with the images, the first that is there; others are left alone."""
-_SEPARATORS = (",", ";", "\t")
 _NUMBER = re.compile(r"\s+-?\d+$")
 """Behind the names in VOC's sets: whether an image holds the class, which object is meant."""
 
@@ -45,7 +46,7 @@ def read_names(place: ImagePlace, extensions: Sequence[str]) -> list[str]:
         ) from error
     if place.is_voc:
         rows = list(_with_endings(rows, place, extensions))
-    names = {_checked(name, f"{file}:{where}") for where, name in rows}
+    names = {_checked(name, place, f"{file}:{where}") for where, name in rows}
     if not names:
         raise InputError(f"{file}: names no image; expected paths that count from {place.root}")
     return sorted(names)
@@ -68,21 +69,10 @@ def _from_text(content: bytes, file: str) -> _Rows:
 
 def _from_csv(content: bytes, file: str) -> _Rows:
     try:
-        table = _table(content)
-    except (ValueError, pd.errors.ParserError) as error:
+        table = read_separated(content, _COLUMNS)
+    except ValueError as error:
         raise InputError(f"{file}: no CSV ({error}); expected a header with `path`") from error
-    # The header is the first line.
-    yield from enumerate(_column(table, file), start=2)
-
-
-def _table(content: bytes) -> pd.DataFrame:
-    """Read a CSV by the separator with which its header names the images; else by commas."""
-    reading = {"dtype": str, "keep_default_na": False, "encoding": "utf-8"}
-    for separator in _SEPARATORS:
-        header = pd.read_csv(io.BytesIO(content), sep=separator, nrows=0, encoding="utf-8")
-        if set(_COLUMNS) & set(header.columns):
-            return pd.read_csv(io.BytesIO(content), sep=separator, **reading)
-    return pd.read_csv(io.BytesIO(content), **reading)
+    yield from zip(table.index.tolist(), _column(table, file), strict=True)
 
 
 def _from_parquet(content: bytes, file: str) -> _Rows:
@@ -106,11 +96,14 @@ def _column(table: pd.DataFrame, file: str) -> list[str]:
 def _from_coco(content: bytes, file: str) -> _Rows:
     try:
         images = json.loads(content)["images"]
-        yield from [(f"images[{at}]", str(entry["file_name"])) for at, entry in enumerate(images)]
-    except (ValueError, KeyError, TypeError) as error:
+        names = [(f"images[{at}]", entry["file_name"]) for at, entry in enumerate(images)]
+        if not all(isinstance(name, str) for _, name in names):
+            raise TypeError("a file_name is no text")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{file}: {error!r}; expected a COCO JSON whose `images` have a `file_name` each"
         ) from error
+    yield from names
 
 
 _READERS = {
@@ -156,13 +149,26 @@ def _names_in(folder: str) -> list[str]:
     return [PurePosixPath(entry).name for entry in entries]
 
 
-def _checked(text: str, where: str) -> str:
+def _checked(text: str, place: ImagePlace, where: str) -> str:
     """Return a path in its plain form, if it stays below the images' folder."""
-    path = PurePosixPath(text.strip())
+    name = with_slashes(text.strip(), place.root)
+    path = PurePosixPath(name)
+    if is_url(name) or path.is_absolute():
+        path = PurePosixPath(below(name, place.root) or "")
+    elif path.parts[:1] == PurePosixPath(place.root).parts[-1:] and _lies_deeper(path, place):
+        path = path.relative_to(path.parts[0])
     # Outputs take the images' names: they must stay in the outputs' folder.
-    if not path.name or is_url(text) or path.is_absolute() or ".." in path.parts:
+    if not path.name or ".." in path.parts or PureWindowsPath(name).drive or "\0" in name:
         raise InputError(
-            f"{where}: got {text!r}; expected a path that counts from the images' folder and stays "
-            "below it"
+            f"{where}: got {text!r}; expected a path that counts from the images' folder "
+            f"({place.root}) and stays below it"
         )
     return path.as_posix()
+
+
+def _lies_deeper(path: PurePosixPath, place: ImagePlace) -> bool:
+    """Return whether a path counts from above the images' folder, whose name it begins with."""
+    inside = path.relative_to(path.parts[0])
+    return not os.path.lexists(join(place.root, str(path))) and os.path.lexists(
+        join(place.root, str(inside))
+    )

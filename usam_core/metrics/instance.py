@@ -32,7 +32,7 @@ class InstanceScores:
 def average_precision(
     truth: Truth, entries: Iterable[dict[str, Any]], classes: Sequence[str]
 ) -> InstanceScores | None:
-    """Return AP50, or None when the truth has no instances.
+    """Return AP50 of the images whose instances the truth has, or None when it has none.
 
     Args:
         truth: gives each image's instances with our category ids.
@@ -43,11 +43,13 @@ def average_precision(
     for image_id, entry in enumerate(entries, start=1):
         instances = truth.instances(entry["file_name"])
         if instances is None:
-            return None
+            continue
         images.append({"id": image_id, "height": entry["height"], "width": entry["width"]})
         for instance in instances:
             expected.append({**instance, "image_id": image_id, "id": len(expected) + 1})
         found += [{**record, "image_id": image_id} for record in entry["annotations"]]
+    if not images:
+        return None
     categories = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
     held = {instance["category_id"] for instance in expected if not instance["iscrowd"]}
     if not held:

@@ -27,6 +27,10 @@ CREATE TABLE IF NOT EXISTS part (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS file_part ON file (format, part);
 """
+_COLUMNS = {
+    "file": ["format", "path", "image", "part", "sha256", "planned", "stamp"],
+    "part": ["format", "part", "key"],
+}
 _TOGETHER = 1000
 _OURS = re.compile(r"usam(_.+)?")
 """What labels within an image are called (`outputs.ome_zarr`)."""
@@ -61,11 +65,14 @@ class Ledger:
         file.parent.mkdir(parents=True, exist_ok=True)
         self.folder, self._file, self._images = file.parent, file, images
         self.refused: dict[str, str] = {}
-        self._db = sqlite3.connect(file)
         try:
+            self._db = sqlite3.connect(file)
             self._db.executescript(_TABLES)
-        except sqlite3.DatabaseError as error:
-            self._db.close()
+            for table, columns in _COLUMNS.items():
+                found = [row[1] for row in self._db.execute(f"PRAGMA table_info({table})")]
+                if found != columns:
+                    raise sqlite3.DatabaseError(f"{table} has the columns {found}")
+        except sqlite3.Error as error:
             raise StoreError(
                 f"{file}: the list of what was exported is damaged ({error}); `usam check "
                 "--repair` drops it, and the next export writes it anew: edited files stay"
@@ -79,7 +86,8 @@ class Ledger:
         if isinstance(error, sqlite3.Error):
             raise StoreError(
                 f"{self.folder}: what was exported cannot be written down: {error}. Free space or "
-                "allow writing there, and run again: what was done is kept"
+                "allow writing there, or move a damaged ledger away, and run again: what was done "
+                "is kept"
             ) from error
 
     def relative(self, path: Path) -> str:

@@ -10,6 +10,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from usam_core.atomic import whole_file
 from usam_core.digest import file_digest
+from usam_core.errors import StoreError
 from usam_core.palette import voc_palette
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -45,11 +46,20 @@ def read_label_png(path: Path) -> np.ndarray:
     """Return the label map of a PNG, uint8 or uint16 (h, w).
 
     A PNG in colour, as some editors save it, is read by VOC's colours; others are void (255).
+
+    Raises:
+        StoreError: it is missing or damaged.
     """
-    with _opened(path) as picture:
-        if picture.mode in ("RGB", "RGBA"):
-            return _by_colour(np.asarray(picture.convert("RGB")))
-        labels = np.asarray(picture)
+    try:
+        with opened_png(path) as picture:
+            if picture.mode in ("RGB", "RGBA"):
+                values, known = values_of_colours(np.asarray(picture.convert("RGB")))
+                return np.where(known, values, 255).astype(np.uint8)
+            labels = np.asarray(picture)
+    except Exception as error:  # decoders raise anything on damaged bytes
+        raise StoreError(
+            f"{path}: cannot be read as labels ({error}); run the step again that writes it"
+        ) from error
     return labels if labels.dtype == np.uint8 else labels.astype(np.uint16)
 
 
@@ -67,14 +77,14 @@ def edited_png(path: Path, size_hw: tuple[int, int] | None, sha256: str | None) 
         if file_digest(path) == sha256:
             return False
         labels = read_label_png(path)
-        with _opened(path) as picture:
+        with opened_png(path) as picture:
             signature = picture.info.get(SIGNATURE)
     except Exception:  # decoders raise anything on damaged bytes
         return False
     return size_hw in (None, labels.shape) and signature != _signature(labels)
 
 
-def _opened(path: Path) -> Image.Image:
+def opened_png(path: Path) -> Image.Image:
     """Open a picture; a PNG of any size, for that of a large image is beyond Pillow's limit."""
     with open(path, "rb") as file:
         is_png = file.read(len(_PNG)) == _PNG
@@ -85,9 +95,17 @@ def _signature(labels: np.ndarray) -> str:
     return hashlib.sha256(labels.astype("<u2").tobytes()).hexdigest()
 
 
-def _by_colour(rgb: np.ndarray) -> np.ndarray:
+def values_of_colours(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values that VOC's palette gives to colours, and where it has the colour at all.
+
+    Args:
+        rgb: uint8 (h, w, 3).
+
+    Returns:
+        Values, uint8 (h, w), and bool (h, w); where that is false the value means nothing.
+    """
     numbers = rgb.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     palette = voc_palette().astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     order = np.argsort(palette)
     at = order[np.minimum(np.searchsorted(palette, numbers, sorter=order), 255)]
-    return np.where(palette[at] == numbers, at, 255).astype(np.uint8)
+    return at.astype(np.uint8), palette[at] == numbers

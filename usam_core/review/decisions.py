@@ -14,8 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from usam_core.atomic import disk_errors
 from usam_core.digest import value_digest
+from usam_core.errors import InputError
+from usam_core.outputs.coco_json import run_lengths
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +56,14 @@ class Decision:
         if self.label is None:
             return "rejected"
         return "accepted" if self.label == self.head_class else "changed"
+
+
+@dataclass(frozen=True, slots=True)
+class _Undo:
+    undo: str
+
+
+_LINE: TypeAdapter[Decision | _Undo] = TypeAdapter(Decision | _Undo)
 
 
 def mask_id(sha256: str, mask: dict[str, Any]) -> str:
@@ -92,27 +104,49 @@ def append_undo(file: Path, decision_id: str) -> None:
 
 
 def read_all(file: Path) -> list[Decision]:
-    """Return every decision that was not taken back, oldest first; none where there is no log."""
+    """Return every decision that was not taken back, oldest first; none where there is no log.
+
+    A line that holds no decision is left out with a warning, and stays in the file.
+
+    Raises:
+        InputError: the log cannot be read.
+    """
+    found, bad = read_log(file)
+    for number in bad:
+        _log.warning("%s:%d: no decision can be read; the line is left out", file, number)
+    return found
+
+
+def read_log(file: Path) -> tuple[list[Decision], list[int]]:
+    """Return what `read_all` does, and the numbers of the lines that are left out."""
     try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = file.read_bytes().split(b"\n")
     except FileNotFoundError:
-        return []
+        return [], []
+    except OSError as error:
+        raise InputError(
+            f"{file}: cannot be read ({error.strerror}); expected the log of what was decided in "
+            "`usam review`; put it back, or move what lies there away"
+        ) from error
     found: dict[str, Decision] = {}
+    bad = []
     for number, line in enumerate(lines, start=1):
+        if not line.strip() and number == len(lines):
+            continue  # behind the last line's end
         try:
-            value = json.loads(line)
-            if "undo" in value:
-                found.pop(value["undo"], None)
-            else:
-                decision = Decision(**value)
-                h, w = decision.mask["size"]
-                # Pycocotools would never come back from runs that do not add up.
-                if _pixels(decision.mask["counts"]) != h * w:
-                    raise ValueError("the mask's runs do not fill its image")
-                found[decision.id] = decision
+            said = _LINE.validate_json(line, strict=True)
+            if isinstance(said, _Undo):
+                found.pop(said.undo, None)
+                continue
+            h, w = said.mask["size"]
+            # Pycocotools would never come back from runs that do not add up.
+            pixels = _pixels(said.mask["counts"])
+            if not (type(h) is type(w) is int and min(h, w) > 0 and h * w == pixels < 2**32):
+                raise ValueError("the mask's runs do not fill its image")
+            found[said.id] = said
         except (ValueError, TypeError, KeyError):
-            _log.warning("%s:%d: no decision can be read; the line is left out", file, number)
-    return list(found.values())
+            bad.append(number)
+    return list(found.values()), bad
 
 
 def standing(decisions: Iterable[Decision]) -> list[Decision]:
@@ -127,21 +161,5 @@ def standing(decisions: Iterable[Decision]) -> list[Decision]:
 
 @functools.lru_cache(maxsize=100_000)
 def _pixels(counts: str) -> int:
-    """Return how many pixels the runs of COCO's compressed RLE cover.
-
-    >>> _pixels("04" + "4")
-    8
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for letter in counts.encode("ascii"):
-        bits = letter - 48
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        if not bits & 0x20:
-            if bits & 0x10:
-                value -= 1 << shift
-            # From the fourth on, a run is written as its difference to the one before the last.
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    return sum(runs)
+    """Return how many pixels the runs of COCO's compressed RLE cover."""
+    return sum(run_lengths(counts))

@@ -1,5 +1,6 @@
 """Training pictures that the user has, nothing copied: a sub-folder per class, or a CSV file."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pandas as pd
 from usam_core.config import ClassSpec, plain
 from usam_core.config_images import ImagesConfig
 from usam_core.errors import InputError
+from usam_core.imagestores.spelling import local_path, with_slashes
 from usam_core.listing import list_files, list_images
 from usam_core.progress import SILENT, Progress
 from usam_core.sources.base import Collected, Rejected, TrainingPicture, class_folder
@@ -34,8 +36,11 @@ class FolderSource:
         self._cache = cache
 
     def inputs(self, spec: ClassSpec) -> Any:
-        """Return the digests of the class's pictures, sorted."""
-        return sorted(self._listing(spec, SILENT)["sha256"].dropna())
+        """Return path and digest of each of the class's pictures: the manifest says both."""
+        listing = self._listing(spec, SILENT).dropna(subset="sha256")
+        folder = self.root.parent if self.root.is_file() else self.root
+        paths = [os.path.relpath(path, folder) for path in listing["path"]]
+        return sorted(map(list, zip(paths, listing["sha256"], strict=True)))
 
     def collect(self, spec: ClassSpec, progress: Progress, spare: int = 0) -> Collected:
         """Return the class's pictures, each content once."""
@@ -82,7 +87,9 @@ class FolderSource:
 
     def _listed_in_csv(self, spec: ClassSpec, progress: Progress) -> pd.DataFrame:
         rows = class_table(self.root, "path", spec)
-        files = [(str(self.root.parent / path), self.root.parent / path) for path in rows["path"]]
+        folder = self.root.parent
+        paths = (folder / with_slashes(local_path(path), str(folder)) for path in rows["path"])
+        files = [(str(path), path) for path in paths]
         cache = self._cache / f"{class_folder(spec.name)}.csv.parquet"
         return list_files(self._images, files, cache, progress)
 

@@ -6,6 +6,7 @@ import pandas as pd
 
 from usam_core.config import ClassSpec, plain
 from usam_core.errors import InputError
+from usam_core.separated import read_separated
 from usam_core.spreadsheet import as_written
 
 
@@ -13,18 +14,17 @@ def class_table(file: Path, column: str, spec: ClassSpec) -> pd.DataFrame:
     """Return a class's rows of a CSV file that has the columns `class` and `column`.
 
     A row counts when its class is the name or a synonym, in any case; repeated rows count once.
-    All values are text, stripped; missing ones are empty.
+    The rows are as `read_separated` gives them.
 
     Raises:
         InputError: the file cannot be read, lacks a column, or has no row of the class.
     """
     try:
-        table = pd.read_csv(
-            file, dtype=str, keep_default_na=False, skipinitialspace=True, index_col=False
-        )
+        table = read_separated(file.read_bytes(), ("class", column))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{file}: cannot be read as CSV ({error}); expected the columns class and {column}"
+            f"{file}: cannot be read as CSV ({error}); expected UTF-8 with the columns class and "
+            f"{column} between commas, semicolons or tabs"
         ) from error
     missing = [name for name in ("class", column) if name not in table]
     if missing:
@@ -32,7 +32,7 @@ def class_table(file: Path, column: str, spec: ClassSpec) -> pd.DataFrame:
             f"{file}: no column {missing[0]!r}; expected a first line with class and {column}, "
             f"got {list(table.columns)}"
         )
-    table = table.apply(lambda values: values.str.strip().map(as_written))
+    table = table.map(as_written)
     wanted = {plain(word) for word in (spec.name, *spec.synonyms)}
     rows = table[table["class"].map(plain).isin(wanted) & (table[column] != "")]
     if rows.empty:
@@ -40,4 +40,4 @@ def class_table(file: Path, column: str, spec: ClassSpec) -> pd.DataFrame:
             f"{file}: no row of the class {spec.name!r} (nor a synonym); expected rows "
             f"{spec.name},<{column}>, found the classes {sorted(set(table['class']))[:20]}"
         )
-    return rows.drop_duplicates(column).reset_index(drop=True)
+    return rows.drop_duplicates(column)

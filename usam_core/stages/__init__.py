@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from usam_core.atomic import disk_errors
 from usam_core.code import code_digest
 from usam_core.compute import open_workers
 from usam_core.digest import value_digest
@@ -127,7 +128,7 @@ def run_step(
     if step == "embed":
         return _run_embed(project, refresh, progress, flow_run)
     folder = step_folder(project, step)
-    with only_one(folder / ".lock", str(folder)):
+    with disk_errors(folder), only_one(folder / ".lock", str(folder)):
         with listed_once():
             key = step_key(step, project)
             found = None if refresh else intact(step, project, key)
@@ -157,7 +158,7 @@ def _run_embed(
     # Not under one lock: several runs share the work, shard by shard.
     if refresh:
         forget_embeddings(project)
-    with listed_once():
+    with disk_errors(step_folder(project, "embed")), listed_once():
         found = intact("embed", project)
         if found is not None:
             return found

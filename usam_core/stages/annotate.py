@@ -1,7 +1,7 @@
 """Step 5, annotate: label every image from its stored masks; COCO, palette PNGs, overlays."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from usam_core.stages import embed
 from usam_core.stages.annotate_notes import notes_on_edits, notes_on_settings, review_summary
 from usam_core.stages.blocks import block_inputs, head_blocks
 from usam_core.stages.calibrated import calibration_file
-from usam_core.stages.decided import decided, decisions_digest
+from usam_core.stages.decided import decided, decisions_digest, notes_on_decisions
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labellable import labellable
 from usam_core.stages.labelled import listed_pairs, tiled_images
@@ -32,7 +32,14 @@ from usam_core.stages.labelling import Part, is_edited, label_part, part_holds
 from usam_core.stages.labelling_large import LargePart, label_large
 from usam_core.stages.looking import draw_overlays
 from usam_core.stages.reading import reading
-from usam_core.stages.record import StepResult, digests, intact_record, read_record
+from usam_core.stages.record import (
+    StepResult,
+    digests,
+    intact_record,
+    labels_record,
+    read_record,
+    whole_output,
+)
 from usam_core.stamps import CheckedFolders
 
 _LABELLING = ("usam_core.stages.labelling", "usam_core.stages.labelling_large")
@@ -80,6 +87,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     contents = found.contents()
     labelling = value_digest(_labelling(project))
     names = {path: f"{name}.png" for path, name in output_names(contents).items()}
+    _drop_damaged(folder)
     written = _written(folder)
     blocks = head_blocks(project)
     said = decided(project)
@@ -127,7 +135,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "instances": sum(counts.values()),
             "per_class": counts,
             "edited": changed,
-            "notes": [*notes_on_settings(project), *notes_on_edits(changed)],
+            "notes": _notes(project, changed),
             **review_summary(_read(done), sum(map(len, said.values()))),
         },
         outputs=digests(folder, [folder / COCO, folder / RUN, *done, *overlays]),
@@ -151,7 +159,7 @@ def intact(project: Project, key: str) -> StepResult | None:
     if not checked.holds(folder):
         if intact_record(folder, key) is None:
             return None
-        parts = [folder / name for name in record.outputs if name.startswith(f"{PARTS}/")]
+        parts = [folder / name for name in _parts(folder)]
         if not all(part_holds(folder, part) for part in parts):
             return None
         changed = sum(is_edited(folder, entry) for entry in _read(parts))
@@ -159,7 +167,7 @@ def intact(project: Project, key: str) -> StepResult | None:
             checked.add(folder)
             checked.save([folder.name])
     summary = {**record.summary, "labelled": 0, "reused": record.summary["images"]}
-    summary |= {"edited": changed, "notes": [*notes_on_settings(project), *notes_on_edits(changed)]}
+    summary |= {"edited": changed, "notes": _notes(project, changed)}
     return replace(record, reused=True, summary=summary)
 
 
@@ -174,7 +182,7 @@ def entries(folder: Path) -> Iterator[dict[str, Any]]:
 
 def recorded(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the same, shard by shard, so that one shard is held at a time."""
-    return _read(sorted((folder / PARTS).glob("*.json")))
+    return _read(whole_output(folder, name) for name in sorted(_parts(folder)))
 
 
 def edits(project: Project) -> Iterator[Edit]:
@@ -188,6 +196,14 @@ def edits(project: Project) -> Iterator[Edit]:
             changed = changed_counts(before, now, names)
             path = str(folder / entry["png"])
             yield Edit("annotate", entry["file_name"], path, None, changed, {})
+
+
+def edited_images(project: Project) -> list[str]:
+    """Return the images whose label PNGs a person has changed, sorted; see `intact`."""
+    folder = step_folder(project, "annotate")
+    if CheckedFolders(folder / CHECKED, value_digest(labels_record(project).outputs)).holds(folder):
+        return []
+    return sorted(e["file_name"] for e in recorded(folder) if is_edited(folder, e))
 
 
 def head_path(project: Project) -> Path:
@@ -205,6 +221,10 @@ def head_path(project: Project) -> Path:
     if head is None or not head.exists():
         raise MissingStepError(f"{folder}: no head yet; run `usam fit {project.file}` first")
     return head
+
+
+def _notes(project: Project, edited: int) -> list[str]:
+    return [*notes_on_settings(project), *notes_on_edits(edited), *notes_on_decisions(project)]
 
 
 def _labelling(project: Project) -> dict[str, Any]:
@@ -235,9 +255,24 @@ def _decisions(project: Project) -> dict[str, str]:
     return {"decisions": decisions_digest(d for of_image in said.values() for d in of_image)}
 
 
-def _read(parts: list[Path]) -> Iterator[dict[str, Any]]:
+def _parts(folder: Path) -> list[str]:
+    """Return the recorded parts, by their names in the folder."""
+    record = read_record(folder)
+    return [name for name in record.outputs if name.startswith(f"{PARTS}/")] if record else []
+
+
+def _read(parts: Iterable[Path]) -> Iterator[dict[str, Any]]:
     for part in parts:
         yield from read_parts(part.parents[1], [f"{PARTS}/{part.name}"])
+
+
+def _drop_damaged(folder: Path) -> None:
+    """Remove parts that are not as they were recorded: their images are labelled again."""
+    for name in _parts(folder):
+        try:
+            whole_output(folder, name)
+        except StoreError:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _written(folder: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from usam_core.calibration.calibration import Calibration
 from usam_core.project import Project
 from usam_core.stages.folders import step_folder
-from usam_core.stages.record import needed_record
+from usam_core.stages.record import needed_record, whole_output
 
 CALIBRATION = "calibration.json"
 
@@ -17,9 +17,9 @@ def calibration_file(project: Project) -> Path | None:
     Raises:
         MissingStepError: `calibrate` has not run.
     """
-    needed_record(project, "calibrate", "calibration")
-    file = step_folder(project, "calibrate") / CALIBRATION
-    return file if file.exists() else None
+    folder = step_folder(project, "calibrate")
+    recorded = needed_record(project, "calibrate", "calibration").outputs
+    return whole_output(folder, CALIBRATION) if CALIBRATION in recorded else None
 
 
 def read_calibration(file: Path | None) -> Calibration | None:

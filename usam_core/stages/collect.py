@@ -26,7 +26,14 @@ from usam_core.sources.choose import choose_source
 from usam_core.stages.folders import step_folder
 from usam_core.stages.gather import forget_gathered, gather, gathered, looks_for_leaks
 from usam_core.stages.labelled import labelled_files
-from usam_core.stages.record import StepResult, digests, intact_record, needed_record, read_record
+from usam_core.stages.record import (
+    StepResult,
+    digests,
+    intact_record,
+    needed_record,
+    read_record,
+    whole_output,
+)
 
 CALCULATIONS = ("usam_core.stages.gather",)
 """Modules that decide the step's results."""
@@ -152,8 +159,10 @@ def read_manifest(project: Project) -> pd.DataFrame:
 
     Raises:
         MissingStepError: `collect` has not run.
+        StoreError: its manifest is missing or damaged.
     """
     needed_record(project, "collect", "training pictures")
+    whole_output(step_folder(project, "collect"), manifest_path(Path()).name)
     return read_table(project)
 
 

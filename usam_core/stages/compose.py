@@ -31,7 +31,7 @@ from usam_core.stages import embed
 from usam_core.stages.collect import read_manifest
 from usam_core.stages.folders import step_folder
 from usam_core.stages.reading import reading
-from usam_core.stages.record import StepResult, digests, intact_record, read_record
+from usam_core.stages.record import StepResult, digests, intact_record, read_record, whole_output
 from usam_core.store.store import EmbeddingStore
 
 CALCULATIONS = ("usam_core.compose.studio", "usam_core.images")
@@ -141,7 +141,7 @@ def read_scenes(project: Project, split: str) -> pd.DataFrame:
         MissingStepError: `compose` has not run.
     """
     folder = _finished(project)
-    scenes = pd.read_parquet(folder / SCENES)
+    scenes = pd.read_parquet(whole_output(folder, SCENES))
     scenes = scenes[scenes["split"] == split].reset_index(drop=True)
     return scenes.assign(
         **{
@@ -156,7 +156,7 @@ def scene_files(project: Project) -> dict[str, str]:
     folder = step_folder(project, "compose")
     if read_record(folder) is None:
         return {}
-    return _files(folder, pd.read_parquet(folder / SCENES))
+    return _files(folder, pd.read_parquet(whole_output(folder, SCENES)))
 
 
 def held_out_pictures(project: Project) -> set[str]:
@@ -165,7 +165,7 @@ def held_out_pictures(project: Project) -> set[str]:
     Raises:
         MissingStepError: `compose` has not run.
     """
-    pictures = pd.read_parquet(_finished(project) / PICTURES)
+    pictures = pd.read_parquet(whole_output(_finished(project), PICTURES))
     return set(pictures.loc[pictures["split"] == HELD_OUT, "sha256"])
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from usam_core.digest import value_digest
 from usam_core.project import Project
-from usam_core.review.decisions import Decision, read_all, standing
+from usam_core.review.decisions import Decision, read_all, read_log, standing
 
 DECISIONS = "decisions.jsonl"
 
@@ -21,6 +21,19 @@ def decided(project: Project) -> dict[str, list[Decision]]:
     for decision in standing(read_all(decisions_file(project))):
         found.setdefault(decision.sha256, []).append(decision)
     return found
+
+
+def notes_on_decisions(project: Project) -> list[str]:
+    """Say which lines of the log hold no decision, if there are any."""
+    file = decisions_file(project)
+    _, bad = read_log(file)
+    if not bad:
+        return []
+    listed = ", ".join(map(str, bad[:10])) + (" and more" if len(bad) > 10 else "")
+    return [
+        f"{file}: {len(bad)} lines hold no decision and are left out, they stay in the file: line "
+        f"{listed}"
+    ]
 
 
 def decisions_digest(decisions: Iterable[Decision]) -> str:

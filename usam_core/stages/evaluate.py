@@ -14,7 +14,6 @@ from usam_core.metrics.presence import FalsePositives
 from usam_core.metrics.report import write_report
 from usam_core.metrics.semantic import Confusion
 from usam_core.outputs.contact_sheet import save_contact_sheet
-from usam_core.outputs.voc_png import read_label_png
 from usam_core.palette import class_colours
 from usam_core.progress import Progress
 from usam_core.project import Project
@@ -22,7 +21,7 @@ from usam_core.report.pictures import enlarged
 from usam_core.spreadsheet import write_csv
 from usam_core.stages import annotate
 from usam_core.stages.folders import step_folder
-from usam_core.stages.labelling import is_edited
+from usam_core.stages.labelling import is_edited, read_labels
 from usam_core.stages.looking import picture_and_labels
 from usam_core.stages.record import StepResult, digests, labels_record, made_digest
 from usam_core.truth.choose import open_truth
@@ -53,6 +52,8 @@ def inputs(project: Project) -> dict[str, Any]:
         "labels": made_digest(record),
         "truth": truth.digest(),
         "label_of": project.config.label_of,
+        "colours": [spec.colour for spec in project.config.classes],
+        "edited": annotate.edited_images(project),
     }
 
 
@@ -75,19 +76,14 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     scored, edited = [], 0
     with progress.bar("Scoring", len(entries)) as bar:
         for entry in entries:
-            expected = truth.label_map(entry["file_name"])
+            expected = truth.label_map(entry["file_name"], (entry["height"], entry["width"]))
             bar.advance()
             if expected is None:
                 continue
             if is_edited(labels, entry):
                 edited += 1  # a person's labels say nothing about the head
                 continue
-            found = read_label_png(labels / entry["png"])
-            if found.shape != expected.shape:
-                raise InputError(
-                    f"truth of {entry['file_name']}: expected {found.shape} rows and columns as "
-                    f"in the image, got {expected.shape}"
-                )
+            found = read_labels(labels, entry)
             confusion.add(expected, found)
             presence.add(expected, found)
             stated.add(expected, entry["annotations"])
@@ -97,11 +93,15 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             f"{project.truth_path}: no truth for any of {len(entries)} labelled images"
             + (f" but {edited} that were edited by hand" if edited else "")
             + "; expected files or file names with the images' names"
+            + "".join(f"\n  {note}" for note in truth.notes)
         )
     folder = step_folder(project, "evaluate")
     semantic = confusion.scores(COMMON_IMAGES)
     instance = average_precision(truth, scored, names)
     absent = presence.scores()
+    notes = truth.notes
+    if not confusion.matrix[1:].any():
+        notes.append("no truth pixel has a class: nothing can be found right")
     files = write_report(folder, semantic, instance, absent, confusion)
     table = stated.table()
     error = expected_calibration_error(table)
@@ -123,7 +123,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "false_positive_rate": absent.rate,
             "ece": error,
             "per_class_iou": semantic.per_class,
-            "truth_notes": truth.notes,
+            "truth_notes": notes,
         },
         outputs=digests(folder, [*files, sheet]),
     )

@@ -43,6 +43,7 @@ from usam_core.stages.record import (
     labels_record,
     made_digest,
     read_record,
+    whole_output,
 )
 from usam_core.store.commit import remove_folder
 
@@ -93,6 +94,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         for name in parts:
             jobs = _jobs(project, writers, name, record.outputs[name], ledger)
             if jobs:
+                whole_output(labels, name)
                 entries = list(read_parts(labels, [name]))
                 export_part(Path(name).stem, entries, jobs, project.images.root, ledger)
                 fresh += 1

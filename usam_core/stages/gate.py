@@ -1,6 +1,7 @@
 """The quality gate of a project: statistics of its last run, its history, a sheet of suspects."""
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import TypeAdapter
 
 from usam_core.atomic import whole_file, write_json
-from usam_core.errors import StoreError
 from usam_core.gate import Objection, RunStatistics, judge
 from usam_core.outputs.overlay import overlay
 from usam_core.palette import class_colours
@@ -21,6 +22,9 @@ from usam_core.stages.folders import step_folder
 from usam_core.stages.looking import picture_and_labels
 from usam_core.stages.record import StepResult, labels_record, made_digest, read_record
 from usam_core.store.commit import remove_folder
+
+_log = logging.getLogger(__name__)
+_STATISTICS = TypeAdapter(RunStatistics)
 
 HISTORY = "history.jsonl"
 SUSPECTS = "suspects.jpg"
@@ -186,19 +190,19 @@ def _lines(file: Path) -> Iterator[tuple[int, RunStatistics | None]]:
         return
     for number, line in enumerate(text.splitlines() or [""], start=1):
         try:
-            yield number, RunStatistics(**unsealed(json.loads(line)))
+            yield number, _STATISTICS.validate_python(unsealed(json.loads(line)))
         except (ValueError, TypeError):
             yield number, None
 
 
 def _read(path: Path) -> list[RunStatistics]:
-    runs = [run for _, run in _lines(path)]
-    if None in runs:
-        raise StoreError(
-            f"{path}: line {runs.index(None) + 1} is not as it was written; `usam check --repair` "
-            "leaves it out"
-        )
-    return runs
+    found = []
+    for number, run in _lines(path):
+        if run is None:
+            _log.warning("%s:%d: no statistics of a run; the line is left out", path, number)
+        else:
+            found.append(run)
+    return found
 
 
 def _write(path: Path, runs: list[RunStatistics]) -> None:

@@ -148,6 +148,7 @@ def _list(project: Project, progress: Progress) -> pd.DataFrame:
         listing = list_names(config, place.root, names, cache, progress)
     else:
         own = [project.out, project.store_root, project.training_path, project.truth_path]
+        own.append(project.objects_path)
         own = [path for path in own if path is not None]
         listing = list_images(config, place.root, cache, progress, own, globs)
     if listing.empty:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from usam_core.atomic import write_json
 from usam_core.candidates import Labelled, label_image
 from usam_core.digest import file_digest
@@ -15,7 +17,7 @@ from usam_core.headfile import load_head
 from usam_core.lineage.subject import read_parts
 from usam_core.outputs.coco_json import annotation_records
 from usam_core.outputs.edits import label_counts
-from usam_core.outputs.voc_png import edited_png, save_label_png
+from usam_core.outputs.voc_png import edited_png, read_label_png, save_label_png
 from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.review.decisions import Decision
@@ -153,6 +155,22 @@ def is_edited(folder: Path, entry: dict[str, Any]) -> bool:
     """Return whether a person has changed the label PNG of an image."""
     size_hw = entry["height"], entry["width"]
     return edited_png(folder / entry["png"], size_hw, entry["png_sha256"])
+
+
+def read_labels(folder: Path, entry: dict[str, Any]) -> np.ndarray:
+    """Return the label map of an image, uint8 or uint16 (h, w).
+
+    Raises:
+        StoreError: its PNG is missing, damaged or of another size.
+    """
+    png = folder / entry["png"]
+    labels = read_label_png(png)
+    if labels.shape != (entry["height"], entry["width"]):
+        raise StoreError(
+            f"{png}: got {labels.shape} rows and columns; expected {entry['height']} and "
+            f"{entry['width']} as in its image; run `usam annotate` again"
+        )
+    return labels
 
 
 def _png_holds(png: Path, entry: dict[str, Any]) -> bool:

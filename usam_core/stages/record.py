@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from usam_core.digest import file_digest, value_digest
 from usam_core.errors import MissingStepError, StoreError
 from usam_core.lineage.document import LINEAGE
@@ -58,26 +60,52 @@ def made_digest(result: StepResult) -> str:
     return value_digest({k: v for k, v in result.outputs.items() if k != LINEAGE})
 
 
+_RECORD = TypeAdapter(StepResult)
+
+
 def write_record(folder: Path, result: StepResult) -> None:
     """Write the record last of all: without it, the step has not happened."""
     write_sealed(folder / RECORD, result.to_json())
 
 
 def read_record(folder: Path) -> StepResult | None:
-    """Return the record of a finished step, or None when there is none that can be read.
+    """Return the record of a finished step, or None when there is none as it was written.
 
     A project that was moved or copied finds its files where they are now.
     """
     try:
-        record = StepResult.from_json(read_sealed(folder / RECORD))
+        record = _RECORD.validate_python(read_sealed(folder / RECORD))
         for name in record.outputs:
             inside(folder, name)
         here = folder / Path(record.path).name
-    except (OSError, ValueError, TypeError, AttributeError, StoreError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, StoreError):
         return None
     if record.step in _AT_THE_STORE:
         return record
     return replace(record, path=str(here if here.name in record.outputs else folder))
+
+
+def whole_output(folder: Path, name: str) -> Path:
+    """Return a recorded output of a step, to be read by another one.
+
+    Args:
+        folder: the step's folder.
+        name: the output as the record has it.
+
+    Raises:
+        StoreError: it is missing, or not as the step wrote it.
+    """
+    record, file = read_record(folder), folder / name
+    try:
+        whole = record is not None and file_digest(file) == record.outputs.get(name)
+    except OSError:
+        whole = False
+    if not whole:
+        step = record.step if record else folder.name
+        raise StoreError(
+            f"{file}: missing or damaged since it was written; run `usam {step}` again"
+        )
+    return file
 
 
 def needed_record(project: Project, step: str, what: str) -> StepResult:

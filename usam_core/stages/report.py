@@ -22,16 +22,23 @@ from usam_core.report.history import previous_run, remember_run, run_folder
 from usam_core.report.page import TEMPLATES, number, percent, render
 from usam_core.report.pictures import Album
 from usam_core.report.quality import calibration_part, metrics_part, quarantine_part
-from usam_core.report.runs import LabelledRun, describe_run, keep_run, open_run, run_entries
+from usam_core.report.runs import LabelledRun, describe_run, keep_run, open_run
 from usam_core.report.samples import SampleKeeper
 from usam_core.report.tables import TableBuilder
 from usam_core.report.training import training_rows
 from usam_core.sources.base import manifest_path
 from usam_core.spreadsheet import read_csv
-from usam_core.stages import collect
+from usam_core.stages import annotate, collect
 from usam_core.stages.calibrated import calibration_file, read_calibration
 from usam_core.stages.folders import step_folder
-from usam_core.stages.record import StepResult, digests, labels_record, made_digest, read_record
+from usam_core.stages.record import (
+    StepResult,
+    digests,
+    labels_record,
+    made_digest,
+    read_record,
+    whole_output,
+)
 
 CALCULATIONS = (
     "usam_core.report.about",
@@ -73,7 +80,7 @@ def inputs(project: Project) -> dict[str, Any]:
     made = {step: read_record(step_folder(project, step)) for step in ("collect", "calibrate")}
     return {
         "labels": labels,
-        "metrics": made_digest(scored) if scored else None,
+        "metrics": [made_digest(scored), scored.summary["truth_notes"]] if scored else None,
         "made": {step: made_digest(record) for step, record in made.items() if record},
         "left_out": _left_out(project),
         "previous": before.name if before else None,
@@ -146,7 +153,7 @@ def _evaluated(project: Project, labels: str) -> StepResult | None:
     record = read_record(folder)
     if record is None or project.config.evaluation is None:
         return None
-    document = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
+    document = json.loads(whole_output(folder, LINEAGE).read_bytes())
     return record if document["inputs"]["labels"]["sha256"] == labels else None
 
 
@@ -165,12 +172,14 @@ def _read(
 ) -> tuple[LabelledRun, SampleKeeper]:
     """Go over the labels once, for tables and samples."""
     folder = step_folder(project, "annotate")
+    for name in (annotate.RUN, LINEAGE):
+        whole_output(folder, name)
     about = describe_run(folder)
     most = samples_a_kind(len(limits), project.config.report.samples)
     times_iou = project.config.inference.score == "confidence_x_iou"
     keeper, tables = SampleKeeper(limits, times_iou, most), TableBuilder()
     with progress.bar("Reading labels", labels_record(project).summary["images"]) as bar:
-        for entry in run_entries(folder):
+        for entry in annotate.recorded(folder):
             tables.add(entry)
             if most:
                 keeper.add(entry)
@@ -218,16 +227,19 @@ def _calibration(project: Project, scored: StepResult | None) -> list[dict[str, 
     for record, what in ((fitted, "masks of held-out scenes"), (scored, "listed masks with truth")):
         table = Path(record.path).parent / "reliability.csv" if record else None
         if table and table.name in record.outputs:
-            found.append(calibration_part(pd.read_csv(table), what))
+            found.append(
+                calibration_part(pd.read_csv(whole_output(table.parent, table.name)), what)
+            )
     return found
 
 
 def _metrics(scored: StepResult | None) -> dict[str, Any] | None:
     if scored is None:
         return None
-    file = Path(scored.path)
-    metrics = json.loads(file.read_text(encoding="utf-8"))
-    return metrics_part(metrics, read_csv(file.with_name("per_class.csv")), scored.summary)
+    folder = Path(scored.path).parent
+    metrics = json.loads(whole_output(folder, Path(scored.path).name).read_bytes())
+    table = read_csv(whole_output(folder, "per_class.csv"))
+    return metrics_part(metrics, table, scored.summary)
 
 
 def _training(project: Project, album: Album) -> list[dict[str, Any]]:
@@ -235,5 +247,5 @@ def _training(project: Project, album: Album) -> list[dict[str, Any]]:
     if project.config.training.source == "none" or not manifest_path(folder).exists():
         return []
     names = [spec.name for spec in project.config.collected]
-    dropped = pd.read_parquet(folder / "rejected.parquet")
+    dropped = pd.read_parquet(whole_output(folder, "rejected.parquet"))
     return training_rows(names, collect.read_table(project), dropped, album)

@@ -30,7 +30,7 @@ from usam_core.stages.calibrated import calibration_file, read_calibration
 from usam_core.stages.decided import decided, decisions_file
 from usam_core.stages.folders import step_folder
 from usam_core.stages.reading import reading
-from usam_core.stages.record import labels_record, read_record
+from usam_core.stages.record import labels_record, read_record, whole_output
 
 ORDERS = ("mix", "entropy", "disagreement", "threshold", "random")
 """What may come first; `mix` takes turns among the measures that there are."""
@@ -200,6 +200,7 @@ def _entries(project: Project) -> Iterator[dict[str, Any]]:
     folder, seen = step_folder(project, "annotate"), set()
     for name in sorted(labels_record(project).outputs):
         if name.startswith(f"{annotate.PARTS}/"):
+            whole_output(folder, name)
             for entry in read_parts(folder, [name]):
                 # Decisions are applied to whole images, so nobody is asked about tiles.
                 if entry["sha256"] not in seen and "tiles" not in entry:

@@ -5,24 +5,37 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from usam_core.config_classes import plain
+
 VOID = 255
 """Pixels of this value count neither for nor against (the VOC convention)."""
+
+_NAMED = 5
+"""Records that a note names; of more it gives the number."""
 
 
 class Truth(Protocol):
     """Truth about some images, in the labels of the project."""
 
-    notes: list[str]
-    """What a person should know of how the truth was read, such as names left out."""
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of how the truth was read by now, such as what is left out."""
+        ...
 
     def digest(self) -> str:
         """Return a digest of everything that the truth holds."""
         ...
 
-    def label_map(self, file_name: str) -> np.ndarray | None:
+    def label_map(
+        self, file_name: str, size_hw: tuple[int, int] | None = None
+    ) -> np.ndarray | None:
         """Return the truth of an image, integers (h, w): 0 background, 1 + class index, 255 void.
 
-        None when there is none for that image.
+        None when there is none for that image, or none of its size: then `notes` says so.
+
+        Args:
+            file_name: the image, as it is listed.
+            size_hw: its rows and columns; None takes truth of any size.
         """
         ...
 
@@ -31,26 +44,49 @@ class Truth(Protocol):
         ...
 
 
+class Notes:
+    """Collects what a truth says of itself: each sentence once, alike faults in one."""
+
+    def __init__(self) -> None:
+        self._said: list[str] = []
+        self._faults: dict[str, dict[str, None]] = {}
+
+    def say(self, sentence: str) -> None:
+        """Add a sentence."""
+        self._said.append(sentence)
+
+    def fault(self, kind: str, record: str) -> None:
+        """Add a record that has a fault; the same one counts once.
+
+        Args:
+            kind: what is wrong, and what was done about it.
+            record: names it for a person.
+        """
+        self._faults.setdefault(kind, {})[record] = None
+
+    def lines(self) -> list[str]:
+        """Return all sentences, in the order of their first mention."""
+        faults = []
+        for kind, records in self._faults.items():
+            more = f" and {len(records) - _NAMED} more" if len(records) > _NAMED else ""
+            faults.append(f"{kind}: {', '.join(list(records)[:_NAMED])}{more}")
+        return [*self._said, *faults]
+
+
 def label_numbers(
-    truth_names: Sequence[str],
-    words: Mapping[str, str],
-    labels: Sequence[str],
-    notes: list[str],
+    truth_names: Sequence[str], words: Mapping[str, str], labels: Sequence[str], notes: Notes
 ) -> list[int]:
     """Map each of the truth's names to a label: 1 + class index, or 0 for names we do not have.
 
     Args:
         truth_names: the names that the truth uses.
-        words: label of every class name and synonym; compared without case.
+        words: label of every class name and synonym; compared as class names are (`plain`).
         labels: the project's labels in order.
         notes: gets a line with the names that count as background.
     """
-    by_word = {word.casefold(): label for word, label in words.items()}
-    numbers = [
-        list(labels).index(by_word[name.casefold()]) + 1 if name.casefold() in by_word else 0
-        for name in truth_names
-    ]
-    others = [name for name, number in zip(truth_names, numbers, strict=True) if number == 0]
+    by_word = {plain(word): label for word, label in words.items()}
+    found = [by_word.get(plain(name)) for name in truth_names]
+    others = [name for name, label in zip(truth_names, found, strict=True) if label is None]
     if others:
-        notes.append(f"counted as background: {', '.join(others)}")
-    return numbers
+        notes.say(f"counted as background: {', '.join(others)}")
+    return [0 if label is None else list(labels).index(label) + 1 for label in found]

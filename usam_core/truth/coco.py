@@ -1,22 +1,33 @@
 """Truth as COCO keeps it: one JSON of instances."""
 
-import contextlib
-import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from pycocotools.coco import COCO
+from pycocotools import mask as coco_mask
 
+from usam_core.config_classes import plain
 from usam_core.digest import file_digest, value_digest
-from usam_core.errors import InputError
-from usam_core.truth.base import VOID, label_numbers
+from usam_core.truth.base import VOID, Notes, label_numbers
+from usam_core.truth.coco_masks import read_mask
+from usam_core.truth.coco_records import Id, read_records
+from usam_core.truth.names import ByName
+
+
+class _Object(NamedTuple):
+    label: int
+    rle: dict[str, Any]
+    area: float
+    is_crowd: int
 
 
 class CocoTruth:
     """An instances JSON; images are found by their file name.
+
+    Records that cannot be meant are left out, and `notes` names them: those that contradict
+    themselves at once, segmentations when their image is asked for.
 
     Args:
         path: the JSON.
@@ -24,52 +35,45 @@ class CocoTruth:
         labels: the project's labels in order.
 
     Raises:
-        InputError: the file is no COCO JSON of instances.
+        InputError: the file is no COCO JSON of instances, or an id of images or categories stands
+            for two things.
     """
 
     def __init__(self, path: Path, words: Mapping[str, str], labels: Sequence[str]) -> None:
         self.path = path
-        self.notes: list[str] = []
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                self._coco = COCO(str(path))
-            categories = self._coco.loadCats(self._coco.getCatIds())
-            _check(self._coco.dataset)
-        except Exception as error:  # pycocotools raises anything on a file of another form
-            raise InputError(
-                f"{path}: expected a COCO JSON with images, annotations and categories, got "
-                f"{error!r}"
-            ) from error
-        names = [category["name"] for category in categories]
-        numbers = label_numbers(names, words, labels, self.notes)
-        self._numbers = {c["id"]: n for c, n in zip(categories, numbers, strict=True)}
-        images = self._coco.dataset["images"]
-        self._ids = {image["file_name"]: image["id"] for image in images}
-        last_parts = Counter(PurePosixPath(name).name for name in self._ids)
-        self._ids_by_last_part = {
-            PurePosixPath(name).name: number
-            for name, number in self._ids.items()
-            if last_parts[PurePosixPath(name).name] == 1
-        }
+        self._notes = Notes()
+        self._images, categories, self._annotations = read_records(path, self._notes)
+        numbers = label_numbers(list(categories.values()), words, labels, self._notes)
+        self._numbers = dict(zip(categories, numbers, strict=True))
+        spelled = Counter(plain(name) for name in categories.values())
+        for name in (name for name, count in spelled.items() if count > 1):
+            self._notes.say(f"{spelled[name]} categories are called {name!r} and count as one")
+        self._by_name = ByName({number: image.file_name for number, image in self._images.items()})
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out by now, and which categories count as background."""
+        return self._notes.lines()
 
     def digest(self) -> str:
         """Return a digest of the file and of what its categories mean."""
-        return value_digest([file_digest(self.path), sorted(self._numbers.items())])
+        meaning = sorted([str(number), label] for number, label in self._numbers.items())
+        return value_digest([file_digest(self.path), meaning])
 
-    def label_map(self, file_name: str) -> np.ndarray | None:
+    def label_map(
+        self, file_name: str, size_hw: tuple[int, int] | None = None
+    ) -> np.ndarray | None:
         """Return uint8 (h, w): instances flattened, the smaller on top; crowds are void."""
         image_id = self._image_id(file_name)
         if image_id is None:
             return None
-        image = self._coco.imgs[image_id]
-        labels = np.zeros((image["height"], image["width"]), np.uint8)
-        annotations = self._coco.loadAnns(self._coco.getAnnIds(imgIds=[image_id]))
-        annotations = [a for a in annotations if self._numbers[a["category_id"]]]
-        order = sorted(annotations, key=lambda a: (not a.get("iscrowd", 0), -a["area"]))
-        for annotation in order:
-            mask = self._coco.annToMask(annotation).astype(bool)
-            crowd = annotation.get("iscrowd", 0)
-            labels[mask] = VOID if crowd else self._numbers[annotation["category_id"]]
+        size = self._images[image_id].size_hw
+        if size_hw not in (None, size):
+            self._notes.fault("images left out, their truth is of another size", file_name)
+            return None
+        labels = np.zeros(size, np.uint8)
+        for one in sorted(self._objects(image_id), key=lambda o: (not o.is_crowd, -o.area)):
+            labels[coco_mask.decode(one.rle).astype(bool)] = VOID if one.is_crowd else one.label
         return labels
 
     def instances(self, file_name: str) -> list[dict[str, Any]] | None:
@@ -77,41 +81,36 @@ class CocoTruth:
         image_id = self._image_id(file_name)
         if image_id is None:
             return None
-        annotations = self._coco.loadAnns(self._coco.getAnnIds(imgIds=[image_id]))
         return [
             {
-                "category_id": self._numbers[a["category_id"]],
-                "segmentation": self._coco.annToRLE(a),
-                "area": a["area"],
-                "bbox": a["bbox"],
-                "iscrowd": a.get("iscrowd", 0),
+                "category_id": one.label,
+                "segmentation": one.rle,
+                "area": one.area,
+                "bbox": coco_mask.toBbox(one.rle).tolist(),
+                "iscrowd": one.is_crowd,
             }
-            for a in annotations
-            if self._numbers[a["category_id"]]
+            for one in self._objects(image_id)
         ]
 
-    def _image_id(self, file_name: str) -> int | None:
-        found = self._ids.get(file_name)
-        # Other tools write other folders before the same name.
-        return self._ids_by_last_part.get(PurePosixPath(file_name).name) if found is None else found
+    def _objects(self, image_id: Id) -> Iterator[_Object]:
+        """Yield the objects of our classes."""
+        size_hw = self._images[image_id].size_hw
+        for annotation in self._annotations.get(image_id, []):
+            label = self._numbers[annotation["category_id"]]
+            if not label:
+                continue
+            try:
+                rle = read_mask(annotation["segmentation"], size_hw)
+            except ValueError as error:
+                self._notes.fault(f"annotations left out, {error}", annotation["name"])
+                continue
+            area = annotation.get("area")
+            if type(area) not in (int, float) or not 0 <= area <= size_hw[0] * size_hw[1]:
+                area = float(coco_mask.area(rle))
+            yield _Object(label, rle, area, annotation["iscrowd"])
 
-
-def _check(dataset: dict[str, Any]) -> None:
-    """Complain about what would fail later, image by image."""
-    wanted = {
-        "images": ("id", "file_name", "height", "width"),
-        "annotations": ("id", "image_id", "category_id", "segmentation", "area", "bbox"),
-        "categories": ("id", "name"),
-    }
-    for part, keys in wanted.items():
-        for entry in dataset[part]:
-            missing = [key for key in keys if key not in entry]
-            if missing:
-                raise KeyError(f"{part}: {entry.get('id')} has no {missing[0]!r}")
-    categories = {category["id"] for category in dataset["categories"]}
-    for annotation in dataset["annotations"]:
-        if annotation["category_id"] not in categories:
-            raise KeyError(
-                f"annotations: {annotation['id']} is of category {annotation['category_id']}, "
-                "which is not listed"
-            )
+    def _image_id(self, file_name: str) -> Id | None:
+        found = self._by_name.find(file_name)
+        if len(found) > 1:
+            self._notes.fault("images left out, several of the truth have their name", file_name)
+        return found[0] if len(found) == 1 else None

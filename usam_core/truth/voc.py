@@ -7,16 +7,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from usam_core.digest import file_digest, value_digest
+from usam_core.digest import files_digest, value_digest
 from usam_core.errors import InputError
 from usam_core.image_ref import ImageRef
 from usam_core.imagestores.limits import check_values
 from usam_core.outputs.coco_json import mask_record
-from usam_core.truth.base import VOID, label_numbers
+from usam_core.outputs.voc_png import opened_png, values_of_colours
+from usam_core.truth.base import VOID, Notes, label_numbers
 
 
 class VocTruth:
     """A folder of label PNGs that have the images' names.
+
+    A PNG that cannot be read, or is of another size than its image, is left out with a note.
 
     Args:
         folder: the folder; sub-folders are matched like the images' own.
@@ -37,29 +40,41 @@ class VocTruth:
     ) -> None:
         self.folder = folder
         self.objects = objects
-        self.notes: list[str] = []
-        numbers = label_numbers(names, words, labels, self.notes)
+        self._notes = Notes()
+        self._names = list(names)
+        numbers = label_numbers(names, words, labels, self._notes)
         self._table = np.full(256, VOID, np.uint8)
         self._table[: len(numbers) + 1] = [0, *numbers]
         self._unknown = np.arange(256) > len(numbers)
         self._unknown[VOID] = False
 
-    def digest(self) -> str:
-        """Return a digest of all PNGs and of what their values mean."""
-        folders = [self.folder, *([self.objects] if self.objects else [])]
-        files = [file for folder in folders for file in sorted(folder.rglob("*.png"))]
-        return value_digest([self._table.tolist(), [[f.name, file_digest(f)] for f in files]])
+    @property
+    def notes(self) -> list[str]:
+        """What was left out by now, and which names count as background."""
+        return self._notes.lines()
 
-    def label_map(self, file_name: str) -> np.ndarray | None:
-        """Return uint8 (h, w) of an image, or None when it has no PNG.
+    def digest(self) -> str:
+        """Return a digest of all PNGs, of where they lie, and of what their values mean."""
+        folders = [self.folder, *([self.objects] if self.objects else [])]
+        try:
+            files = [files_digest(folder, "*.png") for folder in folders]
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+        return value_digest([self._names, self._table.tolist(), files])
+
+    def label_map(
+        self, file_name: str, size_hw: tuple[int, int] | None = None
+    ) -> np.ndarray | None:
+        """Return uint8 (h, w) of an image, or None when it has no PNG that can be used.
 
         Raises:
-            InputError: the PNG holds a value that no name was given for.
+            InputError: the PNG holds a value that no name was given for, or a colour that is none
+                of VOC's.
         """
         path = self.folder / ImageRef.parse(file_name).output_name(".png")
-        if not path.exists():
+        values = self._read(path, "images left out", size_hw)
+        if values is None:
             return None
-        values = _read(path)
         strange = np.unique(values[self._unknown[values]])
         if len(strange):
             raise InputError(
@@ -67,30 +82,29 @@ class VocTruth:
                 f"1 to {int(np.argmax(self._unknown)) - 1}, or 255; list the names of all values "
                 "under evaluation.classes"
             )
+        if set(np.unique(values)) | {0} == {0, VOID}:
+            self._notes.fault(
+                "no class in truth that holds 255 (void) and no other value but 0; expected the "
+                "class's number in place of 255",
+                file_name,
+            )
         return self._table[values]
 
     def instances(self, file_name: str) -> list[dict[str, Any]] | None:
-        """Return the numbered objects of our classes, or None without a folder of objects.
+        """Return the numbered objects of our classes, or None where none are numbered.
 
         An object's class is the one that most of its pixels have; void pixels belong to none.
-
-        Raises:
-            InputError: the PNG of objects is missing, or is not of the labels' size.
         """
-        if self.objects is None:
+        labels = None if self.objects is None else self.label_map(file_name)
+        if self.objects is None or labels is None:
             return None
-        labels = self.label_map(file_name)
-        if labels is None:
-            return []
         path = self.objects / ImageRef.parse(file_name).output_name(".png")
-        if not path.exists():
-            raise InputError(f"{path}: missing; expected the objects of {file_name} as a PNG")
-        numbers = _read(path, deep=True)
-        if numbers.shape != labels.shape:
-            raise InputError(
-                f"{path}: {numbers.shape} rows and columns; expected {labels.shape} as in "
-                f"{self.folder}"
-            )
+        without = "images left out of mAP50"
+        numbers = self._read(path, without, labels.shape, deep=True)
+        if numbers is None:
+            if not path.exists():
+                self._notes.fault(f"{without}, their objects have no PNG", str(path))
+            return None
         none = (0, VOID) if numbers.dtype == np.uint8 else (0,)
         found = []
         for number in np.unique(numbers):
@@ -102,20 +116,49 @@ class VocTruth:
                 found.append(mask_record(mask, label))
         return found
 
+    def _read(
+        self, path: Path, without: str, size_hw: tuple[int, int] | None, *, deep: bool = False
+    ) -> np.ndarray | None:
+        """Return the values of a PNG, uint8 (h, w), uint16 too where `deep`; None without one."""
+        if not path.exists():
+            return None
+        try:
+            with opened_png(path) as picture:
+                check_values(path, picture.width * picture.height, path.stat().st_size)
+                if size_hw not in (None, picture.size[::-1]):
+                    self._notes.fault(f"{without}, their truth is of another size", str(path))
+                    return None
+                values = _values(picture, path, deep)
+        except InputError:
+            raise
+        except Exception:  # decoders raise anything on damaged bytes
+            self._notes.fault(f"{without}, their truth cannot be read as a label PNG", str(path))
+            return None
+        known = (np.uint8, np.uint16) if deep else (np.uint8,)
+        if values.ndim != 2 or values.dtype not in known:
+            kinds = " or 16-bit" if deep else ""
+            raise InputError(
+                f"{path}: expected a palette{kinds} or greyscale PNG of labels, got {values.dtype} "
+                f"{values.shape}"
+            )
+        return values
 
-def _read(path: Path, *, deep: bool = False) -> np.ndarray:
-    """Return the values of a palette or greyscale PNG, uint8 (h, w); uint16 too where `deep`."""
-    try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            check_values(path, picture.width * picture.height, path.stat().st_size)
-            values = np.asarray(picture)
-    except Exception as error:  # decoders raise anything on damaged bytes
-        raise InputError(f"{path}: cannot be read as a label PNG ({error!r})") from error
-    known = (np.uint8, np.uint16) if deep else (np.uint8,)
-    if values.ndim != 2 or values.dtype not in known:
-        kinds = " or 16-bit" if deep else ""
-        raise InputError(
-            f"{path}: expected a palette{kinds} or greyscale PNG of labels, got {values.dtype} "
-            f"{values.shape}"
-        )
-    return values
+
+def _values(picture: Image.Image, path: Path, deep: bool) -> np.ndarray:
+    if picture.mode == "1":
+        return np.asarray(picture).astype(np.uint8)
+    if picture.mode == "LA":
+        return np.asarray(picture)[..., 0]
+    if picture.mode not in ("RGB", "RGBA"):
+        return np.asarray(picture)
+    rgb = np.asarray(picture)[..., :3]
+    values, known = values_of_colours(rgb)
+    if known.all():
+        return values
+    if (rgb == rgb[..., :1]).all():
+        return rgb[..., 0]  # greyscale, saved in colour
+    colour = "#" + bytes(rgb[~known][0]).hex()
+    raise InputError(
+        f"{path}: holds the colour {colour}, which is none of VOC's; expected a palette or "
+        "greyscale PNG of labels, or the colours of VOC's palette"
+    )
