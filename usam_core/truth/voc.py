@@ -14,6 +14,7 @@ from usam_core.imagestores.limits import check_values
 from usam_core.outputs.coco_json import mask_record
 from usam_core.outputs.voc_png import opened_png, values_of_colours
 from usam_core.truth.base import VOID, Notes, label_numbers
+from usam_core.verdicts import BadImage
 
 
 class VocTruth:
@@ -129,9 +130,9 @@ class VocTruth:
                     self._notes.fault(f"{without}, their truth is of another size", str(path))
                     return None
                 values = _values(picture, path, deep)
-        except InputError:
-            raise
-        except Exception:  # decoders raise anything on damaged bytes
+        except Exception as error:  # decoders raise anything on damaged bytes
+            if isinstance(error, InputError) and not isinstance(error, BadImage):
+                raise
             self._notes.fault(f"{without}, their truth cannot be read as a label PNG", str(path))
             return None
         known = (np.uint8, np.uint16) if deep else (np.uint8,)
