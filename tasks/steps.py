@@ -74,6 +74,7 @@ def cached_step(
     project = open_project(project_file, level)
     # A retry of the run does not repeat what its first attempt has done on request.
     refresh = refresh and not made_by_this_run(project, step)
+    stages.tidy(step, project)
     with stages.listed_once():
         key = stages.step_key(step, project)
         found = None if refresh else stages.intact(step, project, key)

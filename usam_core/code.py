@@ -13,6 +13,7 @@ WITHOUT_INFLUENCE = (
     "usam_core.cli",
     "usam_core.config",  # settings enter every key by their values
     "usam_core.errors",
+    "usam_core.faults",
     "usam_core.locks",
     "usam_core.progress",
     "usam_core.project",

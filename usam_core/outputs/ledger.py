@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from usam_core import faults
 from usam_core.digest import files_digest
 from usam_core.errors import StoreError
 from usam_core.stamps import folder_stamp
@@ -52,6 +53,7 @@ class Ledger:
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         self.folder = file.parent
+        self._file = file
         self._db = sqlite3.connect(file)
         self._db.executescript(_TABLES)
 
@@ -89,6 +91,7 @@ class Ledger:
                 "ON CONFLICT DO UPDATE SET planned = excluded.planned, image = excluded.image",
                 [(format_, file.path, file.image, file.sha256) for file in files],
             )
+            faults.at("half", self._file)
 
     def finish(
         self, format_: str, part: str, key: str, placed: list[Written], kept: list[Written]
@@ -109,6 +112,7 @@ class Ledger:
                 ],
             )
             self._db.execute("INSERT OR REPLACE INTO part VALUES (?, ?, ?)", (format_, part, key))
+            faults.at("half", self._file)
 
     def _disown(self, format_: str, files: list[Written]) -> None:
         self._db.executemany(

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from usam_core import faults
 from usam_core.atomic import disk_errors
 from usam_core.digest import value_digest
 
@@ -76,6 +77,7 @@ def append(file: Path, line: dict[str, Any]) -> None:
             left = (("\n" if torn else "") + text).encode()
             while left:
                 left = left[os.write(handle, left) :]
+            faults.at("half", file, file, size)
             os.fsync(handle)
         finally:
             os.close(handle)

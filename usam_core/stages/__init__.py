@@ -11,10 +11,14 @@ outputs are undamaged is not run again.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from usam_core.atomic import sweep
 from usam_core.code import code_digest
 from usam_core.compute import open_workers
 from usam_core.digest import value_digest
@@ -40,6 +44,7 @@ from usam_core.stages.embed import EmbedPlan
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labelled import listed_once
 from usam_core.stages.record import StepResult, intact_record, write_record
+from usam_core.store.commit import sweep_store
 
 __all__ = [
     "STEPS",
@@ -58,6 +63,7 @@ __all__ = [
     "run_step",
     "step_folder",
     "step_key",
+    "tidy",
 ]
 
 _MODULES: dict[str, Any] = {
@@ -127,6 +133,7 @@ def run_step(
         return _run_embed(project, refresh, progress, flow_run)
     folder = step_folder(project, step)
     with only_one(folder / ".lock", str(folder)):
+        _sweep(step, project)
         with listed_once():
             key = step_key(step, project)
             found = None if refresh else intact(step, project, key)
@@ -141,6 +148,25 @@ def run_step(
         return _record(project, result, made_of, flow_run)
 
 
+def tidy(step: str, project: Project) -> None:
+    """Remove what a killed run of a step left half written, unless the step is being run."""
+    lock = FileLock(step_folder(project, step) / ".lock")
+    if Path(lock.lock_file).exists():
+        with suppress(Timeout), lock.acquire(timeout=0):
+            _sweep(step, project)
+
+
+def _sweep(step: str, project: Project) -> None:
+    sweep(step_folder(project, step))
+    # Every step lists the images and reads stores, and remembers both.
+    sweep(step_folder(project, "embed"), deep=False)
+    for store in project.store_root.glob("*/"):
+        if step in ("compose", "describe"):
+            sweep_store(store)  # they write shards, or into them; for `embed` the store does it
+        else:
+            sweep(store, deep=False)
+
+
 def collect_class(
     project: Project, name: str, *, refresh: bool = False, progress: Progress = SILENT
 ) -> dict[str, int]:
@@ -152,6 +178,7 @@ def _run_embed(
     project: Project, refresh: bool, progress: Progress, flow_run: Mapping[str, str] | None
 ) -> StepResult:
     # Not under one lock: several runs share the work, shard by shard.
+    _sweep("embed", project)
     if refresh:
         forget_embeddings(project)
     with listed_once():

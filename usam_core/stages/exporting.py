@@ -6,14 +6,14 @@ files renamed: a file of ours is never taken for a person's edit, nor an edit fo
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from usam_core.atomic import TEMPORARY_PREFIX, whole_file
+from usam_core import faults
+from usam_core.atomic import TEMPORARY_PREFIX, remove, sync_path, sync_tree, whole_file
 from usam_core.outputs.base import LabelledImage, Writer
 from usam_core.outputs.ledger import Ledger, Written, content_digest
 
@@ -72,7 +72,7 @@ def export_part(
                 if made is None:
                     continue
                 if _keep(image, job.writer, made, ledger):
-                    _remove(made.made)
+                    remove(made.made)
                     kept[name].append(made.file)
                 else:
                     staged[name].append(made)
@@ -81,8 +81,13 @@ def export_part(
         ready = staged[job.writer.name]
         ledger.plan(job.writer.name, [one.file for one in ready])
         for one in ready:
+            faults.at("rename", one.place)
             _place(one.made, one.place)
+            faults.at("renamed", one.place)
             job.writer.placed(LabelledImage(one.entry, images))
+        # The names too: the ledger is not to know files that a power cut takes back.
+        for folder in {one.place.parent for one in ready}:
+            sync_path(folder)
         placed = [one.file for one in ready]
         ledger.finish(job.writer.name, part, job.key, placed, kept[job.writer.name])
 
@@ -127,8 +132,10 @@ def _stage(
     place.parent.mkdir(parents=True, exist_ok=True)
     # One name for each place: what a killed run left is written over, not left lying.
     made = place.parent / f"{TEMPORARY_PREFIX}{place.name}"
-    _remove(made)
+    remove(made)
+    remove(_old(place))
     writer.write(image, made)
+    faults.at("half", place, made)
     file = Written(ledger.relative(place), image.path, content_digest(made))
     return _Staged(entry, file, made, place)
 
@@ -158,30 +165,22 @@ def _place(made: Path, place: Path) -> None:
 
 def _take_away(place: Path) -> None:
     """Remove a file, or a folder at once: half of one would pass for a person's edit."""
-    old = place.with_name(f"{TEMPORARY_PREFIX}old-{place.name}")
-    _remove(old)
+    old = _old(place)
+    remove(old)
     if place.is_dir():
         os.rename(place, old)
-        shutil.rmtree(old)
+        faults.at("rename", old)
+        remove(old)
     else:
         place.unlink(missing_ok=True)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _old(place: Path) -> Path:
+    return place.with_name(f"{TEMPORARY_PREFIX}old-{place.name}")
 
 
 def _sync(paths: list[Path]) -> None:
     """Have the disk keep files and folders; many at a time, because it waits once for all."""
     with ThreadPoolExecutor(_SYNCS) as threads:
-        for _ in threads.map(_sync_one, paths):
+        for _ in threads.map(sync_tree, paths):
             pass
-
-
-def _sync_one(path: Path) -> None:
-    for file in [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]:
-        with open(file, "rb") as handle:
-            os.fsync(handle.fileno())

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from usam_core.errors import StoreError
-from usam_core.store.commit import sweep
+from usam_core.store.commit import sweep_store
 from usam_core.store.layout import (
     GROUP_FILE,
     SHARDS,
@@ -33,7 +33,7 @@ def make_store(root: Path, spec: dict[str, Any]) -> Path:
             _log.warning("writing the store's metadata again: %s", error)
         write_group(path / SHARDS)
         write_group(path, fingerprint=fingerprint(spec), spec=spec)
-    sweep(path)
+    sweep_store(path)
     return path
 
 

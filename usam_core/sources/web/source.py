@@ -6,7 +6,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from usam_core.atomic import TEMPORARY_PREFIX
+from usam_core.atomic import sweep
 from usam_core.config import ClassSpec
 from usam_core.config_training import WebConfig
 from usam_core.digest import file_digest, value_digest
@@ -170,11 +170,7 @@ class WebSource:
 
 def _tidy(folder: Path, journal: Journal) -> bool:
     """Remove what a kill left half done; return whether every entered picture is still there."""
-    for left in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+    sweep(folder, deep=False)
     whole = True
     for url, verdict in journal.verdicts().items():
         if verdict.picture is None:
