@@ -10,6 +10,7 @@ from usam_core.digest import value_digest
 PACKAGE = "usam_core"
 
 WITHOUT_INFLUENCE = (
+    "usam_core.atomic",
     "usam_core.cli",
     "usam_core.config",  # settings enter every key by their values
     "usam_core.errors",
