@@ -156,8 +156,9 @@ def _sweep_one(path: Path) -> bool:
         if not _is_left(path, handle):
             return False
         _log.info("removing %s, left by a writer that was killed", path)
-        remove(path)
-        return True
+        with suppress(OSError):  # what may only be read is as good with it
+            remove(path)
+        return not os.path.lexists(path)
     finally:
         os.close(handle)
 
@@ -214,7 +215,8 @@ def sync_path(path: Path) -> None:
 def sync_tree(path: Path) -> None:
     """Wait until the disk has a file, or a folder with all that is in it."""
     for part in [path, *path.rglob("*")]:
-        sync_path(part)
+        if not part.is_symlink():
+            sync_path(part)
 
 
 def write_json(path: str | Path, value: Any, *, sync: bool = True) -> None:

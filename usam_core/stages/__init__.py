@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from usam_core.atomic import sweep
 from usam_core.code import code_digest
@@ -152,7 +152,7 @@ def tidy(step: str, project: Project) -> None:
     """Remove what a killed run of a step left half written, unless the step is being run."""
     lock = FileLock(step_folder(project, step) / ".lock")
     if Path(lock.lock_file).exists():
-        with suppress(Timeout), lock.acquire(timeout=0):
+        with suppress(OSError), lock.acquire(timeout=0):  # a `Timeout` is one
             _sweep(step, project)
 
 
