@@ -27,10 +27,11 @@ _OF_A_TIME = {
     "record.json",
     "images.parquet",
     "report.html",
-    "run.json",
     "kept.json",
 }
 """Files that hold when they were made, by whom, or the times of other files."""
+_OTHER = {"gate", "lineage", "locks", "review"}
+"""Folders of what only `usam run` or a person makes, of documents with times, of locks."""
 _LEFT = (f"{TEMPORARY_PREFIX}*", "*.partial", "*-journal", "*-wal", "*-shm")
 
 
@@ -51,14 +52,15 @@ def draw(folder: Path, images: int) -> Path:
         head={"steps": 5, "hidden": [32, 16, 8]},
         inference={"threshold": 0.3},
         outputs={"shard_size": SHARD_SIZE, "overlays": 2, "formats": FORMATS},
+        compute={"workers": 0, "threads": 1},
         evaluation={"format": "voc", "path": "truth"},
     )
 
 
 def use_workers(file: Path, workers: int) -> None:
-    """Set how many Dask workers the project's runs have."""
+    """Set how many Dask workers the project's runs have; 0 as drawn."""
     project = yaml.safe_load(file.read_text())
-    project["compute"] = {"workers": workers, "threads": 1}
+    project["compute"]["workers"] = workers
     file.write_text(yaml.safe_dump(project))
 
 
@@ -118,8 +120,8 @@ def contents(file: Path) -> dict[str, str]:
     out = file.parent / "out"
     found = {}
     for path in sorted(out.rglob("*")):
-        hidden = path.name.startswith(".") or "locks" in path.parts or path.suffix == ".sqlite"
-        hidden = hidden or "review" in path.parts
+        hidden = path.name.startswith(".") or path.suffix == ".sqlite"
+        hidden = hidden or not _OTHER.isdisjoint(path.relative_to(out).parts)
         if path.is_file() and not hidden and path.name not in _OF_A_TIME:
             found[path.relative_to(out).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
     rows = "SELECT format, path, part, sha256, planned FROM file ORDER BY format, path"

@@ -5,7 +5,7 @@
 Draws a small project and runs it twice in peace: the two must be equal. Then, again and again, it
 is put back, something of it is lost, what makes that is started, and a process is killed:
 
-    write           `usam STEP` kills itself inside a write (`kill_writes.POINTS`): five of six
+    write           `usam STEP` kills itself inside a write (`kill_writes.POINTS`): nine of ten
     flow            `usam run`, watched by a server, kills itself inside a write
     dask            one of two Dask worker processes of `usam run` kills itself inside a write
     result          `usam run` kills itself while Prefect writes the record of a task, half of it
@@ -71,16 +71,15 @@ def peace(
 
 
 def schedule(times: int, kinds: list[str], seed: int) -> list[tuple[str, int, str]]:
-    """Return kind, place in `POINTS` and moment of every kill: five of six are writes."""
+    """Return kind, place in `POINTS` and moment of every kill: nine of ten are writes."""
     others = [kind for kind in kinds if kind != "write"]
     places = list(range(len(POINTS)))
     random.Random(seed).shuffle(places)
     found = []
+    every = 10 if "write" in kinds else 1
     for number in range(times):
-        if others and ("write" not in kinds or number % 6 == 5):
-            found.append(
-                (others[len(found) // (6 if "write" in kinds else 1) % len(others)], 0, "")
-            )
+        if others and number % every == every - 1:
+            found.append((others[number // every % len(others)], 0, ""))
         else:
             place = places[number % len(places)]
             moment = HALF if number % 7 or only_half(place) else ("rename", "renamed")[number % 2]
