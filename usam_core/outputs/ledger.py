@@ -84,6 +84,8 @@ class Ledger:
     def plan(self, format_: str, files: Iterable[Written]) -> None:
         """Write down what will be put in place; parts that had these files are no longer done."""
         files = list(files)
+        if not files:
+            return
         with self._db:
             self._disown(format_, files)
             self._db.executemany(
