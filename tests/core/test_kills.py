@@ -13,6 +13,9 @@ import pytest
 
 from usam_core.atomic import sweep, whole_file
 from usam_core.imagestores.remembered import read_remembered
+from usam_core.locks import only_one
+from usam_core.project import load_project
+from usam_core.stages import run_step, tidy
 from usam_core.store.store import EmbeddingStore
 
 # Imports once; then, for every line, forks a process that writes and may kill itself.
@@ -242,3 +245,19 @@ def test_steps_are_killed_in_their_writes(monkeypatch, tmp_path):
             assert one.seen
     finally:
         nursery.close()
+
+
+def test_a_step_removes_what_a_killed_run_of_it_left_also_when_nothing_is_to_be_done(tiny_project):
+    project = load_project(tiny_project)
+    run_step("collect", project)
+    places = [project.out / "collect", project.out / "collect" / "found", project.out / "embed"]
+    places.append(project.store_root / "nano-1")
+    for clean in (lambda: tidy("collect", project), lambda: run_step("collect", project)):
+        for place in places:
+            place.mkdir(parents=True, exist_ok=True)
+            (place / ".partial-dead").touch()
+        with only_one(project.out / "collect" / ".lock", "a run"):
+            tidy("collect", project)
+            assert len(left(project.out)) == len(places), "the step is being run"
+        clean()
+        assert left(project.out) == []
