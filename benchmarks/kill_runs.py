@@ -1,176 +1,115 @@
-"""Kill -9 what works on a run, at random moments; the end must equal an undisturbed run's.
+"""Kill -9 what works on a project, in writes and at random moments; the end must equal peace.
 
-    python benchmarks/kill_runs.py --out out/kills --times 30 [--kinds flow,served,server,...]
+    python benchmarks/kill_runs.py --out out/kills --times 100 [--kinds write,flow,dask,...]
 
-Draws a small project twice. One runs in peace. Of the other, something is lost, a run is started,
-and a process is killed at a random moment, by turns:
+Draws a small project and runs it twice in peace: the two must be equal. Then, again and again, it
+is put back, something of it is lost, what makes that is started, and a process is killed:
 
-    flow            the process of `usam run`, watched by a server
-    served          the process of a run of the deployment on `usam up`
+    write           `usam STEP` kills itself inside a write (`kill_writes.POINTS`): nine of ten
+    flow            `usam run`, watched by a server, kills itself inside a write
+    dask            one of two Dask worker processes of `usam run` kills itself inside a write
+    result          `usam run` kills itself while Prefect writes the record of a task, half of it
+    small-server    the server that `usam run` starts for itself
+    served          the process of a run of the deployment on `usam up`, at a random moment
     worker          the process that serves the deployments, while such a run is in flight
     server          the Prefect server, while `usam run` is in flight
     server-served   the Prefect server, while a served run is in flight
-    dask            one of two Dask worker processes of `usam run`
 
-After each kill: what became of the run; then `usam run` to its end, which must not do again what
-was done. At last labels, heads and embeddings are compared byte by byte. Prints a line a kill and
-a table; exits with 1 when anything was repeated or differs.
+After each kill: the run again, to its end. It must not make again what was finished, nor leave a
+temporary file or a lock, and every file must be, byte for byte, that of a run in peace (but for
+those that hold the time). Every kill is a line of kills.jsonl in the folder; called again, it goes
+on there. Prints tables; exits with 1 when anything was wrong.
 """
 
 import argparse
+import json
 import os
 import random
-import subprocess
+import shutil
+import statistics
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import psutil
-from kill_project import Done, contents, draw, look, repeated, use_workers
-from kill_server import Server, dask_workers, kill
+from kill_processes import PROCESS_KINDS, ProcessKills
+from kill_project import contents, draw, left
+from kill_writes import HALF, POINTS, Nursery, one_write, only_half
 
-KINDS = ("flow", "served", "worker", "server", "server-served", "dask")
-LOSSES = ("store", "store", "annotate", "fit", "collect")
-SHARDS_OF_A_TASK = {False: 1, True: 8}
-"""Without and with two workers, who get several at once (`tasks.steps`)."""
-PATIENCE = 240.0
-"""Seconds for a run to notice that its server is gone, or to go on to its end."""
+STEPS = ("collect", "embed", "compose", "fit", "calibrate", "annotate", "evaluate", "export")
+KINDS = ("write", *PROCESS_KINDS)
 
 
-@dataclass(frozen=True)
-class Kill:
-    """One kill and what followed.
+def peace(
+    folder: Path, images: int, nursery: Nursery, times: int = 2
+) -> tuple[Path, dict[str, str]]:
+    """Return the project file, and the `contents` of a run in peace, kept beside it.
 
-    Attributes:
-        kind: of `KINDS`.
-        lost: what of the outputs had been removed before the run.
-        step: the last finished step at the kill.
-        state: of the run, as its server had it when all was up again.
-        words: what `usam run` said last, if it ended by itself.
-        again: images that the next run embedded.
-        faults: what was done again although it was done, or lost although it was finished.
+    It is run so many times, so that what differs by itself is not taken for harm.
     """
-
-    kind: str
-    lost: str
-    step: str
-    state: str
-    words: str
-    again: int
-    faults: list[str]
-
-
-def one_kill(kind: str, server: Server, file: Path, seconds: float, rng: random.Random) -> Kill:
-    """Lose something, start a run, kill; then run to the end and look at what was repeated."""
-    use_workers(file, 2 if kind == "dask" else 0)
-    words = ""
-    while True:
-        lost = rng.choice(LOSSES)
-        subprocess.run(["rm", "-rf", str(file.parent / "out" / lost)], check=True)
-        start = look(file)
-        moment = rng.uniform(0.2, 0.9) * seconds
-        hit = hit_served if kind in ("served", "worker", "server-served") else hit_run
-        outcome = hit(kind, server, moment)
-        if outcome is not None:
-            break
-    run, words = outcome
-    server.up()  # what was killed of it; it tells what became of the run that it served
-    state = server.state(run, seconds=60) if run else "no run yet"
-    finished, begun = server.embedded(run) if run else (0, 0)
-    use_workers(file, 0)
-    killed = look(file)
-    faults = lost_work(start, killed, finished, begun, SHARDS_OF_A_TASK[kind == "dask"])
-    if server.start_run().wait() != 0:
-        raise SystemExit(f"the run after a kill of {kind} failed: {server.last_words()}")
-    after = look(file)
-    faults += repeated(killed, after)
-    again = len(after.rows) - len(killed.rows)
-    return Kill(kind, lost, killed.step, state, words, again, faults)
+    file, kept = folder / "project" / "project.yaml", folder / "peace.json"
+    if not kept.exists():
+        shutil.rmtree(file.parent, ignore_errors=True)
+        draw(file.parent, images)
+        found = []
+        for _ in range(times):
+            shutil.rmtree(file.parent / "out", ignore_errors=True)
+            for step in (*STEPS, "report", "block"):
+                if nursery.run([step, str(file)]):
+                    raise SystemExit(f"{step} of an undisturbed run failed: {nursery.said()}")
+            found.append(contents(file))
+        first, second = found[0], found[-1]
+        differing = sorted(n for n in first | second if first.get(n) != second.get(n))
+        if differing or left(file):
+            raise SystemExit(f"two runs in peace differ: {differing}, or leave {left(file)}")
+        shutil.rmtree(folder / "peace", ignore_errors=True)
+        shutil.copytree(file.parent, folder / "peace", symlinks=True)
+        kept.write_text(json.dumps(first))
+    return file, json.loads(kept.read_text())
 
 
-def lost_work(start: Done, killed: Done, finished: int, begun: int, most: int) -> list[str]:
-    """Return what a run had finished, or what it had begun but for `most` shards, and is not there.
-
-    A server that was killed may know less than was done, but never more.
-    """
-    written = len(killed.shards) - len(start.shards)
-    if written < finished:
-        return [f"{finished} shards were finished, {written} are stored"]
-    return [f"{begun} shards were begun, {written} are stored"] if begun - written > most else []
-
-
-def hit_run(kind: str, server: Server, moment: float) -> tuple[str | None, str] | None:
-    """Kill at `usam run` or below it; None if it came to its end before, else run and words."""
-    before = server.newest_run()
-    process = server.start_run()
-    try:
-        process.wait(timeout=moment)
-        return None
-    except subprocess.TimeoutExpired:
-        pass
-    run = server.newest_run()
-    run_id = run["id"] if run and (before is None or run["id"] != before["id"]) else None
-    if kind == "flow":
-        process.kill()
-        process.wait()
-        return run_id, "killed"
-    if kind == "dask":
-        workers = wait_for_workers(process)
-        if not workers:
-            return None
-        run = server.newest_run()
-        run_id = run["id"] if run else None
-        kill(workers[0])
-    else:
-        kill(server.process("server"))
-    began = time.monotonic()
-    code = process.wait(timeout=PATIENCE)
-    said = server.last_words() if code else "came to its end"
-    return run_id, f"exit {code} after {time.monotonic() - began:.0f} s: {said}"
+def schedule(times: int, kinds: list[str], seed: int) -> list[tuple[str, int, str]]:
+    """Return kind, place in `POINTS` and moment of every kill: nine of ten are writes."""
+    others = [kind for kind in kinds if kind != "write"]
+    places = list(range(len(POINTS)))
+    random.Random(seed).shuffle(places)
+    found = []
+    every = 10 if "write" in kinds else 1
+    for number in range(times):
+        if others and number % every == every - 1:
+            found.append((others[number // every % len(others)], 0, ""))
+        else:
+            place = places[number % len(places)]
+            moment = HALF if number % 7 or only_half(place) else ("rename", "renamed")[number % 2]
+            found.append(("write", place, moment))
+    return found
 
 
-def wait_for_workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Return a run's Dask workers, as soon as there are any; none if it ends without."""
-    while process.poll() is None:
-        workers = dask_workers(psutil.Process(process.pid))
-        if workers:
-            return workers
-        time.sleep(0.2)
-    return []
-
-
-def hit_served(kind: str, server: Server, moment: float) -> tuple[str | None, str] | None:
-    """Kill at a served run; None if it came to its end before, else run and words."""
-    run = server.start_served()
-    deadline = time.monotonic() + moment + 10  # it is fetched within some seconds
-    while not server.run_processes() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    time.sleep(moment)
-    below = server.run_processes()
-    if server.state(run) != "Running" or not below:
-        server.state(run, seconds=PATIENCE)
-        return None
-    if kind == "served":
-        kill(below[0])
-        return run, f"the server said {server.state(run, seconds=60)}"
-    kill(server.process("flows" if kind == "worker" else "server"))
-    began = time.monotonic()
-    _, left = psutil.wait_procs(below, timeout=PATIENCE / 4)
-    what = "was still at work" if left else "had ended"
-    return run, f"its process {what} {time.monotonic() - began:.0f} s later"
-
-
-def table(kills: list[Kill]) -> str:
-    """Return what became of the runs, by kind."""
-    lines = ["| killed | times | state of the run afterwards | images embedded again |"]
+def tables(kills: list[dict[str, Any]]) -> str:
+    """Return what was hit, and what became of the runs."""
+    lines = ["| written | half | before the rename | after it | finished then, not made again |"]
+    lines.append("| --- | --- | --- | --- | --- |")
+    writes = [one for one in kills if one["kind"] == "write"]
+    for step in sorted({one["step"] for one in writes}):
+        those = [one for one in writes if one["step"] == step]
+        count = Counter(one["moment"] for one in those)
+        cells = [count[HALF], count["rename"], count["renamed"], sum(o["finished"] for o in those)]
+        lines.append(f"| {step} | {' | '.join(map(str, cells))} |")
+    lines += ["", "| killed | times | half written | state of the run afterwards |"]
     lines.append("| --- | --- | --- | --- |")
-    for kind in dict.fromkeys(one.kind for one in kills):
-        those = [one for one in kills if one.kind == kind]
-        states = ", ".join(f"{n} {s}" for s, n in Counter(one.state for one in those).items())
-        again = " ".join(str(one.again) for one in those)
-        lines.append(f"| {kind} | {len(those)} | {states} | {again} |")
+    for kind in PROCESS_KINDS:
+        if those := [one for one in kills if one["kind"] == kind]:
+            states = Counter(one["state"] for one in those)
+            said = ", ".join(f"{n} {state}" for state, n in states.items())
+            half = sum(bool(one["seen"]) for one in those)
+            lines.append(f"| {kind} | {len(those)} | {half} | {said} |")
+    for name, those in (("write", writes), ("other", [o for o in kills if o["kind"] != "write"])):
+        if those:
+            seconds = [one["seconds"] for one in those]
+            middle = statistics.median(seconds)
+            lines.append(f"\n{name}: {middle:.1f} s a kill, at most {max(seconds):.1f}")
     return "\n".join(lines)
 
 
@@ -180,9 +119,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--times", type=int, default=30)
+    parser.add_argument("--times", type=int, default=100)
     parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--images", type=int, default=12)
+    parser.add_argument("--images", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--port", type=int, default=4290)
     args = parser.parse_args()
@@ -191,31 +130,38 @@ def main() -> None:
     if unknown:
         raise SystemExit(f"--kinds: no kind {', '.join(unknown)}; expected {', '.join(KINDS)}")
     folder = args.out.resolve()
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"
-    rng = random.Random(args.seed)
-    calm, killed = (draw(folder / name, args.images) for name in ("calm", "killed"))
-    server = Server(folder, args.port, killed)
-    kills: list[Kill] = []
+    lines = folder / "kills.jsonl"
+    kills = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    known = {one["number"] for one in kills}
+    nursery = Nursery(folder / "step.log")
+    file, calm = peace(folder, args.images, nursery)
+    processes = ProcessKills(folder, args.port, file, calm, nursery)
     try:
-        server.up()
-        began = time.monotonic()
-        if server.start_run(calm).wait() != 0:
-            raise SystemExit(f"an undisturbed run failed: {server.last_words()}")
-        seconds = time.monotonic() - began
-        print(f"an undisturbed run takes {seconds:.1f} s; seed {args.seed}", flush=True)
-        while len(kills) < args.times:
-            kills.append(one_kill(kinds[len(kills) % len(kinds)], server, killed, seconds, rng))
-            print(f"{len(kills)}: {kills[-1]}", flush=True)
+        for number, (kind, place, moment) in enumerate(schedule(args.times, kinds, args.seed)):
+            if number in known:
+                continue
+            began = time.monotonic()
+            if kind == "write":
+                one = one_write(number, place, moment, nursery, folder / "peace", file, calm)
+            else:
+                chance = random.Random(f"{args.seed} {number}")
+                one = processes.one(number, kind, folder / "peace", chance)
+            one.seconds = round(time.monotonic() - began, 1)
+            kills.append(asdict(one))
+            with lines.open("a") as log:
+                log.write(json.dumps(kills[-1]) + "\n")
+            print(json.dumps(kills[-1]), flush=True)
     finally:
-        server.down()
-    first, second = contents(calm), contents(killed)
-    differing = sorted(name for name in first | second if first.get(name) != second.get(name))
-    faults = [fault for one in kills for fault in one.faults]
-    print(table(kills))
-    print(f"done again or lost: {faults or 'nothing'}")
-    print(f"compared {len(first)} labels, heads and embeddings; differing: {differing or 'none'}")
-    sys.exit(bool(differing or faults))
+        processes.close()
+        nursery.close()
+    faults = [f"{one['number']}: {fault}" for one in kills for fault in one["faults"]]
+    half = sum(bool(one["seen"]) for one in kills)
+    print(tables(kills))
+    print(f"{len(kills)} kills, {half} of them with something half written; seed {args.seed}")
+    print("\n".join(["wrong:", *faults]) if faults else "nothing lost, made again or left over")
+    sys.exit(bool(faults))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ class Server:
     """
 
     def __init__(self, folder: Path, port: int, project: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         os.environ["USAM_CACHE"] = str(folder)
         os.environ["PREFECT_RUNNER_POLL_FREQUENCY"] = "2"
         self._served = local_server.Served(port, str(project))
@@ -44,16 +45,30 @@ class Server:
     def up(self) -> None:
         """Start it, or what of it is gone."""
         local_server.up(self._served)
+        known = local_server.client_environment(self._served)
+        login = known.get("PREFECT_API_AUTH_STRING", "").partition(":")
+        self._client = httpx.Client(
+            base_url=self._served.api,
+            auth=(login[0], login[2]) if login[0] else None,
+            trust_env=False,
+            timeout=60,
+        )
 
     def down(self) -> None:
         """Stop it."""
         local_server.down()
 
-    def start_run(self, project: Path | None = None) -> subprocess.Popen[bytes]:
-        """Start `usam run`, of the served project unless another is named."""
-        words = [sys.executable, "-m", "flows", "run", str(project or self._project)]
+    def start_run(self, **environment: str) -> subprocess.Popen[bytes]:
+        """Start `usam run` with more in its environment, through `kill_acts`."""
+        words = [sys.executable, str(Path(__file__).with_name("kill_acts.py")), "run"]
         with self._log.open("wb") as log:
-            return subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            return subprocess.Popen(
+                [*words, str(self._project)],
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
 
     def last_words(self) -> str:
         """Return the last line that the last `usam run` printed."""
@@ -90,17 +105,12 @@ class Server:
                 return state["name"]
             time.sleep(0.5)
 
-    def embedded(self, run: str) -> tuple[int, int]:
-        """Return how many shards a run's tasks have finished, and how many they have begun."""
+    def finished(self, run: str) -> int:
+        """Return how many shards a run's tasks have finished."""
         tasks = self.ask("/task_runs/filter", flow_runs={"id": {"any_": [run]}})
-        finished = begun = 0
-        for task in tasks:
-            span = _SPAN.match(task["name"])
-            if span:
-                shards = int(span[2]) - int(span[1]) + 1
-                begun += shards
-                finished += shards if task["state"]["type"] == "COMPLETED" else 0
-        return finished, begun
+        ended = [task["name"] for task in tasks if task["state"]["type"] == "COMPLETED"]
+        spans = [found for found in map(_SPAN.match, ended) if found]
+        return sum(int(span[2]) - int(span[1]) + 1 for span in spans)
 
     def process(self, name: str) -> psutil.Process:
         """Return the process called `server` or `flows`."""

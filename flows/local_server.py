@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from flows import processes, secret
-from usam_core.atomic import write_json
+from usam_core.atomic import sweep, write_json
 from usam_core.errors import UsamError, UserError
 from usam_core.locks import only_one
 from usam_core.sam.download import cache_folder
@@ -96,6 +96,7 @@ def up(wanted: Served) -> bool:
         if found is not None:
             _same(found, wanted)
             return False
+        sweep(folder, deep=False)
         # What a crash left: a server without flows, flows without a server, runs of either.
         processes.stop_all(folder, _STOP_SECONDS)
         _port_is_free(wanted.port)

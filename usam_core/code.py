@@ -10,9 +10,11 @@ from usam_core.digest import value_digest
 PACKAGE = "usam_core"
 
 WITHOUT_INFLUENCE = (
+    "usam_core.atomic",
     "usam_core.cli",
     "usam_core.config",  # settings enter every key by their values
     "usam_core.errors",
+    "usam_core.faults",
     "usam_core.hidden",  # what messages leave out
     "usam_core.locks",
     "usam_core.progress",

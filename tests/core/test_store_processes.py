@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from usam_core.atomic import TEMPORARY_PREFIX
+from usam_core.atomic import TEMPORARY_PREFIX, whole_folder
 from usam_core.errors import StoreError
-from usam_core.store.commit import STALE_SECONDS, sweep
+from usam_core.store.commit import sweep_store
 from usam_core.store.shard import check_shard
 from usam_core.store.store import EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile, Quarantined
@@ -184,34 +185,44 @@ def test_a_writer_killed_beside_another_does_not_disturb_it(tmp_path, nursery):
     assert len(store.index()) == IMAGES
 
 
-def make_old(path: Path, seconds: float) -> None:
-    then = time.time() - seconds
-    for part in (*path.rglob("*"), path):
-        os.utime(part, (then, then))
-
-
-def test_old_leftovers_are_swept_and_young_ones_are_not(tmp_path):
+def test_what_the_dead_left_is_swept_and_what_the_living_write_is_not(tmp_path):
     store = EmbeddingStore.create_or_open(tmp_path, SPEC)
     record = ShardRecord(ImageFile("/x.png", f"{1:064x}"), Quarantined("empty", "why"))
     shard = store.path / "shards" / store.write_shard([record])
     places = [store.path / "shards", shard / "features"]
-    for place in places:
-        for name in ("old", "young", "busy"):
-            (place / f".partial-{name}" / "c").mkdir(parents=True)
-            (place / f".partial-{name}" / "c" / "0").touch()
-            make_old(place / f".partial-{name}", STALE_SECONDS * (0.5 if name == "young" else 2))
-        # A large array is written into one file for a while: the folder looks old, the file not.
-        (place / ".partial-busy" / "c" / "0").touch()
-    old_file = store.path / ".partial-.index-cache-1"
-    old_file.touch()
-    make_old(old_file, STALE_SECONDS * 2)
-    EmbeddingStore.create_or_open(tmp_path, SPEC)
-    assert not old_file.exists()
-    for place in places:
-        left = {path.name for path in place.glob(".partial-*")}
-        assert left == {".partial-young", ".partial-busy"}
-    assert store.verify() == []
-    assert sweep(store.path, stale_seconds=-1) == 4
+    with ExitStack() as writers:
+        for place in places:
+            living = writers.enter_context(whole_folder(place / "living"))
+            (living / "c").touch()
+            (place / ".partial-dead" / "c").mkdir(parents=True)
+            (place / ".partial-dead" / "c" / "0").touch()
+        (store.path / ".partial-.index-cache-1").touch()
+        assert len(leftovers(tmp_path)) == 5
+        EmbeddingStore.create_or_open(tmp_path, SPEC)
+        assert {path.name.split("-")[1] for path in leftovers(tmp_path)} == {"living"}
+        assert sweep_store(store.path) == 0
+        assert store.verify() == []
+    assert leftovers(tmp_path) == []
+    assert all((place / "living" / "c").is_file() for place in places)
+
+
+def test_where_nothing_can_be_locked_only_old_leftovers_go(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("usam_core.atomic.fcntl.flock", refuse)
+    (tmp_path / "shards").mkdir()
+    for name, seconds in (("old", 7200), ("young", 1800), ("busy", 7200)):
+        folder = tmp_path / "shards" / f".partial-{name}"
+        folder.mkdir()
+        (folder / "0").touch()
+        then = time.time() - seconds
+        for part in (folder / "0", folder):
+            os.utime(part, (then, then))
+    # A large array is written into one file for a while: the folder looks old, the file not.
+    (tmp_path / "shards" / ".partial-busy" / "0").touch()
+    assert sweep_store(tmp_path) == 1
+    assert {path.name for path in leftovers(tmp_path)} == {".partial-young", ".partial-busy"}
 
 
 def test_leftovers_are_never_read(tmp_path):

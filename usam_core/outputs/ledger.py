@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from usam_core import faults
 from usam_core.digest import files_digest
 from usam_core.errors import StoreError
 from usam_core.paths import inside
@@ -128,6 +129,8 @@ class Ledger:
     def plan(self, format_: str, files: Iterable[Written]) -> None:
         """Write down what will be put in place; parts that had these files are no longer done."""
         files = list(files)
+        if not files:
+            return
         with self._db:
             self._disown(format_, files)
             self._db.executemany(
@@ -135,6 +138,7 @@ class Ledger:
                 "ON CONFLICT DO UPDATE SET planned = excluded.planned, image = excluded.image",
                 [(format_, file.path, file.image, file.sha256) for file in files],
             )
+            faults.at("half", self._file)
 
     def finish(
         self, format_: str, part: str, key: str, placed: list[Written], kept: list[Written]
@@ -155,6 +159,7 @@ class Ledger:
                 ],
             )
             self._db.execute("INSERT OR REPLACE INTO part VALUES (?, ?, ?)", (format_, part, key))
+            faults.at("half", self._file)
 
     def _disown(self, format_: str, files: list[Written]) -> None:
         self._db.executemany(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from usam_core.atomic import write_json
+from usam_core.atomic import sweep, write_json
 from usam_core.errors import StoreError
 from usam_core.outputs.base import LabelledImage, Labels, Writer, read_objects
 from usam_core.outputs.pixel_size import pixel_size
@@ -182,6 +182,7 @@ def _listed(labels: zarr.Group) -> list[str]:
 def _list(folder: Path, labels: zarr.Group, names: list[str]) -> None:
     """Have an image's group of labels list these."""
     attributes = labels.attrs.asdict()
+    sweep(folder, deep=False)  # it lies among the images, where no step looks for what was left
     if labels.metadata.zarr_format == 2:
         write_json(folder / _ATTRIBUTES, {**attributes, "labels": names})
     else:

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from usam_core import faults
 from usam_core.atomic import disk_errors
 from usam_core.digest import value_digest
 from usam_core.errors import InputError
@@ -88,6 +89,7 @@ def append(file: Path, line: dict[str, Any]) -> None:
             left = (("\n" if torn else "") + text).encode()
             while left:
                 left = left[os.write(handle, left) :]
+            faults.at("half", file, file, size)
             os.fsync(handle)
         finally:
             os.close(handle)

@@ -11,11 +11,12 @@ outputs are undamaged is not run again.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from usam_core.atomic import disk_errors
+from usam_core.atomic import disk_errors, sweep
 from usam_core.code import code_digest
 from usam_core.compute import open_workers
 from usam_core.digest import value_digest
@@ -42,6 +43,7 @@ from usam_core.stages.embed import EmbedPlan
 from usam_core.stages.folders import step_folder
 from usam_core.stages.labelled import listed_once
 from usam_core.stages.record import StepResult, intact_record, write_record
+from usam_core.store.commit import sweep_store
 
 __all__ = [
     "STEPS",
@@ -60,6 +62,7 @@ __all__ = [
     "run_step",
     "step_folder",
     "step_key",
+    "tidy",
 ]
 
 _MODULES: dict[str, Any] = {
@@ -129,6 +132,7 @@ def run_step(
         return _run_embed(project, refresh, progress, flow_run)
     folder = step_folder(project, step)
     with disk_errors(folder), only_one(folder / ".lock", str(folder)):
+        _sweep(step, project)
         with listed_once():
             key = step_key(step, project)
             found = None if refresh else intact(step, project, key)
@@ -144,6 +148,17 @@ def run_step(
         return _record(project, result, made_of, flow_run)
 
 
+def _sweep(step: str, project: Project) -> None:
+    sweep(step_folder(project, step))
+    # Every step lists the images and reads stores, and remembers both.
+    sweep(step_folder(project, "embed"), deep=False)
+    for store in project.store_root.glob("*/"):
+        if step in ("compose", "describe"):
+            sweep_store(store)  # they write shards, or into them; for `embed` the store does it
+        else:
+            sweep(store, deep=False)
+
+
 def collect_class(
     project: Project, name: str, *, refresh: bool = False, progress: Progress = SILENT
 ) -> dict[str, int]:
@@ -156,6 +171,7 @@ def _run_embed(
     project: Project, refresh: bool, progress: Progress, flow_run: Mapping[str, str] | None
 ) -> StepResult:
     # Not under one lock: several runs share the work, shard by shard.
+    _sweep("embed", project)
     if refresh:
         forget_embeddings(project)
     with disk_errors(step_folder(project, "embed")), listed_once():

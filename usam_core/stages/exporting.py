@@ -6,14 +6,14 @@ files renamed: a file of ours is never taken for a person's edit, nor an edit fo
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from usam_core.atomic import LONGEST_NAME, TEMPORARY_PREFIX, whole_file
+from usam_core import faults
+from usam_core.atomic import LONGEST_NAME, TEMPORARY_PREFIX, sync_path, sync_tree, whole_file
 from usam_core.digest import value_digest
 from usam_core.outputs.base import LabelledImage, Writer
 from usam_core.outputs.ledger import Ledger, Written, content_digest
@@ -83,8 +83,13 @@ def export_part(
         ready = staged[job.writer.name]
         ledger.plan(job.writer.name, [one.file for one in ready])
         for one in ready:
+            faults.at("rename", one.place)
             _place(one.made, one.place)
+            faults.at("renamed", one.place)
             job.writer.placed(LabelledImage(one.entry, images))
+        # The names too: the ledger is not to know files that a power cut takes back.
+        for folder in {one.place.parent for one in ready}:
+            sync_path(folder)
         placed = [one.file for one in ready]
         ledger.finish(job.writer.name, part, job.key, placed, kept[job.writer.name])
 
@@ -132,9 +137,11 @@ def _stage(
     ledger.check(writer.name, path)
     place.parent.mkdir(parents=True, exist_ok=True)
     # One name for each place: what a killed run left is written over, not left lying.
-    made = _beside(place)
-    remove(place.parent, made)
+    made, old = _beside(place), _beside(place, "old-")
+    for left in (made, old):
+        remove(place.parent, left)
     writer.write(image, made)
+    faults.at("half", place, made)
     file = Written(path, image.path, content_digest(made))
     return _Staged(entry, file, made, place)
 
@@ -168,7 +175,8 @@ def _take_away(place: Path) -> None:
     remove(place.parent, old)
     if place.is_dir() and not place.is_symlink():
         os.rename(place, old)
-        shutil.rmtree(old)
+        faults.at("rename", old)
+        remove(place.parent, old)
     else:
         place.unlink(missing_ok=True)
 
@@ -183,11 +191,5 @@ def _beside(place: Path, mark: str = "") -> Path:
 def _sync(paths: list[Path]) -> None:
     """Have the disk keep files and folders; many at a time, because it waits once for all."""
     with ThreadPoolExecutor(_SYNCS) as threads:
-        for _ in threads.map(_sync_one, paths):
+        for _ in threads.map(sync_tree, paths):
             pass
-
-
-def _sync_one(path: Path) -> None:
-    for file in [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]:
-        with open(file, "rb") as handle:
-            os.fsync(handle.fileno())

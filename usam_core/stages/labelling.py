@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from usam_core.atomic import write_json
+from usam_core.atomic import TEMPORARY_PREFIX, write_json
 from usam_core.candidates import Labelled, label_image
 from usam_core.digest import file_digest
 from usam_core.errors import StoreError
@@ -70,7 +70,8 @@ def label_part(
             for path, png in wanted[sha256]:
                 kept = edited_png(folder / png, mask_set.size_hw, part.written.get(png))
                 # An edit stays; beside it, for its digest alone, lies for a moment what we made.
-                made = part.file.with_name(f".{part.file.stem}.png") if kept else folder / png
+                name = f"{TEMPORARY_PREFIX}{part.file.stem}.png"
+                made = part.file.with_name(name) if kept else folder / png
                 entry = _label(labeller, mask_set, decisions, made)
                 if kept:
                     made.unlink()

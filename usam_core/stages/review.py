@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
+from usam_core.atomic import sweep
 from usam_core.candidates import choose, class_logits, thresholds
 from usam_core.errors import InputError, UserError
 from usam_core.headfile import card_path, load_head
@@ -82,6 +83,7 @@ def only_review(project: Project) -> Iterator[None]:
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(file, timeout=0):
+            sweep(file.parent)
             yield
     except Timeout:
         raise UserError(

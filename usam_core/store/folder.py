@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from usam_core.errors import StoreError
-from usam_core.store.commit import remove_folder, sweep
+from usam_core.store.commit import remove_folder, sweep_store
 from usam_core.store.layout import (
     GROUP_FILE,
     SHARDS,
@@ -38,7 +38,7 @@ def make_store(root: Path, spec: dict[str, Any]) -> Path:
             if (folder / GROUP_FILE).is_dir():
                 remove_folder(folder / GROUP_FILE)
             write_group(folder, **attributes)
-    sweep(path)
+    sweep_store(path)
     return path
 
 

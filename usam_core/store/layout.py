@@ -81,11 +81,15 @@ def check_block_name(name: str) -> str:
     return name
 
 
-def write_group(folder: Path, **attributes: Any) -> None:
-    """Write the metadata of a Zarr v3 group, whole or not at all, our attributes with a digest."""
+def write_group(folder: Path, *, sync: bool = True, **attributes: Any) -> None:
+    """Write the metadata of a Zarr v3 group, whole or not at all, our attributes with a digest.
+
+    `sync` is off within a folder that is synced as a whole.
+    """
     own = {"format": FORMAT, **attributes}
     stored = {_OWN: own, _OWN_DIGEST: value_digest(own)}
-    write_json(folder / GROUP_FILE, {"zarr_format": 3, "node_type": "group", "attributes": stored})
+    group = {"zarr_format": 3, "node_type": "group", "attributes": stored}
+    write_json(folder / GROUP_FILE, group, sync=sync)
 
 
 def read_group(folder: Path) -> dict[str, Any]:

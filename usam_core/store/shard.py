@@ -111,9 +111,10 @@ def fill_shard(
             block = np.stack([one.features[name] for one in sets])
             write_array(folder / column_of(name), block, bytes8=bytes8)
     (folder / FEATURES).mkdir(exist_ok=True)
-    write_group(folder / FEATURES)
+    write_group(folder / FEATURES, sync=False)
     write_group(
         folder,
+        sync=False,
         fingerprint=fingerprint,
         columns=list(COLUMNS) if sets else [],
         blocks=blocks,

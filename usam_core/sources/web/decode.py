@@ -4,11 +4,10 @@ import hashlib
 import io
 import threading
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from usam_core.atomic import TEMPORARY_PREFIX, whole_file
+from usam_core.atomic import scratch_file, whole_file
 from usam_core.images import BadImage, check_image, read_image
 from usam_core.sources.web.failures import FetchFailed
 from usam_core.sources.web.journal import Verdict
@@ -49,8 +48,7 @@ def keep(answer: Answer, folder: Path, max_megapixels: float) -> Verdict:
     """
     folder.mkdir(parents=True, exist_ok=True)
     # The bytes as they came never have an ending that anything would open.
-    with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder) as temporary:
-        original = Path(temporary) / "original"
+    with scratch_file(folder / "original") as original:
         original.write_bytes(answer.body)
         try:
             # One picture at a time: the memory for pixels does not grow with the threads.

@@ -6,14 +6,14 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from usam_core.atomic import TEMPORARY_PREFIX
+from usam_core.atomic import sweep
 from usam_core.config import ClassSpec
 from usam_core.config_training import WebConfig
 from usam_core.digest import file_digest, value_digest
 from usam_core.errors import ConfigError, InputError, StoreError
 from usam_core.hidden import all_without_secrets
 from usam_core.locks import only_one
-from usam_core.paths import inside, remove
+from usam_core.paths import inside
 from usam_core.progress import Progress
 from usam_core.sam.download import cache_folder
 from usam_core.sources.base import Collected, class_folder
@@ -172,8 +172,7 @@ class WebSource:
 
 def _tidy(folder: Path, journal: Journal) -> bool:
     """Remove what a kill left half done; return whether every entered picture is still there."""
-    for left in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        remove(folder, left)
+    sweep(folder, deep=False)
     whole = True
     for url, verdict in journal.verdicts().items():
         if verdict.picture is None:
