@@ -11,9 +11,8 @@ outputs are undamaged is not run again.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from usam_core.atomic import disk_errors, sweep
