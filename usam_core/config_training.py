@@ -1,8 +1,8 @@
 """The `training` section of `project.yaml`: where single-object pictures come from, and which of
 them are kept.
 
-Values that the papers give carry their section (docs/method.md, step 1); the filters' defaults stand
-in docs/decisions/0006-training-pictures.md.
+Values that the papers give carry their section (docs/method.md); the filters' defaults stand in
+docs/decisions/0006-training-pictures.md.
 """
 
 from pathlib import Path

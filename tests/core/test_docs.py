@@ -22,8 +22,8 @@ NOT_RUN = {
     r"^(\. )?\.venv": "belongs to the one before",
     r"^pip install": "installs",
     r"^hf download": "needs a model hub",
-    r"usam init real |--source (synthetic|web)": "needs a model hub or the web: test_sources_hub.py, "
-    "test_web_collect.py run the same on 127.0.0.1",
+    r"usam init real |--source (synthetic|web)": "needs a model hub or the web: "
+    "test_sources_hub.py and test_web_collect.py run the same on 127.0.0.1",
     r"^usam (collect|run) (pets|real)|run my-project|run \"\$1\"": "belongs to the one before",
     r"^usam bench": "needs official data: test_bench.py runs it on data of the same layout",
     r"^usam (up|down)": "a server: tests/server/test_served.py",
@@ -65,7 +65,7 @@ BENCHMARKS = [command for command in RUN if command.startswith("python benchmark
 
 
 def test_every_command_is_run_or_has_a_reason():
-    assert RUN == sorted([*USAM, *BENCHMARKS]), "name a reason in NOT_RUN, or teach this file"
+    assert sorted([*USAM, *BENCHMARKS]) == RUN, "name a reason in NOT_RUN, or teach this file"
     assert len(USAM) > 10
     everything = [command for _, command in commands()]
     for pattern in NOT_RUN:
