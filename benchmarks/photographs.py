@@ -74,7 +74,7 @@ ROWS = {
     "minus votes: paint by score": {"inference": {"paint": "score"}},
     "minus predicted IoU in the score": {"inference": {"score": "confidence"}},
     "minus the single mask: best predicted IoU": {"inference": {"mask_choice": "best_iou"}},
-    "minus the low threshold: the papers' 0.8": {"inference": {"threshold": 0.8}},
+    "minus the low threshold: 0.8 (the papers name none)": {"inference": {"threshold": 0.8}},
     "plus suppression by containment": {"inference": {"nms_containment": 0.9}},
     "plus presence gate at 0.5": {"inference": {"presence": 0.5}},
     "plus calibrated thresholds": {"inference": {"thresholds": "calibrated"}},

@@ -30,7 +30,7 @@ class FeatureConfig(Section):
     pooling: Literal["dense", "crop", "masked_image"] = "dense"
     """How a mask gets its vector: `dense` averages the picture's patch features inside the mask,
     `crop` encodes the mask's own box, `masked_image` the picture with all else black (the papers'
-    SAM+CLIP, U-SAM section 4)."""
+    SAM+CLIP, GranSAM supplement 3.1)."""
     crop_below: Annotated[Float, Field(ge=0, le=1)] = 0.0
     """With `dense`: masks smaller than this share of the picture are encoded from their own
     crop too, and both vectors averaged."""

@@ -66,7 +66,7 @@ class HeadOptions(Section):
 
 
 class HeadConfig(HeadOptions):
-    """The learned head (U-SAM, sections 3.5 and 4.2; GranSAM, supplement 2)."""
+    """The learned head (GranSAM, sections 3.5 and 4.2, supplement 2)."""
 
     features: Annotated[list[str], Field(min_length=1)] = ["encoder"]
     """Feature blocks that the head sees: `tokens` (alone, the papers' mode), `encoder` (of the
@@ -83,9 +83,9 @@ class HeadConfig(HeadOptions):
     distil: Bool = True
     """Train the uncertainty-distilled student; off leaves the MIL teacher alone."""
     lambda_mil: Annotated[Float, Field(ge=0)] = 1.0
-    """Weight of the MIL loss (section 4.2)."""
+    """Weight of the MIL loss (GranSAM, section 4.2)."""
     lambda_uncertainty: Annotated[Float, Field(ge=0)] = 0.15
-    """Weight of the uncertainty loss (section 4.2)."""
+    """Weight of the uncertainty loss (GranSAM, section 4.2)."""
     uncertainty_reduction: Literal["mean", "sum"] = "mean"
     """`sum` adds the uncertainty loss up over classes and bad masks, as equation 4 is printed;
     `mean` divides by both, so that its weight does not grow with them."""
@@ -99,8 +99,8 @@ class HeadConfig(HeadOptions):
     """Optimiser steps for the teacher and again for the student, rounded up to whole passes over
     the pictures: few pictures are seen more often, and the time does not grow with their number."""
     batch_size: Annotated[Int, Field(ge=1)] = 64
-    """Pictures a step (section 4.2)."""
+    """Pictures a step (GranSAM, section 4.2)."""
     learning_rate: Annotated[Float, Field(gt=0)] = 0.001
-    """Adam's step (section 4.2)."""
+    """Adam's step (GranSAM, section 4.2)."""
     cache_mb: Annotated[Int, Field(ge=0)] = 1024
     """Memory for training bags; what does not fit is read from the store each epoch."""

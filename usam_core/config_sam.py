@@ -16,7 +16,7 @@ class SamConfig(Section):
     checkpoint: Path | None = None
     """A local checkpoint file; empty means the bundled or the downloaded official one."""
     points_per_side: Annotated[Int, Field(ge=1, le=64)] = 10
-    """Grid of prompts: 10 x 10 = 100 points (U-SAM, section 4.2)."""
+    """Grid of prompts: 10 x 10 = 100 points (GranSAM, section 4.2)."""
     points_per_batch: Annotated[Int, Field(ge=1, le=4096)] | None = None
     """Prompts decoded at a time, at most; they are cut into equal batches. Empty picks by device
     and free memory. Changes results by rounding: next to nothing in `float32`; in `bfloat16` some

@@ -1,8 +1,8 @@
 """The `training` section of `project.yaml`: where single-object pictures come from, and which of
 them are kept.
 
-Values that the papers give carry their section (METHOD.md, step 1); the filters' defaults stand
-in docs/decisions/0006-training-pictures.md.
+Values that the papers give carry their section (docs/method.md); the filters' defaults stand in
+docs/decisions/0006-training-pictures.md.
 """
 
 from pathlib import Path
@@ -29,11 +29,11 @@ class SyntheticConfig(Section):
     """Pictures generated from the names by a text-to-image model, through `diffusers`."""
 
     model: Annotated[str, Field(min_length=1)] = "CompVis/stable-diffusion-v1-4"
-    """Hub id or local folder of any diffusers text-to-image pipeline (U-SAM, section 4.1)."""
+    """Hub id or local folder of any diffusers text-to-image pipeline (GranSAM, section 4.2)."""
     revision: str | None = None
     """Branch, tag or commit of the hub model; empty means its main branch."""
     per_class: Annotated[Int, Field(ge=1, le=100_000)] = 200
-    """Pictures to make for each class (U-SAM, section 4.1)."""
+    """Pictures to make for each class (GranSAM, section 4.2)."""
     prompts: Annotated[list[str], Field(min_length=1)] = ["a photo of a {c}"]
     """Templates used in turn; `{c}` is the class name. A class's own prompts replace them."""
 
@@ -86,7 +86,7 @@ class WebConfig(Section):
     engine_urls: dict[Literal["bing", "google", "baidu"], str] = {}
     """Other addresses of engines, such as a mirror inside an institute."""
     per_class: Annotated[Int, Field(ge=1, le=10_000)] = 45
-    """Pictures wanted for each class (METHOD.md, step 1)."""
+    """Pictures wanted for each class (docs/method.md, step 1)."""
     most_pages: Annotated[Int, Field(ge=1)] = 200
     """Pages read of each site, and results asked of each engine and query in steps of a page."""
     requests_per_second: Annotated[Float, Field(gt=0, le=100)] = 2.0

@@ -22,8 +22,14 @@ from usam_core.config_compose import ComposeConfig
 from usam_core.config_compute import ComputeConfig
 from usam_core.config_features import FeatureConfig
 from usam_core.config_images import ImagesConfig
-from usam_core.config_results import OutputsConfig
-from usam_core.config_training import FilterConfig, SyntheticConfig, TrainingConfig, WebConfig
+from usam_core.config_results import EvaluationConfig, OutputsConfig, ReportConfig
+from usam_core.config_training import (
+    FilterConfig,
+    RenderConfig,
+    SyntheticConfig,
+    TrainingConfig,
+    WebConfig,
+)
 from usam_core.errors import InputError
 from usam_core.imagestores.opener import is_url
 from usam_core.presets import preset_names
@@ -112,6 +118,8 @@ def _lines(
     yield f"# yaml-language-server: $schema={SCHEMA_FILE}"
     yield "# A usam project. Commented lines show the defaults. Run it with: usam run project.yaml"
     yield ""
+    yield from _defaults(ProjectConfig, {}, only=("name",), indent="")
+    yield ""
     yield "# The names to be found."
     if isinstance(classes, dict):
         yield f"classes: {_scalar(classes)}"
@@ -120,6 +128,8 @@ def _lines(
         for name in classes:
             yield f"  - name: {_scalar(name)}"
         yield from _defaults(ClassSpec, {}, leave_out=("name",), indent="    ")
+    yield ""
+    yield from _defaults(ProjectConfig, {}, only=("negatives", "level"), indent="")
     yield ""
     yield "# The images to be labelled."
     yield "images:"
@@ -130,6 +140,7 @@ def _lines(
     nested = ("render", "synthetic", "web", "filters")
     yield from _defaults(TrainingConfig, training, leave_out=nested)
     for key, model in (
+        ("render", RenderConfig),
         ("synthetic", SyntheticConfig),
         ("web", WebConfig),
         ("filters", FilterConfig),
@@ -147,6 +158,7 @@ def _lines(
         ("inference", InferenceConfig, {}),
         ("outputs", OutputsConfig, {}),
         ("gate", GateConfig, {}),
+        ("report", ReportConfig, {}),
         ("compute", ComputeConfig, {}),
     ):
         yield ""
@@ -159,6 +171,8 @@ def _lines(
     yield ""
     yield "# Truth to measure against, if there is any."
     yield "# evaluation:\n#   format: voc        # palette PNGs; or coco\n#   path: truth"
+    known = ("classes", "objects")
+    yield from _defaults(EvaluationConfig, {}, only=known, indent="#   ", mark="")
     yield ""
     yield "# Everything random follows from this number."
     yield "seed: 0"
@@ -169,12 +183,13 @@ def _defaults(
     given: dict[str, Any],
     *,
     leave_out: Sequence[str] = (),
+    only: Sequence[str] | None = None,
     indent: str = "  ",
     mark: str = "# ",
 ) -> Iterator[str]:
     """Yield a section's keys with their docstrings; those that are not given are commented out."""
     for name, field in model.model_fields.items():
-        if name in leave_out:
+        if name in leave_out or (only is not None and name not in only):
             continue
         for line in textwrap.wrap(field.description or "", _WIDTH - len(indent) - 2):
             yield f"{indent}# {line}"

@@ -34,12 +34,12 @@ def cheap_encoder(monkeypatch):
 
 @pytest.fixture
 def no_sam(monkeypatch):
-    """Let a test fail that runs SAM."""
+    """Let a test fail that runs SAM, by the method that the pipeline calls."""
 
     def called(*_):
         raise AssertionError("SAM was run")
 
-    monkeypatch.setattr(embedder.SamEmbedder, "embed", called)
+    monkeypatch.setattr(embedder.SamEmbedder, "submit", called)
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """What a benchmark reads: official layouts, splits, void, crowds, objects, published numbers."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,12 +19,15 @@ from tests.bench_data import (
     write_coco,
     write_voc,
 )
+from usam_core.bench import published
 from usam_core.bench.datasets import BENCHMARKS, open_split
 from usam_core.bench.published import papers_classwise, published_rows
+from usam_core.digest import value_digest
 from usam_core.errors import InputError
 from usam_core.truth.coco import CocoTruth
 from usam_core.truth.voc import VocTruth
 
+PAPERS = Path(__file__).parents[3] / "shared" / "papers"
 VOC, COCO = BENCHMARKS["voc21"], BENCHMARKS["coco-object"]
 
 
@@ -196,6 +201,27 @@ def test_every_published_row_says_where_it_stands(benchmark):
         values = [value for value in (row.miou, row.map50) if value is not None]
         assert values
         assert all(0 < value < 100 for value in values)
+
+
+def test_no_published_number_changes_by_itself():
+    """After a change on purpose: look at its source once more, then put the new digest here."""
+    rows = value_digest([published._read(), published.PAPERS_CLASSWISE])
+    assert rows == "b58861324aaab5deab2c840d9933a3908963757dac080f43d850078343a9c601"
+
+
+@pytest.mark.skipif(not PAPERS.is_dir(), reason="needs the papers' texts in ../shared/papers")
+def test_every_number_of_the_papers_stands_in_their_text():
+    text = "\n".join(file.read_text(encoding="utf-8") for file in sorted(PAPERS.glob("*.txt")))
+    numbers = {
+        (row.method, f"{value:.2f}")
+        for benchmark in BENCHMARKS
+        for row in published_rows(benchmark)
+        if row.group == "papers" and "an image there" not in row.source
+        for value in (row.miou, row.map50)
+        if value is not None
+    }
+    assert len(numbers) > 30
+    assert [one for one in numbers if not re.search(rf"(?<![\d.]){one[1]}(?!\d)", text)] == []
 
 
 def test_the_papers_rows_are_those_of_their_tables():

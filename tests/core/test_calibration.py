@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from usam_core.calibration.calibration import Calibration, log_odds
-from usam_core.calibration.fit import NONE, SceneMasks, fit_calibration, judged
+from usam_core.calibration.fit import NONE, SceneMasks, _best_f1, fit_calibration, judged
 from usam_core.calibration.reliability import diagram, expected_calibration_error, reliability
+from usam_core.calibration.targets import shown_classes
+from usam_core.masks import pack
 from usam_core.metrics.confidence import StatedProbabilities
 from usam_core.outputs.coco_json import mask_record
 
@@ -94,6 +96,74 @@ def test_a_class_whose_best_mask_is_unlikely_is_absent():
     assert seen[0] > seen[2] > seen[1]
 
 
+def test_presence_by_hand():
+    """Offset and slope of the log odds of the best mask; even odds give the offset alone."""
+    one = Calibration(1.0, 0.0, 0.0, presence_offset=-1.0, presence_slope=2.5)
+    found = one.presence(np.array([[0.5, 0.9, 0.2], [0.3, 0.1, 0.25]]))
+    odds = -1.0 + 2.5 * np.log([1.0, 9.0, 1 / 3])
+    assert found == pytest.approx(1 / (1 + np.exp(-odds)))
+
+
+def test_presence_has_the_slope_of_what_it_was_fitted_to():
+    """Odds of presence that are flatter than the best mask's: a slope of 1 would not do."""
+    rng = np.random.default_rng(0)
+    made = []
+    for _ in range(3000):
+        p = rng.uniform(0.02, 0.98)
+        logits = np.array([[log_odds(p), -12.0, -12.0]])
+        shown = rng.uniform() < 1 / (1 + np.exp(-0.4 * log_odds(p)))
+        target = 0 if rng.uniform() < p else NONE
+        made.append(
+            SceneMasks(
+                logits.astype(np.float32),
+                np.zeros(1),
+                np.array([target]),
+                np.array([shown, False, False]),
+            )
+        )
+    found = fit_calibration(made, NAMES)
+    sure = found.presence(np.array([[0.95, 0.0, 0.0]]))[0]
+    unsure = found.presence(np.array([[0.05, 0.0, 0.0]]))[0]
+    flat = 1 / (1 + np.exp(-0.4 * np.log(19)))
+    assert sure == pytest.approx(flat, abs=0.08)
+    assert unsure == pytest.approx(1 - flat, abs=0.08)
+
+
+def test_a_class_seen_in_few_scenes_leans_on_the_common_threshold():
+    """b parts at 0.7 and is in one scene: its own threshold counts 1 of 11."""
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(200):
+        p = rng.uniform(0.05, 0.95, 2)
+        targets = np.array([0 if p[0] > 0.3 else NONE, NONE])
+        logits = np.full((2 if number == 0 else 1, 3), -8.0)
+        logits[0, 0] = log_odds(p[0])
+        if number == 0:
+            logits[1, 1], targets[1] = log_odds(0.9), 1
+        made.append(
+            SceneMasks(
+                logits.astype(np.float32),
+                np.zeros(len(logits)),
+                targets[: len(logits)],
+                np.array([targets[0] == 0, number == 0, False]),
+            )
+        )
+    found = fit_calibration(made, NAMES)
+    chosen, sure, right = judged(made, found, 3)
+    shown = int(sum(scene.present.sum() for scene in made))
+    common, own = best_f1(sure, right, shown), best_f1(sure[chosen == 1], right[chosen == 1], 1)
+    assert abs(own - common) > 0.05, "else the mixture would not be seen"
+    assert found.thresholds["b"] == pytest.approx((own + 10 * common) / 11, abs=1e-3)
+
+
+def best_f1(sure, right, wanted):
+    """Return the middle of the thresholds with the best F1, by trying all of them."""
+    grid = np.linspace(0.02, 0.98, 49)
+    f1 = [2 * (right & (sure >= t)).sum() / ((sure >= t).sum() + wanted) for t in grid]
+    best = np.flatnonzero(np.isclose(f1, max(f1)))
+    return grid[best[len(best) // 2]]
+
+
 def test_thresholds_lie_where_right_and_wrong_part():
     """Class a is right from 0.7 on, class b from 0.3 on; both are seen often."""
     rng = np.random.default_rng(0)
@@ -127,6 +197,29 @@ def test_no_masks_are_an_error():
     )
     with pytest.raises(ValueError, match="at least one mask"):
         fit_calibration([empty], NAMES)
+
+
+def test_a_mask_shows_the_class_that_half_of_it_lies_on():
+    """Masks of 4 x 4 pixels, half, less, and all on class 1; the last lies half on each of two."""
+    truth = np.zeros((8, 8), np.uint8)
+    truth[:4], truth[4:, :2], truth[4:, 2:4] = 1, 2, 3
+    masks = np.zeros((4, 8, 8), bool)
+    masks[0, 2:6, 4:] = True
+    masks[1, 3:7, 4:] = True
+    masks[2, :4, 4:] = True
+    masks[3, 4:, :4] = True
+    values = np.array([NONE, 0, 1, 2])
+    assert shown_classes(pack(masks), truth, values).tolist() == [0, NONE, 0, 2]
+    # One class at a coarser level: the whole of the last mask.
+    assert shown_classes(pack(masks), truth, np.array([NONE, 0, 1, 1]))[3] == 1
+
+
+def test_a_mask_just_at_a_threshold_is_kept_by_it():
+    """All of one probability on the grid: above it nothing is kept."""
+    at = float(np.linspace(0.02, 0.98, 49)[20])
+    assert _best_f1(np.array([at]), np.array([True]), 1) == pytest.approx(0.22)
+    beyond = _best_f1(np.array([0.0, at]), np.array([False, True]), 1)
+    assert beyond == pytest.approx(0.22), "the middle of 0.02 to 0.42"
 
 
 def test_ece_by_hand():

@@ -23,6 +23,12 @@ from usam_core.stages.embed import open_store
 pytestmark = pytest.mark.usefixtures("cheap_encoder")
 
 
+def test_running_sam_would_be_noticed(project_file, no_sam):
+    project = change(project_file, sam={"points_per_side": 2})
+    with pytest.raises(AssertionError, match="SAM was run"):
+        run_step("embed", project)
+
+
 def test_a_store_that_is_there_gets_a_block_and_sam_is_not_run(project_file, no_sam):
     project = change(project_file, features=FEATURES, head={"features": ["encoder", "colour"]})
     result = run_step("describe", project)

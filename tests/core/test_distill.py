@@ -34,6 +34,14 @@ def test_the_threshold_is_a_share_of_the_largest_entropy():
     assert bad_masks(logits, labels, 0.51).item() is False
 
 
+def test_a_mask_just_at_the_threshold_is_not_above_it():
+    """Of two classes equally likely the entropy is the limit of 1: sure enough, and right."""
+    logits = torch.zeros(1, 1, 2)
+    labels = torch.tensor([[1.0, 1.0]])
+    assert bad_masks(logits, labels, 1.0).item() is False
+    assert bad_masks(logits, labels, 1.0 - 1e-4).item() is True
+
+
 def test_loss_is_least_for_uniform_logits_and_counts_bad_masks_only():
     logits = torch.tensor([[[0.0, 0.0], [30.0, 0.0]]])
     first, both = torch.tensor([[True, False]]), torch.tensor([[True, True]])

@@ -276,6 +276,55 @@ def test_a_vote_must_exceed_what_its_own_class_asks(least, painted):
     assert labels.any() == painted
 
 
+@pytest.mark.parametrize(("iou", "painted"), [(0.45, False), (0.55, True)])
+def test_the_votes_for_a_class_must_exceed_half_of_its_threshold(iou, painted):
+    """The head is sure; the predicted IoU alone makes the vote: 0.9 asks for more than 0.45."""
+    masks = np.stack([np.stack([box(0, 0, 8, 8)] * 4)])
+    some = mask_set(masks, np.array([[[20, 0]] * 4]), np.full((1, 4), iou))
+    config = InferenceConfig(threshold=0.9, min_area=0)
+    assert label_image(Doubling(), some, ["encoder"], config, ["a", "b"]).labels.any() == painted
+
+
+def test_equal_votes_go_to_the_lowest_class_and_equal_scores_to_the_first_mask():
+    whole = np.stack([box(0, 0, 8, 8)] * 2)
+    least = np.zeros(3, np.float32)
+    half = np.full(2, 0.5, np.float32)
+    for order in ([2, 1], [1, 2]):
+        assert paint_votes(pack(whole), np.array(order), half, (16, 16), least)[0, 0] == 2
+    assert paint(instances(whole, [2, 1], half), "score", 3)[0, 0] == 3
+    assert paint(instances(whole, [1, 2], half), "smallest", 3)[0, 0] == 2
+    for classes in ([0, 1], [1, 0]):
+        assert suppress(pack(whole), half, np.array(classes), 0.5, 1.0).tolist() == [0]
+
+
+def test_limits_of_the_thresholds_belong_to_the_kept():
+    """Each value just at its limit: kept; 64 of 256 pixels are a quarter of the image."""
+    exact = {
+        "threshold": 0.5,
+        "min_predicted_iou": 0.75,
+        "min_stability": 0.75,
+        "min_area": 0.25,
+        "max_area": 0.25 + 1e-9,
+    }
+    masks = np.stack([np.stack([box(0, 0, 8, 8)] * 4)])
+    some = replace(
+        mask_set(masks, np.zeros((1, 4, 2)), np.full((1, 4), 0.75)),
+        stability=np.full((1, 4), 0.75, np.float32),
+    )
+    config = InferenceConfig(**exact)
+    found = label_image(Doubling(), some, ["encoder"], config, ["a", "b"])
+    assert found.instances.prompts.tolist() == [0]
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(1 / 3, [0, 1]), (0.33, [0])])
+def test_an_overlap_just_at_the_limit_is_kept(limit, kept):
+    packed = pack(np.stack([box(0, 0, 8, 8), box(0, 4, 8, 8)]))
+    scores = np.array([0.9, 0.8], np.float32)
+    assert suppress(packed, scores, np.array([0, 1]), limit, 1.0).tolist() == kept
+    half = (0.5, [0, 1]) if limit == 1 / 3 else (0.49, [0])
+    assert suppress(packed, scores, np.array([0, 0]), 1.0, half[0]).tolist() == half[1]
+
+
 def test_an_image_is_painted_by_the_rule_that_the_settings_name():
     whole = np.stack([np.stack([box(0, 0, 8, 8)] * 4)] * 3)
     some = mask_set(whole, np.array([[[4, 0]] * 4, [[0, 3]] * 4, [[0, 3]] * 4]), np.ones((3, 4)))

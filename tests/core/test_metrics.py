@@ -158,6 +158,28 @@ def test_average_precision_by_hand():
     assert scores.map50 == pytest.approx(expected / 2)
 
 
+@pytest.mark.parametrize(("width", "expected"), [(4, 0), (5, 1), (6, 1), (7, 1)])
+def test_the_threshold_is_an_iou_of_one_half_itself_included(width, expected):
+    truth = Known({"1.png": [truth_record(1, 0, 0, 10, 10)]})
+    entries = [entry("1.png", found_record(1, 0.9, 0, 0, 10, width))]
+    assert average_precision(truth, entries, CLASSES).map50 == pytest.approx(expected)
+
+
+def test_fifty_detections_before_the_right_one_still_leave_it_in():
+    """AP is the precision at the one hit: 1 of 51."""
+    wrong = [found_record(1, 0.9, 10, 10, 3, 3) for _ in range(50)]
+    truth = Known({"1.png": [truth_record(1, 0, 0, 5, 5)]})
+    entries = [entry("1.png", *wrong, found_record(1, 0.1, 0, 0, 5, 5))]
+    assert average_precision(truth, entries, CLASSES).map50 == pytest.approx(1 / 51)
+
+
+def test_a_class_that_is_there_as_a_crowd_alone_is_not_counted():
+    truth = Known({"1.png": [truth_record(1, 0, 0, 5, 5), truth_record(2, 9, 9, 9, 9, crowd=1)]})
+    scores = average_precision(truth, [entry("1.png", found_record(1, 0.9, 0, 0, 5, 5))], CLASSES)
+    assert scores.per_class == {"a": pytest.approx(1), "b": None, "c": None}
+    assert scores.map50 == pytest.approx(1)
+
+
 def test_a_crowd_is_neither_missed_nor_a_mistake():
     truth = Known({"1.png": [truth_record(1, 0, 0, 5, 5), truth_record(1, 10, 10, 9, 9, crowd=1)]})
     entries = [entry("1.png", found_record(1, 0.9, 10, 10, 4, 4), found_record(1, 0.8, 0, 0, 5, 5))]

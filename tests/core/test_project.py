@@ -209,7 +209,7 @@ def test_every_commented_line_of_the_template_can_be_switched_on(tmp_path):
     plain["training"] = {"path": str(tmp_path / "photos")}
     assert config == ProjectConfig.model_validate(plain)
     # The sections inside `training`.
-    for part in ("synthetic", "web", "filters"):
+    for part in ("render", "synthetic", "web", "filters"):
         lines = text.split("\n")
         start = lines.index(f"  # {part}:")
         for number in range(start, len(lines)):
@@ -220,6 +220,19 @@ def test_every_commented_line_of_the_template_can_be_switched_on(tmp_path):
             lines[number] = "  " + lines[number][4:]
         values = yaml.safe_load("\n".join(lines).replace("contact: '...'", "contact: me@lab"))
         assert getattr(ProjectConfig.model_validate(values).training, part) is not None
+
+
+def test_the_template_names_every_setting_there_is(tmp_path):
+    (tmp_path / "photos").mkdir()
+    file = write_template(tmp_path, ["dog"], tmp_path / "photos", training=tmp_path / "photos")
+    named = set(re.findall(r"^[ #-]*(\w+):", file.read_text(), flags=re.MULTILINE))
+
+    def keys(schema):
+        yield from schema.get("properties", {})
+        for part in schema.get("$defs", {}).values():
+            yield from part.get("properties", {})
+
+    assert sorted(set(keys(ProjectConfig.model_json_schema())) - named) == []
 
 
 def test_the_template_is_not_written_over_a_project(tmp_path):

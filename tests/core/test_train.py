@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from usam_core import train as training
 from usam_core.bags import BagSource, assemble, choose_masks
 from usam_core.config import HeadConfig
-from usam_core.distill import entropy
+from usam_core.distill import bad_masks, entropy
 from usam_core.errors import InputError, StoreError
 from usam_core.head import Head
 from usam_core.headfile import card_path, load_head, save_head
@@ -114,6 +115,39 @@ def test_every_setting_of_the_loss_reaches_the_weights(setting, value, role):
         for changed in (config, config.model_copy(update={setting: value}))
     ]
     assert any(not torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+
+
+def test_the_student_begins_from_weights_of_its_own():
+    rows, labels, _ = toy(6)
+    still = CONFIG.model_copy(update={"steps": 1, "learning_rate": 1e-12})
+    heads = train(source(rows, labels), still, seed=0)
+    for teacher, student in zip(
+        heads.teacher.parameters(), heads.student.parameters(), strict=True
+    ):
+        assert not torch.allclose(teacher, student, atol=1e-3)
+
+
+def test_the_teacher_is_asked_and_given_without_dropout(monkeypatch):
+    """A teacher that drops most of its units calls other masks bad at each step."""
+    rows, labels, _ = toy(6)
+    asked = []
+
+    def watched(logits, labels, threshold):
+        asked.append(logits.clone())
+        return bad_masks(logits, labels, threshold)
+
+    monkeypatch.setattr(training, "bad_masks", watched)
+    sleepy = CONFIG.model_copy(update={"steps": 3, "dropout": 0.9})
+    heads = train(source(rows, labels), sleepy, seed=0)
+    assert not heads.teacher.training
+    assert not heads.student.training
+    bags, *_ = next(source(rows, labels).batches(np.random.default_rng(0), 6))
+    with torch.no_grad():
+        expected = heads.teacher(torch.from_numpy(bags)).flatten(0, 1)
+    assert len(asked) == 3
+    for logits in asked:  # the pictures of a pass come in any order
+        found = logits.flatten(0, 1)
+        assert torch.allclose(found.sort(0).values, expected.sort(0).values, atol=1e-5)
 
 
 def test_the_history_adds_up():

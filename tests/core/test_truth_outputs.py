@@ -80,6 +80,16 @@ def test_objects_may_be_numbered_in_sixteen_bit(tmp_path):
     assert np.array_equal(found[0][1], numbers == 255)
 
 
+def test_void_belongs_to_no_object(tmp_path):
+    (tmp_path / "objects").mkdir()
+    save_label_png(tmp_path / "objects" / "a.png", np.array([[1, 1, 1, 2], [0, 0, 0, 2]], np.uint8))
+    save_label_png(tmp_path / "a.png", np.array([[1, 1, 255, 255], [0, 0, 0, 255]], np.uint8))
+    truth = VocTruth(tmp_path, ["dog", "car"], WORDS, LABELS, tmp_path / "objects")
+    [one] = truth.instances("a.png")
+    assert decode(one["segmentation"]).tolist() == [[1, 1, 0, 0], [0, 0, 0, 0]]
+    assert one["area"] == 2
+
+
 def test_a_voc_value_without_a_name_is_refused_with_the_file(tmp_path):
     with pytest.raises(InputError, match=r"a\.png: values \[7\] have no name.*1 to 3"):
         voc(tmp_path, [[0, 7]]).label_map("a.jpg")

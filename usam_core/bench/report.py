@@ -69,7 +69,7 @@ def protocol(plan: Plan, measured: Sequence[Measured]) -> dict[str, Any]:
         "classes": {
             "names": choices.names,
             "used": [spec.model_dump(mode="json") for spec in config.classes],
-            "background": "what no kept mask claims; counted as a class of the mean",
+            "background": "pixels that get no class; counted as a class of the mean",
         },
         "truth": {
             "void": benchmark.void,

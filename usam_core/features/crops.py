@@ -6,7 +6,7 @@ cut-out objects unless it is trained for them (OVSeg, arXiv 2210.04150). The squ
 the picture; where the picture is narrower, the rest is the model's mean colour. So all crops have
 one shape, no object is stretched, and a batch holds crops of any masks.
 
-`masked_image` is the papers' SAM+CLIP (U-SAM, supplement 3.1): the mask times the picture.
+`masked_image` is the papers' SAM+CLIP (GranSAM, supplement 3.1): the mask times the picture.
 """
 
 from dataclasses import dataclass

@@ -23,8 +23,12 @@ from usam_core.stamps import SETTLED_NS
 _T = TypeVar("_T")
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "http"}
-"""The extra of usam that brings what a protocol needs."""
+_PACKAGES = {
+    **dict.fromkeys(("s3", "s3a"), "s3fs"),
+    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
+    **dict.fromkeys(("http", "https"), "aiohttp"),
+}
+"""The package that opens what a protocol names."""
 
 _WAITS = (0.5, 1.0, 2.0)
 """Seconds before a failed request is made again."""
@@ -112,8 +116,8 @@ def file_system(url: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(url)
     except ImportError as error:
-        extra = _EXTRAS.get(protocol)
-        install = f"pip install 'usam[{extra}]'" if extra else "install what it names"
+        package = _PACKAGES.get(protocol)
+        install = f"pip install {package}" if package else "install what it names"
         raise StoreAccessError(
             f"{url}: {protocol}:// needs a package that is not installed ({error}); {install}"
         ) from error

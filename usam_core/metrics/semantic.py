@@ -18,7 +18,7 @@ class SemanticScores:
         per_class: IoU by name, background first; None for a class that is in neither truth nor
             labels.
         images: in how many images the truth holds each class.
-        miou: mean over background and all classes, without the Nones (METHOD.md, metrics).
+        miou: mean over background and all classes, without the Nones (docs/method.md, metrics).
         miou_common: mean over background and the classes that enough images hold.
         common: names of these classes.
         pixel_accuracy: share of the known pixels that are right.

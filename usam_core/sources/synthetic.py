@@ -1,4 +1,4 @@
-"""Training pictures made from the names by a text-to-image model (METHOD.md, step 1)."""
+"""Training pictures made from the names by a text-to-image model (docs/method.md, step 1)."""
 
 import json
 import logging

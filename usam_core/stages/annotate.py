@@ -1,4 +1,4 @@
-"""Step 5, annotate: label every image from its stored masks; COCO, palette PNGs, overlays."""
+"""Annotate: label every image from its stored masks; COCO, palette PNGs, overlays."""
 
 import shutil
 from collections.abc import Iterable, Iterator

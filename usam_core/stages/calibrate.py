@@ -1,4 +1,4 @@
-"""Step 6, calibrate: probabilities, thresholds and presence from held-out composed scenes.
+"""Calibrate: probabilities, thresholds and presence from held-out composed scenes.
 
 What is in a composed scene is known by construction, and neither the scenes nor the pictures that
 they are made of have taught the head. No image of the user's and no label is used.

@@ -1,4 +1,4 @@
-"""Step 1, collect: single-object pictures of each class, filtered, and where each came from."""
+"""Collect: single-object pictures of each class, filtered, and where each came from."""
 
 import shutil
 from collections import Counter

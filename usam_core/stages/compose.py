@@ -1,4 +1,4 @@
-"""Step 3, compose: scenes of several objects with known truth, made of the training pictures.
+"""Compose: scenes of several objects with known truth, made of the training pictures.
 
 Some pictures of each class are held out: they make scenes of their own, on which calibration is
 honest, and the head sees neither them nor those scenes.

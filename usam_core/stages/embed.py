@@ -1,4 +1,4 @@
-"""Step 2, embed: SAM's automatic mode once on every new image, saved shard by shard."""
+"""Embed: SAM's automatic mode once on every new image, saved shard by shard."""
 
 import functools
 import logging

@@ -1,4 +1,4 @@
-"""Step 6, evaluate: compare the labels with truth; tables, JSON, and a contact sheet."""
+"""Evaluate: compare the labels with truth; tables, JSON, and a contact sheet."""
 
 from pathlib import Path
 from typing import Any

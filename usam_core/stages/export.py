@@ -1,4 +1,4 @@
-"""Step 9, export: the labels in the formats that other programs take (`outputs.formats`).
+"""Export: the labels in the formats that other programs take (`outputs.formats`).
 
 A person's edits are kept: a file for one image that is not as the last export wrote it stays, and
 `show_edits` says what was changed.

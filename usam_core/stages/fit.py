@@ -1,4 +1,4 @@
-"""Step 4, fit: a head from the stored embeddings of the training pictures to the class names.
+"""Fit: a head from the stored embeddings of the training pictures to the class names.
 
 With `head.text` the names' own vectors are saved with it; `alone` they are the head.
 """

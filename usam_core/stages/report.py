@@ -1,4 +1,4 @@
-"""Step 9, report: one HTML file that shows what was run, what came out, and what changed."""
+"""Report: one HTML file that shows what was run, what came out, and what changed."""
 
 import json
 from collections.abc import Sequence
