@@ -89,7 +89,7 @@ ROWS = {
     "minus the averaged loss: summed as printed": {"head": {"uncertainty_reduction": "sum"}},
     "minus calibration: nothing held out": {"compose": {"held_out_scenes": 0}},
     "plus tokens, late fusion": {"head": {"features": ["tokens", "encoder"]}},
-    "minus \"none of these\"": {"head": {"familiar": 0.0}},
+    'minus "none of these"': {"head": {"familiar": 0.0}},
     "plus class balance": {"head": {"class_balance": True}},
     "plus a bank of means": {"head": {"bank": "mean", "bank_weight": 0.3}},
     "plus composed scenes and background": {

@@ -15,8 +15,8 @@ from usam_core.head import Head, LateHead, make_head
 from usam_core.texthead import TextHead, add_text
 
 FORMAT = 3
-"""Raised when heads change so that older code cannot read them; 1 had no `format`, one block; 2 knew
-no "none of these"."""
+"""Raised when heads change so that older code cannot read them; 1 had no `format`, one block;
+2 knew no "none of these"."""
 
 
 def card_path(path: Path) -> Path:
@@ -24,7 +24,9 @@ def card_path(path: Path) -> Path:
     return path.with_suffix(".card.json")
 
 
-def save_head(path: Path, head: Head | LateHead | FamiliarHead | TextHead, card: dict[str, Any]) -> list[Path]:
+def save_head(
+    path: Path, head: Head | LateHead | FamiliarHead | TextHead, card: dict[str, Any]
+) -> list[Path]:
     """Write weights and card; return both files.
 
     Args:
@@ -32,8 +34,8 @@ def save_head(path: Path, head: Head | LateHead | FamiliarHead | TextHead, card:
         head: the head.
         card: JSON-like; holds at least `classes` and `settings` (of `HeadConfig`), and
             `block_widths` (of what the learned head reads) where there are several blocks, and
-            `text` where names are compared, `familiar` where a `FamiliarHead` is. The format, the digest of the weights
-            and the input width are added.
+            `text` where names are compared, `familiar` where a `FamiliarHead` is. The format, the
+            digest of the weights and the input width are added.
     """
     with whole_file(path) as temporary:
         # Written by ourselves: what a full disk says is then an OSError like everywhere.

@@ -86,7 +86,11 @@ def write_template(
     place = images if is_url(images) else str(Path(images).absolute())
     lines = [*_lines(preset or classes, place, given, contact, sam)]
     if papers:
-        lines[2:2] = ["", "# The method as the papers print it; other settings are refused.", "recipe: papers"]
+        lines[2:2] = [
+            "",
+            "# The method as the papers print it; other settings are refused.",
+            "recipe: papers",
+        ]
     text = "\n".join(lines) + "\n"
     with whole_file(target) as temporary:
         temporary.write_text(text, encoding="utf-8")

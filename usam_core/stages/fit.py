@@ -233,4 +233,3 @@ def _familiar(
     owners = [outputs.index(config.label_of.get(name, name)) for name in names]
     card = {"owners": owners, "share": head.familiar}
     return card, learn_familiar(bags, numbers, objects)
-
