@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
 from tests.core.test_train import CONFIG, PROMPTS, WIDTH, Rows, source
@@ -14,6 +16,8 @@ from usam_core.familiar import FamiliarHead, learn_familiar
 from usam_core.gate import RunStatistics, covers_too_much, judge
 from usam_core.head import Head
 from usam_core.headfile import load_head, save_head
+from usam_core.project import load_project
+from usam_core.stages import run_step
 from usam_core.types import MaskSet
 
 
@@ -173,3 +177,24 @@ def test_a_class_that_is_nearly_everything_is_told_with_the_setting_to_try(count
 
 def test_no_image_is_no_doubt():
     assert covers_too_much({}, 0) == []
+
+
+def painted(file, **head):
+    """Return which share of all pixels the only class takes, and what annotate noted."""
+    values = yaml.safe_load(file.read_text())
+    values |= {"classes": ["disc"], "head": {**values.get("head", {}), **head}}
+    values.pop("evaluation", None)
+    file.write_text(yaml.safe_dump(values))
+    project = load_project(file)
+    for step in ("collect", "embed", "compose", "describe", "fit", "calibrate", "annotate"):
+        result = run_step(step, project)
+    masks = [np.asarray(Image.open(png)) for png in (file.parent / "out").rglob("masks/*.png")]
+    assert masks
+    return np.mean([(mask > 0).mean() for mask in masks]), result.summary["notes"]
+
+
+def test_a_project_of_one_name_does_not_paint_everything(project_file, no_sam):
+    everything, _ = painted(project_file, familiar=0.0)
+    share, notes = painted(project_file, familiar=0.5)
+    assert share < 0.6 * everything
+    assert not any("over 90%" in note for note in notes)
