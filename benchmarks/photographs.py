@@ -31,6 +31,7 @@ import yaml
 
 from usam_core.config import ProjectConfig
 from usam_core.project import Project
+from usam_core.recipes import RECIPES
 from usam_core.stages import run_step, step_folder
 
 SPELLINGS = {
@@ -63,11 +64,14 @@ NAMES = [
     "train",
     "tvmonitor",
 ]
-# The papers hold no picture out.
-PAPERS = {"head": {"features": ["tokens"]}, "compose": {"held_out_scenes": 0}}
+PAPERS = {"recipe": "papers"}
 ROWS = {
     "papers' mode, teacher": {**PAPERS, "inference": {"head": "teacher"}},
     "papers' mode, student": PAPERS,
+    "papers' mode, threshold 0.7 as of SAM+CLIP": {
+        **RECIPES["papers"],
+        "inference": {**RECIPES["papers"]["inference"], "threshold": 0.7},
+    },
     "default, teacher": {"inference": {"head": "teacher"}},
     "default, student": {},
     # Inference alone: these share the default's head.
@@ -85,6 +89,7 @@ ROWS = {
     "minus the averaged loss: summed as printed": {"head": {"uncertainty_reduction": "sum"}},
     "minus calibration: nothing held out": {"compose": {"held_out_scenes": 0}},
     "plus tokens, late fusion": {"head": {"features": ["tokens", "encoder"]}},
+    'minus "none of these"': {"head": {"familiar": 0.0}},
     "plus class balance": {"head": {"class_balance": True}},
     "plus a bank of means": {"head": {"bank": "mean", "bank_weight": 0.3}},
     "plus composed scenes and background": {

@@ -198,6 +198,8 @@ def _print_run(title: str, results: list[dict[str, Any]], seconds: float) -> Non
     for result in results:
         if result["step"] in ("annotate", "evaluate", "report"):
             terminal.screen.print(f"  {result['path']}", soft_wrap=True, highlight=False)
+        for note in result["summary"].get("notes", []) if result["step"] == "annotate" else ():
+            terminal.screen.print(f"  {note}", soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

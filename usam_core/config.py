@@ -4,7 +4,7 @@ Values that the papers give carry their section; values that we chose carry the 
 that holds the measurement. Reading and writing the file itself is `usam_core.project`'s job.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,6 +21,7 @@ from usam_core.config_sam import SamConfig
 from usam_core.config_text import find_text_block
 from usam_core.config_training import TrainingConfig
 from usam_core.presets.in_project import expand_preset, list_or_preset_schema
+from usam_core.recipes import RECIPES, departures, with_recipe
 
 
 class ProjectConfig(Section):
@@ -28,6 +29,9 @@ class ProjectConfig(Section):
 
     name: Annotated[str, Field(min_length=1)] = "project"
     """Shown in the Prefect UI and in reports."""
+    recipe: Literal["papers"] | None = None
+    """Settings under one word: `papers` is the method as U-SAM and GranSAM print it, and nothing of
+    ours. A setting that says something else beside it is refused."""
     classes: Annotated[
         list[ClassSpec], Field(min_length=1, json_schema_extra=list_or_preset_schema)
     ]
@@ -54,6 +58,22 @@ class ProjectConfig(Section):
     report: ReportConfig = ReportConfig()
     seed: Annotated[Int, Field(ge=0, lt=2**31)] = 0
     """Everything random follows from this number."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe_is_filled_in(cls, value: object) -> object:
+        recipe = RECIPES.get(str(value.get("recipe"))) if isinstance(value, dict) else None
+        return with_recipe(value, recipe) if recipe else value
+
+    @model_validator(mode="after")
+    def _recipe_is_kept(self) -> "ProjectConfig":
+        for place, found, wanted in departures(self, RECIPES.get(self.recipe or "", {})):
+            raise PlacedError(
+                place,
+                f"got {found!r}, but recipe: {self.recipe} has {wanted!r}; take this setting out, "
+                "or the recipe",
+            )
+        return self
 
     @field_validator("classes", "negatives", mode="before")
     @classmethod

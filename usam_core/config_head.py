@@ -30,6 +30,9 @@ class HeadOptions(Section):
     reviewed: Bool = False
     """Learn from what a person has decided in `usam review` too: masks accepted or renamed are
     further bags, rejected ones examples of "none of these" where `background` is on."""
+    familiar: Fraction = 0.5
+    """A mask less like its class's training pictures than this share of how alike they are is
+    rather "none of these", whatever the number of classes; 0 switches it off."""
     class_balance: Bool = False
     """Draw the pictures of an epoch so that every class is seen alike, however many it has."""
     bank: Literal["off", "mean", "nearest"] = "off"

@@ -91,6 +91,8 @@ class GateConfig(Section):
 
     max_quarantined: Fraction | None = None
     """Largest share of images that may be quarantined."""
+    max_covered: Fraction | None = 0.5
+    """Largest share of the images of which one class may cover over 90 % of the pixels."""
     max_share_change: Annotated[Float, Field(gt=1)] | None = None
     """Largest factor between a class's share of the pixels and its median over the last runs."""
     max_confidence_drop: Fraction | None = None

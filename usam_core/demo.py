@@ -38,6 +38,7 @@ _SIZE_HW = (288, 384)
 _SMALLEST = 0.15
 _THRESHOLD = 0.6  # on drawn surfaces the head is surer than on photographs
 _DROPOUT = 0.3  # 0.9 needs more steps than the demo has time for
+_FAMILIAR = 0.0  # all shapes wear the same surfaces: their means say little of outlines
 _HELD_OUT_SCENES = 12  # each is a second of SAM
 _SCENE_SIDE = 384
 _STEPS = 100  # enough for so few pictures, and the demo is waited for
@@ -75,8 +76,13 @@ def prepare_demo(folder: Path, scenes: int = 32, pictures: int = 20, seed: int =
         assemble(folder / TRUTH, entries, list(DEMO_CLASSES))
     default, papers = folder / "project.yaml", folder / "papers.yaml"
     papers_out = {"path": "out/papers", "store": "out/store"}
-    _write_project(default, {"path": "out"}, ["encoder"], _HELD_OUT_SCENES, pictures, seed)
-    _write_project(papers, papers_out, ["tokens"], 0, pictures, seed)
+    ours = {
+        "compose": {"scenes": 0, "held_out_scenes": _HELD_OUT_SCENES, "size": _SCENE_SIDE},
+        "head": {"steps": _STEPS, "dropout": _DROPOUT, "familiar": _FAMILIAR},
+        "inference": {"threshold": _THRESHOLD},
+    }
+    _write_project(default, {"path": "out"}, ours, pictures, seed)
+    _write_project(papers, papers_out, {"recipe": "papers"}, pictures, seed)
     return Demo(default, papers)
 
 
@@ -105,8 +111,7 @@ def _draw_scene(folder: Path, number: int, seed: int) -> dict[str, Any]:
 def _write_project(
     path: Path,
     outputs: dict[str, str],
-    features: list[str],
-    scenes: int,
+    settings: dict[str, Any],
     pictures: int,
     seed: int,
 ) -> None:
@@ -117,9 +122,7 @@ def _write_project(
         "classes": [{"name": name, "parent": parent} for name, parent in DEMO_CLASSES.items()],
         "images": {"path": "images"},
         "training": {"source": "render", "render": {"per_class": pictures}},
-        "compose": {"scenes": 0, "held_out_scenes": scenes, "size": _SCENE_SIDE},
-        "head": {"features": features, "steps": _STEPS, "dropout": _DROPOUT},
-        "inference": {"threshold": _THRESHOLD},
+        **settings,
         "outputs": outputs,
         "evaluation": {"format": "coco", "path": TRUTH},
         "seed": seed,

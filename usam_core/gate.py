@@ -1,11 +1,13 @@
 """The quality gate: whether a finished run may be trusted, compared with those before it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
 from usam_core.config import GateConfig
 
+COVERED = 0.9
+"""A class that takes more than this share of an image covers it."""
 _LEAST_SHARE = 0.001
 """A class that covers less of the images than this may come and go."""
 
@@ -21,6 +23,7 @@ class RunStatistics:
         class_share: share of all pixels that each class's instances cover, by name.
         mean_score: mean score of all instances, or None where there are none.
         miou: against truth, or None where there is none.
+        covered: how many images each class covers nearly whole, by name.
     """
 
     key: str
@@ -29,6 +32,7 @@ class RunStatistics:
     class_share: dict[str, float] = field(default_factory=dict)
     mean_score: float | None = None
     miou: float | None = None
+    covered: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,9 @@ def judge(
                 f"at most {config.max_quarantined:.1%} are allowed",
             )
         )
+    if config.max_covered is not None:
+        told = covers_too_much(now.covered, now.images, config.max_covered)
+        found += [Objection("max_covered", reason) for reason in told]
     if config.min_miou is not None and now.miou is not None and now.miou < config.min_miou:
         found.append(
             Objection("min_miou", f"mIoU is {now.miou:.3f}; expected {config.min_miou:.3f} or more")
@@ -75,6 +82,24 @@ def judge(
         if config.max_share_change is not None:
             found += _share_changes(now, last, config.max_share_change)
     return found
+
+
+def covers_too_much(covered: Mapping[str, int], images: int, most: float = 0.5) -> list[str]:
+    """Return a sentence for each class that covers more than a share of all images nearly whole.
+
+    Args:
+        covered: how many images each class covers, by name.
+        images: how many there are.
+        most: the share that is no reason for doubt, 0 to 1.
+    """
+    return [
+        f"{name} covers over {COVERED:.0%} of the pixels of {count} of {images} images, as if it "
+        "were all there is; try a higher inference.threshold, such as 0.9, or a higher "
+        "head.familiar, or add a class for what else the images show (if it is so: "
+        "`gate: {max_covered: null}`)"
+        for name, count in sorted(covered.items())
+        if count > most * images
+    ]
 
 
 def _drops(

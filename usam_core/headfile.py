@@ -10,11 +10,13 @@ from usam_core.atomic import whole_file, write_json
 from usam_core.bank import add_bank
 from usam_core.digest import file_digest
 from usam_core.errors import StoreError
+from usam_core.familiar import FamiliarHead, add_familiar
 from usam_core.head import Head, LateHead, make_head
 from usam_core.texthead import TextHead, add_text
 
-FORMAT = 2
-"""Raised when heads change so that older code cannot read them; 1 had no `format`, one block."""
+FORMAT = 3
+"""Raised when heads change so that older code cannot read them; 1 had no `format`, one block;
+2 knew no "none of these"."""
 
 
 def card_path(path: Path) -> Path:
@@ -22,7 +24,9 @@ def card_path(path: Path) -> Path:
     return path.with_suffix(".card.json")
 
 
-def save_head(path: Path, head: Head | LateHead | TextHead, card: dict[str, Any]) -> list[Path]:
+def save_head(
+    path: Path, head: Head | LateHead | FamiliarHead | TextHead, card: dict[str, Any]
+) -> list[Path]:
     """Write weights and card; return both files.
 
     Args:
@@ -30,8 +34,8 @@ def save_head(path: Path, head: Head | LateHead | TextHead, card: dict[str, Any]
         head: the head.
         card: JSON-like; holds at least `classes` and `settings` (of `HeadConfig`), and
             `block_widths` (of what the learned head reads) where there are several blocks, and
-            `text` where names are compared. The format, the digest of the weights
-            and the input width are added.
+            `text` where names are compared, `familiar` where a `FamiliarHead` is. The format, the
+            digest of the weights and the input width are added.
     """
     with whole_file(path) as temporary:
         # Written by ourselves: what a full disk says is then an OSError like everywhere.
@@ -41,7 +45,7 @@ def save_head(path: Path, head: Head | LateHead | TextHead, card: dict[str, Any]
     return [path, card_path(path)]
 
 
-def load_head(path: Path) -> tuple[Head | LateHead | TextHead, dict[str, Any]]:
+def load_head(path: Path) -> tuple[Head | LateHead | FamiliarHead | TextHead, dict[str, Any]]:
     """Read a head in evaluation mode, and its card.
 
     Raises:
@@ -76,6 +80,7 @@ def load_head(path: Path) -> tuple[Head | LateHead | TextHead, dict[str, Any]]:
                 settings.get("fusion", "concat"),
             )
             head = add_bank(head, head.width, labels, settings)
+            head = add_familiar(head, head.width, card.get("familiar"))
         head = add_text(head, card.get("text"))
         head.load_state_dict(load_file(path))
     except (KeyError, TypeError, RuntimeError) as error:

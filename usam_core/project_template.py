@@ -49,6 +49,7 @@ def write_template(
     contact: str | None = None,
     sam: str = "nano",
     preset: dict[str, str] | None = None,
+    papers: bool = False,
     force: bool = False,
 ) -> Path:
     """Write `project.yaml` and its schema into a folder, and return the project file.
@@ -62,6 +63,7 @@ def write_template(
         contact: for the web, who is asking: an e-mail address or a page.
         sam: which SAM.
         preset: in place of class names a list that ships with usam, as `classes` may say it.
+        papers: write `recipe: papers`.
         force: overwrite an existing project file.
 
     Raises:
@@ -88,7 +90,14 @@ def write_template(
     path = "training" if training is None else str(training.absolute())
     given = {"source": source, **({"path": path} if source == "folder" else {})}
     place = images if is_url(images) else str(Path(images).absolute())
-    text = "\n".join(_lines(preset or classes, place, given, contact, sam)) + "\n"
+    lines = [*_lines(preset or classes, place, given, contact, sam)]
+    if papers:
+        lines[2:2] = [
+            "",
+            "# The method as the papers print it; other settings are refused.",
+            "recipe: papers",
+        ]
+    text = "\n".join(lines) + "\n"
     with whole_file(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
     write_schema(folder / SCHEMA_FILE)

@@ -243,8 +243,11 @@ def test_superclasses_embed_no_image_again_and_are_scored_as_by_hand(world, voc2
 
 def test_coco_object_on_a_subset_through_the_command_line(world, tmp_path):
     words = ["--data", world / "coco", "--training", world / "pictures", "--names", "raw"]
-    words += ["--project", world / "quick.yaml", "--out", tmp_path / "out", "--papers"]
+    words += ["--project", world / "quick.yaml", "--out", tmp_path / "out"]
     words += ["--store", world / "store", "--limit", "2"]
+    papers = usam("bench", "coco-object", *words, "--papers", "--dry-run")
+    assert papers.returncode == 2
+    assert "head.steps: got 40, but recipe: papers has 150" in papers.stderr
     dry = usam("bench", "coco-object", *words, "--dry-run", "--json")
     assert dry.returncode == 0, dry.stderr
     plan = json.loads(dry.stdout)
@@ -254,9 +257,8 @@ def test_coco_object_on_a_subset_through_the_command_line(world, tmp_path):
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
     ours = outcome["rows"][0]
-    assert ours["method"] == "usam student, papers' mode"
+    assert ours["method"] == "usam student"
     assert ours["note"] == "2 of 3 images: not comparable"
-    assert outcome["protocol"]["head"]["features"] == ["tokens"]
     assert outcome["protocol"]["split"]["choice"] == "evenly spread by name"
     assert len(outcome["protocol"]["classes"]["used"]) == 80
     masks = tmp_path / "out" / "student-seed0" / "out" / "annotate" / "masks"

@@ -13,20 +13,6 @@ from usam_core.errors import ConfigError, InputError
 from usam_core.project import check_values
 from usam_core.project_yaml import read_yaml
 
-PAPERS_MODE = {
-    "head": {
-        "features": ["tokens"],
-        "composed": "off",
-        "background": False,
-        "class_balance": False,
-        "bank": "off",
-        "text": "off",
-    },
-    "compose": {"scenes": 0, "held_out_scenes": 0},
-    "inference": {"thresholds": "fixed", "presence": 0.0},
-}
-"""Settings of the papers' mode: the head sees SAM's mask tokens alone, of every picture, and has
-none of our options, whatever a settings file says."""
 HEADS = ("student", "teacher")
 IMAGE_LIST = "images.txt"
 PICTURES = "pictures.csv"
@@ -231,7 +217,7 @@ def _settings(choices: Choices) -> dict[str, Any]:
     if choices.contact:
         asked.setdefault("training", {})["web"] = {"contact": choices.contact}
     settings = merged(settings, asked)
-    return merged(settings, PAPERS_MODE) if choices.papers else settings
+    return {**settings, "recipe": "papers"} if choices.papers else settings
 
 
 def _read(file: Path) -> dict[str, Any]:

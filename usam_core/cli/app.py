@@ -64,6 +64,9 @@ def init(
     ] = "folder",
     contact: Contact = None,
     sam: Annotated[SamName, typer.Option(help="Which SAM.")] = "nano",
+    papers: Annotated[
+        bool, typer.Option("--papers", help="The papers' mode: recipe: papers, nothing of ours.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite project.yaml.")] = False,
     json: Json = False,
 ) -> None:
@@ -79,6 +82,7 @@ def init(
         contact=contact,
         sam=sam,
         preset={"preset": preset, "names": names} if preset else None,
+        papers=papers,
         force=force,
     )
     if json:

@@ -1,11 +1,13 @@
 """What was found: classes with counts, areas and scores; coverage; masks and images to look at."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from usam_core.gate import COVERED, covers_too_much
 from usam_core.outputs.overlay import overlay
 from usam_core.report.charts import AREA_TICKS, area_bins, histogram, score_bins
 from usam_core.report.pictures import Album, Picture, crop_of_mask, enlarged
@@ -63,10 +65,13 @@ def coverage(run: LabelledRun) -> dict[str, Any]:
     share = pixels / np.maximum(1, _sizes(images)) if len(images) else np.zeros(0)
     empty = images.loc[pixels == 0, "file_name"].tolist()
     total = float(pixels.sum() / max(1, run.tables.pixels))
+    whole = own["pixels"].to_numpy() > COVERED * _sizes(images)[own["image"]]
+    covered = Counter(run.classes[label - 1] for label in own.loc[whole, "label"])
     alt = f"labelled share of each of {len(images)} images; {total:.1%} of all pixels"
     ticks = ((0.0, "0%"), (0.5, "50%"), (1.0, "100%"))
     return {
         "share": total,
+        "notes": covers_too_much(covered, len(images)),
         "empty": empty[:_MOST_NAMES],
         "more_empty": max(0, len(empty) - _MOST_NAMES),
         "empty_count": len(empty),

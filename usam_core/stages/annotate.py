@@ -10,6 +10,7 @@ from usam_core.code import code_digest
 from usam_core.compute import Piece, run_pieces
 from usam_core.digest import file_digest, value_digest, values_digest
 from usam_core.errors import MissingStepError, StoreError
+from usam_core.gate import covers_too_much
 from usam_core.headfile import card_path, load_head
 from usam_core.lineage.subject import read_parts
 from usam_core.outputs.coco_json import assemble
@@ -21,7 +22,12 @@ from usam_core.paths import remove
 from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.stages import embed
-from usam_core.stages.annotate_notes import notes_on_edits, notes_on_settings, review_summary
+from usam_core.stages.annotate_notes import (
+    covered_images,
+    notes_on_edits,
+    notes_on_settings,
+    review_summary,
+)
 from usam_core.stages.blocks import block_inputs, head_blocks
 from usam_core.stages.calibrated import calibration_file
 from usam_core.stages.decided import decided, decisions_digest, notes_on_decisions
@@ -122,6 +128,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     shown = {p: (folder / MASKS / names[p], names[p].removesuffix(".png")) for p in first}
     overlays = draw_overlays(project, folder / OVERLAYS, shown, card["classes"], progress)
     changed = sum(is_edited(folder, entry) for entry in _read(done))
+    covered = covered_images(_read(done), card["classes"])
     write_run(folder / RUN, project, card, contents, reading(project))
     return StepResult(
         step="annotate",
@@ -135,7 +142,8 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "instances": sum(counts.values()),
             "per_class": counts,
             "edited": changed,
-            "notes": _notes(project, changed),
+            "covered": covered,
+            "notes": _notes(project, changed, covered, len(contents)),
             **review_summary(_read(done), sum(map(len, said.values()))),
         },
         outputs=digests(folder, [folder / COCO, folder / RUN, *done, *overlays]),
@@ -167,7 +175,9 @@ def intact(project: Project, key: str) -> StepResult | None:
             checked.add(folder)
             checked.save([folder.name])
     summary = {**record.summary, "labelled": 0, "reused": record.summary["images"]}
-    summary |= {"edited": changed, "notes": _notes(project, changed)}
+    covered = summary.get("covered", {})
+    notes = _notes(project, changed, covered, summary["images"])
+    summary |= {"edited": changed, "notes": notes}
     return replace(record, reused=True, summary=summary)
 
 
@@ -223,8 +233,13 @@ def head_path(project: Project) -> Path:
     return head
 
 
-def _notes(project: Project, edited: int) -> list[str]:
-    return [*notes_on_settings(project), *notes_on_edits(edited), *notes_on_decisions(project)]
+def _notes(project: Project, edited: int, covered: dict[str, int], images: int) -> list[str]:
+    return [
+        *covers_too_much(covered, images),
+        *notes_on_settings(project),
+        *notes_on_edits(edited),
+        *notes_on_decisions(project),
+    ]
 
 
 def _labelling(project: Project) -> dict[str, Any]:

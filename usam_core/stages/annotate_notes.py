@@ -1,9 +1,10 @@
 """What the summary of the step annotate says beside its counts."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from usam_core.gate import COVERED
 from usam_core.project import Project
 from usam_core.stages.calibrated import calibration_file
 
@@ -41,6 +42,16 @@ def notes_on_settings(project: Project) -> list[str]:
         for setting, given in asked.items()
         if given
     ]
+
+
+def covered_images(entries: Iterable[dict[str, Any]], names: Sequence[str]) -> dict[str, int]:
+    """Count the images that each class covers nearly whole; classes with none are left out."""
+    found: Counter[str] = Counter()
+    for entry in entries:
+        least = COVERED * entry["height"] * entry["width"]
+        pixels = entry.get("pixels", {}).items()
+        found.update(names[int(n) - 1] for n, count in pixels if int(n) and count > least)
+    return dict(found)
 
 
 def notes_on_edits(edited: int) -> list[str]:

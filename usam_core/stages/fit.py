@@ -8,20 +8,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from torch import nn
+from torch import Tensor, nn
 
 from usam_core.atomic import whole_file
 from usam_core.bags import BagSource
 from usam_core.bank import balanced_weights
 from usam_core.digest import value_digest
+from usam_core.familiar import FamiliarHead, learn_familiar
 from usam_core.headfile import card_path, save_head
 from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.sources.base import manifest_path
 from usam_core.stages import embed, lessons
 from usam_core.stages.blocks import block_inputs, head_blocks
-from usam_core.stages.collect import training_provenance
+from usam_core.stages.collect import read_manifest, training_provenance
+from usam_core.stages.examples import choose_examples, example_inputs, masks_on_objects
 from usam_core.stages.folders import step_folder
 from usam_core.stages.names import TextSide, text_inputs
 from usam_core.stages.record import StepResult, digests
@@ -30,7 +33,9 @@ from usam_core.train import train
 
 CALCULATIONS = (
     "usam_core.bags",
+    "usam_core.familiar",
     "usam_core.headfile",
+    "usam_core.stages.examples",
     "usam_core.stages.lessons",
     "usam_core.stages.names",
     "usam_core.train",
@@ -56,6 +61,7 @@ class _Fitted:
         scenes: how many of `shas` are scenes.
         reviewed: how many are bags of masks that a person has judged.
         history: of the training, epoch by epoch.
+        familiar: what the head's card says of its output "none of these", if it has one.
     """
 
     heads: dict[str, nn.Module] = field(default_factory=dict)
@@ -65,6 +71,7 @@ class _Fitted:
     scenes: int = 0
     reviewed: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+    familiar: dict[str, Any] | None = None
 
 
 def inputs(project: Project) -> dict[str, Any]:
@@ -79,6 +86,8 @@ def inputs(project: Project) -> dict[str, Any]:
     }
     if config.head.text == "alone":
         return {**given, "labels": config.label_of}
+    if config.head.familiar:
+        given |= example_inputs(project)
     return {**given, **lessons.sources(project), "provenance": training_provenance(project)}
 
 
@@ -96,10 +105,10 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     blocks = head_blocks(project)
     store.use_blocks(blocks)
     classes = config.label_names
-    if len(classes) == 1:
+    if len(classes) == 1 and not config.head.familiar:
         _log.warning(
-            "%s is the only class: every mask will be called so. Add a class for what else the "
-            "images show, with pictures of it",
+            "%s is the only class: every mask will be called so. Set head.familiar (0.5 is the "
+            "default), or add a class for what else the images show, with pictures of it",
             classes[0],
         )
     alone = config.head.text == "alone"
@@ -120,6 +129,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         "settings": {**config.head.model_dump(mode="json"), "features": config.row_blocks},
         "block_widths": list(fitted.widths.values()),
         **({"text": texts.card} if texts else {}),
+        **({"familiar": fitted.familiar} if fitted.familiar else {}),
         "seed": config.seed,
         "store": store.fingerprint,
         "encoder": store.spec,
@@ -186,12 +196,40 @@ def _learn(project: Project, store: EmbeddingStore, progress: Progress) -> _Fitt
     )
     trained = train(bags, config.head, config.seed, progress)
     heads = {"teacher": trained.teacher, "student": trained.student}
+    heads = {role: head for role, head in heads.items() if head is not None}
+    card = None
+    if config.head.familiar:
+        card, learned = _familiar(project, store, taught.shas)
+        for role, head in heads.items():
+            heads[role] = FamiliarHead(head, bags.width, **card)
+            heads[role].load_state_dict(learned, strict=False)
     return _Fitted(
-        heads={role: head for role, head in heads.items() if head is not None},
+        heads=heads,
         widths=dict(zip(bags.features, bags.widths, strict=True)),
         shas=taught.shas,
         pictures=taught.pictures,
         scenes=taught.scenes,
         reviewed=taught.reviewed,
         history=trained.history,
+        familiar=card,
     )
+
+
+def _familiar(
+    project: Project, store: EmbeddingStore, learned: list[str]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what a `FamiliarHead` is made of: its arguments and its buffers."""
+    config = project.config
+    manifest = read_manifest(project)
+    examples = choose_examples(manifest[manifest["sha256"].isin(learned)], config.seed)
+    shas = list(examples["sha256"])
+    names = [spec.name for spec in config.collected if spec.name in set(examples["class"])]
+    outputs = [*config.label_names, *(spec.name for spec in config.negatives)]
+    head = config.head
+    objects = masks_on_objects(project, store, shas, head.mask_choice)
+    labels = np.ones((len(shas), 1), np.float32)
+    bags = BagSource(store, shas, labels, head.features, head.mask_choice, head.cache_mb)
+    numbers = np.array([names.index(name) for name in examples["class"]])
+    owners = [outputs.index(config.label_of.get(name, name)) for name in names]
+    card = {"owners": owners, "share": head.familiar}
+    return card, learn_familiar(bags, numbers, objects)

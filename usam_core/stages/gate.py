@@ -18,6 +18,7 @@ from usam_core.palette import class_colours
 from usam_core.project import Project
 from usam_core.sealed import sealed, unsealed
 from usam_core.stages import annotate
+from usam_core.stages.annotate_notes import covered_images
 from usam_core.stages.folders import step_folder
 from usam_core.stages.looking import picture_and_labels
 from usam_core.stages.record import StepResult, labels_record, made_digest, read_record
@@ -81,6 +82,7 @@ def _statistics(project: Project) -> RunStatistics:
         class_share=labels["class_share"],
         mean_score=labels["mean_score"],
         miou=_summary(project, "evaluate").get("miou"),
+        covered=labels["covered"],
     )
 
 
@@ -91,10 +93,11 @@ def _labels(project: Project) -> dict[str, Any]:
     of = {"key": record.key, "made": made_digest(record), "classes": names}
     file = step_folder(project, "gate") / LABELS
     known = _known(file)
-    if {name: known.get(name) for name in of} == of:
+    if {name: known.get(name) for name in of} == of and "covered" in known:
         return known
     areas, pixels, images, scores = dict.fromkeys(names, 0), 0, 0, []
-    for entry in annotate.entries(step_folder(project, "annotate")):
+    folder = step_folder(project, "annotate")
+    for entry in annotate.entries(folder):
         images += 1
         pixels += entry["height"] * entry["width"]
         for annotation in entry["annotations"]:
@@ -105,6 +108,7 @@ def _labels(project: Project) -> dict[str, Any]:
         "images": images,
         "class_share": {name: area / max(1, pixels) for name, area in areas.items()},
         "mean_score": float(np.mean(scores)) if scores else None,
+        "covered": covered_images(annotate.recorded(folder), names),
     }
     write_json(file, found)
     return found
