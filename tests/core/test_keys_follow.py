@@ -145,6 +145,7 @@ CASES = {
     "table's picture": (TABLE, flip("pictures/disc/a.png"), "collect"),
     "truth edited": ({}, relabel("truth/s0.png"), "evaluate"),
     "truth moved": ({}, move("truth/s0.png", "truth/sub/s0.png"), "evaluate"),
+    "last truth moved": ({}, move("truth/s2.png", "truth/t/s2.png"), "evaluate"),
     "truth renamed": ({}, move("truth/s0.png", "truth/t0.png"), "evaluate"),
     "truth swapped": ({}, swap("truth/s0.png", "truth/s1.png"), "evaluate"),
     "truth gone": ({}, lambda root: (root / "truth/s0.png").unlink(), "evaluate"),

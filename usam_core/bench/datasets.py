@@ -125,7 +125,11 @@ def _voc(data: Path, limit: int | None) -> Split:
     )
     source = root / "ImageSets" / "Segmentation" / "val.txt"
     _expect(data, [source, images, classes], VOC_LAYOUT)
-    stems = [line.strip() for line in source.read_text().splitlines() if line.strip()]
+    try:
+        lines = source.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{source}: cannot be read ({error}); expected a name a line") from error
+    stems = [line.strip() for line in lines if line.strip()]
     if not stems:
         raise InputError(f"{source}: names no image; expected one image name a line")
     chosen = spread(stems, limit)
@@ -151,10 +155,10 @@ def _coco(data: Path, limit: int | None) -> Split:
     images, source = data / "val2017", data / "annotations" / "instances_val2017.json"
     _expect(data, [images, source], COCO_LAYOUT)
     try:
-        document = json.loads(source.read_text(encoding="utf-8"))
+        document = json.loads(source.read_bytes())
         listed = [image["file_name"] for image in document["images"]]
         held = {category["name"] for category in document["categories"]}
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{source}: not COCO's instances JSON ({error!r}); expected images, annotations and "
             "categories"

@@ -59,7 +59,8 @@ _Rows = Iterator[tuple[int | str, str]]
 def _from_text(content: bytes, file: str) -> _Rows:
     """Yield one path a line; empty lines and those that begin with `#` are left out."""
     try:
-        lines = content.decode("utf-8-sig").splitlines()
+        # Not by `splitlines`, which takes other characters for the end of a line too.
+        lines = re.split(r"\r\n|\n|\r", content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: no text ({error}); expected one image path a line") from error
     for number, line in enumerate(lines, start=1):

@@ -10,6 +10,7 @@ import pandas as pd
 from usam_core.atomic import whole_file
 from usam_core.candidates import thresholds
 from usam_core.digest import files_digest
+from usam_core.errors import StoreError
 from usam_core.lineage.chain import read_chain
 from usam_core.lineage.document import LINEAGE
 from usam_core.progress import Progress
@@ -172,9 +173,12 @@ def _read(
 ) -> tuple[LabelledRun, SampleKeeper]:
     """Go over the labels once, for tables and samples."""
     folder = step_folder(project, "annotate")
-    for name in (annotate.RUN, LINEAGE):
-        whole_output(folder, name)
-    about = describe_run(folder)
+    try:
+        about = describe_run(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{folder}: what ran is damaged ({error!r}); run `usam annotate` again"
+        ) from error
     most = samples_a_kind(len(limits), project.config.report.samples)
     times_iou = project.config.inference.score == "confidence_x_iou"
     keeper, tables = SampleKeeper(limits, times_iou, most), TableBuilder()
