@@ -24,6 +24,7 @@ PROCESS_KINDS = (
 )
 _HIT = ("*/shards/[!.]*", "*/shards/.partial-*/tokens", "*/annotate/parts/*.json", "*/record.json")
 _HIT_DASK = ("*/shards/[!.]*", "*/shards/.partial-*/packed_masks")
+_TRIES = 5
 _PATIENCE = 240.0
 """Seconds for a run to notice that its server is gone, or to go on to its end."""
 
@@ -78,7 +79,7 @@ class ProcessKills:
 
     def one(self, number: int, kind: str, peace: Path, chance: random.Random) -> ProcessKill:
         """Lose something, start a run, kill; then run to the end and look at everything."""
-        while True:
+        for _ in range(_TRIES):
             lost = "embed" if kind == "dask" else chance.choice(("embed", "annotate", "fit"))
             restore(peace, self._file)
             lose(self._file, lost)
@@ -88,6 +89,9 @@ class ProcessKills:
             run = self._hit(one, chance.uniform(0.5, 8.0), chance)
             if run is not None:
                 break
+        else:
+            one.faults.append(f"came to its end {_TRIES} times before it could be killed")
+            return one
         if kind not in ("small-server", "result"):
             self._server.up()  # what was killed of it; it tells what became of the run
             one.state = self._server.state(run, seconds=60) if run else "no run yet"
@@ -109,6 +113,7 @@ class ProcessKills:
         if kind not in ("small-server", "result"):
             return {}
         alone = self._folder / "alone"
+        alone.mkdir(exist_ok=True)  # Prefect makes its own folder only
         return {"USAM_CACHE": str(alone), "PREFECT_HOME": str(alone / "prefect")}
 
     def _hit(self, one: ProcessKill, moment: float, chance: random.Random) -> str | None:

@@ -56,13 +56,13 @@ def _kill(moment: str, target: Path, written: Path | None, since: int) -> None:
             files = [file for file in written.rglob("*") if file.is_file()]
             written = max(files, key=lambda file: file.stat().st_size)
         size = written.stat().st_size
-        left = (since + size) // 2
-        os.truncate(written, left)
-        said |= {"written": str(written), "bytes": size, "left": left}
+        said |= {"written": str(written), "bytes": size, "left": (since + size) // 2}
     if NOTE in os.environ:
         try:
             handle = os.open(os.environ[NOTE], os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         except FileExistsError:
             return
         os.write(handle, json.dumps(said).encode())
+    if written is not None:
+        os.truncate(written, said["left"])
     os.kill(os.getpid(), signal.SIGKILL)

@@ -212,6 +212,7 @@ def test_a_fault_is_counted_and_hits_one_process(write, tmp_path):
     hit["USAM_FAULT"] = "half:1:*/a.txt"
     assert write("text", tmp_path, "old", **hit) == -signal.SIGKILL
     assert write("text", tmp_path, "old", **hit) == 0, "the note was there already"
+    assert text(tmp_path) == 100 * "old"
 
 
 def test_a_living_writer_is_not_swept(tmp_path):
