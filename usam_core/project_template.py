@@ -127,7 +127,7 @@ def _lines(
     yield f"# yaml-language-server: $schema={SCHEMA_FILE}"
     yield "# A usam project. Commented lines show the defaults. Run it with: usam run project.yaml"
     yield ""
-    yield from _defaults(ProjectConfig, {}, only=("name",), indent="")
+    yield from _defaults(ProjectConfig, {}, only=("name", "recipe"), indent="")
     yield ""
     yield "# The names to be found."
     if isinstance(classes, dict):
