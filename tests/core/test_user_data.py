@@ -356,7 +356,7 @@ def test_a_ledger_that_is_none_is_told(tmp_path, how):
         base = sqlite3.connect(file)
         base.execute("CREATE TABLE part (x)")
         base.close()
-    with pytest.raises(StoreError, match=r"ledger\.sqlite: .*move it away"), Ledger(file) as ledger:
+    with pytest.raises(StoreError, match=r"ledger\.sqlite: .*check --repair"), Ledger(file) as ledger:
         ledger.formats()
 
 

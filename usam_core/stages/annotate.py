@@ -287,7 +287,7 @@ def _drop_damaged(folder: Path) -> None:
         try:
             whole_output(folder, name)
         except StoreError:
-            (folder / name).unlink(missing_ok=True)
+            remove(folder, folder / name)
 
 
 def _written(folder: Path) -> dict[str, str]:

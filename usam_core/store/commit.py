@@ -8,7 +8,7 @@ from pathlib import Path
 
 from usam_core.atomic import TEMPORARY_PREFIX, sweep, whole_folder
 from usam_core.errors import StoreError
-from usam_core.paths import remove
+from usam_core.paths import inside, remove
 from usam_core.store.arrays import Damaged
 from usam_core.store.layout import FEATURES, SHARDS
 
@@ -55,7 +55,8 @@ def remove_folder(path: Path) -> None:
 def sweep_store(folder: Path) -> int:
     """Remove what killed writers left in a store, never what a living one writes; say how many."""
     blocks = (folder / SHARDS).glob(f"[!.]*/{FEATURES}")
-    return sum(sweep(place, deep=False) for place in (folder, folder / SHARDS, *blocks))
+    places = [inside(folder, place.relative_to(folder).as_posix()) for place in blocks]
+    return sum(sweep(place, deep=False) for place in (folder, folder / SHARDS, *places))
 
 
 def _is_whole(check: Callable[[], None]) -> bool:
