@@ -356,7 +356,8 @@ def test_a_ledger_that_is_none_is_told(tmp_path, how):
         base = sqlite3.connect(file)
         base.execute("CREATE TABLE part (x)")
         base.close()
-    with pytest.raises(StoreError, match=r"ledger\.sqlite: .*check --repair"), Ledger(file) as ledger:
+    told = r"ledger\.sqlite: .*check --repair"
+    with pytest.raises(StoreError, match=told), Ledger(file) as ledger:
         ledger.formats()
 
 
