@@ -17,7 +17,7 @@ RAW_VOC = [entry["name"] for entry in preset_classes("voc-20", "raw")]
 RAW_COCO = [entry["name"] for entry in preset_classes("coco-80", "raw")]
 QUICK = {
     "sam": {"model": "nano", "points_per_side": 4},
-    "head": {"steps": 40, "hidden": [32, 16, 8], "dropout": 0.1},
+    "head": {"steps": 40, "hidden": [32, 16, 8], "dropout": 0.1, "familiar": 0.0},
     # Low, so that something is painted that can be right or wrong.
     "inference": {"threshold": 0.02},
     "training": {"min_per_class": 1},

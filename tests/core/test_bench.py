@@ -247,7 +247,7 @@ def test_coco_object_on_a_subset_through_the_command_line(world, tmp_path):
     words += ["--store", world / "store", "--limit", "2"]
     papers = usam("bench", "coco-object", *words, "--papers", "--dry-run")
     assert papers.returncode == 2
-    assert "head.steps: got 40, but recipe: papers has 150" in papers.stderr
+    assert "sam.points_per_side: got 4, but recipe: papers has 10" in papers.stderr
     dry = usam("bench", "coco-object", *words, "--dry-run", "--json")
     assert dry.returncode == 0, dry.stderr
     plan = json.loads(dry.stdout)

@@ -198,3 +198,36 @@ def test_a_project_of_one_name_does_not_paint_everything(project_file, no_sam):
     share, notes = painted(project_file, familiar=0.5)
     assert share < 0.6 * everything
     assert not any("over 90%" in note for note in notes)
+
+
+def test_how_alike_pictures_are_is_by_the_others_not_by_themselves():
+    bags, names, objects, _ = world(2, pictures=3, seed=4)
+    made = {
+        k: v.numpy().astype(np.float64) for k, v in learn_familiar(bags, names, objects).items()
+    }
+    rows = np.concatenate([features for features, _ in bags.in_order()])
+    unit = (rows - made["centre"][0]) / made["scale"][0]
+    pictures = np.array([one[on].mean(0) for one, on in zip(unit, objects, strict=True)])
+    pictures /= np.linalg.norm(pictures, axis=-1, keepdims=True)
+    unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
+    best = []
+    for number in np.flatnonzero(names == 0):
+        rest = [n for n in np.flatnonzero(names == 0) if n != number]
+        mean = pictures[rest].sum(0)
+        best.append((unit[number] @ mean / np.linalg.norm(mean)).max())
+    assert made["usual"][0, 0] == pytest.approx(max(np.mean(best), 0.4), abs=1e-4)
+    assert np.mean(best) > 0.4
+
+
+def test_of_names_that_are_labelled_alike_the_nearest_counts():
+    bags, names, objects, _ = world(4)
+    learned = learn_familiar(bags, names, objects)
+    fine, coarse = (
+        FamiliarHead(Flat(o), WIDTH, owners, 0.5)
+        for o, owners in ((4, [0, 1, 2, 3]), (2, [0, 0, 1, 1]))
+    )
+    rows = torch.randn(9, WIDTH, generator=torch.Generator().manual_seed(1))
+    for head in (fine, coarse):
+        head.load_state_dict(learned, strict=False)
+    for apart, together in zip(fine.nearness(rows), coarse.nearness(rows), strict=True):
+        assert torch.equal(together, apart.unflatten(-1, (2, 2)).amax(-1))

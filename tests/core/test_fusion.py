@@ -101,7 +101,7 @@ def test_a_fused_head_comes_back_from_disk(tmp_path, fusion):
     loaded, read = load_head(tmp_path / "head.safetensors")
     rows = torch.randn(4, 24)
     assert torch.equal(loaded(rows), head(rows))
-    assert (read["format"], read["features_width"], read["block_widths"]) == (2, 24, [8, 16])
+    assert (read["format"], read["features_width"], read["block_widths"]) == (3, 24, [8, 16])
 
 
 def edited(path, **changes):
@@ -121,7 +121,7 @@ def test_heads_of_other_days(tmp_path):
     loaded, _ = load_head(edited(path, format=None, block_widths=None))
     rows = torch.randn(4, 24)
     assert torch.equal(loaded(rows), head(rows))
-    with pytest.raises(StoreError, match=r"format 3; expected at most 2"):
-        load_head(edited(path, format=3))
+    with pytest.raises(StoreError, match=r"format 4; expected at most 3"):
+        load_head(edited(path, format=4))
     with pytest.raises(StoreError, match="does not describe the head"):
-        load_head(edited(path, format=2, block_widths=[8, 8]))
+        load_head(edited(path, format=3, block_widths=[8, 8]))
