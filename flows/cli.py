@@ -146,10 +146,11 @@ def _run_flow(
     try:
         results = flow(settings)
     except httpx.TransportError as error:
-        server = os.environ.get("PREFECT_API_URL", "of this run")
+        server = os.environ.get("PREFECT_API_URL")
+        first = "start it again (`usam up`), then " if server else ""
         raise TransientError(
-            f"the Prefect server {server} does not answer any more ({error!r}); start it again "
-            "(`usam up`), then run again: what was finished is kept"
+            f"the Prefect server {server or 'of this run'} does not answer any more ({error!r}); "
+            f"{first}run again: what was finished is kept"
         ) from error
     return results, time.monotonic() - began
 
