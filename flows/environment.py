@@ -15,8 +15,8 @@ from typing import Any
 
 import httpx
 
+from flows import small_server
 from flows.places import own_folder, temporary, words, writable
-from flows.small_server import start_small_server
 from usam_core.errors import TransientError, UsamError, UserError
 from usam_core.sam.download import cache_folder
 
@@ -78,7 +78,7 @@ def prepare(local: bool) -> None:
     if url:
         _ask(url, _chosen_by(found, local), found.settings)
         return
-    os.environ.update(start_small_server(found.settings))
+    os.environ.update(small_server.start(found.settings))
     refresh_global_settings_context()
 
 
@@ -86,13 +86,15 @@ def lost_server(error: BaseException) -> str | None:
     """Return what a failed request of Prefect's says if it ended the run, else None."""
     from prefect.exceptions import PrefectHTTPStatusError
 
+    again = "" if small_server.is_started() else "; start it again (`usam up`)"
+
     seen: BaseException | None = error
     # An error of ours says itself what happened, also where a request of ours was its cause.
     while seen is not None and not isinstance(seen, UsamError):
         if isinstance(seen, httpx.TransportError):
-            return f"does not answer any more ({seen!r}); start it again (`usam up`)"
+            return f"does not answer any more ({seen!r}){again}"
         if isinstance(seen, PrefectHTTPStatusError):
-            return f"refused a request ({words(seen)}); look at its log, and start it again"
+            return f"refused a request ({words(seen)}); look at its log{again}"
         seen = seen.__cause__
     return None
 

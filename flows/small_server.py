@@ -1,6 +1,6 @@
 """The small Prefect server of one run: on this machine alone, and started whatever is there.
 
-Its database is the user's where that can be used, else one of ours: see `start_small_server`.
+Its database is the user's where that can be used, else one of ours: see `start`.
 """
 
 import atexit
@@ -33,9 +33,10 @@ _DATABASE = "prefect.db"
 _OWN_HOMES = 100
 
 _held: list[FileLock] = []
+_started: list[subprocess.Popen[bytes]] = []
 
 
-def start_small_server(settings: Any) -> dict[str, str]:
+def start(settings: Any) -> dict[str, str]:
     """Start a server for this process alone; return the settings of its clients.
 
     It keeps its record in the user's Prefect home where that can be, else in one of ours: a
@@ -67,6 +68,11 @@ def start_small_server(settings: Any) -> dict[str, str]:
                 raise
             say(f"{error}; another database is taken for this run")
     raise UsamError(f"{own_folder()}: {_OWN_HOMES} runs at once, or none can be begun there")
+
+
+def is_started() -> bool:
+    """Say whether this process has started a small server."""
+    return bool(_started)
 
 
 def _serve(home: Path, settings: Any, more: dict[str, str]) -> dict[str, str]:
@@ -101,6 +107,7 @@ def _serve(home: Path, settings: Any, more: dict[str, str]) -> dict[str, str]:
             env=environment,
         )
     atexit.register(_stop, process)
+    _started.append(process)
     url = f"http://{HOST}:{port}/api"
     try:
         _wait(
