@@ -3,7 +3,7 @@
 A softmax over the classes alone has no word for "none of these", and a distilled student is made
 to be unsure of what it does not know. So masks get one outcome more:
 
-    z' = z - mean(z);   p_i = exp(z'_i / T) / (sum_j exp(z'_j / T) + exp(a + b q))
+    z' = z - mean of the classes' z;   p_i = exp(z'_i / T) / (sum_j exp(z'_j / T) + exp(a + b q))
     probability of class i = r(p_i)
 
 T is the temperature (Guo et al. 2017, On Calibration of Modern Neural Networks), q SAM's own
