@@ -79,6 +79,7 @@ def write_tiny_project(folder: Path) -> Path:
         # Three drawn pictures do not say what a name looks like.
         "head": {"steps": 5, "hidden": [32, 16, 8], "dropout": 0.2, "familiar": 0.0},
         "inference": {"threshold": 0.3},
+        "gate": {"max_covered": None},  # after five steps one name may be everything
         "outputs": {"shard_size": 4, "overlays": 2},
         "evaluation": {"format": "voc", "path": "truth"},
     }

@@ -5,8 +5,8 @@ anything, and a single class is called everything. The training pictures themsel
 is near. Of a mask's row x and the most probable name k,
 
     u = cosine of x with m_k, the mean direction of the objects of k's pictures, over n_k
-    logit of "none" = logsumexp(z) + SHARPNESS max(share - u_all,
-                                             share (2 min(1, FEW/c) - 1) - u_own)
+    logit of "none" = logsumexp(z) + SHARPNESS max(share min(1, MANY/c) - u_all,
+                                                   share (2 min(1, FEW/c) - 1) - u_own)
 
 For u_all, columns are standardised over the pictures of all names alike: objects of k against
 those of the other names. For u_own they are over k's pictures: objects of k against what lies
@@ -27,6 +27,8 @@ from usam_core.bags import BagSource
 
 SHARPNESS = 16.0
 """What a whole n_k nearer adds to a mask's log odds."""
+MANY = 10
+"""Beyond so many names a softmax is unsure of what it does not know, and less is asked for."""
 FEW = 3
 """Up to so many names the second test is as strict as the first; of twice as many it asks that a
 mask is no more like what lies around the objects than like them, and of more even less."""
@@ -57,7 +59,11 @@ class FamiliarHead(nn.Module):
         self.head = head
         self.width = width
         self._owners = [[n for n, own in enumerate(owners) if own == o] for o in sorted({*owners})]
-        self._shares = (share, share * (2 * min(1.0, FEW / len(self._owners)) - 1))
+        classes = len(self._owners)
+        self._shares = (
+            share * min(1.0, MANY / classes),
+            share * (2 * min(1.0, FEW / classes) - 1),
+        )
         names = len(owners)
         # Over all names alike, then over each name's own pictures.
         self.register_buffer("centre", torch.zeros(1 + names, width))

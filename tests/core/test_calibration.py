@@ -284,3 +284,24 @@ def test_confident_mistakes_at_every_level_are_told():
     assert ece(found, noisy) < 0.02
     plain = replace(found, stated=(0.0, 1.0), right=(0.0, 1.0))
     assert ece(plain, noisy) > 2 * ece(found, noisy)
+
+
+def test_the_best_class_is_as_sure_as_such_masks_were_right_whatever_the_others_are():
+    found = Calibration(
+        temperature=1.0, none_offset=0.0, none_slope=0.0, stated=(0, 0.2, 1), right=(0, 0.8, 1)
+    )
+    logits = np.array([[1.0, 0.9, 0.8, 0.7], [3.0, 0.0, 0.0, 0.0]], np.float32)
+    p = found.probabilities(logits, np.ones(2, np.float32))
+    scaled = np.exp(logits - logits.mean(1, keepdims=True))
+    raw = (scaled / (scaled.sum(1, keepdims=True) + 1)).max(1)
+    assert p.max(1) == pytest.approx(np.interp(raw, found.stated, found.right))
+    assert (p.sum(1) <= 1 + 1e-9).all()
+    assert (np.argsort(p, axis=1)[:, -1] == 0).all()
+
+
+def test_none_of_these_far_away_moves_no_class():
+    near, far = (np.array([[2.0, 1.0, none]], np.float32) for none in (-20.0, -60.0))
+    found = Calibration(temperature=1.0, none_offset=0.0, none_slope=0.0, classes=2)
+    one = np.ones(1, np.float32)
+    assert found.probabilities(near, one) == pytest.approx(found.probabilities(far, one))
+    assert found.probabilities(near, one).shape == (1, 2)

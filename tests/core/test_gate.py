@@ -91,7 +91,7 @@ def test_a_run_whose_images_are_all_bad_is_judged(tiny_project):
 
 def with_gate(file, **gate):
     values = yaml.safe_load(file.read_text())
-    file.write_text(yaml.safe_dump({**values, "gate": gate}))
+    file.write_text(yaml.safe_dump({**values, "gate": {"max_covered": None, **gate}}))
     return load_project(file)
 
 

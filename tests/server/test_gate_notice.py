@@ -38,7 +38,7 @@ def received():
 def strict_gate(local):
     """Let no run pass; the other tests' project file comes back."""
     before = local.project.read_text()
-    gate = {"gate": {"min_miou": 1.0}}
+    gate = {"gate": {"max_covered": None, "min_miou": 1.0}}
     local.project.write_text(yaml.safe_dump(yaml.safe_load(before) | gate))
     yield
     local.project.write_text(before)

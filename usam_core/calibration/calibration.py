@@ -3,7 +3,7 @@
 A softmax over the classes alone has no word for "none of these", and a distilled student is made
 to be unsure of what it does not know. So masks get one outcome more:
 
-    z' = z - mean(z);   p_i = exp(z'_i / T) / (sum_j exp(z'_j / T) + exp(a + b q))
+    z' = z - mean of the classes' z;   p_i = exp(z'_i / T) / (sum_j exp(z'_j / T) + exp(a + b q))
     probability of class i = r(p_i)
 
 T is the temperature (Guo et al. 2017, On Calibration of Modern Neural Networks), q SAM's own
@@ -32,6 +32,7 @@ class Calibration:
         thresholds: least probability of each class, 0 to 1, by name; see `operating`.
         presence_offset: log odds that a class is in the image when its best mask has even odds.
         presence_slope: what the log odds of its best mask add to them.
+        classes: c, of the outputs o; the others may lie anywhere. 0: all outputs are classes.
     """
 
     temperature: float
@@ -42,21 +43,27 @@ class Calibration:
     thresholds: dict[str, float] = field(default_factory=dict)
     presence_offset: float = 0.0
     presence_slope: float = 1.0
+    classes: int = 0
 
     def probabilities(self, logits: np.ndarray, predicted_iou: np.ndarray) -> np.ndarray:
-        """Return the probability of each output for each mask, float64 (p, o); rows sum to <= 1.
+        """Return the probability of each class for each mask, float64 (p, c); rows sum to <= 1.
 
         Args:
             logits: float32 (p, o), the head's; o is c, or more where it has other outputs.
             predicted_iou: float32 (p,).
         """
-        scaled = centred(logits) / self.temperature
+        scaled = centred(logits, self.classes) / self.temperature
         none = self.none_offset + self.none_slope * predicted_iou.astype(np.float64)
         largest = np.maximum(scaled.max(axis=1), none)
         weights = np.exp(scaled - largest[:, None])
         p = weights / (weights.sum(axis=1) + np.exp(none - largest))[:, None]
-        p = np.interp(p, self.stated, self.right)
-        return p / np.maximum(p.sum(axis=1, keepdims=True), 1)
+        # How often masks are right was learned of classes: it is no word on other outputs.
+        p = np.interp(p[:, : self.classes or None], self.stated, self.right)
+        # Where that is more than 1 together, the best one keeps what was learned of best ones.
+        best = np.arange(p.shape[1]) == p.argmax(axis=1)[:, None]
+        others = np.where(best, 0, p)
+        room = (1 - p.max(axis=1)) / np.maximum(others.sum(axis=1), 1e-12)
+        return np.where(best, p, others * np.minimum(room, 1)[:, None])
 
     def presence(self, probabilities: np.ndarray) -> np.ndarray:
         """Return the probability that each class is in the image at all, float64 (c,).
@@ -78,10 +85,13 @@ class Calibration:
         return cls(**{**value, **points})
 
 
-def centred(logits: np.ndarray) -> np.ndarray:
-    """Return logits less their mean, float64: what all outputs share says nothing."""
+def centred(logits: np.ndarray, classes: int = 0) -> np.ndarray:
+    """Return logits less the classes' mean, float64: what all outputs share says nothing.
+
+    "None of these" may lie far from the classes, and would move all of them.
+    """
     logits = logits.astype(np.float64)
-    return logits - logits.mean(axis=1, keepdims=True)
+    return logits - logits[:, : classes or None].mean(axis=1, keepdims=True)
 
 
 def best_log_odds(probabilities: np.ndarray) -> np.ndarray:

@@ -60,7 +60,7 @@ def fit_calibration(scenes: Sequence[SceneMasks], names: Sequence[str]) -> Calib
 
 
 def _fit_masks(scenes: Sequence[SceneMasks], classes: int) -> Calibration:
-    logits = torch.from_numpy(np.concatenate([centred(scene.logits) for scene in scenes]))
+    logits = torch.from_numpy(np.concatenate([centred(scene.logits, classes) for scene in scenes]))
     iou = torch.from_numpy(np.concatenate([scene.predicted_iou for scene in scenes])).double()
     targets = torch.from_numpy(np.concatenate([scene.targets for scene in scenes]))
     # Logarithm of T, and what "none" has; from where a softmax alone would begin.
@@ -78,7 +78,7 @@ def _fit_masks(scenes: Sequence[SceneMasks], classes: int) -> Calibration:
 
     _minimise(free, loss)
     log_t, offset, slope = free.tolist()
-    return Calibration(float(np.exp(log_t)), offset, slope)
+    return Calibration(float(np.exp(log_t)), offset, slope, classes=classes)
 
 
 def _never_falling(
