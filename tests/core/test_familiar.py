@@ -17,7 +17,7 @@ from usam_core.gate import RunStatistics, covers_too_much, judge
 from usam_core.head import Head
 from usam_core.headfile import load_head, save_head
 from usam_core.project import load_project
-from usam_core.stages import run_step
+from usam_core.stages import fit, run_step
 from usam_core.types import MaskSet
 
 
@@ -193,7 +193,14 @@ def painted(file, **head):
     return np.mean([(mask > 0).mean() for mask in masks]), result.summary["notes"]
 
 
-def test_a_project_of_one_name_does_not_paint_everything(project_file, no_sam):
+def test_three_pictures_are_too_few_to_reject_by(project_file, caplog):
+    everything, _ = painted(project_file, familiar=0.0)
+    assert painted(project_file, familiar=0.5)[0] == everything
+    assert "fewer than 5 pictures of a name (disc 3)" in caplog.text
+
+
+def test_a_project_of_one_name_does_not_paint_everything(project_file, monkeypatch):
+    monkeypatch.setattr(fit, "MIN_EXAMPLES", 3)
     everything, _ = painted(project_file, familiar=0.0)
     share, notes = painted(project_file, familiar=0.5)
     assert share < 0.6 * everything

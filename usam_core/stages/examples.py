@@ -17,6 +17,8 @@ from usam_core.types import MaskSet
 
 MOST = 30
 """Pictures of a name: each costs 20 ms, and a mean of more is no other."""
+MIN_EXAMPLES = 5
+"""Fewer pictures of a name are taken for chance; measured was nothing below 12."""
 _LIMITS = {"min_area", "max_area", "min_centre", "max_border"}
 
 

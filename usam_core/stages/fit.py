@@ -24,7 +24,12 @@ from usam_core.sources.base import manifest_path
 from usam_core.stages import embed, lessons
 from usam_core.stages.blocks import block_inputs, head_blocks
 from usam_core.stages.collect import read_manifest, training_provenance
-from usam_core.stages.examples import choose_examples, example_inputs, masks_on_objects
+from usam_core.stages.examples import (
+    MIN_EXAMPLES,
+    choose_examples,
+    example_inputs,
+    masks_on_objects,
+)
 from usam_core.stages.folders import step_folder
 from usam_core.stages.names import TextSide, text_inputs
 from usam_core.stages.record import StepResult, digests
@@ -198,7 +203,7 @@ def _learn(project: Project, store: EmbeddingStore, progress: Progress) -> _Fitt
     heads = {"teacher": trained.teacher, "student": trained.student}
     heads = {role: head for role, head in heads.items() if head is not None}
     card = None
-    if config.head.familiar:
+    if config.head.familiar and not _too_few(taught.pictures):
         card, learned = _familiar(project, store, taught.shas)
         for role, head in heads.items():
             heads[role] = FamiliarHead(head, bags.width, **card)
@@ -213,6 +218,19 @@ def _learn(project: Project, store: EmbeddingStore, progress: Progress) -> _Fitt
         history=trained.history,
         familiar=card,
     )
+
+
+def _too_few(pictures: dict[str, int]) -> bool:
+    few = {name: count for name, count in pictures.items() if count < MIN_EXAMPLES}
+    if few:
+        listed = ", ".join(f"{name} {count}" for name, count in few.items())
+        _log.warning(
+            "fewer than %d pictures of a name (%s) do not say how alike such pictures are: no mask "
+            "is called none of these (head.familiar). Collect more, or raise inference.threshold",
+            MIN_EXAMPLES,
+            listed,
+        )
+    return bool(few)
 
 
 def _familiar(
