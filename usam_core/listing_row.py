@@ -1,22 +1,23 @@
 """One file's row in a listing: its digest and its header's verdict, or what is known already."""
 
 import hashlib
+import io
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from usam_core.config_images import ImagesConfig
 from usam_core.digest import file_digest
 from usam_core.image_ref import ImageRef
-from usam_core.images import BadImage, check_bytes, check_image, verdict_on
+from usam_core.images import BadImage, check_image, verdict_on
 from usam_core.imagestores.content import Stamp, folder_digest, is_zarr_url, told_of
-from usam_core.imagestores.open import MAY_HOLD_PLANES, TOO_LARGE
+from usam_core.imagestores.open import is_tiff
 from usam_core.imagestores.opener import FileInfo, is_url, open_bytes
 from usam_core.imagestores.planes import check_named, named_key, planes_of, stamp_of
 from usam_core.imagestores.remembered import Row
 from usam_core.stamps import SETTLED_NS
 from usam_core.tiles import is_large
+from usam_core.verdicts import check_file
 
 Looked = tuple[Row, bool]
 """A file's row, and whether it was not known already."""
@@ -99,8 +100,7 @@ def _look_remote(row: Row, address: str, told: FileInfo | None, before: Row | No
         stamp=told.stamp,
     )
     try:
-        planes = _planes(lambda: check_bytes(content, address, limit), row, address, content)
-        row = row._replace(planes=planes)
+        row = row._replace(planes=_planes(row, address, content))
     except BadImage as error:
         row = _quarantined(row, error)
     return row, True
@@ -121,28 +121,33 @@ def _check(path: str, row: Row) -> str:
     """Return the planes of a file that holds several or large ones; "" for any other picture."""
     if os.path.isdir(path):
         return planes_of(path, row.max_megapixels, tile=row.tile)
-    return _planes(lambda: check_image(Path(path), row.max_megapixels), row, path)
+    return _planes(row, path)
 
 
-def _planes(
-    check: Callable[[], tuple[int, int]], row: Row, address: str, content: bytes | None = None
-) -> str:
-    """Return the planes of a file, which is opened again if its header says that it must be.
+def _planes(row: Row, address: str, content: bytes | None = None) -> str:
+    """Return the planes of a file; of a picture its header is enough.
 
     Args:
-        check: checks a picture's header, and returns its size.
         row: with the settings.
         address: the file or URL.
         content: what a URL holds.
     """
-    try:
-        if not is_large(check(), row.tile):
-            return ""
-    except BadImage as error:
-        code = error.quarantined.code
-        if code not in MAY_HOLD_PLANES and not (row.tile and code == TOO_LARGE):
-            raise
-    return planes_of(address, row.max_megapixels, content, row.tile)
+    limit = row.max_megapixels
+    if not _is_tiff(address, content) and not is_large(
+        check_image(address, limit, content), row.tile
+    ):
+        return ""
+    return planes_of(address, limit, content, row.tile)
+
+
+def _is_tiff(address: str, content: bytes | None) -> bool:
+    if content is None:
+        check_file(address)
+    with (
+        verdict_on(address),
+        io.BytesIO(content) if content is not None else open(address, "rb") as file,
+    ):
+        return is_tiff(file)
 
 
 def _digest(path: str) -> str | None:

@@ -23,6 +23,7 @@ class PlaneInfo:
         bits: how many bits of an integer are used, where the file says so: 12 of 16.
         is_colour: whether the channels are red, green, blue and perhaps alpha of one picture,
             rather than measurements of their own.
+        nodata: the value that says that there is none, where the file names one.
     """
 
     size_hw: tuple[int, int]
@@ -30,6 +31,7 @@ class PlaneInfo:
     dtype: str
     bits: int | None = None
     is_colour: bool = False
+    nodata: float | None = None
 
 
 class ImageStore(ABC):
