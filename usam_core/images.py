@@ -10,7 +10,14 @@ from usam_core.errors import InputError
 from usam_core.image_ref import ImageRef
 from usam_core.imagestores.base import ImageStore
 from usam_core.imagestores.content import is_zarr_url, ref_digest, remembered_content
-from usam_core.imagestores.open import check_image, check_plane, needs_store, open_image, opened
+from usam_core.imagestores.open import (
+    check_bytes,
+    check_image,
+    check_plane,
+    needs_store,
+    open_image,
+    opened,
+)
 from usam_core.imagestores.opener import is_url, open_bytes
 from usam_core.imagestores.projection import Projected
 from usam_core.imagestores.show import Channels, paint, view
@@ -23,6 +30,7 @@ __all__ = [
     "REASONS",
     "BadImage",
     "DecodedImage",
+    "check_bytes",
     "check_image",
     "read_image",
     "verdict_on",

@@ -1,15 +1,15 @@
 """One file's row in a listing: its digest and its header's verdict, or what is known already."""
 
 import hashlib
-import io
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from usam_core.config_images import ImagesConfig
 from usam_core.digest import file_digest
 from usam_core.image_ref import ImageRef
-from usam_core.images import BadImage, check_image, verdict_on
+from usam_core.images import BadImage, check_bytes, check_image, verdict_on
 from usam_core.imagestores.content import Stamp, folder_digest, is_zarr_url, told_of
 from usam_core.imagestores.open import is_tiff
 from usam_core.imagestores.opener import FileInfo, is_url, open_bytes
@@ -17,7 +17,6 @@ from usam_core.imagestores.planes import check_named, named_key, planes_of, stam
 from usam_core.imagestores.remembered import Row
 from usam_core.stamps import SETTLED_NS
 from usam_core.tiles import is_large
-from usam_core.verdicts import check_file
 
 Looked = tuple[Row, bool]
 """A file's row, and whether it was not known already."""
@@ -100,7 +99,9 @@ def _look_remote(row: Row, address: str, told: FileInfo | None, before: Row | No
         stamp=told.stamp,
     )
     try:
-        row = row._replace(planes=_planes(row, address, content))
+        row = row._replace(
+            planes=_planes(lambda: check_bytes(content, address, limit), row, address, content)
+        )
     except BadImage as error:
         row = _quarantined(row, error)
     return row, True
@@ -121,33 +122,23 @@ def _check(path: str, row: Row) -> str:
     """Return the planes of a file that holds several or large ones; "" for any other picture."""
     if os.path.isdir(path):
         return planes_of(path, row.max_megapixels, tile=row.tile)
-    return _planes(row, path)
+    return _planes(lambda: check_image(Path(path), row.max_megapixels), row, path)
 
 
-def _planes(row: Row, address: str, content: bytes | None = None) -> str:
-    """Return the planes of a file; of a picture its header is enough.
+def _planes(
+    check: Callable[[], tuple[int, int]], row: Row, address: str, content: bytes | None = None
+) -> str:
+    """Return the planes of a TIFF, and of a picture that is to be cut into tiles.
 
     Args:
+        check: checks a picture's header, and returns its size.
         row: with the settings.
         address: the file or URL.
         content: what a URL holds.
     """
-    limit = row.max_megapixels
-    if not _is_tiff(address, content) and not is_large(
-        check_image(address, limit, content), row.tile
-    ):
+    if not is_tiff(address, content) and not is_large(check(), row.tile):
         return ""
-    return planes_of(address, limit, content, row.tile)
-
-
-def _is_tiff(address: str, content: bytes | None) -> bool:
-    if content is None:
-        check_file(address)
-    with (
-        verdict_on(address),
-        io.BytesIO(content) if content is not None else open(address, "rb") as file,
-    ):
-        return is_tiff(file)
+    return planes_of(address, row.max_megapixels, content, row.tile)
 
 
 def _digest(path: str) -> str | None:

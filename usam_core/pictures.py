@@ -29,8 +29,8 @@ from usam_core.verdicts import (
 )
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
-"""What is read with Pillow, by its names; others run programs or fetch files, and of TIFF it is told
-less than the file's own tags say."""
+"""What is read with Pillow, by its names: others run programs or fetch files, and TIFF is read by
+its own tags, of which Pillow leaves some out."""
 
 MOST_SCANS = 100
 """Most scans of a JPEG; cameras and encoders make 1 to 12."""

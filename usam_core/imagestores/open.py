@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from PIL import ImageFile
+
 from usam_core.image_ref import ImageRef
 from usam_core.imagestores.base import ImageStore
 from usam_core.imagestores.content import content_mark, is_zarr_url
@@ -23,7 +25,6 @@ from usam_core.verdicts import (
     check_file,
     check_size,
     library_verdicts,
-    unreadable,
     verdict_on,
 )
 
@@ -51,35 +52,28 @@ def needs_store(path: str, max_megapixels: float, content: bytes | None = None) 
     if content is None and os.path.isdir(path):
         _check_folder(path)
         return True
-    if content is None:
-        check_file(path)
-    try:
-        with open(path, "rb") if content is None else io.BytesIO(content) as file:
-            if is_tiff(file):
-                return True
-            with open_picture(file, path, max_megapixels) as image:
-                file.seek(0)
-                return deep_colours(image, file.read(_HEAD_BYTES)) > 0
-    except OSError as error:
-        raise unreadable(path, error) from error
+    if is_tiff(path, content):
+        return True
+    with _picture(path, max_megapixels, content) as (file, image):
+        file.seek(0)
+        return deep_colours(image, file.read(_HEAD_BYTES)) > 0
 
 
-def is_tiff(file: BinaryIO) -> bool:
-    """Return whether a file begins like a TIFF; it stands at its beginning then."""
-    found = file.read(4) in _TIFF
-    file.seek(0)
-    return found
+def is_tiff(path: str, content: bytes | None = None) -> bool:
+    """Return whether a file begins like a TIFF.
+
+    Raises:
+        BadImage: it is no plain file with bytes in it, or cannot be read.
+    """
+    if content is not None:
+        return content.startswith(_TIFF)
+    check_file(path)
+    with verdict_on(path), open(path, "rb") as file:
+        return file.read(4) in _TIFF
 
 
-def check_image(
-    path: str | Path, max_megapixels: float = 100.0, content: bytes | None = None
-) -> tuple[int, int]:
-    """Check what the header of a file of a single picture tells, decoding no pixel.
-
-    Args:
-        path: the file, or a URL.
-        max_megapixels: limit on its size.
-        content: of a URL, what it holds.
+def check_image(path: str | Path, max_megapixels: float = 100.0) -> tuple[int, int]:
+    """Check what the header of a file tells, decoding no pixel; `read_image` checks the rest.
 
     Returns:
         Rows and columns; of other files than TIFF before they are turned upright.
@@ -87,21 +81,35 @@ def check_image(
     Raises:
         BadImage: the file cannot be used as a single picture, with one of `REASONS`.
     """
-    path = os.fspath(path)
-    if content is None:
-        check_file(path)
-    elif not content:
-        raise BadImage("empty", f"{path}: the file is empty (0 bytes)")
-    try:
-        with open(path, "rb") if content is None else io.BytesIO(content) as file:
-            if not is_tiff(file):
-                with open_picture(file, path, max_megapixels) as image:
-                    return image.size[::-1]
-    except OSError as error:
-        raise unreadable(path, error) from error
+    return _check(os.fspath(path), max_megapixels, None)
+
+
+def check_bytes(content: bytes, address: str, max_megapixels: float = 100.0) -> tuple[int, int]:
+    """Check the header of a file that has been read; as `check_image`."""
+    if not content:
+        raise BadImage("empty", f"{address}: the file is empty (0 bytes)")
+    return _check(address, max_megapixels, content)
+
+
+def _check(path: str, max_megapixels: float, content: bytes | None) -> tuple[int, int]:
+    if not is_tiff(path, content):
+        with _picture(path, max_megapixels, content) as (_, image):
+            return image.size[::-1]
     with open_image(path, max_megapixels, content=content) as store:
         check_plane(store, ImageRef(path, ()), max_megapixels)
         return store.size(())
+
+
+@contextmanager
+def _picture(
+    path: str, max_megapixels: float, content: bytes | None = None
+) -> Iterator[tuple[BinaryIO, ImageFile.ImageFile]]:
+    with (
+        verdict_on(path),
+        open(path, "rb") if content is None else io.BytesIO(content) as file,
+        open_picture(file, path, max_megapixels) as image,
+    ):
+        yield file, image
 
 
 def may_be_deep(path: str, max_megapixels: float) -> bool:
@@ -112,7 +120,7 @@ def may_be_deep(path: str, max_megapixels: float) -> bool:
     """
     if is_url(path) or needs_store(path, max_megapixels):
         return True
-    with open(path, "rb") as file, open_picture(file, path, max_megapixels) as image:
+    with _picture(path, max_megapixels) as (_, image):
         return image.mode in DEEP
 
 
@@ -200,11 +208,8 @@ def _open(path: str, max_megapixels: float, content: bytes | None) -> ImageStore
     if is_url(path) and content is None:
         with verdict_on(path):
             content = open_bytes(path)
-    if content is None:
-        check_file(path)
-    with open(path, "rb") if content is None else io.BytesIO(content) as file:
-        if is_tiff(file):
-            return TiffStore(path if content is None else _Bytes(content))
+    if is_tiff(path, content):
+        return TiffStore(path if content is None else _Bytes(content))
     return PictureStore(path, max_megapixels, content)
 
 

@@ -122,6 +122,11 @@ class _Series:
         self._layout: Layout = layout(series.axes.lower().replace("q", "i"), series.shape)
         self._array: np.ndarray | zarr.Array | None = None
         self._whole: np.ndarray | None = None
+        if key.dtype is None:
+            raise InputError(
+                f"{file.filehandle.path}: unsupported values of {key.bitspersample} bits, sample "
+                f"format {key.sampleformat}; expected integers or floats of up to 64. Convert it"
+            )
         self._pixels = pixels_of(key, series.dtype, self._layout, names)
         self._check_claims()
         height, width = self._layout.size_hw
@@ -195,15 +200,12 @@ class _Series:
     ) -> np.ndarray:
         self._check_that_it_is_whole(place)
         pixels = self._pixels
-        wanted = (
-            range(self._layout.channels * self._layout.samples) if channels is None else channels
-        )
-        numbers = None if pixels.mixes or pixels.by_libtiff else list(wanted)
+        asked = None if pixels.mixes else channels
         upright = pixels.orientation == 1
         window = (rows, columns) if upright else (ALL, ALL)
-        values = self._layout.take(self._values(place, window), place, *window, numbers)
-        values = pixels.shown(values, numbers)
-        if channels is not None and numbers is None:
+        values = self._layout.take(self._values(place, window), place, *window, asked)
+        values = pixels.shown(values, asked)
+        if pixels.mixes and channels is not None:
             values = values[list(channels)]
         if not upright:
             values = upright_planes(values, pixels.orientation)[:, rows, columns]

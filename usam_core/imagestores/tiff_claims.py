@@ -1,4 +1,4 @@
-"""What a TIFF's header and its OME-XML claim, held against its size before the library believes it."""
+"""What a TIFF's header and its OME-XML claim, held against its size before it is believed."""
 
 import math
 import xml.etree.ElementTree as ElementTree

@@ -1,4 +1,4 @@
-"""What a TIFF's own tags say of its pixels: which samples are colour, which opacity, what is no data.
+"""What a TIFF's own tags say of its pixels: which samples are colour or opacity, what is no data.
 
 c samples, h x w pixels
 """
@@ -32,14 +32,6 @@ _WITH_COLOURS = (
     ),
 )
 """Compressions that turn luma and chroma into red, green and blue themselves."""
-_KINDS = (
-    _KIND.MINISWHITE,
-    _KIND.MINISBLACK,
-    _KIND.RGB,
-    _KIND.PALETTE,
-    _KIND.SEPARATED,
-    _KIND.YCBCR,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +67,7 @@ class Pixels:
     @property
     def mixes(self) -> bool:
         """Return whether a channel depends on several samples."""
-        return self.is_associated or self.kind in ("palette", "cmyk")
+        return self.is_associated or self.by_libtiff or self.kind in ("palette", "cmyk")
 
     @property
     def most(self) -> float:
@@ -84,19 +76,19 @@ class Pixels:
             return 1.0
         return float(2 ** (self.bits or 8 * self.dtype.itemsize) - 1)
 
-    def shown(self, values: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+    def shown(self, values: np.ndarray, numbers: Sequence[int] | None) -> np.ndarray:
         """Return the channels that samples make: light for ink, colours for numbers.
 
         Args:
             values: (c, h, w) as the file holds them.
-            numbers: of the samples that came; all of them where `mixes`.
+            numbers: of the samples that came, where not all of them did; all must where `mixes`.
         """
         if self.kind == "palette":
             return self.colormap[:, np.minimum(values[0], self.colormap.shape[1] - 1)]
         if self.kind == "cmyk":
             return self._without_ink(values)
         if self.kind == "ink":
-            light = [n != self.alpha for n in numbers]
+            light = [n != self.alpha for n in numbers or range(len(values))]
             values = values.copy()
             values[light] = self._inverted(values[light])
         if self.is_associated:
@@ -172,6 +164,7 @@ def pixels_of(
 
 
 def _refuse(page: tifffile.TiffPage, dtype: np.dtype, layout: Layout, by_libtiff: bool) -> None:
+    """Refuse pixels of a kind that is not read here."""
     kind, inks = page.photometric, page.tags.valueof(_INKS_TAG, _CMYK)
     formats = page.tags.valueof(_FORMATS_TAG, 1)
     said = f"{getattr(kind, 'name', kind)}, {layout.samples} samples of type {dtype}"
@@ -190,8 +183,8 @@ def _refuse(page: tifffile.TiffPage, dtype: np.dtype, layout: Layout, by_libtiff
     elif kind == _KIND.YCBCR and dtype == np.uint8 and layout.samples == 3:
         return
     raise InputError(
-        f"{page.parent.filename}: unsupported colour kind {said}; expected greyscale, RGB, a "
-        "palette, or CMYK of 8 or 16 bit. Convert the file"
+        f"{page.parent.filehandle.path}: unsupported colour kind {said}; expected greyscale, RGB, "
+        "a palette, or CMYK of 8 or 16 bit. Convert the file"
     )
 
 
