@@ -70,11 +70,9 @@ class Pixels:
         return self.is_associated or self.by_libtiff or self.kind in ("palette", "cmyk")
 
     @property
-    def most(self) -> float:
+    def most(self) -> int:
         """Return the greatest value that a sample can have; of floats 1."""
-        if self.dtype.kind != "u":
-            return 1.0
-        return float(2 ** (self.bits or 8 * self.dtype.itemsize) - 1)
+        return 2 ** (self.bits or 8 * self.dtype.itemsize) - 1 if self.dtype.kind == "u" else 1
 
     def shown(self, values: np.ndarray, numbers: Sequence[int] | None) -> np.ndarray:
         """Return the channels that samples make: light for ink, colours for numbers.
@@ -105,11 +103,13 @@ class Pixels:
         alpha = values[self.alpha]
         found = values.copy()
         seen = alpha > 0
+        # As libtiff and Pillow round: down.
         wide = values[:, seen].astype(np.uint64 if values.dtype.kind == "u" else np.float64)
-        most = wide.dtype.type(self.most)
-        by = wide[self.alpha]
-        divided = wide * most // by if wide.dtype.kind == "u" else wide * most / by
-        found[:, seen] = np.minimum(divided, most)
+        divided = wide * wide.dtype.type(self.most)
+        divided = (
+            divided // wide[self.alpha] if values.dtype.kind == "u" else divided / wide[self.alpha]
+        )
+        found[:, seen] = np.minimum(divided, wide.dtype.type(self.most))
         found[self.alpha] = alpha
         return found
 
@@ -139,7 +139,11 @@ def pixels_of(
     used = page.bitspersample if isinstance(page.bitspersample, int) else None
     bits = used if dtype.kind == "u" and used and used < 8 * dtype.itemsize else None
     alpha, is_associated = (None, False) if layout.channels > 1 else _alpha(page, layout.samples)
-    is_associated = is_associated and dtype.kind in "uf"
+    if is_associated and (dtype.kind not in "uf" or dtype == np.uint64):
+        raise InputError(
+            f"{page.parent.filehandle.path}: unsupported associated alpha of type {dtype}; "
+            "expected unsigned integers of up to 32 bits, or floats. Convert the file"
+        )
     nodata = _nodata(page, dtype)
     colormap = None
     if kind == _KIND.PALETTE:
