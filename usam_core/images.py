@@ -9,7 +9,7 @@ from pathlib import Path
 from usam_core.errors import InputError
 from usam_core.image_ref import ImageRef
 from usam_core.imagestores.base import ImageStore
-from usam_core.imagestores.content import is_zarr_url, ref_digest, remembered_content
+from usam_core.imagestores.content import bytes_key, is_zarr_url, ref_digest, remembered_content
 from usam_core.imagestores.open import (
     check_bytes,
     check_image,
@@ -104,7 +104,7 @@ def _store(
 
 def _key(ref: ImageRef, content: bytes | None) -> str:
     if content is not None:
-        return hashlib.sha256(content).hexdigest()
+        return bytes_key(content)
     return ref_digest(remembered_content(ref.file), ref)
 
 

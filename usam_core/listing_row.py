@@ -1,6 +1,5 @@
 """One file's row in a listing: its digest and its header's verdict, or what is known already."""
 
-import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -10,7 +9,14 @@ from usam_core.config_images import ImagesConfig
 from usam_core.digest import file_digest
 from usam_core.image_ref import ImageRef
 from usam_core.images import BadImage, check_bytes, check_image, verdict_on
-from usam_core.imagestores.content import Stamp, folder_digest, is_zarr_url, told_of
+from usam_core.imagestores.content import (
+    Stamp,
+    as_read,
+    bytes_key,
+    folder_digest,
+    is_zarr_url,
+    told_of,
+)
 from usam_core.imagestores.open import is_tiff
 from usam_core.imagestores.opener import FileInfo, is_url, open_bytes
 from usam_core.imagestores.planes import check_named, named_key, planes_of, stamp_of
@@ -93,7 +99,7 @@ def _look_remote(row: Row, address: str, told: FileInfo | None, before: Row | No
     with verdict_on(address):
         content = open_bytes(address)
     row = row._replace(
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=bytes_key(content),
         bytes=len(content),
         mtime_ns=told.mtime_ns,
         stamp=told.stamp,
@@ -145,7 +151,7 @@ def _digest(path: str) -> str | None:
     try:
         if os.path.isdir(path):
             return folder_digest(path)
-        return file_digest(path) if os.path.isfile(path) else None
+        return as_read(file_digest(path), path) if os.path.isfile(path) else None
     except OSError as error:
         raise BadImage("unreadable", f"{path}: {error.strerror}; check its permissions") from error
 

@@ -12,7 +12,7 @@ from PIL import ImageFile
 
 from usam_core.image_ref import ImageRef
 from usam_core.imagestores.base import ImageStore
-from usam_core.imagestores.content import content_mark, is_zarr_url
+from usam_core.imagestores.content import TIFF, content_mark, is_zarr_url
 from usam_core.imagestores.opener import is_url, open_bytes, try_again
 from usam_core.imagestores.picture import PictureStore, deep_colours
 from usam_core.imagestores.projection import Projected, depth_axis
@@ -28,7 +28,6 @@ from usam_core.verdicts import (
     verdict_on,
 )
 
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ZARR = ("zarr.json", ".zgroup", ".zarray")
 _HEAD_BYTES = 2**16
 """Within these JPEG 2000 says how deep it is."""
@@ -66,10 +65,10 @@ def is_tiff(path: str, content: bytes | None = None) -> bool:
         BadImage: it is no plain file with bytes in it, or cannot be read.
     """
     if content is not None:
-        return content.startswith(_TIFF)
+        return content.startswith(TIFF)
     check_file(path)
     with verdict_on(path), open(path, "rb") as file:
-        return file.read(4) in _TIFF
+        return file.read(4) in TIFF
 
 
 def check_image(path: str | Path, max_megapixels: float = 100.0) -> tuple[int, int]:

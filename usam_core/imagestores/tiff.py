@@ -20,7 +20,7 @@ from usam_core.imagestores.axes import Layout, layout
 from usam_core.imagestores.base import ALL, ImageStore, Plane, PlaneInfo
 from usam_core.imagestores.limits import check_count, check_part, check_values
 from usam_core.imagestores.tiff_claims import check_claims, within
-from usam_core.imagestores.tiff_tags import pixels_of
+from usam_core.imagestores.tiff_tags import Pixels, pixels_of
 from usam_core.pixels import upright_planes
 
 _SECONDARY = 0b101  # NewSubfileType: bit 0 a smaller copy of another page, bit 2 a mask
@@ -93,6 +93,10 @@ class TiffStore(ImageStore):
         name, most = self._file.filehandle.path, series.plane_bytes
         return apart(name, most, _read, source, plane, rows, columns, channels)
 
+    def kinds(self) -> list[tuple[tifffile.TiffPage, Pixels]]:
+        """Return the first page of each series, and what its tags say of the pixels."""
+        return [(series.key, series.pixels) for series in self._series]
+
     def in_parts(self, plane: Plane) -> bool:
         """Return whether it lies upright, in tiles or strips, or is not compressed."""
         return self._planes[plane][0].in_parts
@@ -118,7 +122,7 @@ class _Series:
         self, file: tifffile.TiffFile, series: tifffile.TiffPageSeries, names: Sequence[str]
     ) -> None:
         key = series.keyframe
-        self._file, self._series, self._key = file, series, key
+        self._file, self._series, self.key = file, series, key
         self._layout: Layout = layout(series.axes.lower().replace("q", "i"), series.shape)
         self._array: np.ndarray | zarr.Array | None = None
         self._whole: np.ndarray | None = None
@@ -127,26 +131,26 @@ class _Series:
                 f"{file.filehandle.path}: unsupported values of {key.bitspersample} bits, sample "
                 f"format {key.sampleformat}; expected integers or floats of up to 64. Convert it"
             )
-        self._pixels = pixels_of(key, series.dtype, self._layout, names)
+        self.pixels = pixels_of(key, series.dtype, self._layout, names)
         self._check_claims()
         height, width = self._layout.size_hw
-        if self._pixels.orientation >= 5:
+        if self.pixels.orientation >= 5:
             height, width = width, height
         self.info = PlaneInfo(
             size_hw=(height, width),
-            channels=self._pixels.channels,
-            dtype=self._pixels.dtype.name,
-            bits=self._pixels.bits,
-            is_colour=self._pixels.is_colour,
-            nodata=self._pixels.nodata,
+            channels=self.pixels.channels,
+            dtype=self.pixels.dtype.name,
+            bits=self.pixels.bits,
+            is_colour=self.pixels.is_colour,
+            nodata=self.pixels.nodata,
         )
 
     def _check_claims(self) -> None:
         """Refuse what the file cannot hold; of one block of bytes it must hold all."""
-        file, series, key, lay = self._file.filehandle, self._series, self._key, self._layout
+        file, series, key, lay = self._file.filehandle, self._series, self.key, self._layout
         check_count(file.path, "planes", math.prod(lay.lengths), file.size)
         check_count(file.path, "channels", lay.channels * lay.samples, file.size)
-        if series.dataoffset is not None and not self._pixels.by_libtiff:
+        if series.dataoffset is not None and not self.pixels.by_libtiff:
             end = series.dataoffset + math.prod(series.shape) * series.dtype.itemsize
             if end > file.size:
                 raise EOFError(f"values end at byte {end}, the file at {file.size}")
@@ -164,21 +168,21 @@ class _Series:
 
     @property
     def is_trusted(self) -> bool:
-        if self._pixels.by_libtiff:
+        if self.pixels.by_libtiff:
             return False
-        return self._series.dataoffset is not None or self._key.compression in _TRUSTED
+        return self._series.dataoffset is not None or self.key.compression in _TRUSTED
 
     @property
     def in_parts(self) -> bool:
-        if self._pixels.orientation != 1 or self._pixels.by_libtiff:
+        if self.pixels.orientation != 1 or self.pixels.by_libtiff:
             return False
-        return self._is_block or _PARTS * math.prod(self._key.chunks) <= math.prod(self._key.shape)
+        return self._is_block or _PARTS * math.prod(self.key.chunks) <= math.prod(self.key.shape)
 
     @property
     def _is_block(self) -> bool:
         """Return whether all values are bytes of the file, one after the other, as they are."""
-        key, is_file = self._key, self._file.filehandle.is_file
-        plain = key.fillorder == 1 and key.predictor == 1 and not self._pixels.by_libtiff
+        key, is_file = self.key, self._file.filehandle.is_file
+        plain = key.fillorder == 1 and key.predictor == 1 and not self.pixels.by_libtiff
         return is_file and plain and self._series.dataoffset is not None
 
     def planes(self) -> list[Plane]:
@@ -199,7 +203,7 @@ class _Series:
         channels: Sequence[int] | None,
     ) -> np.ndarray:
         self._check_that_it_is_whole(place)
-        pixels = self._pixels
+        pixels = self.pixels
         asked = None if pixels.mixes else channels
         upright = pixels.orientation == 1
         window = (rows, columns) if upright else (ALL, ALL)
@@ -213,9 +217,9 @@ class _Series:
 
     def _values(self, place: dict[str, int], window: tuple[slice, slice]) -> Any:
         """Return what holds the values of a plane, decoded or to be decoded."""
-        if self._pixels.by_libtiff:
+        if self.pixels.by_libtiff:
             return self._by_libtiff(place)
-        if self._is_block or math.prod(self._series.shape) != math.prod(self._key.shape):
+        if self._is_block or math.prod(self._series.shape) != math.prod(self.key.shape):
             return self._open()
         if window == (ALL, ALL) and self._whole is None:
             # A third faster than by way of Zarr.
@@ -227,7 +231,7 @@ class _Series:
         return self._open()
 
     def _decoded(self) -> np.ndarray:
-        return self._key.asarray(maxworkers=1).reshape(self._series.shape)
+        return self.key.asarray(maxworkers=1).reshape(self._series.shape)
 
     def _by_libtiff(self, place: dict[str, int]) -> np.ndarray:
         """Return an array of the series' shape in which only this plane's values are right."""
@@ -252,7 +256,7 @@ class _Series:
 
     def _pages(self, place: dict[str, int]) -> Iterator[tifffile.TiffPage | None]:
         """Yield the pages that a plane's channels lie on; None for one that is in another file."""
-        shape = self._series.shape[: self._series.ndim - self._key.ndim]
+        shape = self._series.shape[: self._series.ndim - self.key.ndim]
         if math.prod(shape) != len(self._series):
             return
         ranges = self._layout.ranges(place)[: len(shape)]
@@ -262,11 +266,11 @@ class _Series:
     def _check_that_it_is_whole(self, place: dict[str, int]) -> None:
         # The library fills what a cut file lacks with zeros.
         size = self._file.filehandle.size
-        if self._series.dataoffset is not None and not self._pixels.by_libtiff:
+        if self._series.dataoffset is not None and not self.pixels.by_libtiff:
             return
         pages = [page for page in self._pages(place) if page is not None]
         parts = min((len(page.dataoffsets) for page in pages), default=math.inf)
-        if parts < (wanted := math.prod(self._key.chunked)):
+        if parts < (wanted := math.prod(self.key.chunked)):
             raise EOFError(f"a page of {wanted} tiles or strips has {parts}")
         ends = [
             offset + count

@@ -41,7 +41,8 @@ class Pixels:
     Attributes:
         channels: their names, once `shown` has run.
         is_colour: whether they are those of one picture.
-        dtype: of the values, once `shown` has run.
+        values: their type in the file.
+        dtype: their type once `shown` has run.
         bits: how many bits of an unsigned integer are used, where these are fewer than it has.
         nodata: the value that says that there is none.
         orientation: 1 to 8, as TIFF 6.0 says.
@@ -50,10 +51,12 @@ class Pixels:
         is_associated: whether the other samples have been multiplied by that.
         by_libtiff: luma and chroma, which only libtiff turns into colours.
         colormap: uint8 (3, n), of a palette.
+        has_hole: whether one of its colours says that there is none, and is black for that.
     """
 
     channels: tuple[str, ...]
     is_colour: bool
+    values: np.dtype
     dtype: np.dtype
     bits: int | None
     nodata: float | None
@@ -63,6 +66,7 @@ class Pixels:
     is_associated: bool
     by_libtiff: bool
     colormap: np.ndarray | None
+    has_hole: bool
 
     @property
     def mixes(self) -> bool:
@@ -72,7 +76,7 @@ class Pixels:
     @property
     def most(self) -> int:
         """Return the greatest value that a sample can have; of floats 1."""
-        return 2 ** (self.bits or 8 * self.dtype.itemsize) - 1 if self.dtype.kind == "u" else 1
+        return 2 ** (self.bits or 8 * self.values.itemsize) - 1 if self.values.kind == "u" else 1
 
     def shown(self, values: np.ndarray, numbers: Sequence[int] | None) -> np.ndarray:
         """Return the channels that samples make: light for ink, colours for numbers.
@@ -145,14 +149,19 @@ def pixels_of(
             "expected unsigned integers of up to 32 bits, or floats. Convert the file"
         )
     nodata = _nodata(page, dtype)
+    if kind == _KIND.MINISWHITE and nodata is not None and dtype.kind == "u":
+        nodata = 2 ** (bits or 8 * dtype.itemsize) - 1 - nodata
     colormap = None
+    has_hole = False
     if kind == _KIND.PALETTE:
         colormap = (page.colormap >> 8).astype(np.uint8)
-        if nodata is not None and 0 <= nodata < colormap.shape[1]:
+        has_hole = nodata is not None and nodata < colormap.shape[1]
+        if has_hole:
             colormap[:, int(nodata)] = 0
     return Pixels(
         channels=_channels(kind, layout, alpha, names),
         is_colour=_is_colour(kind, layout),
+        values=dtype,
         dtype=np.dtype(np.uint8) if kind in (_KIND.PALETTE, _KIND.SEPARATED) else dtype,
         bits=None if kind in (_KIND.PALETTE, _KIND.SEPARATED) else bits,
         nodata=None if kind in (_KIND.PALETTE, _KIND.SEPARATED) else nodata,
@@ -164,6 +173,7 @@ def pixels_of(
         is_associated=is_associated,
         by_libtiff=by_libtiff,
         colormap=colormap,
+        has_hole=has_hole,
     )
 
 
