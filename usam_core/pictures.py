@@ -1,5 +1,7 @@
 """Reads a file of a single picture with Pillow, or says why it cannot be used."""
 
+import contextlib
+import functools
 import io
 import struct
 from dataclasses import dataclass, replace
@@ -28,7 +30,7 @@ from usam_core.verdicts import (
     too_large,
 )
 
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
 """What is read with Pillow, by its names: others run programs or fetch files, and TIFF is read by
 its own tags, of which Pillow leaves some out."""
 
@@ -153,10 +155,19 @@ def jpeg_size(content: bytes) -> tuple[int, int]:
     return 0, 0
 
 
+@functools.cache
+def _know_formats() -> None:
+    Image.init()
+    with contextlib.suppress(ImportError):
+        import pillow_heif  # only where somebody has installed it
+
+        pillow_heif.register_heif_opener()
+
+
 def _identify(file: io.BufferedIOBase, path: str | Path) -> ImageFile.ImageFile:
     # Image.open is passed by because its own limit on pixels is global: a project could neither
     # raise it nor lower it without changing it for everyone.
-    Image.init()
+    _know_formats()
     prefix = file.read(_PREFIX_BYTES)
     for name in FORMATS:
         if name not in Image.OPEN:

@@ -57,17 +57,20 @@ class TiffStore(ImageStore):
         self._lock = threading.RLock()
         self._source, self._decodes_all = file, decodes_all
         self._file = tifffile.TiffFile(file, _multifile=False)
-        # Stores are kept open for the next plane, and let go of without being asked.
-        self._let_go = weakref.finalize(self, self._file.close)
         try:
             check_claims(self._file)
+            if _is_contradicted(self._file):
+                self._file.close()
+                self._file = tifffile.TiffFile(file, _multifile=False, is_imagej=False)
             self._series = [_Series(self._file, *found) for found in _full_size(self._file)]
             if not self._series:
                 raise InputError(f"{file}: no picture of full size; expected at least one page")
             self._planes = dict(self._places())
         except BaseException:
-            self.close()
+            self._file.close()
             raise
+        # Stores are kept open for the next plane, and let go of without being asked.
+        self._let_go = weakref.finalize(self, self._file.close)
 
     def planes(self) -> list[Plane]:
         """Return every plane in the order of the file."""
@@ -293,6 +296,15 @@ def _read(
         source if isinstance(source, str) else io.BytesIO(source), decodes_all=True
     ) as it:
         return it.read(plane, rows, columns, channels)
+
+
+def _is_contradicted(file: tifffile.TiffFile) -> bool:
+    """Return whether ImageJ's text speaks of other pages than there are; then the pages count."""
+    return file.is_imagej and any(
+        series.dataoffset is None
+        and math.prod(series.shape) != len(series) * math.prod(series.keyframe.shape)
+        for series in file.series
+    )
 
 
 def _full_size(
