@@ -10,6 +10,7 @@ Plane = tuple[tuple[str, int], ...]
 """Axis names and indices from 0, as `ImageRef.plane`."""
 
 ALL = slice(None)
+_NEAR = 2e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,18 @@ class PlaneInfo:
     bits: int | None = None
     is_colour: bool = False
     nodata: float | None = None
+
+
+def is_nodata(values: np.ndarray, nodata: float) -> np.ndarray:
+    """Return where values say that there is none.
+
+    >>> is_nodata(np.array([-3.4028235e38, 7], np.float32), -3.40282e38).tolist()
+    [True, False]
+    """
+    if values.dtype.kind != "f":
+        return values == values.dtype.type(nodata)
+    # Some programs cut the text of a float after six digits.
+    return np.isclose(values, nodata, rtol=_NEAR, atol=0, equal_nan=True)
 
 
 class ImageStore(ABC):

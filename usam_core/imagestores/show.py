@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 
 from usam_core.image_ref import ImageRef
-from usam_core.imagestores.base import ALL, ImageStore, Plane, PlaneInfo
+from usam_core.imagestores.base import ALL, ImageStore, Plane, PlaneInfo, is_nodata
 from usam_core.pixels import (
     OWN_WINDOW,
     STRETCHED,
@@ -34,7 +34,6 @@ _BLOCKS, _BLOCK = 8, 256
 """So many blocks of so many pixels, down and across, stand for a plane that is cut into tiles."""
 _UNNAMED = ("0", "grey")
 _RGB = "rgb"
-_NEAR = 2e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +174,7 @@ def without_data(info: PlaneInfo, values: Mapping[int, np.ndarray]) -> dict[int,
     if info.nodata is None:
         return {}
     found = {
-        number: _is_nodata(channel, info.nodata)
+        number: is_nodata(channel, info.nodata)
         for number, channel in values.items()
         if info.channels[number] != _ALPHA
     }
@@ -191,13 +190,6 @@ def with_data(info: PlaneInfo, numbers: Sequence[int], values: np.ndarray) -> np
     if not empty:
         return values.ravel()
     return np.concatenate([c[~empty[n]] for n, c in zip(numbers, values, strict=True)])
-
-
-def _is_nodata(values: np.ndarray, nodata: float) -> np.ndarray:
-    if values.dtype.kind != "f":
-        return values == values.dtype.type(nodata)
-    # Some programs cut the text of a float after six digits.
-    return np.isclose(values, nodata, rtol=_NEAR, atol=0, equal_nan=True)
 
 
 def kinds(info: PlaneInfo, numbers: Sequence[int]) -> Iterator[tuple[str, list[int]]]:

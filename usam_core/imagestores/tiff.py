@@ -1,6 +1,7 @@
 """TIFF and OME-TIFF stacks: series, time, z, channels; of a pyramid its full size alone."""
 
 import io
+import logging
 import math
 import threading
 import weakref
@@ -23,6 +24,7 @@ from usam_core.imagestores.tiff_claims import check_claims, within
 from usam_core.imagestores.tiff_tags import Pixels, pixels_of
 from usam_core.pixels import upright_planes
 
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # verdicts say what counts
 _SECONDARY = 0b101  # NewSubfileType: bit 0 a smaller copy of another page, bit 2 a mask
 _BESIDE = ("thumbnail", "label", "macro", "overview")
 """Names that scanners of slides give to pictures beside the slide."""
@@ -242,6 +244,9 @@ class _Series:
         file = self._file.filehandle
         file.seek(0)
         found = imagecodecs.tiff_decode(file.read(), index=page.index, asrgb=True)[..., :3]
+        # It flips what lies otherwise, but turns nothing: both are done later on.
+        found = found[:, ::-1] if self.pixels.orientation in (2, 3, 6, 7) else found
+        found = found[::-1] if self.pixels.orientation in (3, 4, 7, 8) else found
         return np.broadcast_to(found, self._series.shape)
 
     def _open(self) -> np.ndarray | zarr.Array:
