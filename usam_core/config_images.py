@@ -2,6 +2,7 @@
 
 import os
 import re
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
 from pathspec import GitIgnoreSpec
@@ -31,6 +32,48 @@ def _address(value: object) -> object:
     return rest if scheme == "file://" else scheme + rest
 
 
+READ = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".webp", ".gif", ".avif"),
+    *(".tif", ".tiff", ".btf", ".tf2", ".tf8", ".lsm", ".stk", ".svs", ".ndpi", ".scn", ".qptiff"),
+    *(".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    ".zarr",
+)
+_HEIF = (".heic", ".heif", ".hif")
+NOT_READ = (
+    *_HEIF,
+    *(
+        ".jxl",
+        ".jxr",
+        ".wdp",
+        ".exr",
+        ".hdr",
+        ".tga",
+        ".dib",
+        ".pcx",
+        ".sgi",
+        ".psd",
+        ".psb",
+        ".xcf",
+    ),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+    *(
+        ".czi",
+        ".nd2",
+        ".lif",
+        ".vsi",
+        ".oib",
+        ".oif",
+        ".ims",
+        ".dv",
+        ".zvi",
+        ".mrxs",
+        ".bif",
+        ".mrc",
+    ),
+    *(".dcm", ".fits", ".fts", ".nii", ".nrrd", ".svg", ".avifs", ".ecw", ".sid"),
+)
+"""Endings of images that are left out if they are not asked for, which a note says."""
+
 Address = Annotated[str, BeforeValidator(_address), Field(min_length=1)]
 
 Colour = Literal["red", "green", "blue", "grey"]
@@ -57,18 +100,11 @@ class ImagesConfig(Section):
     """Patterns as in a .gitignore, such as "*_thumb.*" or "old/"; what fits one does not count."""
     recursive: Bool = True
     """Look into sub-folders too."""
-    extensions: Annotated[list[str], Field(min_length=1)] = [
-        ".jpg",
-        ".jpeg",
-        ".png",
-        ".tif",
-        ".tiff",
-        ".bmp",
-        ".webp",
-        ".gif",
-        ".zarr",
-    ]
-    """Which files count as images, by their ending, in any case; `.zarr` are folders."""
+    extensions: Annotated[list[str], Field(min_length=1)] = Field(
+        default_factory=lambda: [*READ, *(_HEIF if find_spec("pillow_heif") else ())]
+    )
+    """Which files count as images, by their ending, in any case; `.zarr` are folders. Empty: every
+    ending of what is read, HEIF where the package pillow-heif is installed."""
     max_megapixels: Annotated[Float, Field(gt=0, le=4000)] = 100.0
     """A larger image is quarantined before it is decoded; with `tile` this holds for what must be
     decoded at once: a tile, or all of a picture that cannot be read in parts (JPEG, PNG)."""

@@ -2,18 +2,28 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from usam_core.errors import InputError
 from usam_core.image_ref import ImageRef
-from usam_core.imagestores.content import is_zarr_url, ref_digest, remembered_content
-from usam_core.imagestores.open import check_plane, needs_store, opened
+from usam_core.imagestores.base import ImageStore
+from usam_core.imagestores.content import bytes_key, is_zarr_url, ref_digest, remembered_content
+from usam_core.imagestores.open import (
+    check_bytes,
+    check_image,
+    check_plane,
+    needs_store,
+    open_image,
+    opened,
+)
 from usam_core.imagestores.opener import is_url, open_bytes
 from usam_core.imagestores.projection import Projected
 from usam_core.imagestores.show import Channels, paint, view
-from usam_core.pictures import DecodedImage, check_bytes, check_image, decode, stretched
+from usam_core.pictures import DecodedImage, decode, stretched
 from usam_core.pixels import Window
-from usam_core.verdicts import PATH_CODES, REASONS, BadImage, verdict_on
+from usam_core.verdicts import PATH_CODES, REASONS, BadImage, library_verdicts, verdict_on
 
 __all__ = [
     "PATH_CODES",
@@ -66,7 +76,10 @@ def read_image(
     is_file = is_url(ref.file) and not is_zarr_url(ref.file)
     content = _content(ref.file) if is_file and not is_part else None
     if is_part or needs_store(ref.file, max_megapixels, content):
-        return _read_plane(ref, max_megapixels, window, channels, projection, sha256, stretch)
+        with _store(ref, max_megapixels, projection, content) as store:
+            if sha256 is not None and sha256 != _key(ref, content):
+                raise _changed(ref)
+            return _read_plane(store, ref, max_megapixels, window, channels, projection, stretch)
     content = _content(ref.file) if content is None else content
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise _changed(ref)
@@ -74,24 +87,42 @@ def read_image(
     return stretched(found) if stretch else found
 
 
+@contextmanager
+def _store(
+    ref: ImageRef, max_megapixels: float, projection: str, content: bytes | None
+) -> Iterator[ImageStore]:
+    if content is None:
+        with opened(ref.file, max_megapixels, projection) as store:
+            yield store
+    else:
+        with (
+            library_verdicts(ref.file),
+            open_image(ref.file, max_megapixels, projection, content) as store,
+        ):
+            yield store
+
+
+def _key(ref: ImageRef, content: bytes | None) -> str:
+    if content is not None:
+        return bytes_key(content)
+    return ref_digest(remembered_content(ref.file), ref)
+
+
 def _read_plane(
+    store: ImageStore,
     ref: ImageRef,
     max_megapixels: float,
     window: Window,
     channels: Channels | None,
     projection: str,
-    sha256: str | None,
     stretch: bool,
 ) -> DecodedImage:
-    with opened(ref.file, max_megapixels, projection, tiled=ref.box is not None) as store:
-        if sha256 is not None and ref_digest(remembered_content(ref.file), ref) != sha256:
-            raise _changed(ref)
-        check_plane(store, ref, max_megapixels)
-        how = view(store, ref, window, channels, stretch)
-        rgb = paint(store, ref.plane, how, *(() if ref.box is None else ref.box.slices))
-        said = str(how)
-        if isinstance(store, Projected) and not store.is_flat(ref.plane):
-            said += f" {projection} of {store.axis}"
+    check_plane(store, ref, max_megapixels)
+    how = view(store, ref, window, channels, stretch)
+    rgb = paint(store, ref.plane, how, *(() if ref.box is None else ref.box.slices))
+    said = str(how)
+    if isinstance(store, Projected) and not store.is_flat(ref.plane):
+        said += f" {projection} of {store.axis}"
     return DecodedImage(rgb, how.hull, said)
 
 

@@ -1,5 +1,6 @@
 """Lists images by content, reading only files that changed since last time."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +31,8 @@ COLUMNS = ["path", "sha256", "bytes", "mtime_ns", "status", "code", "reason", "p
 """`path` counts from the listed folder, with forward slashes; `sha256` is missing where the bytes
 could not be read; `status` is "ok" or "quarantined", the latter with `code` and `reason`; `planes`
 is the size of an image that is cut into tiles (`imagestores.planes.large_size`), "" of others."""
+
+OTHERS = "left out by ending"
 
 _SAVE_EVERY = 2000
 """Files between two savings of the cache: a listing that is killed goes on from there."""
@@ -64,19 +67,24 @@ def list_images(
         globs: which paths count.
 
     Returns:
-        One row an image, columns `COLUMNS`; no rows if there are no such files.
+        One row an image, columns `COLUMNS`; no rows if there are no such files. Its attribute
+        `OTHERS` counts, by ending, images that do not count for theirs.
 
     Raises:
         InputError: `root` is no folder or store that can be read.
         TransientError: the network failed; what was listed until then is remembered.
     """
+    others: Counter[str] = Counter()
     if is_url(root):
-        found: Iterator[_File] = find_remote(config, root, globs)
+        found: Iterator[_File] = find_remote(config, root, globs, others)
     else:
-        files = find_files(config, Path(root), leave_out, globs)
+        files = find_files(config, Path(root), leave_out, globs, others)
         found = ((name, None) for name in files)
     address = str(root)
-    return _list(config, Packed(found, _SAVE_EVERY), lambda n: join(address, n), cache, progress)
+    packed = Packed(found, _SAVE_EVERY)
+    listed = _list(config, packed, lambda name: join(address, name), cache, progress)
+    listed.attrs[OTHERS] = dict(others)
+    return listed
 
 
 def list_names(

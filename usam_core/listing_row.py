@@ -1,6 +1,5 @@
 """One file's row in a listing: its digest and its header's verdict, or what is known already."""
 
-import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -10,8 +9,15 @@ from usam_core.config_images import ImagesConfig
 from usam_core.digest import file_digest
 from usam_core.image_ref import ImageRef
 from usam_core.images import BadImage, check_bytes, check_image, verdict_on
-from usam_core.imagestores.content import Stamp, folder_digest, is_zarr_url, told_of
-from usam_core.imagestores.open import MAY_HOLD_PLANES, TOO_LARGE
+from usam_core.imagestores.content import (
+    Stamp,
+    as_read,
+    bytes_key,
+    folder_digest,
+    is_zarr_url,
+    told_of,
+)
+from usam_core.imagestores.open import is_tiff
 from usam_core.imagestores.opener import FileInfo, is_url, open_bytes
 from usam_core.imagestores.planes import check_named, named_key, planes_of, stamp_of
 from usam_core.imagestores.remembered import Row
@@ -93,14 +99,15 @@ def _look_remote(row: Row, address: str, told: FileInfo | None, before: Row | No
     with verdict_on(address):
         content = open_bytes(address)
     row = row._replace(
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=bytes_key(content),
         bytes=len(content),
         mtime_ns=told.mtime_ns,
         stamp=told.stamp,
     )
     try:
-        planes = _planes(lambda: check_bytes(content, address, limit), row, address, content)
-        row = row._replace(planes=planes)
+        row = row._replace(
+            planes=_planes(lambda: check_bytes(content, address, limit), row, address, content)
+        )
     except BadImage as error:
         row = _quarantined(row, error)
     return row, True
@@ -127,7 +134,7 @@ def _check(path: str, row: Row) -> str:
 def _planes(
     check: Callable[[], tuple[int, int]], row: Row, address: str, content: bytes | None = None
 ) -> str:
-    """Return the planes of a file, which is opened again if its header says that it must be.
+    """Return the planes of a TIFF, and of a picture that is to be cut into tiles.
 
     Args:
         check: checks a picture's header, and returns its size.
@@ -135,13 +142,8 @@ def _planes(
         address: the file or URL.
         content: what a URL holds.
     """
-    try:
-        if not is_large(check(), row.tile):
-            return ""
-    except BadImage as error:
-        code = error.quarantined.code
-        if code not in MAY_HOLD_PLANES and not (row.tile and code == TOO_LARGE):
-            raise
+    if not is_tiff(address, content) and not is_large(check(), row.tile):
+        return ""
     return planes_of(address, row.max_megapixels, content, row.tile)
 
 
@@ -149,7 +151,7 @@ def _digest(path: str) -> str | None:
     try:
         if os.path.isdir(path):
             return folder_digest(path)
-        return file_digest(path) if os.path.isfile(path) else None
+        return as_read(file_digest(path), path) if os.path.isfile(path) else None
     except OSError as error:
         raise BadImage("unreadable", f"{path}: {error.strerror}; check its permissions") from error
 

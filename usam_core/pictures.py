@@ -1,5 +1,7 @@
 """Reads a file of a single picture with Pillow, or says why it cannot be used."""
 
+import contextlib
+import functools
 import io
 import struct
 from dataclasses import dataclass, replace
@@ -23,22 +25,19 @@ from usam_core.pixels import (
 )
 from usam_core.verdicts import (
     BadImage,
-    check_file,
     check_size,
     damaged,
     too_large,
-    unreadable,
 )
 
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
-"""What is read, by Pillow's names; other formats of Pillow run programs or fetch files."""
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
+"""What is read with Pillow, by its names: others run programs or fetch files, and TIFF is read by
+its own tags, of which Pillow leaves some out."""
 
 MOST_SCANS = 100
 """Most scans of a JPEG; cameras and encoders make 1 to 12."""
 
 _PREFIX_BYTES = 16
-_KIND_TAG = 254  # TIFF NewSubfileType: bit 0 a smaller copy of another page, bit 2 a mask
-_SECONDARY = 0b101
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,31 +56,6 @@ class DecodedImage:
     mode: str
 
 
-def check_image(path: str | Path, max_megapixels: float = 100.0) -> tuple[int, int]:
-    """Check what the header of a file tells, decoding no pixel; `read_image` checks the rest.
-
-    Returns:
-        Rows and columns as the file holds them, before it is turned upright.
-
-    Raises:
-        BadImage: the file cannot be used as a single picture, with one of `REASONS`.
-    """
-    check_file(path)
-    try:
-        with open(path, "rb") as file, open_picture(file, path, max_megapixels) as image:
-            return image.size[::-1]
-    except OSError as error:
-        raise unreadable(path, error) from error
-
-
-def check_bytes(content: bytes, address: str, max_megapixels: float = 100.0) -> tuple[int, int]:
-    """Check the header of a file that has been read; as `check_image`."""
-    if not content:
-        raise BadImage("empty", f"{address}: the file is empty (0 bytes)")
-    with open_picture(io.BytesIO(content), address, max_megapixels) as image:
-        return image.size[::-1]
-
-
 def open_picture(
     file: io.BufferedIOBase, path: str | Path, max_megapixels: float
 ) -> ImageFile.ImageFile:
@@ -95,7 +69,7 @@ def open_picture(
     check_size(path, (height, width), max_megapixels)
     check_values(path, width * height * len(image.getbands()), lambda: _size(file))
     try:
-        _check_pages(path, image)
+        _check_single(path, image)
     except BadImage:
         raise
     except Exception as error:  # decoders raise anything on damaged bytes
@@ -181,10 +155,19 @@ def jpeg_size(content: bytes) -> tuple[int, int]:
     return 0, 0
 
 
+@functools.cache
+def _know_formats() -> None:
+    Image.init()
+    with contextlib.suppress(ImportError):
+        import pillow_heif  # only where somebody has installed it
+
+        pillow_heif.register_heif_opener()
+
+
 def _identify(file: io.BufferedIOBase, path: str | Path) -> ImageFile.ImageFile:
     # Image.open is passed by because its own limit on pixels is global: a project could neither
     # raise it nor lower it without changing it for everyone.
-    Image.init()
+    _know_formats()
     prefix = file.read(_PREFIX_BYTES)
     for name in FORMATS:
         if name not in Image.OPEN:
@@ -194,58 +177,25 @@ def _identify(file: io.BufferedIOBase, path: str | Path) -> ImageFile.ImageFile:
             continue
         file.seek(0)
         try:
-            # Without the file's name: with it Pillow maps the file on the disk rather than read
-            # these bytes, and of a grey TIFF that lies on its side mixes rows and columns up.
+            # Without the file's name: with it Pillow maps the file rather than read these bytes.
             return factory(file)
         except Exception as error:  # decoders raise anything on damaged bytes
             raise damaged(path, error) from error
     raise BadImage(
         "not_an_image",
         f"{path}: the first bytes {prefix!r} are of no known image format; "
-        f"expected one of {', '.join(FORMATS)}",
+        f"expected one of {', '.join(FORMATS)}, TIFF",
     )
 
 
-def _check_pages(path: str | Path, image: ImageFile.ImageFile) -> None:
-    if image.format == "TIFF":
-        _check_parts(image)
-        pages = _full_pages(image)
-        if pages > 1:
-            raise BadImage(
-                "multi_page",
-                f"{path}: the file holds several planes; expected one, or the address of one, such "
-                f"as {Path(path).name}#t=0,z=0",
-            )
+def _check_single(path: str | Path, image: ImageFile.ImageFile) -> None:
     # A camera's JPEG (MPO) may carry a preview or a depth map behind its picture: that is fine.
-    elif image.format != "MPO" and getattr(image, "is_animated", False):
+    if image.format != "MPO" and getattr(image, "is_animated", False):
         raise BadImage(
             "animated",
             f"{path}: the {image.format} file is animated; expected a single picture. Save the "
             "frame that counts as a file of its own",
         )
-
-
-def _check_parts(image: ImageFile.ImageFile) -> None:
-    """Refuse a TIFF with fewer tiles or strips than its size needs: the rest would be black."""
-    corners = [part.extents for part in image.tile]
-    held = sum((right - left) * (bottom - top) for left, top, right, bottom in corners)
-    if held < image.width * image.height:
-        raise EOFError(f"{image.width} x {image.height} pixels, tiles or strips for {held} of them")
-
-
-def _full_pages(image: ImageFile.ImageFile) -> int:
-    """Return 1, or 2 for "more than one": thumbnails, overviews and masks do not count."""
-    pages = page = 0
-    # Without `n_frames`, which reads every page of thousands.
-    while pages < 2:
-        try:
-            image.seek(page)
-        except EOFError:
-            break
-        pages += not image.tag_v2.get(_KIND_TAG, 0) & _SECONDARY
-        page += 1
-    image.seek(0)
-    return max(pages, 1)
 
 
 def stored_mode(image: ImageFile.ImageFile) -> str:

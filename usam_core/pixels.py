@@ -29,7 +29,6 @@ PERCENTILES = (0.5, 99.5)
 """Between these the default window of deep images lies."""
 
 _ORIENTATION_TAG = 0x0112
-_BITS_TAG = 258
 _WHITE = 255
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _PLAIN = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
@@ -187,12 +186,4 @@ def _full_range(image: Image.Image) -> tuple[float, float]:
     # Pillow gives portable greymaps of more than 8 bit as mode I, but scaled to 16 bit.
     if image.mode == "I" and image.format in ("PPM", "PNG"):
         return 0.0, 65535.0
-    bits = used_bits(image)
-    return (0.0, float(2**bits - 1)) if bits else _FULL_RANGE.get(image.mode, (0.0, 65535.0))
-
-
-def used_bits(image: Image.Image) -> int | None:
-    """Return how many of 16 bits a grey TIFF uses, where these are fewer: 12 of a microscope's."""
-    tags = getattr(image, "tag_v2", None)
-    said = tags.get(_BITS_TAG) if tags is not None and image.mode.startswith("I;16") else None
-    return said[0] if isinstance(said, tuple) and 8 < said[0] < 16 else None
+    return _FULL_RANGE.get(image.mode, (0.0, 65535.0))

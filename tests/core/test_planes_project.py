@@ -13,14 +13,17 @@ from PIL import Image
 from tests.conftest import write_tiny_project
 from tests.core.test_imagestores_zarr import write_image
 from usam_core.errors import ConfigError
+from usam_core.imagestores.content import _remembered
 from usam_core.lineage.chain import read_chain
 from usam_core.lineage.check_links import check_labels_of_all
 from usam_core.progress import SILENT
 from usam_core.project import load_project
 from usam_core.rng import generator
+from usam_core.sealed import write_sealed
 from usam_core.sources.scenes import TRAINING_LOOK, scene
 from usam_core.stages import STEPS, run_step, step_folder
 from usam_core.stages.embed import open_store, spec
+from usam_core.stages.kept import notes_on_endings
 from usam_core.stages.reading import reading, windows_file
 
 CLASSES = ["disc", "ring", "rod"]
@@ -182,3 +185,46 @@ def test_a_channel_that_no_image_has_quarantines_them_with_the_key(project):
     bad = run_step("embed", one).summary["quarantined"]
     assert [entry["code"] for entry in bad] == ["no_channel"] * 4
     assert "images.channels.grey: got 'YFP'" in bad[0]["reason"]
+
+
+def scene_of_a_satellite(path, **options):
+    values = (planes(1, 1)[0, 0, 0] - 50).astype(np.float32)
+    values[:20] = -9999
+    tifffile.imwrite(path, values, extratags=[(42113, "s", 6, "-9999", True)], **options)
+
+
+@pytest.mark.slow
+def test_of_an_older_store_only_what_was_read_wrongly_is_embedded_again(
+    project, tmp_path, monkeypatch
+):
+    scene_of_a_satellite(tmp_path / "images/a.tif")
+    Image.fromarray(np.full((40, 50, 3), 90, np.uint8)).save(tmp_path / "images/b.tif")
+    (tmp_path / "images/c.jxl").write_bytes(b"x")
+    one = project(window="percentile")
+    run_step("collect", one)
+    with monkeypatch.context() as patch:
+        patch.setattr("usam_core.imagestores.anew.is_read_anew", lambda source: False)
+        before = run_step("embed", one).summary
+    (step_folder(one, "embed") / "images.parquet").unlink()
+    _remembered.cache_clear()
+    after = run_step("embed", one).summary
+    assert (before["quarantined"], after["quarantined"]) == ([], [])
+    assert after["embedded"] == 1
+    assert after["reused"] == before["images"] - 1
+    assert "1 images were left out for their endings: 1 .jxl" in " ".join(after["notes"])
+    assert notes_on_endings(project(extensions=[".tif"])) == []
+
+
+def test_windows_of_images_that_were_read_wrongly_are_computed_anew(project, tmp_path):
+    old = {"windows": {"float32 0": [-9999.0, 5.0], "uint16 DAPI": [1.0, 2.0]}, "sample": []}
+    one = project()
+    for sample, kept in (
+        (["images/plates/well_A1.ome.tif#t=0,z=0"], True),
+        (["images/a.tif", "images/plates/well_A1.ome.tif#t=0,z=0"], False),
+    ):
+        scene_of_a_satellite(tmp_path / "images/a.tif")
+        write_sealed(windows_file(one), {**old, "sample": sample})
+        low, _ = reading(one)["window"]["float32 0"]
+        assert (low == -9999) == kept
+    assert low >= 50
+    assert json.loads(windows_file(one).read_text())["reading"] == 2

@@ -10,6 +10,7 @@ Plane = tuple[tuple[str, int], ...]
 """Axis names and indices from 0, as `ImageRef.plane`."""
 
 ALL = slice(None)
+_NEAR = 2e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class PlaneInfo:
         bits: how many bits of an integer are used, where the file says so: 12 of 16.
         is_colour: whether the channels are red, green, blue and perhaps alpha of one picture,
             rather than measurements of their own.
+        nodata: the value that says that there is none, where the file names one.
     """
 
     size_hw: tuple[int, int]
@@ -30,6 +32,19 @@ class PlaneInfo:
     dtype: str
     bits: int | None = None
     is_colour: bool = False
+    nodata: float | None = None
+
+
+def is_nodata(values: np.ndarray, nodata: float) -> np.ndarray:
+    """Return where values say that there is none.
+
+    >>> is_nodata(np.array([-3.4028235e38, 7], np.float32), -3.40282e38).tolist()
+    [True, False]
+    """
+    if values.dtype.kind != "f":
+        return values == values.dtype.type(nodata)
+    # Some programs cut the text of a float after six digits.
+    return np.isclose(values, nodata, rtol=_NEAR, atol=0, equal_nan=True)
 
 
 class ImageStore(ABC):

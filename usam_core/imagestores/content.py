@@ -19,6 +19,8 @@ from usam_core.tiles import tile_digest
 ENDING = ".zarr"
 """Folders of this ending are image stores, not folders of images."""
 
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""What a TIFF begins with."""
 _BESIDE = "labels"
 _COPIES = (".zmetadata",)
 _TRUSTED_S = 60
@@ -63,6 +65,34 @@ def folder_digest(path: str | Path) -> str:
     """
     names = ((os.path.relpath(file, path).replace(os.sep, "/"), file) for file in _files(str(path)))
     return value_digest([[name, file_digest(file)] for name, file in sorted(names)])
+
+
+def as_read(digest: str, source: str | bytes) -> str:
+    """Return the content key of a file: the digest of its bytes, but for some TIFFs (`anew`).
+
+    Args:
+        digest: of its bytes.
+        source: its path, or the bytes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if isinstance(source, str):
+        with open(source, "rb") as file:
+            head = file.read(4)
+    else:
+        head = source[:4]
+    if head not in TIFF:
+        return digest
+    # Only who has one pays for the import.
+    from usam_core.imagestores.anew import key_as_read
+
+    return key_as_read(digest, source)
+
+
+def bytes_key(content: bytes) -> str:
+    """Return the content key of a file that holds these bytes."""
+    return as_read(hashlib.sha256(content).hexdigest(), content)
 
 
 def ref_digest(content: str, ref: ImageRef) -> str:
@@ -110,7 +140,7 @@ def content_key(address: str | Path) -> str:
     """
     ref = ImageRef.parse(os.fspath(address))
     if ref.file == str(ref) and not (is_url(ref.file) or os.path.isdir(ref.file)):
-        return file_digest(ref.file)
+        return as_read(file_digest(ref.file), ref.file)
     return ref_digest(remembered_content(ref.file), ref)
 
 
@@ -175,8 +205,10 @@ def _remembered(address: str, _mark: str) -> str:
 
         return zarr_digest(address)[0]
     if is_url(address):
-        return hashlib.sha256(open_bytes(address)).hexdigest()
-    return folder_digest(address) if os.path.isdir(address) else file_digest(address)
+        return bytes_key(open_bytes(address))
+    if os.path.isdir(address):
+        return folder_digest(address)
+    return as_read(file_digest(address), address)
 
 
 def _files(folder: str) -> Iterator[str]:

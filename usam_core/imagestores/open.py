@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from PIL import ImageFile
+
 from usam_core.image_ref import ImageRef
 from usam_core.imagestores.base import ImageStore
-from usam_core.imagestores.content import content_mark, is_zarr_url
+from usam_core.imagestores.content import TIFF, content_mark, is_zarr_url
 from usam_core.imagestores.opener import is_url, open_bytes, try_again
 from usam_core.imagestores.picture import PictureStore, deep_colours
 from usam_core.imagestores.projection import Projected, depth_axis
@@ -23,24 +25,18 @@ from usam_core.verdicts import (
     check_file,
     check_size,
     library_verdicts,
-    unreadable,
     verdict_on,
 )
 
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ZARR = ("zarr.json", ".zgroup", ".zarray")
-_PHOTOMETRIC_TAG = 262
-_PLAIN = (("L", 0), ("L", 1), ("RGB", 2))
 _HEAD_BYTES = 2**16
 """Within these JPEG 2000 says how deep it is."""
-TOO_LARGE = "too_large"
-"""The verdict on a picture of more pixels than may be decoded at once."""
-MAY_HOLD_PLANES = ("multi_page", "unsupported")
-"""Verdicts of Pillow on a TIFF that another library may still read."""
 
 
 def needs_store(path: str, max_megapixels: float, content: bytes | None = None) -> bool:
-    """Return whether a file is more than a picture of 8-bit colour or of grey: planes or depth.
+    """Return whether Pillow's 8 bit are not enough: a TIFF, a Zarr, or colour of more.
+
+    Pillow's modes leave out how many samples a TIFF has, of what type, and where they lie.
 
     Args:
         path: the file or the folder.
@@ -55,46 +51,75 @@ def needs_store(path: str, max_megapixels: float, content: bytes | None = None) 
     if content is None and os.path.isdir(path):
         _check_folder(path)
         return True
-    if content is None:
-        check_file(path)
-    try:
-        with open(path, "rb") if content is None else io.BytesIO(content) as file:
-            is_tiff = file.read(4) in _TIFF
-            file.seek(0)
-            with open_picture(file, path, max_megapixels) as image:
-                file.seek(0)
-                is_deep = deep_colours(image, file.read(_HEAD_BYTES)) > 0
-                is_grey = is_tiff and image.mode in DEEP
-        # Pillow does not say what a deep grey TIFF calls its channel.
-        return is_deep or (is_grey and _reads_as_tiff(path if content is None else content))
-    except BadImage as error:
-        may = is_tiff and error.quarantined.code in MAY_HOLD_PLANES
-        if may and _reads_as_tiff(path if content is None else content):
-            return True
-        raise
-    except OSError as error:
-        raise unreadable(path, error) from error
+    if is_tiff(path, content):
+        return True
+    with _picture(path, max_megapixels, content) as (file, image):
+        file.seek(0)
+        return deep_colours(image, file.read(_HEAD_BYTES)) > 0
 
 
-def may_be_deep(path: str, max_megapixels: float, tiled: bool = False) -> bool:
+def is_tiff(path: str, content: bytes | None = None) -> bool:
+    """Return whether a file begins like a TIFF.
+
+    Raises:
+        BadImage: it is no plain file with bytes in it, or cannot be read.
+    """
+    if content is not None:
+        return content.startswith(TIFF)
+    check_file(path)
+    with verdict_on(path), open(path, "rb") as file:
+        return file.read(4) in TIFF
+
+
+def check_image(path: str | Path, max_megapixels: float = 100.0) -> tuple[int, int]:
+    """Check what the header of a file tells, decoding no pixel; `read_image` checks the rest.
+
+    Returns:
+        Rows and columns; of other files than TIFF before they are turned upright.
+
+    Raises:
+        BadImage: the file cannot be used as a single picture, with one of `REASONS`.
+    """
+    return _check(os.fspath(path), max_megapixels, None)
+
+
+def check_bytes(content: bytes, address: str, max_megapixels: float = 100.0) -> tuple[int, int]:
+    """Check the header of a file that has been read; as `check_image`."""
+    if not content:
+        raise BadImage("empty", f"{address}: the file is empty (0 bytes)")
+    return _check(address, max_megapixels, content)
+
+
+def _check(path: str, max_megapixels: float, content: bytes | None) -> tuple[int, int]:
+    if not is_tiff(path, content):
+        with _picture(path, max_megapixels, content) as (_, image):
+            return image.size[::-1]
+    with open_image(path, max_megapixels, content=content) as store:
+        check_plane(store, ImageRef(path, ()), max_megapixels)
+        return store.size(())
+
+
+@contextmanager
+def _picture(
+    path: str, max_megapixels: float, content: bytes | None = None
+) -> Iterator[tuple[BinaryIO, ImageFile.ImageFile]]:
+    with (
+        verdict_on(path),
+        open(path, "rb") if content is None else io.BytesIO(content) as file,
+        open_picture(file, path, max_megapixels) as image,
+    ):
+        yield file, image
+
+
+def may_be_deep(path: str, max_megapixels: float) -> bool:
     """Return whether a file may hold more than 8 bit a channel, as far as its header says.
-
-    Args:
-        path: the file.
-        max_megapixels: limit on a picture's size.
-        tiled: larger ones may be read in parts.
 
     Raises:
         BadImage: the file cannot be used.
     """
-    try:
-        if is_url(path) or needs_store(path, max_megapixels):
-            return True
-    except BadImage as error:
-        if tiled and error.quarantined.code == TOO_LARGE:
-            return True
-        raise
-    with open(path, "rb") as file, open_picture(file, path, max_megapixels) as image:
+    if is_url(path) or needs_store(path, max_megapixels):
+        return True
+    with _picture(path, max_megapixels) as (_, image):
         return image.mode in DEEP
 
 
@@ -103,7 +128,6 @@ def open_image(
     max_megapixels: float = 100.0,
     projection: str = "none",
     content: bytes | None = None,
-    tiled: bool = False,
 ) -> ImageStore:
     """Open the store of a file or of a Zarr group; the caller closes it.
 
@@ -112,22 +136,19 @@ def open_image(
         max_megapixels: limit on a picture that can only be decoded whole.
         projection: "none", or how all z become one plane.
         content: of a URL, what it holds, where that is known.
-        tiled: take larger files too, where they can be read in parts.
 
     Raises:
         BadImage: it cannot be used; what is no plane's fault alone.
     """
     with library_verdicts(path):
-        found = _open(path, max_megapixels, content, tiled)
+        found = _open(path, max_megapixels, content)
         if projection == "none":
             return found
         return Projected(found, projection, depth_axis(path, found.planes()))
 
 
 @contextmanager
-def opened(
-    path: str, max_megapixels: float, projection: str, tiled: bool = False
-) -> Iterator[ImageStore]:
+def opened(path: str, max_megapixels: float, projection: str) -> Iterator[ImageStore]:
     """Yield a file's store; the last few stay open, for planes are read one after the other.
 
     Raises:
@@ -136,7 +157,7 @@ def opened(
     with library_verdicts(path):
         with verdict_on(path):
             mark = content_mark(path)
-        yield _kept_open(path, mark, max_megapixels, projection, tiled)
+        yield _kept_open(path, mark, max_megapixels, projection)
 
 
 def check_plane(
@@ -172,13 +193,11 @@ def check_plane(
 
 
 @functools.lru_cache(maxsize=4)
-def _kept_open(
-    path: str, _mark: str, max_megapixels: float, projection: str, tiled: bool
-) -> ImageStore:
-    return open_image(path, max_megapixels, projection, tiled=tiled)
+def _kept_open(path: str, _mark: str, max_megapixels: float, projection: str) -> ImageStore:
+    return open_image(path, max_megapixels, projection)
 
 
-def _open(path: str, max_megapixels: float, content: bytes | None, tiled: bool) -> ImageStore:
+def _open(path: str, max_megapixels: float, content: bytes | None) -> ImageStore:
     if is_zarr_url(path):
         with verdict_on(path):
             return try_again(path, lambda: ZarrStore(path))
@@ -188,16 +207,8 @@ def _open(path: str, max_megapixels: float, content: bytes | None, tiled: bool) 
     if is_url(path) and content is None:
         with verdict_on(path):
             content = open_bytes(path)
-    try:
-        needed = needs_store(path, max_megapixels, content)
-    except BadImage as error:
-        if tiled and error.quarantined.code == TOO_LARGE:
-            return _open_large(path, content, error)
-        raise
-    with open(path, "rb") if content is None else io.BytesIO(content) as file:
-        is_tiff = file.read(4) in _TIFF
-        if is_tiff and (needed or _is_plain(file, path, max_megapixels)):
-            return TiffStore(path if content is None else _Bytes(content))
+    if is_tiff(path, content):
+        return TiffStore(path if content is None else _Bytes(content))
     return PictureStore(path, max_megapixels, content)
 
 
@@ -206,25 +217,6 @@ class _Bytes(io.BytesIO):
 
     def writable(self) -> bool:
         return False
-
-
-def _open_large(path: str, content: bytes | None, verdict: BadImage) -> ImageStore:
-    """Return the store of a TIFF that is too large for Pillow; of anything else the verdict."""
-    with open(path, "rb") if content is None else io.BytesIO(content) as file:
-        if file.read(4) not in _TIFF:
-            raise verdict
-    return TiffStore(path if content is None else _Bytes(content))
-
-
-def _is_plain(file: BinaryIO, path: str, max_megapixels: float) -> bool:
-    """Return whether a TIFF of one 8-bit picture can be read in parts.
-
-    Of all the ways in which a TIFF may keep colours Pillow knows more, but decodes them whole.
-    """
-    file.seek(0)
-    with open_picture(file, path, max_megapixels) as image:
-        kind = image.tag_v2.get(_PHOTOMETRIC_TAG)
-        return (image.mode, kind) in _PLAIN and not image.has_transparency_data
 
 
 def is_store_folder(path: str) -> bool:
@@ -239,13 +231,3 @@ def _check_folder(path: str) -> None:
             f"{path}: expected a plain file, or a Zarr folder with one of {', '.join(_ZARR)}; got "
             "a folder without",
         )
-
-
-def _reads_as_tiff(file: str | bytes) -> bool:
-    try:
-        TiffStore(file if isinstance(file, str) else io.BytesIO(file)).close()
-    except BadImage:
-        raise
-    except Exception:  # decoders raise anything on damaged bytes
-        return False
-    return True

@@ -12,7 +12,7 @@ from usam_core.imagestores.apart import apart
 from usam_core.imagestores.base import ALL, ImageStore, Plane, PlaneInfo
 from usam_core.imagestores.opener import open_bytes
 from usam_core.pictures import check_scans, grey_type, open_picture, stored_mode
-from usam_core.pixels import DEEP, orientation, to_rgb, upright, upright_planes, used_bits
+from usam_core.pixels import DEEP, orientation, to_rgb, upright, upright_planes
 from usam_core.verdicts import BadImage, check_file, damaged, too_large, verdict_on
 
 _COLOURS = ("red", "green", "blue")
@@ -50,9 +50,7 @@ class PictureStore(ImageStore):
             height, width = image.size[::-1]
             if orientation(image) >= 5:
                 height, width = width, height
-            self._info = PlaneInfo(
-                (height, width), channels, dtype, used_bits(image), len(channels) >= 3
-            )
+            self._info = PlaneInfo((height, width), channels, dtype, is_colour=len(channels) >= 3)
 
     def _kind(self, image: ImageFile.ImageFile, content: bytes) -> tuple[str, tuple[str, ...]]:
         channels = deep_colours(image, content)

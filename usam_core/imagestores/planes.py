@@ -44,7 +44,7 @@ def planes_of(
     """
     if not tile and not needs_store(address, max_megapixels, content):
         return ""
-    with open_image(address, max_megapixels, content=content, tiled=bool(tile)) as store:
+    with open_image(address, max_megapixels, content=content) as store:
         planes = store.planes()
         if len(planes) == 1:
             check_plane(store, ImageRef(address, planes[0]), max_megapixels, bool(tile))
@@ -78,7 +78,7 @@ def check_named(
     """
     if ref.box is not None:
         raise BadImage("unsupported", f"{ref}: expected an image or a plane, got a tile of one")
-    with opened(ref.file, max_megapixels, projection, bool(tile)) as store:
+    with opened(ref.file, max_megapixels, projection) as store:
         check_plane(store, ref, max_megapixels, bool(tile))
         return _size(store.size(ref.plane), tile)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from usam_core.imagestores.base import ALL, ImageStore, Plane, PlaneInfo
+from usam_core.imagestores.base import ALL, ImageStore, Plane, PlaneInfo, is_nodata
 
 DEPTH, UNNAMED, SERIES = "z", "i", "s"
 
@@ -36,7 +36,8 @@ class Projected(ImageStore):
     Args:
         inner: the store.
         projection: "max", "min" or "mean". A mean is rounded where the values are integers; in
-            maxima and minima of floats, NaN counts only where there is nothing else.
+            maxima and minima of floats, NaN counts only where there is nothing else; so does in all
+            of them the value that says that there is none.
         axis: which one is z; see `depth_axis`.
     """
 
@@ -75,14 +76,21 @@ class Projected(ImageStore):
         found = self._inner.read(first, rows, columns, channels)
         if not others:
             return found
-        dtype = found.dtype
+        dtype, nodata = found.dtype, self.info(plane).nodata
+        count = np.ones(found.shape, np.int32) if nodata is None else 1 - is_nodata(found, nodata)
         if self._projection == "mean":
             found = found.astype(np.float64)
         join = {"max": np.fmax, "min": np.fmin, "mean": np.add}[self._projection]
         for other in others:
-            found = join(found, self._inner.read(other, rows, columns, channels))
+            values = self._inner.read(other, rows, columns, channels)
+            if nodata is None:
+                found, count = join(found, values), count + 1
+                continue
+            empty = is_nodata(values, nodata)
+            joined = np.where(empty, found, join(found, values))
+            found, count = np.where(count == 0, values, joined), count + ~empty
         if self._projection == "mean":
-            found = found / (len(others) + 1)
+            found = found / np.maximum(count, 1)
             found = np.rint(found) if dtype.kind in "biu" else found
         return found.astype(dtype, copy=False)
 

@@ -55,8 +55,10 @@ SCHEMA = pa.schema(
         ("stamp", pa.string()),
         ("planes", pa.string()),
         ("tile", pa.int32()),
-    ]
+    ],
+    metadata={"reading": "2"},
 )
+"""`reading` is raised when the same file gets another key, other planes or another verdict."""
 
 
 def batch_of(rows: Sequence[Row]) -> pa.RecordBatch:
@@ -130,7 +132,7 @@ def read_remembered(cache: Path | None) -> Remembered:
         return Remembered()
     try:
         with pq.ParquetFile(cache, page_checksum_verification=True) as file:
-            if not file.schema_arrow.equals(SCHEMA):
+            if not file.schema_arrow.equals(SCHEMA, check_metadata=True):
                 raise ValueError("it was written by another version")
             return Remembered(file.iter_batches(_GROUP))
     except Exception as error:  # parquet raises anything on damaged bytes; all can be read again

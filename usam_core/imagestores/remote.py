@@ -5,14 +5,15 @@ fails to list: images would be lost in silence.
 """
 
 import logging
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from usam_core.config_images import ImagesConfig
 from usam_core.errors import InputError
 from usam_core.imagestores.globs import Globs
 from usam_core.imagestores.opener import FileInfo, file_system, info_of, join, try_again
-from usam_core.imagestores.walk import is_store
+from usam_core.imagestores.walk import image_ending, is_store
 from usam_core.verdicts import BadImage
 
 _log = logging.getLogger(__name__)
@@ -20,7 +21,9 @@ _log = logging.getLogger(__name__)
 _Found = tuple[str, FileInfo | None]
 
 
-def find_remote(config: ImagesConfig, root: str, globs: Globs) -> Iterator[_Found]:
+def find_remote(
+    config: ImagesConfig, root: str, globs: Globs, others: Counter[str]
+) -> Iterator[_Found]:
     """Yield what counts below a URL, sorted: its path from there, and what is told of it.
 
     Nothing is told (None) where a listing has names alone, as a web server's index has.
@@ -29,6 +32,7 @@ def find_remote(config: ImagesConfig, root: str, globs: Globs) -> Iterator[_Foun
         config: which endings count, and whether to look into sub-folders.
         root: the URL.
         globs: which paths count.
+        others: counts by its ending what else is an image, but is left out for that.
 
     Raises:
         InputError: there is nothing at the URL, or it must not be listed.
@@ -55,11 +59,11 @@ def find_remote(config: ImagesConfig, root: str, globs: Globs) -> Iterator[_Foun
                 f"{root}: {error.strerror}; expected a store that may be listed: give its keys "
                 "where its own library looks for them"
             ) from error
-        left += sorted(_counted(entries, root, config, globs), reverse=True)
+        left += sorted(_counted(entries, root, config, globs, others), reverse=True)
 
 
 def _counted(
-    entries: list[_Found], root: str, config: ImagesConfig, globs: Globs
+    entries: list[_Found], root: str, config: ImagesConfig, globs: Globs, others: Counter[str]
 ) -> Iterator[_Found]:
     for name, told in entries:
         if name.endswith("/") and is_store(name.rstrip("/"), config.extensions):
@@ -68,6 +72,8 @@ def _counted(
                     yield image, None
         elif _counts(name, config, globs):
             yield name, told
+        elif (ending := image_ending(name)) and _counts(name, config, globs, (ending,)):
+            others[ending] += 1
 
 
 def _images_in(name: str, root: str) -> list[str]:
@@ -83,7 +89,9 @@ def _images_in(name: str, root: str) -> list[str]:
     return [f"{name}/{image}" if image else name for image in inside]
 
 
-def _counts(name: str, config: ImagesConfig, globs: Globs) -> bool:
+def _counts(
+    name: str, config: ImagesConfig, globs: Globs, endings: Sequence[str] | None = None
+) -> bool:
     """Return whether a file counts, or a folder is to be looked into."""
     folder = name.endswith("/")
     last = name.rstrip("/").rpartition("/")[2]
@@ -91,8 +99,8 @@ def _counts(name: str, config: ImagesConfig, globs: Globs) -> bool:
         return False
     if folder:
         return config.recursive and globs.enters(name.rstrip("/"))
-    endings = tuple(ending.lower() for ending in config.extensions)
-    return name.lower().endswith(endings) and globs.wants(name)
+    wanted = tuple(ending.lower() for ending in endings or config.extensions)
+    return name.lower().endswith(wanted) and globs.wants(name)
 
 
 def _entries(system: Any, root: str, top: str, prefix: str) -> list[_Found]:

@@ -9,7 +9,7 @@ import numpy as np
 from usam_core.image_ref import ImageRef
 from usam_core.imagestores.base import ImageStore
 from usam_core.imagestores.open import may_be_deep, opened
-from usam_core.imagestores.show import SHOWN_AS_THEY_ARE, Channels, kinds, view
+from usam_core.imagestores.show import SHOWN_AS_THEY_ARE, Channels, kinds, view, with_data
 from usam_core.pixels import limits
 from usam_core.verdicts import BadImage
 
@@ -71,9 +71,9 @@ def sample_windows(
         if ref.file in shallow:
             continue
         try:
-            if not may_be_deep(ref.file, max_megapixels, tiled):
+            if not may_be_deep(ref.file, max_megapixels):
                 continue
-            with opened(ref.file, max_megapixels, projection, tiled) as store:
+            with opened(ref.file, max_megapixels, projection) as store:
                 if store.info(ref.plane).dtype in SHOWN_AS_THEY_ARE:
                     shallow.add(ref.file)
                     continue
@@ -100,7 +100,10 @@ def _values(
     shown = sorted(set(view(store, ref, "full", channels).colours.values()))
     blocks = list(_blocks(info.size_hw, rng))
     for key, numbers in kinds(info, shown):
-        parts = [store.read(ref.plane, rows, columns, numbers).ravel() for rows, columns in blocks]
+        parts = [
+            with_data(info, numbers, store.read(ref.plane, rows, columns, numbers))
+            for rows, columns in blocks
+        ]
         values = np.concatenate(parts)
         values = values[np.isfinite(values)]
         if len(values):

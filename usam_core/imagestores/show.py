@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 
 from usam_core.image_ref import ImageRef
-from usam_core.imagestores.base import ALL, ImageStore, Plane, PlaneInfo
+from usam_core.imagestores.base import ALL, ImageStore, Plane, PlaneInfo, is_nodata
 from usam_core.pixels import (
     OWN_WINDOW,
     STRETCHED,
@@ -143,10 +143,18 @@ def paint(
     wanted = sorted({*how.colours.values(), *([] if how.alpha is None else [how.alpha])})
     values = dict(zip(wanted, store.read(plane, rows, columns, wanted), strict=True))
 
+    empty = without_data(how.info, values)
+
     def shown(number: int) -> np.ndarray:
         if how.window is not None:
-            return apply_window(values[number], *how.window[number])
-        return values[number].astype(np.uint8) * (255 if how.info.dtype == "bool" else 1)
+            found = apply_window(values[number], *how.window[number])
+        elif how.info.bits:
+            found = apply_window(values[number], *full_range(how.info))
+        else:
+            found = values[number].astype(np.uint8) * (255 if how.info.dtype == "bool" else 1)
+        if number in empty:
+            found[empty[number]] = 0
+        return found
 
     done = {number: shown(number) for number in set(how.colours.values())}
     names = ["grey"] * 3 if "grey" in how.colours else COLOURS
@@ -156,6 +164,32 @@ def paint(
         return np.stack(planes, axis=-1)
     alpha = apply_window(values[how.alpha], *full_range(how.info))
     return over_white(np.stack([*planes, alpha], axis=-1))
+
+
+def without_data(info: PlaneInfo, values: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+    """Return where channels hold the value that says that there is none, bool (h, w) by number.
+
+    Of one picture a pixel is empty where all its colours are, of measurements each on its own.
+    """
+    if info.nodata is None:
+        return {}
+    found = {
+        number: is_nodata(channel, info.nodata)
+        for number, channel in values.items()
+        if info.channels[number] != _ALPHA
+    }
+    if info.is_colour:
+        every = np.logical_and.reduce(list(found.values()))
+        return dict.fromkeys(found, every)
+    return found
+
+
+def with_data(info: PlaneInfo, numbers: Sequence[int], values: np.ndarray) -> np.ndarray:
+    """Return the values of channels (c, h, w) that are some, flat."""
+    empty = without_data(info, dict(zip(numbers, values, strict=True)))
+    if not empty:
+        return values.ravel()
+    return np.concatenate([c[~empty[n]] for n, c in zip(numbers, values, strict=True)])
 
 
 def kinds(info: PlaneInfo, numbers: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
@@ -189,7 +223,7 @@ def _limits(
     info = store.info(ref.plane)
     values = np.zeros(0)
     if window == "percentile" and ref.box is None:
-        values = store.read(ref.plane, channels=numbers)
+        values = with_data(info, numbers, store.read(ref.plane, channels=numbers))
     elif window == "percentile":
         values = _spread(store, ref.plane, tuple(numbers))
     try:
@@ -201,15 +235,16 @@ def _limits(
 @functools.lru_cache(maxsize=8)
 def _spread(store: ImageStore, plane: Plane, numbers: tuple[int, ...]) -> np.ndarray:
     """Return values from all over a plane: its tiles share the window of the whole."""
-    height, width = store.size(plane)
+    info = store.info(plane)
+    height, width = info.size_hw
     if height * width <= (_BLOCKS * _BLOCK) ** 2:
-        return store.read(plane, channels=numbers)
+        return with_data(info, numbers, store.read(plane, channels=numbers))
     places = [np.linspace(0, max(0, n - _BLOCK), _BLOCKS, dtype=int) for n in (height, width)]
     parts = [
         store.read(plane, slice(y, y + _BLOCK), slice(x, x + _BLOCK), numbers)
         for y, x in product(*(np.unique(some).tolist() for some in places))
     ]
-    return np.concatenate([part.ravel() for part in parts])
+    return np.concatenate([with_data(info, numbers, part) for part in parts])
 
 
 def _by_order(measured: Sequence[int]) -> dict[str, int]:

@@ -1,34 +1,35 @@
 """TIFF and OME-TIFF stacks: series, time, z, channels; of a pyramid its full size alone."""
 
 import io
+import logging
 import math
 import threading
+import weakref
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice, product
+from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any, BinaryIO
 
+import imagecodecs
 import numpy as np
 import tifffile
 import zarr
 
 from usam_core.errors import InputError
 from usam_core.imagestores.apart import apart
-from usam_core.imagestores.axes import Layout, layout, named
+from usam_core.imagestores.axes import Layout, layout
 from usam_core.imagestores.base import ALL, ImageStore, Plane, PlaneInfo
-from usam_core.imagestores.limits import MOST, check_count, check_metadata, check_part, check_values
-from usam_core.pictures import MOST_SCANS, jpeg_size, scans_in
+from usam_core.imagestores.limits import check_count, check_part, check_values
+from usam_core.imagestores.tiff_claims import check_claims, within
+from usam_core.imagestores.tiff_tags import Pixels, pixels_of
 from usam_core.pixels import upright_planes
 
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # verdicts say what counts
 _SECONDARY = 0b101  # NewSubfileType: bit 0 a smaller copy of another page, bit 2 a mask
 _BESIDE = ("thumbnail", "label", "macro", "overview")
 """Names that scanners of slides give to pictures beside the slide."""
-_ORIENTATION_TAG = 274
 _PARTS = 8
 """Tiles or strips of a page from which on it counts as read in parts."""
-_COLOURS = ("red", "green", "blue")
-_ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
-_PHOTOMETRIC = tifffile.PHOTOMETRIC
 _COMPRESSION = tifffile.COMPRESSION
 _JPEG = (_COMPRESSION.JPEG, _COMPRESSION.OJPEG)
 _TRUSTED = (
@@ -37,7 +38,6 @@ _TRUSTED = (
 )
 """Compressions that are decoded here: the library is told how many bytes may come out. All others
 bring sizes of their own, or decoders that few have tried to break: they are decoded apart."""
-_PAGES_LOOKED_AT = 16
 
 
 class TiffStore(ImageStore):
@@ -60,14 +60,19 @@ class TiffStore(ImageStore):
         self._source, self._decodes_all = file, decodes_all
         self._file = tifffile.TiffFile(file, _multifile=False)
         try:
-            _check_claims(self._file)
+            check_claims(self._file)
+            if _is_contradicted(self._file):
+                self._file.close()
+                self._file = tifffile.TiffFile(file, _multifile=False, is_imagej=False)
             self._series = [_Series(self._file, *found) for found in _full_size(self._file)]
             if not self._series:
                 raise InputError(f"{file}: no picture of full size; expected at least one page")
             self._planes = dict(self._places())
         except BaseException:
-            self.close()
+            self._file.close()
             raise
+        # Stores are kept open for the next plane, and let go of without being asked.
+        self._let_go = weakref.finalize(self, self._file.close)
 
     def planes(self) -> list[Plane]:
         """Return every plane in the order of the file."""
@@ -93,13 +98,17 @@ class TiffStore(ImageStore):
         name, most = self._file.filehandle.path, series.plane_bytes
         return apart(name, most, _read, source, plane, rows, columns, channels)
 
+    def kinds(self) -> list[tuple[tifffile.TiffPage, Pixels]]:
+        """Return the first page of each series, and what its tags say of the pixels."""
+        return [(series.key, series.pixels) for series in self._series]
+
     def in_parts(self, plane: Plane) -> bool:
         """Return whether it lies upright, in tiles or strips, or is not compressed."""
         return self._planes[plane][0].in_parts
 
     def close(self) -> None:
         """Let go of the file."""
-        self._file.close()
+        self._let_go()
 
     def _places(self) -> Iterator[tuple[Plane, tuple["_Series", dict[str, int]]]]:
         found = []
@@ -118,32 +127,35 @@ class _Series:
         self, file: tifffile.TiffFile, series: tifffile.TiffPageSeries, names: Sequence[str]
     ) -> None:
         key = series.keyframe
-        self._file, self._series, self._key = file, series, key
+        self._file, self._series, self.key = file, series, key
         self._layout: Layout = layout(series.axes.lower().replace("q", "i"), series.shape)
         self._array: np.ndarray | zarr.Array | None = None
-        self._orientation = _orientation(key)
-        self._refuse_what_is_not_read()
+        self._whole: np.ndarray | None = None
+        if key.dtype is None:
+            raise InputError(
+                f"{file.filehandle.path}: unsupported values of {key.bitspersample} bits, sample "
+                f"format {key.sampleformat}; expected integers or floats of up to 64. Convert it"
+            )
+        self.pixels = pixels_of(key, series.dtype, self._layout, names)
         self._check_claims()
         height, width = self._layout.size_hw
-        if self._orientation >= 5:
+        if self.pixels.orientation >= 5:
             height, width = width, height
-        names, is_colour = self._channels(names)
-        dtype = np.dtype(np.uint8) if self._is_palette else series.dtype
-        used = key.bitspersample if isinstance(key.bitspersample, int) else max(key.bitspersample)
         self.info = PlaneInfo(
             size_hw=(height, width),
-            channels=names,
-            dtype=dtype.name,
-            bits=used if dtype.kind == "u" and used < 8 * dtype.itemsize else None,
-            is_colour=is_colour,
+            channels=self.pixels.channels,
+            dtype=self.pixels.dtype.name,
+            bits=self.pixels.bits,
+            is_colour=self.pixels.is_colour,
+            nodata=self.pixels.nodata,
         )
 
     def _check_claims(self) -> None:
         """Refuse what the file cannot hold; of one block of bytes it must hold all."""
-        file, series, key, lay = self._file.filehandle, self._series, self._key, self._layout
+        file, series, key, lay = self._file.filehandle, self._series, self.key, self._layout
         check_count(file.path, "planes", math.prod(lay.lengths), file.size)
         check_count(file.path, "channels", lay.channels * lay.samples, file.size)
-        if series.dataoffset is not None:
+        if series.dataoffset is not None and not self.pixels.by_libtiff:
             end = series.dataoffset + math.prod(series.shape) * series.dtype.itemsize
             if end > file.size:
                 raise EOFError(f"values end at byte {end}, the file at {file.size}")
@@ -152,7 +164,7 @@ class _Series:
         check_part(file.path, math.prod(key.chunks) * key.dtype.itemsize)
         check_count(file.path, "tiles or strips in a plane", math.prod(key.chunked), file.size)
         if key.compression in _JPEG:
-            key.decode = _within(key.decode, math.prod(key.chunks))
+            key.decode = within(key.decode, math.prod(key.chunks))
 
     @property
     def plane_bytes(self) -> int:
@@ -161,47 +173,22 @@ class _Series:
 
     @property
     def is_trusted(self) -> bool:
-        return self._series.dataoffset is not None or self._key.compression in _TRUSTED
+        if self.pixels.by_libtiff:
+            return False
+        return self._series.dataoffset is not None or self.key.compression in _TRUSTED
 
     @property
     def in_parts(self) -> bool:
-        if self._orientation != 1:
+        if self.pixels.orientation != 1 or self.pixels.by_libtiff:
             return False
-        plain = self._series.dataoffset is not None and self._file.filehandle.is_file
-        return plain or _PARTS * math.prod(self._key.chunks) <= math.prod(self._key.shape)
+        return self._is_block or _PARTS * math.prod(self.key.chunks) <= math.prod(self.key.shape)
 
     @property
-    def _is_palette(self) -> bool:
-        return self._key.photometric == _PHOTOMETRIC.PALETTE
-
-    def _refuse_what_is_not_read(self) -> None:
-        kind, jpeg = self._key.photometric, self._key.compression
-        read = (
-            _PHOTOMETRIC.MINISBLACK,
-            _PHOTOMETRIC.MINISWHITE,
-            _PHOTOMETRIC.RGB,
-            _PHOTOMETRIC.PALETTE,
-        )
-        # JPEG and JPEG 2000 inside hold YCbCr and are decoded to RGB.
-        if kind in read or (kind == _PHOTOMETRIC.YCBCR and jpeg != tifffile.COMPRESSION.NONE):
-            return
-        raise InputError(
-            f"{self._file.filename}: unsupported colour kind {kind.name}; expected greyscale, RGB "
-            "or a palette. Convert the file"
-        )
-
-    def _channels(self, names: Sequence[str]) -> tuple[tuple[str, ...], bool]:
-        found, samples = self._layout.channels, self._layout.samples
-        if self._is_palette:
-            return _COLOURS, True
-        is_colour = self._key.photometric in (_PHOTOMETRIC.RGB, _PHOTOMETRIC.YCBCR)
-        extra = self._key.extrasamples or ()
-        alpha = ("alpha",) if extra and extra[0] in _ALPHA else ()
-        if is_colour and found == 1 and samples >= 3:
-            return (*_COLOURS, *alpha, *named((), samples)[3 + len(alpha) :]), samples <= 4
-        if found == 1 and alpha and samples == 2:
-            return ("grey", "alpha"), False
-        return named(names, found * samples), False
+    def _is_block(self) -> bool:
+        """Return whether all values are bytes of the file, one after the other, as they are."""
+        key, is_file = self.key, self._file.filehandle.is_file
+        plain = key.fillorder == 1 and key.predictor == 1 and not self.pixels.by_libtiff
+        return is_file and plain and self._series.dataoffset is not None
 
     def planes(self) -> list[Plane]:
         """Return the planes of the series; of several files, those that lie in this one."""
@@ -221,24 +208,51 @@ class _Series:
         channels: Sequence[int] | None,
     ) -> np.ndarray:
         self._check_that_it_is_whole(place)
-        window = (rows, columns) if self._orientation == 1 else (ALL, ALL)
-        # A palette is one channel until it is looked up.
-        values = self._layout.take(
-            self._open(), place, *window, None if self._is_palette else channels
-        )
-        if self._is_palette:
-            values = (self._key.colormap[:, values[0]] >> 8).astype(np.uint8)
-            values = values if channels is None else values[list(channels)]
-        if self._key.photometric == _PHOTOMETRIC.MINISWHITE:
-            values = _inverted(values, self.info.bits)
-        if self._orientation != 1:
-            values = upright_planes(values, self._orientation)[:, rows, columns]
-        return np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+        pixels = self.pixels
+        asked = None if pixels.mixes else channels
+        upright = pixels.orientation == 1
+        window = (rows, columns) if upright else (ALL, ALL)
+        values = self._layout.take(self._values(place, window), place, *window, asked)
+        values = pixels.shown(values, asked)
+        if pixels.mixes and channels is not None:
+            values = values[list(channels)]
+        if not upright:
+            values = upright_planes(values, pixels.orientation)[:, rows, columns]
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+    def _values(self, place: dict[str, int], window: tuple[slice, slice]) -> Any:
+        """Return what holds the values of a plane, decoded or to be decoded."""
+        if self.pixels.by_libtiff:
+            return self._by_libtiff(place)
+        if self._is_block or math.prod(self._series.shape) != math.prod(self.key.shape):
+            return self._open()
+        if window == (ALL, ALL) and self._whole is None:
+            # A third faster than by way of Zarr.
+            return self._decoded()
+        if not self.in_parts:
+            # Each tile that is asked for would decode all of it again.
+            self._whole = self._decoded() if self._whole is None else self._whole
+            return self._whole
+        return self._open()
+
+    def _decoded(self) -> np.ndarray:
+        return self.key.asarray(maxworkers=1).reshape(self._series.shape)
+
+    def _by_libtiff(self, place: dict[str, int]) -> np.ndarray:
+        """Return an array of the series' shape in which only this plane's values are right."""
+        (page,) = self._pages(place)
+        file = self._file.filehandle
+        file.seek(0)
+        found = imagecodecs.tiff_decode(file.read(), index=page.index, asrgb=True)[..., :3]
+        # It flips what lies otherwise, but turns nothing: both are done later on.
+        found = found[:, ::-1] if self.pixels.orientation in (2, 3, 6, 7) else found
+        found = found[::-1] if self.pixels.orientation in (3, 4, 7, 8) else found
+        return np.broadcast_to(found, self._series.shape)
 
     def _open(self) -> np.ndarray | zarr.Array:
         if self._array is None:
             series, file = self._series, self._file
-            if series.dataoffset is not None and file.filehandle.is_file:
+            if self._is_block:
                 # One block of bytes: any window of it is read without the rest.
                 dtype = np.dtype(f"{file.byteorder}{series.dtype.char}")
                 self._array = np.memmap(
@@ -250,7 +264,7 @@ class _Series:
 
     def _pages(self, place: dict[str, int]) -> Iterator[tifffile.TiffPage | None]:
         """Yield the pages that a plane's channels lie on; None for one that is in another file."""
-        shape = self._series.shape[: self._series.ndim - self._key.ndim]
+        shape = self._series.shape[: self._series.ndim - self.key.ndim]
         if math.prod(shape) != len(self._series):
             return
         ranges = self._layout.ranges(place)[: len(shape)]
@@ -260,11 +274,11 @@ class _Series:
     def _check_that_it_is_whole(self, place: dict[str, int]) -> None:
         # The library fills what a cut file lacks with zeros.
         size = self._file.filehandle.size
-        if self._series.dataoffset is not None:
+        if self._series.dataoffset is not None and not self.pixels.by_libtiff:
             return
         pages = [page for page in self._pages(place) if page is not None]
         parts = min((len(page.dataoffsets) for page in pages), default=math.inf)
-        if parts < (wanted := math.prod(self._key.chunked)):
+        if parts < (wanted := math.prod(self.key.chunked)):
             raise EOFError(f"a page of {wanted} tiles or strips has {parts}")
         ends = [
             offset + count
@@ -289,60 +303,13 @@ def _read(
         return it.read(plane, rows, columns, channels)
 
 
-def _within(decode: Callable[..., Any], pixels: int) -> Callable[..., Any]:
-    """Return a page's decoder that refuses a JPEG of more pixels than its tile has.
-
-    The library makes room for what the JPEG says of itself, and fills what it lacks with grey.
-    """
-
-    def checked(data: bytes | None, index: int, **options: Any) -> Any:
-        height, width = jpeg_size(data) if data else (0, 0)
-        if height * width > 4 * pixels:
-            raise ValueError(
-                f"cannot decompress: a JPEG of {width} x {height} in a tile of {pixels} values"
-            )
-        if data and scans_in(data) > MOST_SCANS:
-            raise ValueError(f"cannot decompress: a JPEG of more than {MOST_SCANS} scans")
-        return decode(data, index, **options)
-
-    return checked
-
-
-def _check_claims(file: tifffile.TiffFile) -> None:
-    """Refuse pages and OME-XML that would fill the memory before the library believes them.
-
-    Raises:
-        BadImage: the file cannot hold what they speak of.
-    """
-    path, size = file.filehandle.path, file.filehandle.size
-    check_count(path, "pages", len(file.pages), size)
-    said = file.ome_metadata if file.is_ome else None
-    if not said:
-        return
-    check_metadata(path, len(said))
-    try:
-        root = ElementTree.fromstring(said)
-    except ElementTree.ParseError:
-        return
-    for pixels in root.iterfind("./{*}Image/{*}Pixels"):
-        sizes = {axis: int(pixels.get(f"Size{axis}", 1)) for axis in "XYZCT"}
-        parts = pixels.findall("./{*}TiffData")
-        counts = [_number(part, "PlaneCount", _number(part, "NumPlanes", 0)) for part in parts]
-        check_count(path, "planes", sum(count or 1 for count in counts), size)
-        # An entry without a number means every page.
-        check_count(path, "planes", counts.count(0) * len(file.pages) // 64, size)
-        named = dict.fromkeys(_number(part, "IFD", 0) for part in parts)
-        pages = [n for n in islice((0, *named), _PAGES_LOOKED_AT) if 0 <= n < len(file.pages)]
-        smallest = min((max(1, file.pages[n].size) for n in pages), default=1)
-        check_count(path, "planes", math.prod(sizes.values()) // smallest, size)
-    for along in root.iter():
-        if "Start" in along.attrib and "End" in along.attrib:
-            start, end, step = (float(along.get(key, 1)) for key in ("Start", "End", "Step"))
-            check_count(path, "planes", int(min(MOST + 1, abs(end - start) / abs(step or 1))), size)
-
-
-def _number(element: ElementTree.Element, name: str, default: int) -> int:
-    return int(element.get(name, default))
+def _is_contradicted(file: tifffile.TiffFile) -> bool:
+    """Return whether ImageJ's text speaks of other pages than there are; then the pages count."""
+    return file.is_imagej and any(
+        series.dataoffset is None
+        and math.prod(series.shape) != len(series) * math.prod(series.keyframe.shape)
+        for series in file.series
+    )
 
 
 def _full_size(
@@ -369,17 +336,3 @@ def _channel_names(file: tifffile.TiffFile) -> list[list[str]]:
         for pixels in root.iterfind("./{*}Image/{*}Pixels")
     ]
     return found if len(found) == len(file.series) else []
-
-
-def _orientation(page: tifffile.TiffPage) -> int:
-    value = page.tags.valueof(_ORIENTATION_TAG, 1)
-    return int(value) if value in range(1, 9) else 1
-
-
-def _inverted(values: np.ndarray, bits: int | None) -> np.ndarray:
-    if values.dtype == bool:
-        return ~values
-    if values.dtype.kind != "u":
-        return values
-    most = 2**bits - 1 if bits else np.iinfo(values.dtype).max
-    return values.dtype.type(most) - values

@@ -2,19 +2,26 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from usam_core.config_images import ImagesConfig
+from usam_core.config_images import NOT_READ, READ, ImagesConfig
 from usam_core.errors import InputError
 from usam_core.imagestores.content import ENDING
 from usam_core.imagestores.globs import Globs
 
 _log = logging.getLogger(__name__)
 
+_IMAGES = frozenset({*READ, *NOT_READ})
+
 
 def find_files(
-    config: ImagesConfig, root: Path, leave_out: Collection[Path], globs: Globs
+    config: ImagesConfig,
+    root: Path,
+    leave_out: Collection[Path],
+    globs: Globs,
+    others: Counter[str],
 ) -> Iterator[str]:
     """Yield the path from `root` of every file that counts, sorted.
 
@@ -26,6 +33,7 @@ def find_files(
         root: the folder.
         leave_out: folders that are not looked into.
         globs: which paths count.
+        others: counts by its ending what else is an image, but is left out for that.
 
     Raises:
         InputError: `root` is no folder that can be read.
@@ -51,7 +59,7 @@ def find_files(
             yield name
             continue
         prefix = "" if name == "/" else name
-        found = _entries(root, prefix, endings, config.recursive, seen, globs)
+        found = _entries(root, prefix, endings, config.recursive, seen, globs, others)
         # Folders sort with their slash, as the paths of their files do.
         left += sorted(found, reverse=True)
 
@@ -71,6 +79,7 @@ def _entries(
     recursive: bool,
     seen: set[tuple[int, int]],
     globs: Globs,
+    others: Counter[str],
 ) -> list[str]:
     """Return what counts in one folder: files, and folders with a slash at their end."""
     found = []
@@ -91,12 +100,20 @@ def _entries(
                 elif entry.is_dir():
                     if recursive and globs.enters(name):
                         found.append(f"{name}/")
-                elif entry.name.lower().endswith(endings) and globs.wants(name):
-                    found.append(name)
+                elif entry.name.lower().endswith(endings):
+                    found += [name] if globs.wants(name) else []
+                elif (ending := image_ending(name)) and globs.wants(name):
+                    others[ending] += 1
     except OSError as error:
         _log.warning("%s: %s", folder, error)
         return [prefix.rstrip("/")]
     return found
+
+
+def image_ending(name: str) -> str:
+    """Return the ending of a file that some program reads as an image; "" of others."""
+    ending = os.path.splitext(name)[1].lower()
+    return ending if ending in _IMAGES else ""
 
 
 def is_store(name: str, endings: Sequence[str]) -> bool:

@@ -1,4 +1,4 @@
-"""OME-Zarr images (0.4 and 0.5) and plain Zarr arrays (n, h, w[, c])."""
+"""OME-Zarr images (0.4 and 0.5) and plain Zarr arrays (h, w[, colour]) and (n, h, w[, c])."""
 
 import math
 import os
@@ -26,7 +26,9 @@ from usam_core.imagestores.opener import file_system, is_url, join, try_again
 
 _OLD_AXES = "tczyx"
 """Of OME-Zarr 0.1 and 0.2, which have no others."""
-_PLAIN_AXES = {2: "yx", 3: "iyx", 4: "iyxc"}
+_COLOURS = {3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
+_NARROW = 4
+"""An axis so many times shorter than both others is none of a picture's sides."""
 _EXPECTED = "expected an OME-Zarr image, or an array"
 _LABELS = "labels"
 _SERIES_LAYOUT = "bioformats2raw.layout"
@@ -69,10 +71,14 @@ class ZarrStore(ImageStore):
             )
         self._layout = layout(axes, self._array.shape)
         self._check_claims()
+        is_colour = self._layout.channels == 1 and self._layout.samples in _COLOURS
         self._info = PlaneInfo(
             size_hw=self._layout.size_hw,
-            channels=named(names, self._layout.channels * self._layout.samples),
+            channels=_COLOURS[self._layout.samples]
+            if is_colour
+            else named(names, self._layout.channels * self._layout.samples),
             dtype=np.dtype(self._array.dtype).name,
+            is_colour=is_colour,
         )
 
     def _check_claims(self) -> None:
@@ -263,12 +269,32 @@ def _plain_axes(path: str, array: zarr.Array) -> Sequence[str]:
     said = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
     if said and {"y", "x"} <= {str(name).lower() for name in said}:
         return [_plain_name(str(name)) for name in said]
-    if array.ndim not in _PLAIN_AXES:
+    axes = _guessed(array.shape)
+    if axes is None:
         raise InputError(
-            f"{path}: an array of lengths {array.shape}; expected (h, w), (n, h, w) or "
-            "(n, h, w, c), or dimension names with y and x"
+            f"{path}: an array of lengths {array.shape}; expected (h, w), (h, w, 3 or 4), "
+            "(n, h, w) or (n, h, w, c) with sides longer than its channels are many, or dimension "
+            "names with y and x. Give it names, such as dimension_names=['y', 'x', 'c']"
         )
-    return _PLAIN_AXES[array.ndim]
+    return axes
+
+
+def _guessed(shape: Sequence[int]) -> str | None:
+    """Return the axes of an array that names none, or None where its lengths leave a choice.
+
+    >>> _guessed((100, 150, 3)), _guessed((5, 100, 150)), _guessed((5, 100, 150, 2))
+    ('yxs', 'iyx', 'iyxc')
+    >>> _guessed((512, 512, 31)), _guessed((4, 5, 512, 512))
+    (None, None)
+    """
+    few = max(_COLOURS)
+    if len(shape) == 4:
+        return "iyxc" if shape[3] <= few or _NARROW * shape[3] < min(shape[1:3]) else None
+    if len(shape) != 3:
+        return "yx" if len(shape) == 2 else None
+    if shape[2] in _COLOURS and shape[0] > few:
+        return "yxs" if shape[1] > few else None
+    return None if _NARROW * shape[2] < min(shape[:2]) else "iyx"
 
 
 def _check_parts(file: str) -> None:

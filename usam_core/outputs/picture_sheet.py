@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from usam_core.atomic import whole_file
-from usam_core.image_ref import ImageRef
+from usam_core.errors import InputError
 from usam_core.images import read_image
 
 _SIDE = 120
@@ -15,7 +15,6 @@ _CAPTION = 16
 _COLUMNS = 8
 _MOST = 48
 _QUALITY = 80
-_MOST_PIXELS = 100e6
 
 
 def save_picture_sheet(
@@ -60,14 +59,14 @@ def _part(title: str, tiles: Sequence[tuple[str, str]]) -> Image.Image:
 
 
 def _thumbnail(file: str) -> Image.Image:
-    side = (_SIDE - 4, _SIDE - 4)
+    side = _SIDE - 4
+    # What was dropped may be damaged in any way: a grey tile stands for it.
+    return thumbnail(file, side) or Image.new("RGB", (side, side), "lightgrey")
+
+
+def thumbnail(file: str, side: int) -> Image.Image | None:
+    """Return a picture as it is read for the model, reduced, or None where it cannot be read."""
     try:
-        if ImageRef.parse(file).plane:
-            return ImageOps.contain(Image.fromarray(read_image(file).rgb), side)
-        with Image.open(file) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                raise ValueError("too large to be shown")
-            image.draft("RGB", side)
-            return ImageOps.contain(image.convert("RGB"), side)
-    except Exception:  # dropped ones may be damaged in any way: a grey tile stands for them
-        return Image.new("RGB", side, "lightgrey")
+        return ImageOps.contain(Image.fromarray(read_image(file).rgb), (side, side))
+    except InputError:
+        return None

@@ -15,7 +15,6 @@ QUALITY = 70
 _MARGIN = 0.35
 _LEAST_SIDE = 48
 _OPACITY = 0.35
-_MOST_PIXELS = 100e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +79,6 @@ def crop_of_mask(
     around = ndimage.binary_dilation(part, iterations=thick) & ~part
     shown[around] = 255  # a dark colour on a dark image would not be seen
     return shown.astype(np.uint8)
-
-
-def thumbnail(file: str, side: int) -> Image.Image | None:
-    """Return a picture file, reduced, or None where it cannot be shown."""
-    try:
-        with Image.open(file) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                return None
-            image.draft("RGB", (side, side))
-            return ImageOps.contain(ImageOps.exif_transpose(image).convert("RGB"), (side, side))
-    except Exception:  # decoders raise anything; what was dropped may be damaged in any way
-        return None
 
 
 def enlarged(labels: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:

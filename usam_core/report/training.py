@@ -4,7 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from usam_core.report.pictures import Album, Picture, thumbnail
+from usam_core.outputs.picture_sheet import thumbnail
+from usam_core.report.pictures import Album, Picture
 
 _SIDE = 88
 _MOST_A_CLASS = 6

@@ -18,7 +18,13 @@ from usam_core.sam.pipeline import embed_shards
 from usam_core.stages.folders import step_folder
 from usam_core.stages.group import GroupShard
 from usam_core.stages.images import wanted_files
-from usam_core.stages.kept import notes_on_kept, notes_on_shown, notes_on_tiles, shown_modes
+from usam_core.stages.kept import (
+    notes_on_endings,
+    notes_on_kept,
+    notes_on_shown,
+    notes_on_tiles,
+    shown_modes,
+)
 from usam_core.stages.labelled import labelled_images, listed_once, once
 from usam_core.stages.reading import forget_windows, reading, reading_spec
 from usam_core.stages.record import StepResult, intact_record
@@ -224,7 +230,8 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
             "shown": shown,
             "notes": notes_on_kept(project, len(wanted) - embedded, code)
             + notes_on_shown(shown)
-            + notes_on_tiles(project),
+            + notes_on_tiles(project)
+            + notes_on_endings(project),
         },
     )
 

@@ -5,11 +5,12 @@ import pandas as pd
 from usam_core.errors import StoreError, UserError
 from usam_core.imagestores.show import WITHOUT
 from usam_core.lineage.document import LINEAGE, read_document
+from usam_core.listing import OTHERS
 from usam_core.pixels import OWN_WINDOW
 from usam_core.project import Project
 from usam_core.sam.embedder import EMBED_REVISION
 from usam_core.stages.folders import step_folder
-from usam_core.stages.labelled import tiled_images
+from usam_core.stages.labelled import labelled_images, tiled_images
 
 _NUMBERS = r"\[[^\]]*\]"
 
@@ -68,3 +69,18 @@ def notes_on_tiles(project: Project) -> list[str]:
     if not tiled:
         return []
     return [f"{len(tiled)} images are cut into {sum(tiled.values())} tiles, each counted as one"]
+
+
+def notes_on_endings(project: Project) -> list[str]:
+    """Say which images were left out for their endings; not where a person chose the endings."""
+    if "extensions" in project.config.images.model_fields_set:
+        return []
+    others = labelled_images(project).attrs.get(OTHERS, {})
+    if not others:
+        return []
+    counts = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
+    heif = " (.heic and .heif are read where pillow-heif is installed)" if ".heic" in others else ""
+    return [
+        f"{sum(others.values())} images were left out for their endings: {counts}{heif}; convert "
+        "them, or name the endings in images.extensions"
+    ]

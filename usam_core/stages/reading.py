@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from usam_core.digest import value_digest
-from usam_core.imagestores.opener import is_url
+from usam_core.image_ref import ImageRef
+from usam_core.imagestores.anew import READING, is_read_anew
+from usam_core.imagestores.opener import is_url, join
 from usam_core.imagestores.sample import sample_windows
 from usam_core.locks import only_one
 from usam_core.pixels import Window
@@ -26,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 STORE = "store"
 _REVISION = 1
+_TIFF_ENDINGS = (".tif", ".tiff")
+"""Of images that were listed before others were."""
 
 
 def reading(project: Project) -> dict[str, Any]:
@@ -75,6 +79,9 @@ def _window(project: Project) -> Window:
     if window != STORE:
         return window
     file = windows_file(project)
+    if _is_stale(file, project):
+        _log.warning("%s: some of its images are read anew; it is computed anew too", file)
+        forget_windows(project)
     found = _read(file)
     if found is None:
         with only_one(file.with_suffix(".lock"), str(file)):
@@ -96,6 +103,18 @@ def _read(file: Path) -> dict[str, tuple[float, float]] | None:
         return None
 
 
+def _is_stale(file: Path, project: Project) -> bool:
+    """Return whether windows were computed from images that are read otherwise now."""
+    try:
+        kept = read_sealed(file)
+        sample = [] if kept.get("reading") == READING else kept["sample"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    files = {ImageRef.parse(join(str(project.root), plane)).file for plane in sample}
+    # Of those behind a URL nothing is read for this: `usam embed --refresh` computes them anew.
+    return any(is_read_anew(file) for file in files if file.lower().endswith(_TIFF_ENDINGS))
+
+
 def _compute(project: Project, file: Path) -> None:
     images = project.config.images
     files = labelled_files(project)
@@ -111,6 +130,7 @@ def _compute(project: Project, file: Path) -> None:
         file,
         {
             "windows": sampled.windows,
+            "reading": READING,
             "images": len(files),
             "looked_at": sampled.looked_at,
             "seed": project.config.seed,

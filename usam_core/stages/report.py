@@ -83,7 +83,7 @@ def inputs(project: Project) -> dict[str, Any]:
         "labels": labels,
         "metrics": [made_digest(scored), scored.summary["truth_notes"]] if scored else None,
         "made": {step: made_digest(record) for step, record in made.items() if record},
-        "left_out": _left_out(project),
+        "left_out": [_left_out(project), _notes(project)],
         "previous": before.name if before else None,
         "templates": files_digest(TEMPLATES),
         "settings": project.config.report.model_dump(mode="json"),
@@ -126,6 +126,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         difference=changed and changes_part(changed, earlier, now, albums["changes"]),
         training=_training(project, albums["training"]),
         quarantine=quarantine_part(_left_out(project)),
+        notes=_notes(project),
         left_out=sum(album.left_out for album in albums.values()),
     )
     with whole_file(folder / REPORT) as temporary:
@@ -156,6 +157,12 @@ def _evaluated(project: Project, labels: str) -> StepResult | None:
         return None
     document = json.loads(whole_output(folder, LINEAGE).read_bytes())
     return record if document["inputs"]["labels"]["sha256"] == labels else None
+
+
+def _notes(project: Project) -> list[str]:
+    """Return what `embed` said of the images: endings left out, channels not shown."""
+    record = read_record(step_folder(project, "embed"))
+    return record.summary.get("notes", []) if record else []
 
 
 def _left_out(project: Project) -> list[dict[str, str]]:
