@@ -20,8 +20,8 @@ from usam_core.config_results import EvaluationConfig, GateConfig, OutputsConfig
 from usam_core.config_sam import SamConfig
 from usam_core.config_text import find_text_block
 from usam_core.config_training import TrainingConfig
-from usam_core.presets.in_project import expand_preset, list_or_preset_schema
 from usam_core.palette import MOST_CLASSES
+from usam_core.presets.in_project import expand_preset, list_or_preset_schema
 
 
 class ProjectConfig(Section):

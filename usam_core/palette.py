@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-
 MOST_CLASSES = 2**15 - 1
 """Labels of truth have 16 bit and a sign: what is void there is no class's number."""
 
