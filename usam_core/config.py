@@ -20,6 +20,7 @@ from usam_core.config_results import EvaluationConfig, GateConfig, OutputsConfig
 from usam_core.config_sam import SamConfig
 from usam_core.config_text import find_text_block
 from usam_core.config_training import TrainingConfig
+from usam_core.palette import MOST_CLASSES
 from usam_core.presets.in_project import expand_preset, list_or_preset_schema
 from usam_core.recipes import RECIPES, departures, with_recipe
 
@@ -153,6 +154,18 @@ class ProjectConfig(Section):
                 ("inference", "class_thresholds", unknown[0]),
                 f"got {unknown[0]!r}, which is no class; expected some of {sorted(known)}",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_have_numbers(self) -> "ProjectConfig":
+        named = self.evaluation.classes if self.evaluation else None
+        for place, names in (("classes",), self.label_names), (("evaluation", "classes"), named):
+            if len(names or ()) > MOST_CLASSES:
+                raise PlacedError(
+                    place,
+                    f"got {len(names)} names; expected at most {MOST_CLASSES}, as many as label "
+                    "maps of 16 bit can hold",
+                )
         return self
 
     @model_validator(mode="after")

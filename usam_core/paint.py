@@ -3,11 +3,12 @@
 import numpy as np
 
 from usam_core.masks import unpack, upscale_part, valid_hw
+from usam_core.palette import label_dtype
 from usam_core.types import Instances
 
 
 def paint(instances: Instances, rule: str, classes: int) -> np.ndarray:
-    """Return the label map, uint8 (h, w), or uint16 from 256 labels on.
+    """Return the label map, uint8 (h, w), or uint16 from 255 classes on.
 
     0 is background, 1 + i is class i. A pixel that several masks claim goes, by `rule`:
 
@@ -34,7 +35,7 @@ def paint_votes(
     size_hw: tuple[int, int],
     least: np.ndarray,
 ) -> np.ndarray:
-    """Return the label map in which masks vote, uint8 (h, w), or uint16 from 256 labels on.
+    """Return the label map in which masks vote, uint8 (h, w), or uint16 from 255 classes on.
 
     Every mask that passed the thresholds, before suppression, gives its score to its class at
     its low-resolution pixels. The sums are scaled up bilinearly; a pixel goes to the class with
@@ -84,8 +85,3 @@ def _votes(packed: np.ndarray, scores: np.ndarray) -> np.ndarray:
 def _stretch(filled: np.ndarray) -> slice:
     where = np.flatnonzero(filled)
     return slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, 0)
-
-
-def label_dtype(classes: int) -> type[np.uint8] | type[np.uint16]:
-    """Return the smallest type that holds the labels 0 to c."""
-    return np.uint8 if classes < 256 else np.uint16

@@ -1,8 +1,16 @@
-"""Colours of classes: the PASCAL VOC palette, and the user's own."""
+"""Labels and their colours: the PASCAL VOC palette, and the user's own."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+MOST_CLASSES = 2**15 - 1
+"""Labels of truth have 16 bit and a sign: what is void there is no class's number."""
+
+
+def label_dtype(classes: int) -> type[np.uint8] | type[np.uint16]:
+    """Return the smallest type that holds the labels 0 to c and, as its largest value, void."""
+    return np.uint8 if classes < 255 else np.uint16
 
 
 def voc_palette(colours: int = 256) -> np.ndarray:

@@ -130,8 +130,8 @@ def test_coco_is_flattened_with_the_smaller_on_top_and_crowds_void(coco):
     expected[table] = RAW_COCO.index("dining table") + 1
     expected[cup] = RAW_COCO.index("cup") + 1
     assert np.array_equal(truth.label_map("000000000001.jpg"), expected)
-    expected = np.zeros(cup.shape, np.uint8)
-    expected[crowd] = VOID
+    expected = np.zeros(cup.shape, int)
+    expected[crowd] = -1
     expected[person] = RAW_COCO.index("person") + 1
     expected[cat] = RAW_COCO.index("cat") + 1
     assert np.array_equal(truth.label_map("000000000002.jpg"), expected)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.labelled_run import write_run
 from usam_core.errors import InputError
+from usam_core.outputs.voc_png import save_label_png
 from usam_core.report import runs
 from usam_core.report.difference import changed_settings, compare_runs
 from usam_core.report.matching import unmatched
@@ -46,6 +47,13 @@ def two_runs(tmp_path):
     before = write_run(tmp_path / "a", BEFORE, NAMES)
     after = write_run(tmp_path / "b", AFTER, NAMES, inference={"threshold": 0.4})
     return before, after
+
+
+def test_what_a_person_painted_void_is_no_label(two_runs):
+    png = two_runs[1] / "masks" / "moved.png.png"
+    save_label_png(png, np.where(AFTER["moved.png"] == 0, 255, AFTER["moved.png"]).astype(np.uint8))
+    found = compare_runs(*map(open_run, two_runs)).images.set_index("file_name")
+    assert found.loc["moved.png", "changed"] == 20 / 600
 
 
 def test_pixels_instances_and_settings_are_counted(two_runs):

@@ -235,16 +235,6 @@ def test_an_image_of_many_planes_gets_labels_of_its_own(tmp_path):
     assert "single plane" in writer.notes[0]
 
 
-@pytest.mark.parametrize("size_hw", [(1, 1), (37, 53), (1030, 5)])
-def test_ome_zarr_is_valid_to_ome_zarr_models(size_hw, tmp_path):
-    models = pytest.importorskip(
-        "ome_zarr_models.v04.image_label", reason="ome-zarr-models refuses pydantic from 2.13 on"
-    )
-    for masks in ([], [np.ones(size_hw, bool)]):
-        _, group, _ = written("ome_zarr", image_of(masks, size_hw), tmp_path)
-        models.ImageLabel.from_zarr(zarr.open_group(group, mode="r"))
-
-
 def test_ome_zarr_metadata_say_what_0_4_asks_for(tmp_path):
     masks = [np.ones((1030, 5), bool)]
     _, group, _ = written("ome_zarr", image_of(masks, (1030, 5)), tmp_path, pixel_size=0.5)

@@ -18,16 +18,16 @@ CLASSES = ["a", "b", "c"]
 
 
 def test_three_classes_by_hand():
-    """Truth and labels of 2 x 5 pixels; 255 is void.
+    """Truth and labels of 2 x 5 pixels; -1 is void.
 
-    truth   0 0 1 1 255     labels  0 1 1 1 1
+    truth   0 0 1 1 -1      labels  0 1 1 1 1
             0 2 2 2 2               0 2 2 1 0
 
     background: truth 3, labels 3, both 2: IoU 2 / 4
     a: truth 2, labels 4 (the void one does not count), both 2: IoU 2 / 4
     b: truth 4, labels 2, both 2: IoU 2 / 4;   c: in neither, left out
     """
-    truth = np.array([[0, 0, 1, 1, 255], [0, 2, 2, 2, 2]], np.uint8)
+    truth = np.array([[0, 0, 1, 1, -1], [0, 2, 2, 2, 2]], np.int16)
     labels = np.array([[0, 1, 1, 1, 1], [0, 2, 2, 1, 0]], np.uint8)
     confusion = Confusion(CLASSES)
     confusion.add(truth, labels)
@@ -50,13 +50,12 @@ def test_a_class_that_is_painted_but_never_true_counts_as_zero():
 
 
 @given(
-    arrays.arrays(np.uint8, (6, 8), elements=st.sampled_from([0, 1, 2, 3, 255])),
+    arrays.arrays(np.int16, (6, 8), elements=st.sampled_from([0, 1, 2, 3, -1])),
     arrays.arrays(np.uint8, (6, 8), elements=st.integers(0, 3)),
     st.permutations([1, 2, 3]),
 )
 def test_renaming_the_classes_changes_no_mean(truth, labels, order):
-    table = np.arange(256, dtype=np.uint8)
-    table[1:4] = order
+    table = np.array([0, *order, -1], np.int16)  # void is the last, too
     plain, renamed = Confusion(CLASSES), Confusion(CLASSES)
     plain.add(truth, labels)
     renamed.add(table[truth], table[labels])
@@ -80,9 +79,9 @@ def test_values_that_cannot_be_are_refused(truth, labels, message):
 def test_false_positives_by_hand():
     counter = FalsePositives(["a", "b"])
     # b is absent and painted on 1 of 4 known pixels; a is there.
-    counter.add(np.array([[1, 1, 0, 0, 255]]), np.array([[1, 2, 0, 0, 2]]))
+    counter.add(np.array([[1, 1, 0, 0, -1]]), np.array([[1, 2, 0, 0, 2]]))
     # Both are absent, none is painted outside the void.
-    counter.add(np.array([[0, 0, 255]]), np.array([[0, 0, 1]]))
+    counter.add(np.array([[0, 0, -1]]), np.array([[0, 0, 1]]))
     scores = counter.scores()
     assert scores.per_class == {"a": 0.0, "b": 0.5}
     assert scores.area == {"a": 0.0, "b": pytest.approx(0.125)}

@@ -39,9 +39,11 @@ def test_the_palette_is_vocs():
 def test_a_label_png_holds_its_labels(tmp_path_factory, labels):
     path = tmp_path_factory.mktemp("png") / "a.png"
     save_label_png(path, labels)
-    assert np.array_equal(read_label_png(path), labels)
+    # Void, 255, is no class, however many there are.
+    assert np.array_equal(read_label_png(path), np.where(labels == 255, 65535, labels.astype(int)))
     with Image.open(path) as picture:
         assert picture.mode == "P"
+        assert np.array_equal(np.asarray(picture), labels)
 
 
 def test_more_labels_than_a_palette_has_make_a_sixteen_bit_png(tmp_path):
@@ -62,7 +64,7 @@ def voc(tmp_path, values, names=("dog", "car", "tree")):
 
 def test_voc_values_become_labels_and_names_we_do_not_have_background(tmp_path):
     truth = voc(tmp_path, [[0, 1, 2], [3, 255, 2]])
-    assert truth.label_map("a.jpg").tolist() == [[0, 1, 2], [0, 255, 2]]
+    assert truth.label_map("a.jpg").tolist() == [[0, 1, 2], [0, -1, 2]]
     assert truth.notes == ["counted as background: tree"]
     assert truth.label_map("b.jpg") is None
     assert truth.instances("a.jpg") is None
@@ -142,7 +144,7 @@ def test_coco_is_flattened_with_the_smaller_on_top_and_crowds_void(tmp_path):
     labels = truth.label_map("deep/a.jpg")
     assert labels[1, 1] == 2  # the car lies on the animal, though it comes first in the file
     assert labels[5, 5] == 1
-    assert labels[4, 7] == 255
+    assert labels[4, 7] == -1
     assert labels[7, 0] == 0
     assert [i["category_id"] for i in truth.instances("a.jpg")] == [2, 1, 2]
     assert truth.notes == ["counted as background: x"]

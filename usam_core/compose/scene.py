@@ -8,6 +8,7 @@ from PIL import Image
 
 from usam_core.compose.cutout import Cutout
 from usam_core.config_compose import ComposeConfig
+from usam_core.palette import label_dtype
 
 _TRIES = 12
 _OUTSIDE = 0.3  # of an object's box: so far it may stand out of the frame
@@ -32,9 +33,9 @@ class ComposedScene:
     def label_map(self, classes: Sequence[str]) -> np.ndarray:
         """Return (h, w): 0 background, 1 + index of the object's name in `classes`.
 
-        uint8, or uint16 for more than 255 classes.
+        uint8, or uint16 from 255 classes on.
         """
-        kind = np.uint8 if len(classes) < 256 else np.uint16
+        kind = label_dtype(len(classes))
         order = list(classes)
         return np.array([0, *(order.index(name) + 1 for name in self.names)], kind)[self.instances]
 

@@ -29,7 +29,7 @@ class StatedProbabilities:
         """Look at one image's masks; those on void pixels alone count for nothing.
 
         Args:
-            truth: integers (h, w), 0 to c, or 255.
+            truth: integers (h, w), 0 to c, or -1 where nothing is known.
             annotations: as `usam_core.outputs.coco_json.annotation_records` gives them.
         """
         for one in annotations:

@@ -40,7 +40,7 @@ class FalsePositives:
         """Count one image; void pixels of the truth count for nothing.
 
         Args:
-            truth: integers (h, w), 0 to c, or 255.
+            truth: integers (h, w), 0 to c, or -1 where nothing is known.
             labels: integers (h, w), 0 to c.
         """
         known = truth != VOID

@@ -49,7 +49,7 @@ class Confusion:
         """Count one image.
 
         Args:
-            truth: integers (h, w), 0 to c, or 255 where nothing is known.
+            truth: integers (h, w), 0 to c, or -1 where nothing is known.
             labels: integers (h, w), 0 to c.
 
         Raises:

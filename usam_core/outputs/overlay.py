@@ -18,7 +18,7 @@ def overlay(rgb: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndar
 
     Args:
         rgb: uint8 (h, w, 3).
-        labels: integers (h, w), 0 is left as it is; 255 (void) beyond the colours is too.
+        labels: integers (h, w), 0 is left as it is; void, below it or beyond the colours, is too.
         colours: uint8 (c + 1, 3).
     """
     known = (labels > 0) & (labels < len(colours))

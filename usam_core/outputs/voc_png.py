@@ -14,6 +14,7 @@ from usam_core.errors import StoreError
 from usam_core.palette import voc_palette
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_VOID = 255
 SIGNATURE = "usam"
 """Text in a signed PNG: the digest of its label map, by which a person's edit shows."""
 
@@ -23,8 +24,8 @@ def save_label_png(path: Path, labels: np.ndarray, *, signed: bool = False) -> N
 
     Args:
         path: the file.
-        labels: uint8 (h, w) becomes a palette PNG with the VOC colours; uint16 (more than 255
-            classes, which a palette cannot hold) a 16-bit greyscale PNG.
+        labels: uint8 (h, w) becomes a palette PNG with the VOC colours; uint16 (255 classes and
+            more, for 255 is void) a 16-bit greyscale PNG.
         signed: let `edited_png` know it for ours.
     """
     if labels.dtype == np.uint8:
@@ -45,7 +46,8 @@ def save_label_png(path: Path, labels: np.ndarray, *, signed: bool = False) -> N
 def read_label_png(path: Path) -> np.ndarray:
     """Return the label map of a PNG, uint8 or uint16 (h, w).
 
-    A PNG in colour, as some editors save it, is read by VOC's colours; others are void (255).
+    A PNG in colour, as some editors save it, is read by VOC's colours. Others are void, as is 255
+    where a pixel has 8 bit: 65535, which is no class.
 
     Raises:
         StoreError: it is missing or damaged.
@@ -54,13 +56,17 @@ def read_label_png(path: Path) -> np.ndarray:
         with opened_png(path) as picture:
             if picture.mode in ("RGB", "RGBA"):
                 values, known = values_of_colours(np.asarray(picture.convert("RGB")))
-                return np.where(known, values, 255).astype(np.uint8)
-            labels = np.asarray(picture)
+                labels = np.where(known, values, _VOID).astype(np.uint8)
+            else:
+                labels = np.asarray(picture)
     except Exception as error:  # decoders raise anything on damaged bytes
         raise StoreError(
             f"{path}: cannot be read as labels ({error}); run the step again that writes it"
         ) from error
-    return labels if labels.dtype == np.uint8 else labels.astype(np.uint16)
+    if labels.dtype != np.uint8:
+        return labels.astype(np.uint16)
+    void = labels == _VOID
+    return np.where(void, np.uint16(65535), labels) if void.any() else labels
 
 
 def edited_png(path: Path, size_hw: tuple[int, int] | None, sha256: str | None) -> bool:

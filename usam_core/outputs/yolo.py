@@ -2,9 +2,13 @@
 
 A line is the class (from 0) and one polygon as fractions of width and height. Holes and further
 parts are tied to it (see `polygons.py`), so that filling it by pixel centres gives the mask.
+
+Trainers find an image's text by its path, the last `images` in it read as `labels`. So no folder
+below `images` may be called so: it has a `_` behind, as has one that is called like that.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,9 @@ _READ = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 """Endings of images that YOLO's loaders take."""
 
 
+_IMAGES = re.compile(r"(?<![^/])(images_*)(?=/)", re.IGNORECASE)
+
+
 class YoloWriter(Writer):
     """`labels/NAME.txt` beside `images/NAME.ENDING`, a link to the image."""
 
@@ -27,7 +34,7 @@ class YoloWriter(Writer):
 
     def target(self, image: LabelledImage) -> Path:
         """Return the text file of an image."""
-        return self.to.folder / "labels" / f"{image.name}.txt"
+        return self.to.folder / "labels" / f"{_name(image)}.txt"
 
     def write(self, image: LabelledImage, path: Path) -> None:
         """Write a line for each object; an image without objects has an empty file."""
@@ -62,10 +69,10 @@ class YoloWriter(Writer):
                 "yolo: planes of stacks and images that are no plain picture files are not linked; "
                 "put a picture of each under yolo/images with the name of its text file"
             )
-            self._unlink(image.name)
+            self._unlink(_name(image))
             return
-        link = self.to.folder / "images" / f"{image.name}{ending}"
-        self._unlink(image.name, link)
+        link = self.to.folder / "images" / f"{_name(image)}{ending}"
+        self._unlink(_name(image), link)
         link.parent.mkdir(parents=True, exist_ok=True)
         file = os.path.relpath(image.file, link.parent)
         if not link.is_symlink() or os.readlink(link) != file:
@@ -91,8 +98,13 @@ class YoloWriter(Writer):
         """Write `data.yaml`; all images are training and validation, to be divided by the user."""
         path = self.to.folder / "data.yaml"
         names = dict(enumerate(self.to.classes))
-        values = {"path": ".", "train": "images", "val": "images", "names": names}
+        # No `path`: trainers count from this file's own folder then, wherever they are started.
+        values = {"train": "images", "val": "images", "names": names}
         with whole_file(path) as temporary:
             text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
             temporary.write_text(text, encoding="utf-8")
         return [path]
+
+
+def _name(image: LabelledImage) -> str:
+    return _IMAGES.sub(r"\1_", image.name)

@@ -158,7 +158,11 @@ class _Pairs:
             ]
         if maps[0].shape != maps[1].shape:
             return 1.0, "pixels"
-        one, other = (self._places[side][labels] for side, labels in enumerate(maps))
+        # What a person painted may be no label of ours.
+        one, other = (
+            places[np.where(labels < len(places), labels, 0)]
+            for places, labels in zip(self._places, maps, strict=True)
+        )
         return float((one != other).mean()), "copy" if copied else "pixels"
 
     def _least(self, pair: Any) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
+from usam_core.palette import label_dtype
 from usam_core.sources import shapes, textures
 
 _SUPERSAMPLING = 3
@@ -42,9 +43,12 @@ class Scene:
     names: tuple[str, ...]
 
     def label_map(self, classes: Sequence[str]) -> np.ndarray:
-        """Return uint8 (h, w): 0 background, 1 + index of the object's name in `classes`."""
+        """Return (h, w): 0 background, 1 + index of the object's name in `classes`.
+
+        uint8, or uint16 from 255 classes on.
+        """
         values = [0, *(list(classes).index(name) + 1 for name in self.names)]
-        return np.array(values, np.uint8)[self.instances]
+        return np.array(values, label_dtype(len(classes)))[self.instances]
 
 
 def coverage(shape: shapes.Shape, size_hw: tuple[int, int]) -> np.ndarray:

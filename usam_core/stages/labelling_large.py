@@ -13,7 +13,7 @@ from usam_core.digest import file_digest
 from usam_core.outputs.label_canvas import LabelCanvas
 from usam_core.outputs.runs import crop
 from usam_core.outputs.voc_png import edited_png
-from usam_core.paint import label_dtype
+from usam_core.palette import label_dtype
 from usam_core.progress import Progress
 from usam_core.project import Project
 from usam_core.seams import Record, joined, measures, shifted, suppressed

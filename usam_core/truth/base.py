@@ -7,8 +7,8 @@ import numpy as np
 
 from usam_core.config_classes import plain
 
-VOID = 255
-"""Pixels of this value count neither for nor against (the VOC convention)."""
+VOID = -1
+"""Pixels of this value count neither for nor against; no class can have it."""
 
 _NAMED = 5
 """Records that a note names; of more it gives the number."""
@@ -29,7 +29,7 @@ class Truth(Protocol):
     def label_map(
         self, file_name: str, size_hw: tuple[int, int] | None = None
     ) -> np.ndarray | None:
-        """Return the truth of an image, integers (h, w): 0 background, 1 + class index, 255 void.
+        """Return the truth of an image, int16 (h, w): 0 background, 1 + class index, -1 void.
 
         None when there is none for that image, or none of its size: then `notes` says so.
 

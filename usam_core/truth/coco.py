@@ -63,7 +63,7 @@ class CocoTruth:
     def label_map(
         self, file_name: str, size_hw: tuple[int, int] | None = None
     ) -> np.ndarray | None:
-        """Return uint8 (h, w): instances flattened, the smaller on top; crowds are void."""
+        """Return int16 (h, w): instances flattened, the smaller on top; crowds are void."""
         image_id = self._image_id(file_name)
         if image_id is None:
             return None
@@ -71,7 +71,7 @@ class CocoTruth:
         if size_hw not in (None, size):
             self._notes.fault("images left out, their truth is of another size", file_name)
             return None
-        labels = np.zeros(size, np.uint8)
+        labels = np.zeros(size, np.int16)
         for one in sorted(self._objects(image_id), key=lambda o: (not o.is_crowd, -o.area)):
             labels[coco_mask.decode(one.rle).astype(bool)] = VOID if one.is_crowd else one.label
         return labels

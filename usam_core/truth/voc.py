@@ -1,4 +1,7 @@
-"""Truth as PASCAL VOC keeps it: one palette PNG an image, 255 is void."""
+"""Truth as PASCAL VOC keeps it: one palette PNG an image, 255 is void.
+
+A PNG of 16 bit holds classes from 255 on; void there is 65535. The largest value, in other words.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,10 +47,7 @@ class VocTruth:
         self._notes = Notes()
         self._names = list(names)
         numbers = label_numbers(names, words, labels, self._notes)
-        self._table = np.full(256, VOID, np.uint8)
-        self._table[: len(numbers) + 1] = [0, *numbers]
-        self._unknown = np.arange(256) > len(numbers)
-        self._unknown[VOID] = False
+        self._numbers = np.array([0, *numbers], np.int16)
 
     @property
     def notes(self) -> list[str]:
@@ -61,12 +61,12 @@ class VocTruth:
             files = [files_digest(folder, "*.png") for folder in folders]
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
-        return value_digest([self._names, self._table.tolist(), files])
+        return value_digest([self._names, self._numbers.tolist(), files])
 
     def label_map(
         self, file_name: str, size_hw: tuple[int, int] | None = None
     ) -> np.ndarray | None:
-        """Return uint8 (h, w) of an image, or None when it has no PNG that can be used.
+        """Return int16 (h, w) of an image, or None when it has no PNG that can be used.
 
         Raises:
             InputError: the PNG holds a value that no name was given for, or a colour that is none
@@ -76,20 +76,30 @@ class VocTruth:
         values = self._read(path, "images left out", size_hw)
         if values is None:
             return None
-        strange = np.unique(values[self._unknown[values]])
+        void = np.iinfo(values.dtype).max
+        held = np.unique(values)
+        strange = held[(held >= len(self._numbers)) & (held != void)]
         if len(strange):
             raise InputError(
                 f"{path}: values {strange.tolist()} have no name; expected 0, "
-                f"1 to {int(np.argmax(self._unknown)) - 1}, or 255; list the names of all values "
-                "under evaluation.classes"
+                f"1 to {min(len(self._numbers), void) - 1}, or {void} (void); list the names of "
+                "all values under evaluation.classes"
             )
-        if set(np.unique(values)) | {0} == {0, VOID}:
+        if set(held) | {0} == {0, void}:
             self._notes.fault(
-                "no class in truth that holds 255 (void) and no other value but 0; expected the "
-                "class's number in place of 255",
+                f"no class in truth that holds {void} (void) and no other value but 0; expected "
+                f"the class's number in place of {void}",
                 file_name,
             )
-        return self._table[values]
+        elif void in held and void < len(self._numbers):
+            self._notes.fault(
+                f"{void} is void in truth of 8 bit; expected 16 bit where "
+                f"{self._names[void - 1]!r} is meant, the class of that number",
+                file_name,
+            )
+        table = np.full(void + 1, VOID, np.int16)
+        table[: len(self._numbers)][:void] = self._numbers[:void]
+        return table[values]
 
     def instances(self, file_name: str) -> list[dict[str, Any]] | None:
         """Return the numbered objects of our classes, or None where none are numbered.
@@ -101,12 +111,12 @@ class VocTruth:
             return None
         path = self.objects / ImageRef.parse(file_name).output_name(".png")
         without = "images left out of mAP50"
-        numbers = self._read(path, without, labels.shape, deep=True)
+        numbers = self._read(path, without, labels.shape)
         if numbers is None:
             if not path.exists():
                 self._notes.fault(f"{without}, their objects have no PNG", str(path))
             return None
-        none = (0, VOID) if numbers.dtype == np.uint8 else (0,)
+        none = (0, 255) if numbers.dtype == np.uint8 else (0,)
         found = []
         for number in np.unique(numbers):
             mask = (numbers == number) & (labels != VOID)
@@ -118,9 +128,9 @@ class VocTruth:
         return found
 
     def _read(
-        self, path: Path, without: str, size_hw: tuple[int, int] | None, *, deep: bool = False
+        self, path: Path, without: str, size_hw: tuple[int, int] | None
     ) -> np.ndarray | None:
-        """Return the values of a PNG, uint8 (h, w), uint16 too where `deep`; None without one."""
+        """Return the values of a PNG, uint8 or uint16 (h, w); None without one."""
         if not path.exists():
             return None
         try:
@@ -129,27 +139,27 @@ class VocTruth:
                 if size_hw not in (None, picture.size[::-1]):
                     self._notes.fault(f"{without}, their truth is of another size", str(path))
                     return None
-                values = _values(picture, path, deep)
+                values = _values(picture, path)
         except Exception as error:  # decoders raise anything on damaged bytes
             if isinstance(error, InputError) and not isinstance(error, BadImage):
                 raise
             self._notes.fault(f"{without}, their truth cannot be read as a label PNG", str(path))
             return None
-        known = (np.uint8, np.uint16) if deep else (np.uint8,)
-        if values.ndim != 2 or values.dtype not in known:
-            kinds = " or 16-bit" if deep else ""
+        if values.ndim != 2 or values.dtype not in (np.uint8, np.uint16):
             raise InputError(
-                f"{path}: expected a palette{kinds} or greyscale PNG of labels, got {values.dtype} "
-                f"{values.shape}"
+                f"{path}: expected a palette or greyscale PNG of labels, 8 or 16 bit, got "
+                f"{values.dtype} {values.shape}"
             )
         return values
 
 
-def _values(picture: Image.Image, path: Path, deep: bool) -> np.ndarray:
+def _values(picture: Image.Image, path: Path) -> np.ndarray:
     if picture.mode == "1":
         return np.asarray(picture).astype(np.uint8)
     if picture.mode == "LA":
         return np.asarray(picture)[..., 0]
+    if picture.mode == "I":  # 16 bit, as older Pillow has it
+        return np.asarray(picture).astype(np.uint16)
     if picture.mode not in ("RGB", "RGBA"):
         return np.asarray(picture)
     rgb = np.asarray(picture)[..., :3]
