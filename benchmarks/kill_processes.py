@@ -137,13 +137,20 @@ class ProcessKills:
             pattern = chance.choice(_HIT_DASK if one.kind == "dask" else _HIT)
             environment["USAM_FAULT"] = f"half:{1 if one.kind == 'dask' else 2}:{pattern}"
         before = self._server.newest_run() if one.kind != "result" else None
-        code = self._server.start_run(**environment).wait()
+        process = self._server.start_run(**environment)
+        while process.poll() is None and not (note.exists() and note.stat().st_size):
+            time.sleep(0.02)
         if not note.exists():
             return None
+        said = json.loads(note.read_text())
+        while psutil.pid_exists(said["pid"]) and process.poll() is None:
+            time.sleep(0.02)
+        # At once: a step that comes later in the run sweeps what its dead worker left.
+        one.seen = half_seen(said, self._folder)
+        code = process.wait()
         one.words = f"exit {code}"
         if code != (0 if one.kind == "dask" else -9):
             one.faults.append(f"ended with {code}: {self._server.last_words()}")
-        one.seen = half_seen(json.loads(note.read_text()), self._folder)
         if not one.seen:
             one.faults.append("nothing half written was seen")
         run = self._server.newest_run() if one.kind != "result" else None
