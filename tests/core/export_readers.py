@@ -88,7 +88,8 @@ def ome_zarr(root, work):
     for place in places:
         group = zarr.open_group(place, mode="r")
         (Label04 if group.metadata.zarr_format == 2 else Label05).from_zarr(group)
-        (node, *_) = Reader(parse_url(place))()
+        nodes = list(Reader(parse_url(place))())  # of labels in an image, that comes first
+        (node,) = (one for one in nodes if Path(one.zarr.path) == Path(place))
         full = np.asarray(node.data[0])
         found[place] = (full.tolist(), len(node.data))
     return found
