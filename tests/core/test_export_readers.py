@@ -92,7 +92,9 @@ def test_no_two_folders_become_one(tmp_path):
     entries = [entry_of(f"{folder}/a.png", [], SIZE, f"{folder}/a") for folder in folders]
     made = [writer.target(LabelledImage(entry, "images")) for entry in entries]
     made = [path.parent.relative_to(tmp_path / "format" / "labels").as_posix() for path in made]
-    assert len({one.casefold() for one in made}) == len(set(map(str.casefold, folders)))
+    # On some disks names that differ in case alone are one.
+    pairs = {(f.casefold(), m.casefold()) for f, m in zip(folders, made, strict=True)}
+    assert len(pairs) == len({m for _, m in pairs}) == len({f for f, _ in pairs})
     assert made[:2] == ["images_", "images__"]
     assert made[-3:] == folders[-3:], "only what is called so is called otherwise"
 
