@@ -15,8 +15,8 @@ from tests.conftest import write_tiny_project
 from tests.core.test_export_stage import opened as open_all
 from tests.core.test_export_stage import out
 from tests.core.test_imagestores_zarr import write_image
-from usam_core.atomic import remove
 from usam_core.outputs.ledger import Ledger, Written
+from usam_core.paths import remove
 from usam_core.stages import export, exporting, run_step
 
 FORMATS = ["label_tiff", "ome_zarr", "voc", "yolo"]
@@ -136,9 +136,9 @@ def test_labels_leave_the_image_when_they_are_no_longer_wanted_in_place(file):
 def test_a_kill_while_old_files_go_makes_no_edit_of_them(file, monkeypatch):
     rerun(file, ome_zarr_in_place=True)
 
-    def die(path):
+    def die(root, path):
         if path.parent.name != "labels" or not path.is_dir():
-            return remove(path)
+            return remove(root, path)
         for part in list(path.iterdir())[1:]:
             part.unlink() if part.is_file() else shutil.rmtree(part)
         raise KeyboardInterrupt

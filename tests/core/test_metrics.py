@@ -220,4 +220,4 @@ def test_the_report_holds_the_same_numbers(tmp_path):
     table = class_table(confusion.scores(), None, absent.scores())
     assert list(table["class"]) == ["background", *CLASSES]
     assert table["false_positive_rate"].tolist()[2:] == [1.0, 0.0]
-    assert files[1].read_text().splitlines()[0].startswith("class,images,iou,ap50")
+    assert files[1].read_text().splitlines()[0].startswith('"class","images","iou","ap50"')
