@@ -5,6 +5,7 @@ store's shards are never changed, only put there and dropped whole.
 """
 
 import time
+from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -122,13 +123,13 @@ def _check_store(walk: Walk, path: Path, spec: dict[str, Any]) -> None:
             drop = partial(store.drop_shard, bad.shard)
             walk.tell(shards / bad.shard, bad.reason, "embed", "run", drop)
             sound.append(False)
-    held = [np.empty(0, np.uint64)]
+    held = array("Q")
     for name in store.shards():
         for file in (shards / name).rglob("*"):
             if file.is_file():
                 walk.count(file)
-        held.append(first_bits(store.images_of(name)))
-    missing = np.setdiff1d(np.concatenate([held[0], *walk.images]), np.concatenate(held))
+        held.extend(first_bits(store.images_of(name)))
+    missing = np.setdiff1d(np.array(walk.images, np.uint64), np.array(held, np.uint64))
     if len(missing) and all(sound):
         what = f"{len(missing)} images of the results are not in it, such as {missing[0]:016x}..."
         walk.tell(path, what, "embed", "run")
