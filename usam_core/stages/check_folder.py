@@ -86,12 +86,16 @@ class FolderCheck:
 
         Check each before the next: what a damaged table lists is left out.
         """
-        for name, sha256 in self.outputs.items():
-            kind: Kind = "lineage" if name == LINEAGE else "outputs"
-            yield Claim(kind, inside(self.folder, name, self.folder / LINEAGE), sha256)
         listed = {"collect": self._pictures, "compose": self._scenes, "annotate": self._labels}
-        if self.step in listed:
-            yield from listed[self.step]()
+        try:
+            for name, sha256 in self.outputs.items():
+                kind: Kind = "lineage" if name == LINEAGE else "outputs"
+                yield Claim(kind, inside(self.folder, name, self.folder / LINEAGE), sha256)
+            if self.step in listed:
+                yield from listed[self.step]()
+        except (StoreError, OSError, ValueError, KeyError, TypeError) as error:
+            # Whatever a table makes of itself that was damaged before it was recorded.
+            self.tell(self.folder, f"cannot be read: {error}", "run", self.drop)
 
     def check(self, claim: Claim) -> None:
         """Compare one file with what is said of it."""

@@ -39,6 +39,11 @@ class Damage:
     remade: Remade
     advice: str = ""
 
+    @property
+    def sentence(self) -> str:
+        """Return it in one line."""
+        return f"{self.path}: {self.what}: {self.advice or MENDED[self.remade]}"
+
 
 @dataclass(slots=True)
 class Checked:
