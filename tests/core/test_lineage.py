@@ -186,7 +186,7 @@ def test_usam_lineage_prints_the_chain_and_its_exit_code(root):
     found = usam("lineage", Path("out/annotate/masks/s1.png"), cwd=root)
     assert found.returncode == 1
     assert "out/fit/student.safetensors: expected SHA-256" in found.stdout
-    assert "the head was replaced after the labels were made" in found.stdout
+    assert "the head changed after annotate read it; run `usam annotate` again" in found.stdout
 
 
 def test_the_diagram_has_a_box_for_every_step_and_origin_and_the_arrows(finished_project):

@@ -48,8 +48,8 @@ def add_scene(root):
     ("tamper", "name", "sentence"),
     [
         (add_scene, "file", "train-00001.png: expected SHA-256"),
-        (replace_source, "cut-outs", "does not name these pictures any more"),
-        (lose("out/compose/scenes.parquet"), "masks", "scenes.parquet: expected SHA-256"),
+        (replace_source, "cut-outs", "the manifest does not name any more"),
+        (lose("out/compose/scenes.parquet"), "file", "scenes.parquet: expected SHA-256"),
     ],
     ids=["scene replaced", "picture gone", "table gone"],
 )
@@ -62,4 +62,4 @@ def test_what_a_composed_scene_lost_is_named(root, tamper, name, sentence):
 def test_a_scene_that_was_not_composed_is_told(root):
     stray = root / "out/compose/scenes/stray.png"
     shutil.copy(root / SCENE, stray)
-    assert "scenes.parquet does not name it" in sentences(stray)
+    assert "stray.png: compose did not make it" in sentences(stray)

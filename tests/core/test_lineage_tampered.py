@@ -48,16 +48,20 @@ def damage_shard(root):
 PART = "out/annotate/parts/*.json"
 
 TAMPERINGS = {
-    "head replaced": (replace_head, ("out/annotate/lineage.json", "head"), "the head was replaced"),
+    "head replaced": (
+        replace_head,
+        ("out/annotate/lineage.json", "head"),
+        "the head changed after annotate",
+    ),
     "head forged": (
         forge_head,
-        ("out/annotate/lineage.json", "head"),
-        "the fit that it names made another",
+        ("out/fit/lineage.json", "outputs"),
+        "student.safetensors: expected SHA-256",
     ),
     "checkpoint forged": (
         edit_json("out/annotate/lineage.json", "weights", "checkpoint", "sha256", "0" * 64),
         ("out/annotate/lineage.json", "checkpoint"),
-        "names another checkpoint than its store",
+        "expected SHA-256 000000000000",
     ),
     "card edited": (
         edit_json("out/fit/student.card.json", "classes", ["ring", "disc", "rod"]),
@@ -67,7 +71,7 @@ TAMPERINGS = {
     "label PNG painted over": (change_bytes(PNG), (None, "file"), "masks/s1.png: expected SHA-256"),
     "image changed": (change_bytes("images/s1.png"), (None, "image"), "images/s1.png: expected"),
     "image gone": (lose("images/s1.png"), (None, "image"), "got No such file"),
-    "masks damaged": (damage_shard, (None, "masks"), "run `usam embed` again"),
+    "masks damaged": (damage_shard, (None, "masks"), "the next `usam run` makes anew"),
     "picture changed": (
         change_bytes("out/collect/pictures/rod-96-0-1/0001.png"),
         ("out/collect/lineage.json", "pictures"),
@@ -76,7 +80,7 @@ TAMPERINGS = {
     "manifest replaced": (
         replace_manifest,
         ("out/fit/lineage.json", "pictures"),
-        "fit used 9 training pictures",
+        "the pictures changed after fit read it",
     ),
     "fit's lineage edited": (
         edit_json("out/fit/lineage.json", "seed", 7),
@@ -96,12 +100,12 @@ TAMPERINGS = {
     "own lineage edited": (
         edit_json("out/annotate/lineage.json", "config", "inference", "threshold", 0.9),
         ("out/annotate/lineage.json", "lineage"),
-        "changed by hand, or the step did not finish",
+        "out/annotate/lineage.json: expected SHA-256",
     ),
     "record gone": (
         lose("out/annotate/record.json"),
         ("out/annotate/lineage.json", "lineage"),
-        "cannot be read",
+        "out/annotate/record.json: missing",
     ),
 }
 
@@ -132,8 +136,8 @@ def test_another_checkpoint_is_noticed(tiny_project):
 @pytest.mark.parametrize(
     ("tamper", "name"),
     [
-        (change_bytes(PNG), "outputs"),
-        (change_bytes("images/s3.png"), "outputs"),
+        (change_bytes(PNG), "labels"),
+        (change_bytes("images/s3.png"), "images"),
         (lose("truth/s0.png"), "truth"),
         (edit_json("out/evaluate/lineage.json", "inputs", "labels", "sha256", "0" * 64), "labels"),
     ],
@@ -149,7 +153,7 @@ def test_labels_that_were_made_again_are_not_those_that_were_measured(root):
     run_step("annotate", load_project(file))
     assert broken(root / PNG) == []
     found = broken(root / "out" / "evaluate" / "metrics.json")
-    assert ("out/annotate/lineage.json", "outputs") in found
+    assert ("out/evaluate/lineage.json", "labels") in found
 
 
 def test_a_file_that_no_step_made_is_no_output(root, tmp_path):

@@ -15,8 +15,7 @@ from tests.core.test_imagestores_zarr import write_image
 from usam_core.errors import ConfigError
 from usam_core.imagestores.content import _remembered
 from usam_core.lineage.chain import read_chain
-from usam_core.lineage.check_links import check_labels_of_all
-from usam_core.progress import SILENT
+from usam_core.lineage.checks import check_chain
 from usam_core.project import load_project
 from usam_core.rng import generator
 from usam_core.sealed import write_sealed
@@ -97,7 +96,8 @@ def test_every_plane_of_a_stack_and_of_ome_zarr_is_labelled(project, tmp_path):
     assert rows["window_low"].min() <= low < high <= rows["window_high"].max()
     assert all(run_step(step, one).reused for step in steps)
     chain = read_chain(folder)
-    assert "6 label PNGs" in check_labels_of_all(chain, chain.last, SILENT)
+    found = {one.name: (one.verdict, one.text) for one in check_chain(chain) if one.link}
+    assert found["labels"] == found["images"] == ("ok", "6 files")
 
 
 def test_windows_stay_when_images_are_added_and_go_with_a_refresh(project, tmp_path):

@@ -27,10 +27,8 @@ from usam_core.errors import InputError, TransientError
 from usam_core.images import BadImage, read_image
 from usam_core.imagestores import opener
 from usam_core.lineage.chain import read_chain
-from usam_core.lineage.check_links import check_labels_of_all
-from usam_core.lineage.compare import Broken
+from usam_core.lineage.checks import check_chain
 from usam_core.listing import list_images, list_names
-from usam_core.progress import SILENT
 from usam_core.project import load_project
 from usam_core.stages import STEPS, run_step
 from usam_core.stages.labelled import labelled_images
@@ -297,10 +295,11 @@ def test_a_store_is_labelled_like_a_folder(tmp_path, memory):
     assert (project.out / "evaluate" / "contact_sheet.png").exists()
     assert json.loads((results / "lineage.json").read_text())["inputs"]["images"]["path"] == url
     chain = read_chain(results / "coco.json")
-    assert "4 label PNGs and their images" in check_labels_of_all(chain, chain.last, SILENT)
+    found = {one.name: (one.verdict, one.text) for one in check_chain(chain)}
+    assert found["labels"] == found["images"] == ("ok", "4 files")
     fsspec.filesystem("memory").pipe_file("/lab/s0.png", png())
-    with pytest.raises(Broken, match=f"{url}/s0.png: expected SHA-256"):
-        check_labels_of_all(chain, chain.last, SILENT)
+    (broken,) = (one for one in check_chain(chain) if one.verdict == "broken")
+    assert broken.text.startswith(f"{url}/s0.png: expected SHA-256")
     # The same images in a folder are known by their content.
     (tmp_path / "elsewhere").rename(images)
     file.write_text(local)

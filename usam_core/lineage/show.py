@@ -1,7 +1,6 @@
 """A chain for people and for machines: a tree of lines, and one JSON document."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from usam_core.lineage.chain import Chain, Link, facts, made_by, short
@@ -26,7 +25,7 @@ def tree(chain: Chain, findings: Sequence[Finding]) -> Iterator[str]:
     yield ""
     if broken:
         yield f"{len(broken)} of {len(findings)} checks failed:"
-        yield from (plain(f"* {finding.text}") for finding in broken)
+        yield from dict.fromkeys(plain(f"* {finding.text}") for finding in broken)
     else:
         yield f"all {len(findings)} checks passed: the chain is whole"
 
@@ -106,4 +105,4 @@ def _verdict(finding: Finding) -> str:
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
-    return {key: value for key, value in asdict(finding).items() if key != "link"}
+    return {"name": finding.name, "verdict": finding.verdict, "text": finding.text}

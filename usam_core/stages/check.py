@@ -5,6 +5,7 @@ store's shards are never changed, only put there and dropped whole.
 """
 
 import time
+from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -64,7 +65,7 @@ def check_project(
         with _locked(folder):
             StepCheck(walk, level, step).look()
     for path, spec in walk.stores.items():
-        _check_store(walk, path, spec)
+        check_store(walk, path, spec)
     walk.found.seconds = time.monotonic() - begun
     return walk.found
 
@@ -96,12 +97,30 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _check_store(walk: Walk, path: Path, spec: dict[str, Any]) -> None:
-    """Check a store, every shard of it, and that it has all images that results stand on."""
+def check_store(
+    walk: Walk,
+    path: Path,
+    spec: dict[str, Any],
+    images: set[str] | None = None,
+    *,
+    deep: bool = True,
+) -> list[str]:
+    """Check a store and its shards, and that it has all images that results stand on.
+
+    Args:
+        walk: knows these images.
+        path: the store's folder.
+        spec: of its embeddings.
+        images: look at the shards of these alone.
+        deep: see `EmbeddingStore.verify`.
+
+    Returns:
+        The shards that were looked at.
+    """
     shards = path / SHARDS
     if not shards.is_dir():
         walk.tell(path, "missing", "embed", "run")
-        return
+        return []
     make = partial(make_store, path.parent, spec)
     for folder, remade in ((path, "run"), (shards, "repair")):
         try:
@@ -113,7 +132,11 @@ def _check_store(walk: Walk, path: Path, spec: dict[str, Any]) -> None:
             walk.tell(file, "a folder, not a file", "embed", "repair", partial(remove_folder, file))
     store = EmbeddingStore(path, spec)
     sound = [one.step != "embed" for one in walk.found.damages]
-    for bad in store.verify(progress=walk.progress):
+    names, needed = store.shards(), walk.images
+    if images is not None:
+        index, needed = store.index(), first_bits(images)
+        names = sorted(index.loc[index["sha256"].isin(images), "shard"].unique())
+    for bad in store.verify(only=names, deep=deep, progress=walk.progress):
         if bad.block:
             folder = shards / bad.shard / FEATURES / bad.block
             mend = partial(store.drop_damaged_block, bad.shard, bad.block)
@@ -122,13 +145,14 @@ def _check_store(walk: Walk, path: Path, spec: dict[str, Any]) -> None:
             drop = partial(store.drop_shard, bad.shard)
             walk.tell(shards / bad.shard, bad.reason, "embed", "run", drop)
             sound.append(False)
-    held = [np.empty(0, np.uint64)]
-    for name in store.shards():
+    held = array("Q")
+    for name in names:
         for file in (shards / name).rglob("*"):
             if file.is_file():
                 walk.count(file)
-        held.append(first_bits(store.images_of(name)))
-    missing = np.setdiff1d(np.concatenate([held[0], *walk.images]), np.concatenate(held))
+        held.extend(first_bits(store.images_of(name)))
+    missing = np.setdiff1d(np.array(needed, np.uint64), np.array(held, np.uint64))
     if len(missing) and all(sound):
         what = f"{len(missing)} images of the results are not in it, such as {missing[0]:016x}..."
         walk.tell(path, what, "embed", "run")
+    return names

@@ -1,18 +1,23 @@
 """What a check of a project has found, and what it needs to know on its way."""
 
+from array import array
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from usam_core.imagestores.content import mismatch
 from usam_core.lineage.document import portable
 from usam_core.progress import SILENT, Progress
 
 Remade = Literal["run", "repair", "no"]
+
+MENDED: dict[Remade, str] = {
+    "run": "the next `usam run` makes anew by itself",
+    "repair": "made anew after a repair",
+    "no": "cannot be made again",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,11 @@ class Damage:
     step: str
     remade: Remade
     advice: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """Return it in one line."""
+        return f"{self.path}: {self.what}: {self.advice or MENDED[self.remade]}"
 
 
 @dataclass(slots=True)
@@ -75,7 +85,7 @@ class Walk:
         progress: told of files and shards.
         found: what was found so far.
         stores: the spec of each store that results stand on, by its folder.
-        images: what these stores must hold: the first 64 bits of digests, uint64 each.
+        images: what these stores must hold: the first 64 bits of digests.
     """
 
     root: Path
@@ -83,11 +93,11 @@ class Walk:
     progress: Progress = SILENT
     found: Checked = field(default_factory=Checked)
     stores: dict[Path, dict[str, Any]] = field(default_factory=dict)
-    images: list[np.ndarray] = field(default_factory=list)
+    images: array = field(default_factory=lambda: array("Q"))
 
     def tell(
         self,
-        path: Path,
+        path: Path | str,
         what: str,
         step: str,
         remade: Remade,
@@ -95,7 +105,8 @@ class Walk:
         advice: str = "",
     ) -> None:
         """Add a damage, and mend it if that is wanted and can be."""
-        self.found.damages.append(Damage(portable(path, self.root), what, step, remade, advice))
+        name = portable(path, self.root) if isinstance(path, Path) else path
+        self.found.damages.append(Damage(name, what, step, remade, advice))
         if self.repair and remade != "no":
             mend()
 
@@ -111,7 +122,11 @@ class Walk:
         self.count(path)
         return what
 
+    def need(self, shas: Iterable[str]) -> None:
+        """Remember that the stores must hold these images."""
+        self.images.extend(first_bits(shas))
 
-def first_bits(shas: Iterable[str]) -> np.ndarray:
+
+def first_bits(shas: Iterable[str]) -> array:
     """Return the first 64 bits of digests."""
-    return np.array([int(sha256[:16], 16) for sha256 in shas], np.uint64)
+    return array("Q", (int(sha256[:16], 16) for sha256 in shas))
