@@ -52,7 +52,8 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"{error.filename or path}: {error.strerror}; expected to make {path}: move away "
                 "what lies there, or choose a shorter path"
             ) from error
-        if error.errno not in _REFUSALS:
+        missing = error.errno == errno.ENOENT and not path.parent.exists()
+        if error.errno not in _REFUSALS and not missing:
             raise
         raise StoreError(
             f"{path}: cannot be written: {error.strerror}. Free space or allow writing there, and "

@@ -7,6 +7,7 @@ overwritten or shown.
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from usam_core.errors import StoreError
@@ -38,14 +39,23 @@ def inside(root: str | Path, name: str, named_by: str | Path = "", *, linked: bo
     return Path(root, name)
 
 
+def removable(root: Path, path: Path) -> Path:
+    """Return a file, a link or a folder that lies below a folder, whatever a link leads to.
+
+    Raises:
+        StoreError: it does not lie below `root`, or lies there by a link.
+    """
+    name = Path(os.path.relpath(path, root))
+    return inside(root, name.parent.as_posix()) / inside(root, name.as_posix(), linked=True).name
+
+
 def remove(root: Path, path: Path) -> None:
     """Remove a file, a link or a folder below a folder; never what a link leads to.
 
     Raises:
         StoreError: it does not lie below `root`.
     """
-    name = Path(os.path.relpath(path, root))
-    place = inside(root, name.parent.as_posix()) / inside(root, name.as_posix(), linked=True).name
+    place = removable(root, path)
     if place.is_dir() and not place.is_symlink():
         shutil.rmtree(place)
     else:
@@ -53,17 +63,22 @@ def remove(root: Path, path: Path) -> None:
 
 
 def check_links(folder: Path) -> None:
-    """Refuse links in a step's folder that lead out of it: the step would write through them.
+    """Refuse folders' links that lead out of a step's folder: the step would write through them.
 
     Raises:
-        StoreError: there is one.
+        StoreError: there is one, at any depth, or the folder is one itself.
     """
-    for place in folder.iterdir() if folder.is_dir() else ():
-        if place.is_symlink() and not _resolves_below(folder, place.name):
+    for place in (folder, *_linked_folders(folder)):
+        if place.is_symlink() and not _resolves_below(folder.parent, str(place)):
             raise StoreError(
-                f"{place}: a link that leads out of {folder}; nothing is written through it. "
-                "Remove it; to have results on another disk, set outputs.path"
+                f"{place}: a link that leads out of {folder.parent}; nothing is written through "
+                "it. Remove it; to have results on another disk, set outputs.path"
             )
+
+
+def _linked_folders(folder: Path) -> Iterator[Path]:
+    for top, names, _ in os.walk(folder):
+        yield from (place for name in names if (place := Path(top, name)).is_symlink())
 
 
 def _leads_out(name: object, linked: bool) -> bool:

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from usam_core.imagestores.place import ImagePlace, image_place
 from usam_core.paths import inside
 from usam_core.project_checks import mistakes_on_disk
 from usam_core.project_yaml import Location, dotted, read_yaml
+
+_LONGEST_SHOWN = 300
+_KEY = re.compile(r"[\w .-]{1,40}")
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,9 @@ def _explain(name: str, error: ValidationError, lines: dict[Location, int]) -> I
         first = problems[0]
         at = f"{name}:{_line(place, lines)}"
         if first["type"] == "extra_forbidden":
-            yield f"{at}: {dotted(place)}: unknown key{_suggestion(place)}"
+            # A line of another file may pass for a key: it is not quoted.
+            key = dotted(place) if _KEY.fullmatch(str(place[-1])) else "what stands there"
+            yield f"{at}: {key}: unknown key{_suggestion(place)}"
         elif first["type"] == "missing":
             yield f"{at}: {dotted(place)}: missing; expected {_expected(place)}"
         elif isinstance(error_of := first.get("ctx", {}).get("error"), PlacedError):
@@ -193,8 +199,16 @@ def _explain(name: str, error: ValidationError, lines: dict[Location, int]) -> I
             yield f"{name}:{_line(place, lines)}: {dotted(place)}: {error_of}"
         else:
             wishes = dict.fromkeys(_wish(problem) for problem in problems)
-            came = without_secrets(repr(first["input"]), queries=True)
-            yield f"{at}: {dotted(place)}: got {came}; {' or '.join(wishes)}"
+            yield f"{at}: {dotted(place)}: got {_shown(first['input'])}; {' or '.join(wishes)}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of thousands of digits
+        return "a number of thousands of digits"
+    text = without_secrets(text, queries=True)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]} ..."
 
 
 def _known_place(loc: Location, lines: dict[Location, int], kind: str) -> Location:

@@ -44,6 +44,8 @@ def read_yaml(file: Path) -> Yaml:
         ConfigError: it cannot be read or is no YAML; the message says where.
     """
     try:
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise ValueError("it is a pipe or a device")  # which may never end
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1

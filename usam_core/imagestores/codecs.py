@@ -24,7 +24,7 @@ from zarr.core.buffer import Buffer
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 
 from usam_core.errors import InputError
-from usam_core.imagestores.limits import check_part
+from usam_core.imagestores.limits import FREE_VALUES, check_part
 
 _SLACK = 2**16
 """Bytes that a codec may give beyond the chunk's values: of checksums, or of another codec."""
@@ -122,8 +122,8 @@ class _Within(BytesBytesCodec):
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
         # Filters in front of it may store wider values than the array has.
-        itemsize = max(_WIDEST, chunk_spec.dtype.to_native_dtype().itemsize)
-        most = math.prod(chunk_spec.shape) * itemsize + _SLACK
+        count, itemsize = math.prod(chunk_spec.shape), chunk_spec.dtype.to_native_dtype().itemsize
+        most = max(count * itemsize, min(count * _WIDEST, FREE_VALUES)) + _SLACK
         data = chunk_bytes.as_numpy_array()
         values = await asyncio.to_thread(_decode, self.name, data, most)
         return chunk_spec.prototype.buffer.from_bytes(values)

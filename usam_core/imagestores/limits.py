@@ -19,6 +19,10 @@ FREE_VALUES = 2**26
 """Bytes of one plane that a file of any size may claim."""
 MOST_EXPANDED = 4096
 """Bytes of a larger plane for each byte of its file: deflate gives at most 1,032."""
+LARGE_VALUES = 2**28
+"""Bytes of one plane from which on it is held more closely against its file."""
+MOST_EXPANDED_LARGE = 64
+"""Bytes of such a plane for each byte of its file: photographs and microscopy have 2 to 20."""
 MOST_METADATA = 2**26
 """Bytes of a file that describes others: JSON and XML take about ten times that when read."""
 
@@ -46,12 +50,16 @@ def check_values(address: str | Path, claimed: int, size: Size) -> None:
     Raises:
         BadImage: with the code `implausible`.
     """
-    if claimed > FREE_VALUES and claimed > (held := _bytes(size, claimed)) * MOST_EXPANDED:
+    if claimed <= FREE_VALUES:
+        return
+    held = _bytes(size, claimed)
+    times = MOST_EXPANDED if claimed <= LARGE_VALUES else MOST_EXPANDED_LARGE
+    if claimed > max(held * times, FREE_VALUES):
         raise BadImage(
             "implausible",
             f"{address}: its header speaks of {claimed} bytes of values, the file has {held}; "
-            f"expected at most {MOST_EXPANDED} times that. It is cut off, empty, or made to fill "
-            "the memory; export it again",
+            f"expected at most {times} times that. It is cut off, empty, or made to fill "
+            "the memory; export it again, or cut it into smaller ones",
         )
 
 

@@ -199,7 +199,9 @@ class Ledger:
         )
         for format_, path, image, sha256, planned, stamp in rows:
             place = self.place(format_, path)
-            if place is None or not os.path.lexists(place):
+            if place is None:
+                continue  # no export writes there: `refused` says so
+            if not os.path.lexists(place):
                 yield format_, path, image, "missing"
             elif content_digest(place) not in (sha256, planned):
                 same = stamp is not None and stamp_of(place) == stamp

@@ -18,7 +18,7 @@ from usam_core.errors import StoreError
 from usam_core.imagestores.opener import is_url, join
 from usam_core.lineage.document import LINEAGE, portable, read_document
 from usam_core.lineage.subject import PARTS, read_parts
-from usam_core.paths import inside
+from usam_core.paths import inside, removable
 from usam_core.sources.base import class_folder, manifest_path
 from usam_core.stages import annotate, compose, export
 from usam_core.stages.damage import Remade, Walk
@@ -79,7 +79,7 @@ class FolderCheck:
             self.walk.count(file)
         elif file.exists() or self.document is not None:
             what = "not as it was written" if file.exists() else "missing"
-            self.tell(file, what, "run", partial(remove_folder, file))
+            self.tell(file, what, "run", partial(self.remove, file))
 
     def claims(self) -> Iterator[Claim]:
         """Yield what the step says of its files, first of its outputs.
@@ -113,9 +113,24 @@ class FolderCheck:
         return Path(os.path.normpath(self.walk.root / name))
 
     def drop(self, *files: Path) -> None:
-        """Remove files, and first of all the record: the step has not happened any more."""
-        for file in (self.folder / RECORD, *files):
+        """Remove files, and first of all the record: the step has not happened any more.
+
+        Raises:
+            StoreError: one does not lie in the step's folder; nothing was removed.
+        """
+        for file in [self._own(file) for file in (self.folder / RECORD, *files)]:
             remove_folder(file)
+
+    def remove(self, file: Path) -> None:
+        """Remove a file, or a folder in its place.
+
+        Raises:
+            StoreError: it does not lie in the step's folder.
+        """
+        remove_folder(self._own(file))
+
+    def _own(self, file: Path) -> Path:
+        return removable(self.folder.parent, removable(self.folder, file))
 
     def tell(
         self,
@@ -181,5 +196,5 @@ class FolderCheck:
     def _drop_output(self, file: Path) -> None:
         name = file.relative_to(self.folder).as_posix()
         if self.step == "export" and not name.startswith((export.ROWS, LINEAGE)) and file.exists():
-            export.set_aside(file)  # a person may have edited an index
+            export.set_aside(self._own(file))  # a person may have edited an index
         self.drop(file)

@@ -47,7 +47,7 @@ class StepCheck(FolderCheck):
         for name in _CACHES:
             # What a cache holds is checked when it is read; a folder cannot be written over.
             if (self.folder / name).is_dir():
-                mend = partial(remove_folder, self.folder / name)
+                mend = partial(self.remove, self.folder / name)
                 self.tell(self.folder / name, "a folder, not a file", "repair", mend)
         self.check_record()
         if not self.outputs and self.document is None:
@@ -77,7 +77,7 @@ class StepCheck(FolderCheck):
         for file in sorted((self.folder / EARLIER).glob("*.json")):
             what = self.walk.differs(file, file.stem)
             if what:
-                self.tell(file, what, "repair", partial(remove_folder, file))
+                self.tell(file, what, "repair", partial(self.remove, file))
         if self.document is None:
             return
         for link in read_chain(self.folder).links.values():
@@ -89,7 +89,7 @@ class StepCheck(FolderCheck):
     def _check_collect(self) -> None:
         for file in sorted((self.folder / FOUND).glob("*.json")):
             if _unreadable(file):
-                self.tell(file, "not as it was written", "run", partial(remove_folder, file))
+                self.tell(file, "not as it was written", "run", partial(self.remove, file))
 
     def _check_embed(self) -> None:
         read = self._inputs()
@@ -122,7 +122,7 @@ class StepCheck(FolderCheck):
     def _check_annotate(self) -> None:
         if self.bad:
             # What was found whole by sizes and times shall be looked through again.
-            remove_folder(self.folder / annotate.CHECKED)
+            self.remove(self.folder / annotate.CHECKED)
 
     def _check_export(self) -> None:
         ledger = self.folder / export.LEDGER
@@ -178,7 +178,7 @@ class StepCheck(FolderCheck):
         file = self.folder / PRECISION
         if file.exists() and _unreadable(file):
             advice = f"then `usam review {self._project.file.name} --summary` writes it"
-            self.tell(file, "not as it was written", "repair", partial(remove_folder, file), advice)
+            self.tell(file, "not as it was written", "repair", partial(self.remove, file), advice)
 
     def _decisions(self, step: str) -> dict[str, Any] | None:
         try:

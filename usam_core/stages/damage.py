@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from usam_core.errors import StoreError
 from usam_core.imagestores.content import mismatch
 from usam_core.lineage.document import portable
 from usam_core.progress import SILENT, Progress
@@ -104,11 +105,14 @@ class Walk:
         mend: Callable[[], object] = lambda: None,
         advice: str = "",
     ) -> None:
-        """Add a damage, and mend it if that is wanted and can be."""
+        """Add a damage, and mend it if that is wanted and can be: nothing outside is touched."""
         name = portable(path, self.root) if isinstance(path, Path) else path
-        self.found.damages.append(Damage(name, what, step, remade, advice))
         if self.repair and remade != "no":
-            mend()
+            try:
+                mend()
+            except StoreError as error:
+                remade, advice = "no", str(error)
+        self.found.damages.append(Damage(name, what, step, remade, advice))
 
     def count(self, path: Path | str) -> None:
         """Count what was read of a file; one that is not there, or a plane of one, is nothing."""
