@@ -202,7 +202,7 @@ def _defaults(
             continue
         for line in textwrap.wrap(field.description or "", _WIDTH - len(indent) - 2):
             yield f"{indent}# {line}"
-        default = "..." if field.is_required() else field.default
+        default = "..." if field.is_required() else field.get_default(call_default_factory=True)
         value = json.loads(json.dumps(given.get(name, default), default=str))
         yield f"{indent}{'' if name in given else mark}{name}: {_scalar(value)}"
 

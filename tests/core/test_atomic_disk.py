@@ -3,11 +3,14 @@
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tests.conftest import change
 from usam_core.atomic import whole_file
 from usam_core.errors import StoreError
+from usam_core.stages import run_step
 
 FULL = """
 import resource, sys
@@ -51,3 +54,10 @@ def test_what_was_there_stays_and_nothing_is_left_behind(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert file.read_text() == "before"
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no files")
+def test_outputs_where_no_folder_can_be_made_are_a_sentence(tiny_project):
+    project = change(tiny_project, outputs={"path": "/proc/nowhere"})
+    with pytest.raises(StoreError, match=r"/proc/nowhere.* cannot be written"):
+        run_step("collect", project)

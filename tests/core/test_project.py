@@ -1,6 +1,7 @@
 """`project.yaml`: every mistake with line, key, value and expectation; the template; the schema."""
 
 import json
+import os
 import re
 
 import pytest
@@ -176,6 +177,32 @@ def test_all_mistakes_are_told_at_once(project_file):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.yaml: cannot read"):
         load_project(tmp_path / "none.yaml")
+
+
+def test_a_number_of_thousands_of_digits_is_a_sentence(tmp_path):
+    (tmp_path / "images").mkdir()
+    file = tmp_path / "p.yaml"
+    file.write_text("classes: [a]\nimages: {path: images}\nseed: 0x" + "f" * 5000)
+    with pytest.raises(ConfigError, match="got a number of thousands of digits"):
+        load_project(file)
+
+
+def test_a_line_of_another_file_is_not_quoted_as_a_key(tmp_path):
+    file = tmp_path / "shadow"
+    file.write_text("root: $6$salt$hash:20228:0:99999:7:::\nwww-data:*:20228:0: 7\n")
+    with pytest.raises(ConfigError) as error:
+        load_project(file)
+    assert "hash" not in str(error.value)
+    assert "20228" not in str(error.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without pipes in folders")
+def test_a_pipe_in_the_place_of_the_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "p.yaml")
+    with pytest.raises(ConfigError, match="a pipe or a device"):
+        load_project(tmp_path / "p.yaml")
+    with pytest.raises(ConfigError, match="a pipe or a device"):
+        load_project("/dev/zero")
 
 
 def test_the_template_is_a_valid_project_with_the_defaults(tmp_path):

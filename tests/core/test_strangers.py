@@ -20,7 +20,6 @@ import tifffile
 import zarr
 from PIL import Image
 
-from usam_core.errors import InputError
 from usam_core.images import BadImage, read_image
 from usam_core.imagestores import apart as apart_module
 from usam_core.imagestores.apart import apart
@@ -389,8 +388,8 @@ def test_truth_that_is_no_png_or_a_bomb_is_refused(tmp_path, kind):
     Image.new("P", (9, 9)).save(file, "GIF")
     (tmp_path / "a.png").write_bytes(file.getvalue() if kind == "GIF" else png(9000, 9000))
     truth = VocTruth(tmp_path, ["dog"], {"dog": "dog"}, ["dog"])
-    with pytest.raises(InputError, match=r"cannot identify|speaks of"):
-        truth.label_map("a.jpg")
+    assert truth.label_map("a.jpg") is None
+    assert any("cannot be read as a label PNG" in note for note in truth.notes)
 
 
 def test_some_damaged_files_of_each_kind(tmp_path, fuzz):
@@ -420,3 +419,20 @@ def test_the_harness_counts_a_child_that_dies_and_goes_on(tmp_path, fuzz, monkey
     found = list(fuzz.run(tmp_path / "out", [("image", n) for n in range(4)], seed=1))
     assert [one["end"] for one in found][1:3] == ["died", "hung"]
     assert len(list((tmp_path / "out/failed").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("claimed", "size", "held"),
+    [
+        (2**26, 1, True),  # a blank frame of 64 MiB may come from nothing
+        (2**28, 2**17, True),
+        (2**28 + 1, 2**20, False),  # 9999 x 9999 of 16 bit and four channels in 777 KB
+        (2**28 + 1, 2**23, True),  # a photograph of 100 megapixels
+    ],
+)
+def test_what_is_large_is_held_more_closely_against_its_file(claimed, size, held):
+    if held:
+        check_values("a.png", claimed, size)
+    else:
+        with pytest.raises(BadImage, match="at most 64 times"):
+            check_values("a.png", claimed, size)

@@ -113,7 +113,7 @@ def test_a_list_gives_the_rows_of_the_class(tmp_path):
     ("content", "said"),
     [
         (None, "no such file"),
-        (b"", "line 1: the columns are"),
+        (b"", "cannot be read as CSV"),
         (b"class,link\na,b\n", r"line 1: .*'link'.*\['url'\] are missing"),
         (b"class,url\n", "no rows"),
         (

@@ -94,7 +94,7 @@ def opened_png(path: Path) -> Image.Image:
     """Open a picture; a PNG of any size, for that of a large image is beyond Pillow's limit."""
     with open(path, "rb") as file:
         is_png = file.read(len(_PNG)) == _PNG
-    return PngImageFile(path) if is_png else Image.open(path)
+    return PngImageFile(path) if is_png else Image.open(path, formats=["PNG"])
 
 
 def _signature(labels: np.ndarray) -> str:

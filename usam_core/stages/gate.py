@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 from pydantic import TypeAdapter
 
-from usam_core.atomic import whole_file, write_json
+from usam_core.atomic import whole_file
 from usam_core.gate import Objection, RunStatistics, judge
 from usam_core.outputs.overlay import overlay
 from usam_core.palette import class_colours
 from usam_core.project import Project
-from usam_core.sealed import sealed, unsealed
+from usam_core.sealed import read_sealed, sealed, unsealed, write_sealed
 from usam_core.stages import annotate
 from usam_core.stages.annotate_notes import covered_images
 from usam_core.stages.folders import step_folder
@@ -110,16 +110,15 @@ def _labels(project: Project) -> dict[str, Any]:
         "mean_score": float(np.mean(scores)) if scores else None,
         "covered": covered_images(annotate.recorded(folder), names),
     }
-    write_json(file, found)
+    write_sealed(file, found)
     return found
 
 
 def _known(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        return read_sealed(file)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _per_image(project: Project) -> list[dict[str, Any]]:
