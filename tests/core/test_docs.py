@@ -21,6 +21,7 @@ NOT_RUN = {
     r"python3\.11 -m venv": "installs; .ci/run and a fresh clone do it",
     r"^(\. )?\.venv": "belongs to the one before",
     r"^pip install": "installs",
+    r"umask 077": "writes a password into one's home: docs/prefect.md says for what",
     r"^hf download": "needs a model hub",
     r"usam init real |--source (synthetic|web)": "needs a model hub or the web: "
     "test_sources_hub.py and test_web_collect.py run the same on 127.0.0.1",
