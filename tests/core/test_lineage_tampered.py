@@ -51,7 +51,7 @@ TAMPERINGS = {
     "head replaced": (
         replace_head,
         ("out/annotate/lineage.json", "head"),
-        "the head changed after annotate",
+        "the head changed after",
     ),
     "head forged": (
         forge_head,
@@ -71,7 +71,7 @@ TAMPERINGS = {
     "label PNG painted over": (change_bytes(PNG), (None, "file"), "masks/s1.png: expected SHA-256"),
     "image changed": (change_bytes("images/s1.png"), (None, "image"), "images/s1.png: expected"),
     "image gone": (lose("images/s1.png"), (None, "image"), "got No such file"),
-    "masks damaged": (damage_shard, (None, "masks"), "the next `usam run` makes anew"),
+    "masks damaged": (damage_shard, (None, "masks"), "run `usam embed` again"),
     "picture changed": (
         change_bytes("out/collect/pictures/rod-96-0-1/0001.png"),
         ("out/collect/lineage.json", "pictures"),

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.conftest import write_tiny_project
 from tests.core.test_imagestores_zarr import write_image
 from usam_core.errors import ConfigError
-from usam_core.imagestores.content import _remembered
+from usam_core.imagestores.content import _remembered, content_key, mismatch
 from usam_core.lineage.chain import read_chain
 from usam_core.lineage.checks import check_chain
 from usam_core.project import load_project
@@ -59,6 +59,17 @@ def project(tmp_path):
         return load_project(file)
 
     return load
+
+
+def test_a_plane_is_compared_by_its_file(tmp_path):
+    file = tmp_path / "one.ome.tif"
+    stack(file, planes(2, 1))
+    plane = f"{file}#t=1"
+    sha256 = content_key(plane)
+    assert mismatch(plane, sha256) == ""
+    assert "expected SHA-256 000000000000, got " in mismatch(plane, "0" * 64)
+    file.unlink()
+    assert "No such file" in mismatch(plane, sha256)
 
 
 @pytest.mark.slow

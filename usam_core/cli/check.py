@@ -10,6 +10,12 @@ from usam_core.cli.options import Json, ProjectFile, Verbose
 from usam_core.cli.running import set_logging
 from usam_core.project import load_project
 
+_TITLES = {
+    "run": "the next `usam run` makes anew by itself",
+    "repair": "made anew after a repair",
+    "no": "cannot be made again",
+}
+
 
 def check(
     project: ProjectFile,
@@ -37,12 +43,10 @@ def check(
 
 
 def _print(found, project: str) -> None:
-    from usam_core.stages.damage import MENDED
-
     def say(line: str) -> None:
         terminal.screen.print(line, soft_wrap=True, highlight=False, markup=False)
 
-    for remade, title in MENDED.items():
+    for remade, title in _TITLES.items():
         damages = [damage for damage in found.damages if damage.remade == remade]
         if damages:
             done = " (dropped)" if found.repaired and remade != "no" else ""

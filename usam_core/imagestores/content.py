@@ -148,7 +148,8 @@ def mismatch(address: str | Path, sha256: str | None) -> str:
     """Return how a file, a URL or a plane differs from its content key; "" if it is as it was."""
     try:
         # A pipe or a device in a file's place is not waited for.
-        if not is_url(address) and not (os.path.isfile(address) or os.path.isdir(address)):
+        file = ImageRef.parse(os.fspath(address)).file
+        if not is_url(file) and not (os.path.isfile(file) or os.path.isdir(file)):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         found = content_key(address)
     except OSError as error:

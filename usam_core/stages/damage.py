@@ -14,12 +14,6 @@ from usam_core.progress import SILENT, Progress
 
 Remade = Literal["run", "repair", "no"]
 
-MENDED: dict[Remade, str] = {
-    "run": "the next `usam run` makes anew by itself",
-    "repair": "made anew after a repair",
-    "no": "cannot be made again",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Damage:
@@ -42,8 +36,10 @@ class Damage:
 
     @property
     def sentence(self) -> str:
-        """Return it in one line."""
-        return f"{self.path}: {self.what}: {self.advice or MENDED[self.remade]}"
+        """Return it in one line, with the fix."""
+        again = f"run `usam {self.step}` again"
+        fix = again if self.remade == "run" else f"`usam check --repair` drops it; then {again}"
+        return f"{self.path}: {self.what}: {self.advice or fix}"
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from usam_core.digest import file_digest, value_digest
 from usam_core.errors import MissingStepError, StoreError
+from usam_core.imagestores.content import mismatch
 from usam_core.lineage.document import LINEAGE
 from usam_core.paths import inside
 from usam_core.project import Project
@@ -96,11 +97,7 @@ def whole_output(folder: Path, name: str) -> Path:
         StoreError: it is missing, or not as the step wrote it.
     """
     record, file = read_record(folder), folder / name
-    try:
-        whole = record is not None and file_digest(file) == record.outputs.get(name)
-    except OSError:
-        whole = False
-    if not whole:
+    if record is None or mismatch(file, record.outputs.get(name)):
         step = record.step if record else folder.name
         raise StoreError(
             f"{file}: missing or damaged since it was written; run `usam {step}` again"
@@ -140,8 +137,5 @@ def intact_record(folder: Path, key: str) -> StepResult | None:
     record = read_record(folder)
     if record is None or record.key != key or LINEAGE not in record.outputs:
         return None
-    try:
-        found = digests(folder, (folder / name for name in record.outputs))
-    except OSError:
-        return None
-    return replace(record, reused=True) if found == record.outputs else None
+    whole = not any(mismatch(folder / name, sha256) for name, sha256 in record.outputs.items())
+    return replace(record, reused=True) if whole else None
