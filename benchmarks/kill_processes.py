@@ -23,7 +23,7 @@ PROCESS_KINDS = (
     "server-served",
 )
 _HIT = ("*/shards/[!.]*", "*/shards/.partial-*/tokens", "*/annotate/parts/*.json", "*/record.json")
-_HIT_DASK = ("*/shards/[!.]*", "*/shards/.partial-*/packed_masks")
+_HIT_DASK = ("*/shards/[0-9a-f]*", "*/shards/.partial-*/packed_masks")
 _TRIES = 5
 _PATIENCE = 240.0
 """Seconds for a run to notice that its server is gone, or to go on to its end."""
