@@ -14,6 +14,7 @@ from usam_core.calibration.targets import shown_classes
 from usam_core.masks import pack
 from usam_core.metrics.confidence import StatedProbabilities
 from usam_core.outputs.coco_json import mask_record
+from usam_core.truth.base import VOID
 
 NAMES = ["a", "b", "c"]
 
@@ -248,9 +249,9 @@ def test_the_diagram_has_a_bar_as_high_as_the_accuracy():
 
 
 def test_a_listed_mask_is_right_where_half_of_its_known_pixels_are_of_its_class():
-    truth = np.zeros((4, 10), np.uint8)
+    truth = np.zeros((4, 10), np.int16)
     truth[:, :5] = 1
-    truth[:, 8:] = 255
+    truth[:, 8:] = VOID
     stated = StatedProbabilities()
 
     def record(columns, category, probability):
