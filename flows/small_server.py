@@ -46,6 +46,7 @@ def start(settings: Any) -> dict[str, str]:
     if "connection_url" in settings.server.database.model_fields_set:
         return _serve(own_folder(), settings, {})
     user = Path(settings.home)
+    is_ours = user == own_folder()  # the user's own cannot be written
     # Ours are looked for only where the user's cannot be had.
     ours = (own_folder() / str(number) for number in range(1, _OWN_HOMES))
     for home in itertools.chain([user], ours):
@@ -53,7 +54,7 @@ def start(settings: Any) -> dict[str, str]:
             continue
         file = home / _DATABASE
         trouble = _trouble(file)
-        if trouble and home == user:
+        if trouble and home == user and not is_ours:
             say(f"{file} {trouble}; it is left as it is, and this run is not recorded there")
             continue
         if trouble:

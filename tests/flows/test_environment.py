@@ -172,7 +172,7 @@ def test_a_database_of_another_version_or_damaged_stops_no_run(
 @pytest.mark.slow
 def test_our_own_database_is_made_anew_when_it_is_damaged(finished_project, surroundings):
     variables = {"PREFECT_HOME": "/proc/nobody"}
-    own = surroundings / ".cache" / "usam" / "prefect" / "1"
+    own = surroundings / ".cache" / "usam" / "prefect"
     own.mkdir(parents=True, exist_ok=True)
     (own / "prefect.db").write_bytes(b"noise" * 1000)
     done = usam(surroundings, "run", str(finished_project), "--from", "report", **variables)
