@@ -28,6 +28,7 @@ from usam_core.project import load_project
 from usam_core.sam.embedder import Prepared
 from usam_core.stages import annotate, annotate_notes, embed, labelling, run_step, step_folder
 from usam_core.stages.labelled import embedded_files, labelled_images, tiled_images
+from usam_core.stages.record import write_record
 from usam_core.types import MASKS_PER_PROMPT, MaskSet
 
 CLASSES = ["disc", "ring", "rod"]
@@ -155,6 +156,7 @@ def label(project):
     run_step("embed", project)
     result = annotate.run(project, "key", SILENT)
     folder = step_folder(project, "annotate")
+    write_record(folder, result)
     return {entry["file_name"]: entry for entry in annotate.entries(folder)}, result
 
 
