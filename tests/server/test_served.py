@@ -4,9 +4,11 @@ import time
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
+from usam_core.outputs.voc_png import save_label_png
 from usam_core.rng import generator
 from usam_core.sources.scenes import TRAINING_LOOK, scene
 
@@ -115,7 +117,7 @@ def test_a_step_alone_touches_nothing_upstream(local, whole_run):
 
 def test_a_failed_run_is_tried_again_and_does_only_what_failed(local, whole_run):
     truth = local.project.parent / "truth" / "s0.png"
-    truth.write_bytes(truth.read_bytes()[:50])
+    save_label_png(truth, np.full((96, 128), 9, np.uint8))  # a value that has no name
     failed = local.run("annotate-dataset", start="fit", refresh=True)
     assert failed["state"]["type"] == "FAILED"
     assert "s0.png" in failed["state"]["message"]
