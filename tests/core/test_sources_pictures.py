@@ -42,14 +42,19 @@ def test_the_same_content_counts_once(tmp_path):
     assert len(folder_source(tmp_path).collect(ClassSpec(name="dog"), SILENT).pictures) == 1
 
 
-def test_inputs_change_with_the_content_of_a_picture_and_not_with_its_name(tmp_path):
-    path = tmp_path / "pictures" / "dog" / "a.png"
+def test_inputs_change_with_the_content_and_the_names_of_pictures_not_with_their_folder(tmp_path):
+    """The manifest names the pictures: one that was renamed is missing there."""
+    path = tmp_path / "one" / "pictures" / "dog" / "a.png"
     picture(path, 10)
-    before = folder_source(tmp_path).inputs(ClassSpec(name="dog"))
+    before = folder_source(tmp_path / "one").inputs(ClassSpec(name="dog"))
+    (tmp_path / "one").rename(tmp_path / "two")
+    assert folder_source(tmp_path / "two").inputs(ClassSpec(name="dog")) == before
+    path = tmp_path / "two" / "pictures" / "dog" / "a.png"
     path.rename(path.with_name("b.png"))
-    assert folder_source(tmp_path).inputs(ClassSpec(name="dog")) == before
+    assert folder_source(tmp_path / "two").inputs(ClassSpec(name="dog")) != before
+    path.with_name("b.png").rename(path)
     picture(path, 11)
-    assert folder_source(tmp_path).inputs(ClassSpec(name="dog")) != before
+    assert folder_source(tmp_path / "two").inputs(ClassSpec(name="dog")) != before
 
 
 def test_a_missing_class_folder_is_named_with_what_there_is(tmp_path):
