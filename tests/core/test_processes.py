@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -78,7 +79,8 @@ def test_a_number_that_another_program_has_now_is_not_taken_for_ours(folder, tmp
 
 def test_what_it_last_said_is_told_when_it_ends_at_once(folder):
     pid = start(folder, "import sys; sys.exit('no room')")
-    psutil.wait_procs([psutil.Process(pid)], timeout=30)
+    with suppress(psutil.NoSuchProcess):  # it may be gone by now
+        psutil.wait_procs([psutil.Process(pid)], timeout=30)
     with pytest.raises(UsamError, match=r"worker\.log:\nno room"):
         processes.check_alive(folder, "worker")
 
