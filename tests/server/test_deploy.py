@@ -50,7 +50,7 @@ def test_a_worker_runs_a_step_whose_project_counts_from_its_home(local, deployed
     done = local.wait(run)
     assert done["state"]["type"] == "COMPLETED", done["state"]["message"]
     # The report is written; nothing else is done again.
-    assert local.tasks(run) == {"report": "Completed"}
+    assert local.tasks(run) == {"report": "Cached"}
     artifacts = local.artifacts(run)
     assert "9 training pictures of 3 classes" in artifacts["annotation-run"]
     assert "data:image/jpeg;base64," in artifacts["overlays"]
