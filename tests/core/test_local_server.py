@@ -50,7 +50,7 @@ def test_there_is_nothing_to_stop(usam):
         (["--cron", "0 2 * * *"], "--cron needs the project"),
         (["PROJECT", "--cron", "at night"], "every night at two"),
         (["PROJECT", "--cron", "0 2 * * *", "--timezone", "Mars/North"], "Mars/North"),
-        (["nowhere.yaml"], "nowhere.yaml: cannot read the project file"),
+        (["nowhere.yaml"], "nowhere.yaml: cannot read the file"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_started(
