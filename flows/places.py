@@ -42,6 +42,7 @@ def temporary() -> Path:
 
 
 def writable(folder: Path) -> bool:
+    """Say whether a file can be written in a folder, which is made if it is not there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -62,4 +63,5 @@ def words(error: BaseException) -> str:
 
 
 def say(text: str) -> None:
+    """Print a line on stderr, where it disturbs no `--json`."""
     terminal.errors.print(f"usam: {text}", markup=False, highlight=False, soft_wrap=True)
