@@ -32,7 +32,7 @@ from embed_systems import SIDE, all_systems, build_sam, official_copy, our_embed
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from usam_core.digest import file_digest
+from usam_core.files.digest import file_digest
 from usam_core.rng import generator
 from usam_core.sam.grid import grid_points
 from usam_core.sam.tokens import decode

@@ -11,9 +11,9 @@ import zarr
 from embed_systems import synchronize
 from zarr.storage import LocalStore, MemoryStore
 
-from usam_core.images import read_image
+from usam_core.images.read import read_image
 from usam_core.sam.embedder import SamEmbedder
-from usam_core.sam.landing import land
+from usam_core.sam.transfer import land
 from usam_core.store.layout import COLUMNS, SHARDS
 from usam_core.store.shard import ShardRecord
 from usam_core.store.store import EmbeddingStore, column_of

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
 
-from usam_core.images import read_image
+from usam_core.images.read import read_image
 from usam_core.sam.embedder import SamEmbedder
 from usam_core.sam.grid import grid_points
 from usam_core.sam.nano import build_nano_sam

@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from usam_core.config.palette import voc_palette
+from usam_core.masks.label_png import save_label_png
+from usam_core.masks.rle import mask_record
 from usam_core.outputs.base import Target
-from usam_core.outputs.coco_json import mask_record
 from usam_core.outputs.formats import WRITERS, open_writer
 from usam_core.outputs.ledger import Ledger
-from usam_core.outputs.voc_png import save_label_png
-from usam_core.palette import voc_palette
-from usam_core.stages.exporting import Job, export_part, read_rows, rows_file
+from usam_core.steps.exporting import Job, export_part, read_rows, rows_file
 
 SIDE = 512
 AN_IMAGE = 10

@@ -22,21 +22,21 @@ import torch
 from photographs import NAMES, project
 from PIL import Image
 
-from usam_core.atomic import write_json
-from usam_core.bags import BagSource
-from usam_core.candidates import label_image
-from usam_core.config import HeadConfig, InferenceConfig
-from usam_core.familiar import FamiliarHead, learn_familiar
+from usam_core.config.project import Project
+from usam_core.config.schema import HeadConfig, InferenceConfig
+from usam_core.files.atomic import write_json
+from usam_core.head.bags import BagSource
+from usam_core.head.familiar import FamiliarHead, learn_familiar
+from usam_core.head.train import train
+from usam_core.inference.scoring import label_image
 from usam_core.metrics.presence import FalsePositives
 from usam_core.metrics.semantic import Confusion
-from usam_core.project import Project
-from usam_core.stages import embed, run_step
-from usam_core.stages.collect import read_manifest
-from usam_core.stages.compose import held_out_pictures
-from usam_core.stages.examples import choose_examples, masks_on_objects
-from usam_core.stages.labelled import listed_pairs
+from usam_core.steps import embed, run_step
+from usam_core.steps.collect import read_manifest
+from usam_core.steps.compose import held_out_pictures
+from usam_core.steps.examples import choose_examples, masks_on_objects
+from usam_core.steps.images_to_label import listed_pairs
 from usam_core.store.store import EmbeddingStore
-from usam_core.train import train
 from usam_core.types import MaskSet
 
 EVERY = 4

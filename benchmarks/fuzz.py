@@ -212,13 +212,13 @@ def _serve(folder: Path, seed: int) -> None:
 
 def _read_all(folder: Path, tile: int | None) -> dict[str, Any]:
     """List a folder and read what it holds, as the steps do."""
-    from usam_core.config_images import ImagesConfig
-    from usam_core.image_ref import ImageRef
-    from usam_core.images import BadImage, read_image
-    from usam_core.imagestores.planes import large_size
-    from usam_core.imagestores.tiff import TiffStore
-    from usam_core.listing import list_images
-    from usam_core.tiles import tile_digest, tiles_of
+    from usam_core.config.images import ImagesConfig
+    from usam_core.images.listing.planes import large_size
+    from usam_core.images.listing.scan import list_images
+    from usam_core.images.read import BadImage, read_image
+    from usam_core.images.ref import ImageRef
+    from usam_core.images.stores.tiff import TiffStore
+    from usam_core.images.tiles import tile_digest, tiles_of
 
     config = ImagesConfig(path=str(folder), extensions=_ENDINGS, tile=tile)
     found: dict[str, Any] = {"end": "read", "apart": 0}
@@ -256,7 +256,7 @@ def _read_all(folder: Path, tile: int | None) -> dict[str, Any]:
 
 
 def _processes() -> list[str]:
-    from usam_core.imagestores import apart
+    from usam_core.images.stores import apart
 
     return ["self", *([str(apart._child.pid)] if apart._child else [])]
 

@@ -23,10 +23,10 @@ from drawn_project import CLASSES, write_project
 from memory import forget_peak, peak_mib
 from PIL import Image
 
-from usam_core.project import load_project
+from usam_core.config.project import load_project
 from usam_core.rng import generator
 from usam_core.sources.scenes import TRAINING_LOOK, scene
-from usam_core.stages import run_step
+from usam_core.steps import run_step
 
 SIZE_HW = (192, 256)
 A_FOLDER = 1000

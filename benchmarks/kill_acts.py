@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from flows.cli import main
-from usam_core import faults
-from usam_core.project import load_project
+from usam_core.config.project import load_project
+from usam_core.files import faults
 from usam_core.review.decisions import Decision, append_decision, read_all
-from usam_core.stages import annotate, step_folder
-from usam_core.stages.decided import decisions_file
-from usam_core.stages.embed import open_store
+from usam_core.steps import annotate, step_folder
+from usam_core.steps.embed import open_store
+from usam_core.steps.review_log import decisions_file
 from usam_core.store.blocks import block_id
 
 SPEC = {"family": "mean", "weights": "none"}

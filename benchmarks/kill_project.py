@@ -11,13 +11,13 @@ from drawn_project import CLASSES, write_project
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from usam_core.atomic import TEMPORARY_PREFIX
-from usam_core.outputs.voc_png import save_label_png
-from usam_core.project import load_project
+from usam_core.config.project import load_project
+from usam_core.files.atomic import TEMPORARY_PREFIX
+from usam_core.masks.label_png import save_label_png
 from usam_core.rng import generator
 from usam_core.sources.scenes import TRAINING_LOOK, scene
-from usam_core.stages import STEPS
-from usam_core.stages.embed import open_store
+from usam_core.steps import STEPS
+from usam_core.steps.embed import open_store
 
 SHARD_SIZE = 2
 FORMATS = ["coco", "label_tiff", "ome_zarr", "parquet", "yolo"]

@@ -1,7 +1,7 @@
 """Kills inside writes: where they are put (`POINTS`), and steps that are started fast enough.
 
 Each step runs in a process of its own, forked from one that has the imports behind it, and kills
-itself there by `USAM_FAULT` (see `usam_core.faults`).
+itself there by `USAM_FAULT` (see `usam_core.files.faults`).
 """
 
 import json
@@ -64,7 +64,7 @@ AFTER = {"embed": ("compose", "block")}
 
 _NURSERY = """
 import json, os, signal, sys, time
-import usam_core.cli.app, usam_core.outputs.formats, usam_core.stages.review
+import usam_core.cli.app, usam_core.outputs.formats, usam_core.steps.review
 import usam_core.cli.collect, usam_core.sam.nano, flows.cli, kill_acts
 from usam_core.outputs import coco_writers, label_tiff, ome_zarr
 for line in sys.stdin:
@@ -134,7 +134,7 @@ class WriteKill:
         number: of the kill.
         kind: `write`.
         step: what ran.
-        moment: see `usam_core.faults`.
+        moment: see `usam_core.files.faults`.
         target: pattern of the file.
         seen: what lay there after the kill, half written: bytes, and of how many.
         finished: pieces of work that were finished at the kill.

@@ -38,14 +38,14 @@ from benchmarks.lab_counts import (
 from benchmarks.lab_data import CLASSES, NAMES, lay_out
 from benchmarks.lab_extras import CROP, measure_crops, measure_grids, measure_stack
 from benchmarks.lab_pictures import CYTOPLASM, EMPTY, draw_pictures, draw_sheet
-from usam_core.image_ref import Box
-from usam_core.outputs.voc_png import read_label_png
-from usam_core.project import Project, load_project
+from usam_core.config.project import Project, load_project
+from usam_core.images.ref import Box
+from usam_core.masks.label_png import read_label_png
+from usam_core.masks.seams import shifted
 from usam_core.sam.nano import NANO_SIZE
-from usam_core.seams import shifted
-from usam_core.stages import STEPS, annotate, run_step, step_folder
-from usam_core.stages.embed import open_store
-from usam_core.stages.labelled import TiledImage, tiled_images
+from usam_core.steps import STEPS, annotate, run_step, step_folder
+from usam_core.steps.embed import open_store
+from usam_core.steps.images_to_label import TiledImage, tiled_images
 from usam_core.truth.base import Truth
 from usam_core.truth.choose import open_truth
 

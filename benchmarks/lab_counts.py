@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from pycocotools import mask as coco_mask
 
-from usam_core.image_ref import Box
-from usam_core.masks import areas, upscale
+from usam_core.images.ref import Box
+from usam_core.masks.bits import areas, upscale
+from usam_core.masks.rle import decode, encode
 from usam_core.metrics.instance import average_precision
-from usam_core.outputs.coco_json import decode, encode
 from usam_core.sam.grid import grid_points
 from usam_core.truth.base import Truth
 from usam_core.types import MaskSet

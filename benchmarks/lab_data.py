@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.lab_pictures import BACTERIUM, NUCLEUS
-from usam_core.images import read_image
-from usam_core.outputs.voc_png import save_label_png
+from usam_core.images.read import read_image
+from usam_core.masks.label_png import save_label_png
 from usam_core.truth.voc import VocTruth
 
 PHASE, BRIGHTFIELD, FLUORESCENCE = "phase contrast", "brightfield", "fluorescence"

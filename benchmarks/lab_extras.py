@@ -9,17 +9,17 @@ from PIL import Image
 
 from benchmarks.lab_counts import count_image, grid_places, run_lengths, sizes, tabulated
 from benchmarks.lab_data import NAMES, own_truth, save_classes
-from usam_core.candidates import label_image
-from usam_core.config import SamConfig
-from usam_core.headfile import load_head
-from usam_core.image_ref import Box, ImageRef
-from usam_core.images import read_image
+from usam_core.config.project import Project, load_project
+from usam_core.config.schema import SamConfig
+from usam_core.head.checkpoint import load_head
+from usam_core.images.read import read_image
+from usam_core.images.ref import Box, ImageRef
+from usam_core.inference.scoring import label_image
+from usam_core.masks.label_png import save_label_png
 from usam_core.outputs.coco_json import annotation_records
-from usam_core.outputs.voc_png import save_label_png
-from usam_core.project import Project, load_project
 from usam_core.sam.load import open_embedder
-from usam_core.stages import annotate, step_folder
-from usam_core.stages.reading import reading
+from usam_core.steps import annotate, step_folder
+from usam_core.steps.read_settings import reading
 from usam_core.truth.base import Truth
 from usam_core.truth.choose import open_truth
 

@@ -26,13 +26,13 @@ import pandas as pd
 import scale
 import torch
 
-from usam_core.candidates import Candidates, candidates, is_good, label_image, mask_scores
-from usam_core.config import InferenceConfig, SamConfig
-from usam_core.head import Head
-from usam_core.masks import pack, upscale
-from usam_core.nms import suppress
+from usam_core.config.schema import InferenceConfig, SamConfig
+from usam_core.head.model import Head
+from usam_core.inference.scoring import Candidates, candidates, is_good, label_image, mask_scores
+from usam_core.masks.bits import pack, upscale
+from usam_core.masks.label_png import save_label_png
+from usam_core.masks.nms import suppress
 from usam_core.outputs.coco_json import annotation_records
-from usam_core.outputs.voc_png import save_label_png
 from usam_core.sam.load import encoder_spec
 from usam_core.store.shard import ShardRecord
 from usam_core.store.store import EmbeddingStore

@@ -82,8 +82,8 @@ def make(folder: Path, side: int, tile: int, points: int) -> Path:
 
 def one_step(step: str, file: Path) -> None:
     """Run a step in this process and print what it took, as JSON."""
-    from usam_core.project import load_project
-    from usam_core.stages import run_step
+    from usam_core.config.project import load_project
+    from usam_core.steps import run_step
 
     start = time.perf_counter()
     summary = run_step(step, load_project(file)).summary

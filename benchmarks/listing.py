@@ -62,8 +62,8 @@ def _make(root: Path, files: int, flat: bool) -> None:
 
 
 def _list(place: Path) -> None:
-    from usam_core.config_images import ImagesConfig
-    from usam_core.listing import list_images
+    from usam_core.config.images import ImagesConfig
+    from usam_core.images.listing.scan import list_images
 
     before = _peak_mib()
     began, processor = time.perf_counter(), time.process_time()

@@ -13,7 +13,7 @@ nothing; without one that row is left out.
 
 `--variants` reads a YAML mapping from a row's name to settings that differ from the default, such
 as `{no NMS: {inference: {nms_iou: 1.0}}}`, and prints a row for each: this is how the defaults in
-`usam_core/config.py` were chosen, always on `--split tune`.
+`usam_core/config/schema.py` were chosen, always on `--split tune`.
 """
 
 import argparse
@@ -29,10 +29,10 @@ import pandas as pd
 import torch
 import yaml
 
-from usam_core.config import ProjectConfig
-from usam_core.project import Project
-from usam_core.recipes import RECIPES
-from usam_core.stages import run_step, step_folder
+from usam_core.config.project import Project
+from usam_core.config.recipes import RECIPES
+from usam_core.config.schema import ProjectConfig
+from usam_core.steps import run_step, step_folder
 
 SPELLINGS = {
     "aeroplane": ["airplane"],

@@ -18,8 +18,8 @@ from pathlib import Path
 import scale
 from drawn_project import write_project
 
-from usam_core.project import load_project
-from usam_core.stages import run_step
+from usam_core.config.project import load_project
+from usam_core.steps import run_step
 
 SIDE = 10
 

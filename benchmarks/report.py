@@ -24,12 +24,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.chromium import open_chromium
 from tests.labelled_run import entry_of, finish_run, write_project
-from usam_core.digest import file_digest
-from usam_core.project import load_project
+from usam_core.config.project import load_project
+from usam_core.files.digest import file_digest
 from usam_core.rng import generator
 from usam_core.sources.scenes import TRAINING_LOOK, scene
 from usam_core.sources.shapes import SHAPES
-from usam_core.stages import run_step
+from usam_core.steps import run_step
 
 SIZE_HW = (480, 640)
 DIFFERENT = 64

@@ -16,9 +16,9 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from usam_core.config.project import load_project
 from usam_core.demo import prepare_demo
-from usam_core.project import load_project
-from usam_core.stages import STEPS, run_step
+from usam_core.steps import STEPS, run_step
 
 SIZE = (1280, 960)
 SECONDS = 120

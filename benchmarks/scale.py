@@ -29,14 +29,14 @@ from drawn_project import CLASSES, write_project
 from PIL import Image
 from scale_watch import database, measured, pages, server
 
-from usam_core.compute import open_workers
-from usam_core.config import SamConfig
-from usam_core.project import load_project
+from usam_core.config.project import load_project
+from usam_core.config.schema import SamConfig
+from usam_core.parallel.workers import open_workers
 from usam_core.rng import generator
 from usam_core.sam import load
 from usam_core.sam.embedder import Prepared
 from usam_core.sources.scenes import TRAINING_LOOK, scene
-from usam_core.stages import run_step, step_folder
+from usam_core.steps import run_step, step_folder
 
 SIZE_HW = (96, 128)
 SIDE = 2
@@ -84,7 +84,7 @@ def fake_encoder(sets: list) -> None:
 
 def fake_encoder_of_worker(sets: list) -> None:
     """Do the same in a worker, which has not imported the step yet."""
-    import usam_core.stages  # noqa: F401
+    import usam_core.steps  # noqa: F401
 
     fake_encoder(sets)
 

@@ -17,7 +17,7 @@ import psutil
 import torch
 from untrained_diffusion import save_untrained
 
-from usam_core.config_training import SyntheticConfig
+from usam_core.config.training import SyntheticConfig
 from usam_core.sources.diffusion import Order, Painter
 
 

@@ -32,8 +32,8 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.codecs.numcodecs import Shuffle
 from zarr.storage import LocalStore
 
-from usam_core.config import SamConfig
-from usam_core.images import read_image
+from usam_core.config.schema import SamConfig
+from usam_core.images.read import read_image
 from usam_core.rng import generator
 from usam_core.sam.load import encoder_spec, open_embedder
 from usam_core.sources.scenes import FIELD_LOOK, scene

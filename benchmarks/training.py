@@ -3,12 +3,12 @@
     python benchmarks/training.py --out /tmp/training [--images 100 1000 4000] [--classes 2 20 100]
 
 A store of 100 prompts an image is filled with mask sets that the nano SAM made of eight drawn
-scenes; every image is a bag with one label, by turns. `usam_core.train` trains teacher and student
-with the default head, each count in a process of its own, so that its highest memory is its own;
-the best epoch of each role counts. The peer does the teacher's epoch as a plain loop over single
-bags: the same head, loss and optimiser, gradients added up over as many bags as a batch of ours
-has, the bags already in memory. `difference` is what both say of the first batch's loss, without
-dropout.
+scenes; every image is a bag with one label, by turns. `usam_core.head.train` trains teacher and
+student with the default head, each count in a process of its own, so that its highest memory is
+its own; the best epoch of each role counts. The peer does the teacher's epoch as a plain loop
+over single bags: the same head, loss and optimiser, gradients added up over as many bags as a
+batch of ours has, the bags already in memory. `difference` is what both say of the first
+batch's loss, without dropout.
 """
 
 import argparse
@@ -29,13 +29,13 @@ from labelling import BLOCK, SIDE, fill
 from memory import forget_peak, peak_mib
 from torch import Tensor
 
-from usam_core.bags import BagSource
-from usam_core.config import HeadConfig
-from usam_core.head import Head, make_head
-from usam_core.mil import mil_loss
+from usam_core.config.schema import HeadConfig
+from usam_core.head.bags import BagSource
+from usam_core.head.mil import mil_loss
+from usam_core.head.model import Head, make_head
+from usam_core.head.train import passes, train
 from usam_core.rng import generator
 from usam_core.store.store import EmbeddingStore
-from usam_core.train import passes, train
 
 SEED = 0
 PEER_BAGS = 256

@@ -15,9 +15,9 @@ import torch
 import yaml
 from photographs import merged
 
-from usam_core.config import ProjectConfig
-from usam_core.project import Project, load_project
-from usam_core.stages import STEPS, run_step
+from usam_core.config.project import Project, load_project
+from usam_core.config.schema import ProjectConfig
+from usam_core.steps import STEPS, run_step
 
 
 def measure(project: Project, changes: dict) -> tuple[dict, float]:

@@ -19,7 +19,7 @@ from tasks.report import (
     report_run,
 )
 from tasks.steps import cached_step, embed_all
-from usam_core.stages import STEPS, StepResult, listed_once
+from usam_core.steps import STEPS, StepResult, listed_once
 
 
 @flow(

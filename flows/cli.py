@@ -139,7 +139,7 @@ def _run_flow(
 ) -> tuple[list[dict[str, Any]], float]:
     set_logging(verbose)
     from flows.parameters import AnnotateDatasetSettings
-    from usam_core.stages import STEPS
+    from usam_core.steps import STEPS
 
     if start not in STEPS:
         raise typer.BadParameter(f"{start!r} is no step; expected one of {', '.join(STEPS)}")

@@ -32,7 +32,7 @@ def up(
     from flows.local_server import Served, home, running
     from flows.local_server import up as start
     from flows.secret import opener
-    from usam_core.project import load_project
+    from usam_core.config.project import load_project
 
     if cron is not None and project is None:
         raise typer.BadParameter("--cron needs the project to run: usam up project.yaml --cron ...")

@@ -12,8 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from usam_core.config.project import Project, load_project
 from usam_core.errors import ConfigError, InputError
-from usam_core.project import Project, load_project
 
 Step = Literal[
     "collect",

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import httpx
 
-from usam_core.atomic import disk_errors
 from usam_core.errors import UserError
+from usam_core.files.atomic import disk_errors
 
 OPEN = "/usam/open"
 """Where the browser's file posts the secret to."""

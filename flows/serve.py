@@ -39,7 +39,7 @@ from flows.steps import (
     fit,
     report,
 )
-from usam_core.atomic import write_json
+from usam_core.files.atomic import write_json
 
 FLOWS = (
     annotate_dataset,

@@ -28,8 +28,8 @@ from tasks.report import (
     report_run,
 )
 from tasks.steps import cached_step, embed_all
-from usam_core.stages import StepResult
-from usam_core.stages.built_on import check_manifest
+from usam_core.steps import StepResult
+from usam_core.steps.check_parents import check_manifest
 
 
 @flow(name="collect", flow_run_name="collect {settings.project_name}", persist_result=False)

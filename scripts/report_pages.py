@@ -17,9 +17,9 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.chromium import emulate, open_chromium, screenshot
+from usam_core.config.project import Project, load_project
 from usam_core.demo import prepare_demo
-from usam_core.project import Project, load_project
-from usam_core.stages import STEPS, run_step
+from usam_core.steps import STEPS, run_step
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 SCENES, PICTURES, HELD_OUT, SIDE = 10, 6, 10, 6

@@ -8,9 +8,9 @@ from tasks.lineage import done_in_this_run, note_done
 from tasks.policy import TASK, cached
 from tasks.progress import RunProgress
 from tasks.steps import cached_step
-from usam_core import stages
-from usam_core.project import open_project
-from usam_core.stages import StepResult
+from usam_core import steps as stages
+from usam_core.config.project import open_project
+from usam_core.steps import StepResult
 
 
 @task(
@@ -20,7 +20,7 @@ from usam_core.stages import StepResult
     **TASK,
 )
 def collect_class(project_file: str, level: str | None, name: str, refresh: bool) -> Any:
-    """See `usam_core.stages.collect_class`; what is there already is not got again.
+    """See `usam_core.steps.collect_class`; what is there already is not got again.
 
     Crawls take turns over all runs of a machine by a lock of the core's, which a kill frees; a
     limit of Prefect's was seen to stay taken for ever after one. For several machines, give the

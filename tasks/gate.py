@@ -5,10 +5,10 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 
 from tasks.report import data_uri
+from usam_core.config.project import open_project
 from usam_core.errors import GateError
-from usam_core.lineage.plain import markdown
-from usam_core.project import open_project
-from usam_core.stages.gate import check_gate
+from usam_core.files.text import markdown
+from usam_core.steps.gate import check_gate
 
 GATE_EVENT = "usam.quality-gate.failed"
 """What an automation waits for (deployments/notify.py)."""

@@ -9,7 +9,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext, TaskRunContext
 
 from usam_core.cli.terminal import progress_for_terminal
-from usam_core.lineage.plain import markdown
+from usam_core.files.text import markdown
 from usam_core.progress import Bar, Pace
 
 _SECONDS_BETWEEN = 5.0

@@ -10,12 +10,12 @@ from PIL import Image
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from usam_core.cli.summary import sentence
+from usam_core.config.project import Project
 from usam_core.errors import MissingStepError
-from usam_core.lineage.plain import markdown
-from usam_core.project import Project
-from usam_core.spreadsheet import read_csv
-from usam_core.stages import STEPS, StepResult, step_folder
-from usam_core.stages.record import read_record
+from usam_core.files.spreadsheet import read_csv
+from usam_core.files.text import markdown
+from usam_core.steps import STEPS, StepResult, step_folder
+from usam_core.steps.record import read_record
 
 _WIDEST = 900
 _JPEG_QUALITY = 70

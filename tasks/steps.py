@@ -1,4 +1,4 @@
-"""The steps as Prefect tasks: each one call to `usam_core.stages`, which knows what still holds."""
+"""The steps as Prefect tasks: each one call to `usam_core.steps`, which knows what still holds."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ from prefect import task
 from tasks.lineage import done_in_this_run, flow_run, made_by_this_run, note_done
 from tasks.policy import TASK, cached
 from tasks.progress import RunProgress, whole_bar
-from usam_core import stages
-from usam_core.project import open_project
-from usam_core.stages import StepResult
+from usam_core import steps as stages
+from usam_core.config.project import open_project
+from usam_core.steps import StepResult
 
 MOST_EMBED_TASKS = 200
 """An embed step becomes at most so many task runs, however many images there are."""
@@ -20,7 +20,7 @@ GROUPS_A_WORKER = 4
 
 @task(name="step", task_run_name="{step}", **TASK)
 def run_step(step: str, project_file: str, level: str | None, refresh: bool) -> Any:
-    """See `usam_core.stages.run_step`."""
+    """See `usam_core.steps.run_step`."""
     project = open_project(project_file, level)
     # A retry of the run does not repeat what its first attempt has done on request.
     refresh = refresh and not made_by_this_run(project, step)
@@ -47,7 +47,7 @@ def plan_embed(project_file: str) -> list[dict[str, str]]:
 
 @task(name="forget-embeddings", **TASK)
 def forget_embeddings(project_file: str) -> Any:
-    """See `usam_core.stages.forget_embeddings`; done once a run, not again by a retry of it."""
+    """See `usam_core.steps.forget_embeddings`; done once a run, not again by a retry of it."""
     project = open_project(project_file, None)
     if done_in_this_run(project, "embed", "forgotten"):
         return cached()

@@ -8,8 +8,8 @@ import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from usam_core.outputs.voc_png import save_label_png
-from usam_core.presets import preset_classes
+from usam_core.config.presets import preset_classes
+from usam_core.masks.label_png import save_label_png
 
 VOID = 255
 SIZE_HW = (96, 128)

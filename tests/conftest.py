@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,15 @@ import torch
 import yaml
 from PIL import Image
 
+from tests.features import described
 from tests.web_site import Site
-from usam_core.outputs.voc_png import save_label_png
-from usam_core.project import load_project
+from usam_core.config.project import load_project
+from usam_core.masks.label_png import save_label_png
 from usam_core.rng import generator
+from usam_core.sam import embedder
 from usam_core.sources.scenes import TRAINING_LOOK, scene
-from usam_core.stages import STEPS, run_step
+from usam_core.sources.web import session
+from usam_core.steps import STEPS, blocks, run_step
 
 # Before anything imports Prefect: no telemetry, no colour codes, no user settings in tests.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -95,3 +99,40 @@ def change(file: Path, **sections):
         values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section
     file.write_text(yaml.safe_dump(values))
     return load_project(file)
+
+
+@pytest.fixture
+def project_file(finished_project, tmp_path) -> Path:
+    """Return the project file of a finished project that a test may change."""
+    shutil.copytree(finished_project.parent, tmp_path / "copy")
+    return tmp_path / "copy" / "project.yaml"
+
+
+@pytest.fixture
+def root(project_file) -> Path:
+    """Return the folder of such a project: it has moved, in other words."""
+    return project_file.parent
+
+
+@pytest.fixture
+def cheap_encoder(monkeypatch):
+    """Put the cheap encoder in the place of those of `transformers`."""
+    monkeypatch.setattr(blocks, "encoder_spec", described.encoder_spec)
+    monkeypatch.setattr(blocks, "open_encoder", described.open_encoder)
+    described.calls.clear()
+
+
+@pytest.fixture
+def no_sam(monkeypatch):
+    """Let a test fail that runs SAM, by the method that the pipeline calls."""
+
+    def called(*_):
+        raise AssertionError("SAM was run")
+
+    monkeypatch.setattr(embedder.SamEmbedder, "submit", called)
+
+
+@pytest.fixture
+def short_waits(monkeypatch):
+    """Let a web session try again almost at once."""
+    monkeypatch.setattr(session, "FIRST_WAIT", 0.05)

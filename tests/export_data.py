@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from usam_core.config.palette import voc_palette
+from usam_core.masks.rle import mask_record
 from usam_core.outputs.base import LabelledImage, Target
-from usam_core.outputs.coco_json import mask_record
-from usam_core.palette import voc_palette
 
 CLASSES = ["disc", "ring", "rød & co"]
 

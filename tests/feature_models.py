@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from usam_core.masks import pack, valid_hw
+from usam_core.masks.bits import pack, valid_hw
 from usam_core.types import MaskSet
 
 WORDS = ("a", "photo", "of", "the", "disc", "ring", "rod", "circle", ".", "is", "in", "scene")

@@ -6,11 +6,11 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from usam_core.atomic import write_json
-from usam_core.config import ProjectConfig
-from usam_core.digest import file_digest
-from usam_core.outputs.coco_json import mask_record
-from usam_core.outputs.voc_png import save_label_png
+from usam_core.config.schema import ProjectConfig
+from usam_core.files.atomic import write_json
+from usam_core.files.digest import file_digest
+from usam_core.masks.label_png import save_label_png
+from usam_core.masks.rle import mask_record
 
 
 def entry_of(folder: Path, name: str, labels: np.ndarray, sha256: str, score=None, missed=()):

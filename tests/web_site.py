@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 from icrawler.builtin import BaiduParser
 from PIL import Image
 
-from usam_core.config_training import WebConfig
+from usam_core.config.training import WebConfig
 from usam_core.rng import generator
 
 STEPS = {"bing": 20, "google": 100, "baidu": 30}

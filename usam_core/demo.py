@@ -11,10 +11,11 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from usam_core.atomic import whole_file
-from usam_core.digest import file_digest
-from usam_core.outputs.coco_json import assemble, mask_record
-from usam_core.outputs.voc_png import save_label_png
+from usam_core.files.atomic import whole_file
+from usam_core.files.digest import file_digest
+from usam_core.masks.label_png import save_label_png
+from usam_core.masks.rle import mask_record
+from usam_core.outputs.coco_json import assemble
 from usam_core.rng import generator
 from usam_core.sources.scenes import FIELD_LOOK, scene
 

@@ -13,7 +13,7 @@
 Every message names the file, the value that came, what was expected, and the fix.
 """
 
-from usam_core.hidden import without_secrets
+from usam_core.redact import without_secrets
 
 
 class UsamError(Exception):

@@ -13,7 +13,7 @@ Coordinates are named by their order: `points_xy` is column before row, `size_hw
 columns, `box_xywh` as in COCO.
 
 The low-resolution frame is SAM's padded square: the image's longer side fills it, the rest lies
-at the bottom or at the right. `valid_hw` of `usam_core.masks` gives the part that is image.
+at the bottom or at the right. `valid_hw` of `usam_core.masks.bits` gives the part that is image.
 """
 
 from dataclasses import dataclass, field
@@ -93,7 +93,7 @@ class Quarantined:
     """An image that could not be used, and why; it never stops a run.
 
     Attributes:
-        code: short machine word, one of `usam_core.images.REASONS`.
+        code: short machine word, one of `usam_core.images.read.REASONS`.
         reason: one sentence with the value that came and what was expected.
     """
 

@@ -1,6 +1,7 @@
 """The direction of imports: flows -> tasks -> core, and the core without Prefect."""
 
 import pkgutil
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+LINT = "from importlinter.cli import lint_imports_command as m; m()"
 
 IMPORT_CORE = """
 import sys, pkgutil, importlib
@@ -27,13 +29,22 @@ def python(code):
 
 def test_the_import_contracts_hold():
     found = subprocess.run(
-        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as m; m()"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=200,
+        [sys.executable, "-c", LINT], capture_output=True, text=True, cwd=ROOT, timeout=200
     )
     assert found.returncode == 0, found.stdout
+
+
+def test_the_contracts_can_fail(tmp_path):
+    for package in ("usam_core", "tasks", "flows"):
+        shutil.copytree(ROOT / package, tmp_path / package)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    upwards = tmp_path / "usam_core" / "masks" / "nms.py"
+    upwards.write_text(upwards.read_text("utf-8") + "import usam_core.steps.annotate\n", "utf-8")
+    found = subprocess.run(
+        [sys.executable, "-c", LINT], capture_output=True, text=True, cwd=tmp_path, timeout=200
+    )
+    assert found.returncode != 0
+    assert "usam_core.masks is not allowed to import usam_core.steps" in found.stdout
 
 
 def test_every_module_of_the_core_imports_without_prefect():

@@ -26,10 +26,10 @@ from flows.parameters import (
 )
 from flows.steps import collect, embed, fit
 from tasks import steps as task_steps
-from usam_core.digest import file_digest
+from usam_core.config.project import load_project
 from usam_core.errors import ConfigError, InputError, MissingStepError, TransientError
-from usam_core.project import load_project
-from usam_core.stages import step_folder
+from usam_core.files.digest import file_digest
+from usam_core.steps import step_folder
 
 
 def settings(file, **parameters):

@@ -4,7 +4,7 @@ from prefect.client.orchestration import get_client
 
 from flows.parameters import CollectSettings
 from flows.steps import collect
-from tests.core.test_web_collect import project_of
+from tests.sources.test_web_collect import project_of
 
 
 def task_names(state):

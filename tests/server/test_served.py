@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from usam_core.outputs.voc_png import save_label_png
+from usam_core.masks.label_png import save_label_png
 from usam_core.rng import generator
 from usam_core.sources.scenes import TRAINING_LOOK, scene
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from usam_core.config.presets import preset_classes
 from usam_core.errors import InputError
-from usam_core.presets import preset_classes
 
 VOC_LAYOUT = (
     "VOCdevkit/VOC2012 with ImageSets/Segmentation/val.txt, JPEGImages and SegmentationClass"

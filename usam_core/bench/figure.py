@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from usam_core.atomic import whole_file
 from usam_core.bench.tables import NOT_RUN, OURS
+from usam_core.files.atomic import whole_file
 
 _COLOURS = {OURS: "#c0392b", "papers": "#2c6fa6", "best": "#9aa5ad"}
 _LEGEND = {

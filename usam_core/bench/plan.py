@@ -6,12 +6,12 @@ from typing import Any
 
 import yaml
 
-from usam_core.atomic import whole_file
 from usam_core.bench.datasets import BENCHMARKS, Benchmark, Split, open_split
-from usam_core.config_training import FilterConfig
+from usam_core.config.project import check_values
+from usam_core.config.training import FilterConfig
+from usam_core.config.yaml_source import read_yaml
 from usam_core.errors import ConfigError, InputError
-from usam_core.project import check_values
-from usam_core.project_yaml import read_yaml
+from usam_core.files.atomic import whole_file
 
 HEADS = ("student", "teacher")
 IMAGE_LIST = "images.txt"

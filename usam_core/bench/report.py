@@ -10,15 +10,15 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from usam_core.atomic import whole_file, write_json
 from usam_core.bench.figure import save_figure
 from usam_core.bench.plan import Plan
 from usam_core.bench.run import Measured
 from usam_core.bench.tables import class_table, result_table
-from usam_core.digest import file_digest, value_digest
+from usam_core.files.atomic import whole_file, write_json
+from usam_core.files.digest import file_digest, value_digest
+from usam_core.files.spreadsheet import write_csv
 from usam_core.lineage.environment import checkout, versions
-from usam_core.spreadsheet import write_csv
-from usam_core.stages import STEPS, code_revision, embed
+from usam_core.steps import STEPS, code_revision, embed
 
 PROTOCOL = "protocol.json"
 

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 
 from usam_core.bench.plan import PICTURES, Plan, Run, write_project
+from usam_core.config.project import Project, load_project
+from usam_core.files.spreadsheet import read_csv, write_csv
 from usam_core.progress import SILENT, Progress
-from usam_core.project import Project, load_project
-from usam_core.spreadsheet import read_csv, write_csv
-from usam_core.stages import STEPS, StepResult, run_step
-from usam_core.stages.collect import read_manifest
+from usam_core.steps import STEPS, StepResult, run_step
+from usam_core.steps.collect import read_manifest
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from usam_core.cli.options import (
     Verbose,
 )
 from usam_core.cli.running import print_classes, run_file, set_logging
-from usam_core.presets import preset_names
+from usam_core.config.presets import preset_names
 
 app = typer.Typer(
     name="usam",
@@ -71,7 +71,7 @@ def init(
     json: Json = False,
 ) -> None:
     """Write a commented project.yaml, and the JSON schema that editors check it with."""
-    from usam_core.project_template import write_template
+    from usam_core.config.template import write_template
 
     written = write_template(
         folder,
@@ -242,8 +242,8 @@ def doctor(
     json: Json = False,
 ) -> None:
     """Say what this machine has, and what would be downloaded."""
-    from usam_core.doctor import examine
-    from usam_core.project import load_project
+    from usam_core.cli.doctor import examine
+    from usam_core.config.project import load_project
 
     checks = examine(load_project(project) if project else None)
     if json:

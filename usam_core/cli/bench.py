@@ -10,8 +10,8 @@ from usam_core.cli import terminal
 from usam_core.cli.options import Contact, Json, Names, SamName, Verbose
 from usam_core.cli.running import set_logging
 from usam_core.cli.summary import sentence
+from usam_core.config.presets import NAMES, preset_classes, preset_names, preset_summary
 from usam_core.errors import InputError
-from usam_core.presets import NAMES, preset_classes, preset_names, preset_summary
 
 BenchmarkName = Annotated[
     Literal["voc21", "voc-superclasses", "coco-object"], typer.Argument(help="What to measure.")

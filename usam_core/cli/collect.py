@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from usam_core.cli import terminal
-from usam_core.project import load_project
-from usam_core.stages import collect_class, step_folder
-from usam_core.stages.record import read_record
+from usam_core.config.project import load_project
+from usam_core.steps import collect_class, step_folder
+from usam_core.steps.record import read_record
 
 
 def collect_classes(file: Path, only: list[str] | None, refresh: bool, as_json: bool) -> bool:

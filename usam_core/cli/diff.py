@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from usam_core.atomic import whole_file
 from usam_core.cli import terminal
+from usam_core.files.atomic import whole_file
 from usam_core.report.changes import changes_part
 from usam_core.report.difference import Difference, compare_runs
 from usam_core.report.page import percent, render

@@ -8,9 +8,9 @@ import typer
 from usam_core.cli import terminal
 from usam_core.cli.options import Json, LabelsLevel, ProjectFile, Refresh, Verbose
 from usam_core.cli.running import run_one, set_logging
-from usam_core.config_results import Format
+from usam_core.config.project import Project, open_project
+from usam_core.config.results import Format
 from usam_core.errors import InputError
-from usam_core.project import Project, open_project
 
 
 def export(
@@ -33,7 +33,7 @@ def export(
     verbose: Verbose = False,
 ) -> None:
     """Write the labels for other programs; files that a person has changed are kept."""
-    from usam_core.stages.export import drop_edits
+    from usam_core.steps.export import drop_edits
 
     set_logging(verbose)
     opened = open_project(project, level)
@@ -64,7 +64,7 @@ def _with_formats(project: Project, formats: list[str]) -> Project:
 
 
 def _show(project: Project, as_json: bool) -> None:
-    from usam_core.stages.export import show_edits
+    from usam_core.steps.export import show_edits
 
     edits = list(show_edits(project))
     if as_json:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from usam_core.cli import terminal
 from usam_core.lineage.chain import read_chain
-from usam_core.lineage.checks import check_chain
 from usam_core.lineage.show import broken_links, to_json, tree
+from usam_core.steps.lineage_checks import check_chain
 
 
 def print_lineage(file: Path, as_json: bool) -> bool:

@@ -10,7 +10,7 @@ import typer
 from usam_core.cli import terminal
 from usam_core.cli.options import Json, LabelsLevel, Only, ProjectFile, Verbose
 from usam_core.cli.running import set_logging
-from usam_core.project import open_project
+from usam_core.config.project import open_project
 
 Order = Literal["mix", "entropy", "disagreement", "threshold", "random"]
 
@@ -38,17 +38,17 @@ def review(
     verbose: Verbose = False,
 ) -> None:
     """Judge masks on a local page, most doubtful first; Ctrl-C ends it. Nothing decided is lost."""
-    from usam_core.stages.review import learned_from_decisions, open_review
-    from usam_core.stages.review import summary as summed_up
+    from usam_core.steps.review import learned_from_decisions, open_review
+    from usam_core.steps.review import summary as summed_up
 
     set_logging(verbose)
     loaded = open_project(project, level)
     if summary:
         _print_precision(loaded, summed_up(loaded), json)
         return
-    from usam_core.palette import class_colours
+    from usam_core.config.palette import class_colours
     from usam_core.review.server import HOST, listen, make_app, serve
-    from usam_core.stages.review import only_review, picture
+    from usam_core.steps.review import only_review, picture
 
     with only_review(loaded):
         session = open_review(loaded, order, only or (), limit, terminal.progress_for_terminal())
@@ -80,8 +80,8 @@ def review(
 
 
 def _print_precision(project: Any, found: list[Any], as_json: bool) -> None:
-    from usam_core.stages.folders import step_folder
-    from usam_core.stages.review import PRECISION, learned_from_decisions
+    from usam_core.steps.folders import step_folder
+    from usam_core.steps.review import PRECISION, learned_from_decisions
 
     if as_json:
         terminal.print_json([one.to_json() for one in found])

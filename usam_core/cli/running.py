@@ -6,8 +6,8 @@ from typing import Any
 
 from usam_core.cli import terminal
 from usam_core.cli.summary import sentence
-from usam_core.project import Project, open_project
-from usam_core.spreadsheet import read_csv
+from usam_core.config.project import Project, open_project
+from usam_core.files.spreadsheet import read_csv
 
 
 def set_logging(verbose: bool) -> None:
@@ -30,7 +30,7 @@ def run_file(
 
 def run_one(step: str, project: Project, refresh: bool, as_json: bool) -> Any:
     """Run one step of a project and print what it did."""
-    from usam_core.stages import run_step
+    from usam_core.steps import run_step
 
     progress = terminal.progress_for_terminal()
     result = run_step(step, project, refresh=refresh, progress=progress)

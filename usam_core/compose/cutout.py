@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from usam_core.config_compose import ComposeConfig
-from usam_core.masks import unpack, upscale, valid_hw
+from usam_core.config.compose import ComposeConfig
+from usam_core.masks.bits import unpack, upscale, valid_hw
 from usam_core.types import MaskSet
 
 _SPECK = 0.1

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 from usam_core.compose.cutout import Cutout
-from usam_core.config_compose import ComposeConfig
-from usam_core.palette import label_dtype
+from usam_core.config.compose import ComposeConfig
+from usam_core.config.palette import label_dtype
 
 _TRIES = 12
 _OUTSIDE = 0.3  # of an object's box: so far it may stand out of the frame

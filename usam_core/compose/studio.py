@@ -9,7 +9,7 @@ from usam_core.compose import backdrops
 from usam_core.compose.cutout import Cutout
 from usam_core.compose.deal import deal
 from usam_core.compose.scene import ComposedScene, compose, frame_size
-from usam_core.config_compose import Backdrop, ComposeConfig
+from usam_core.config.compose import Backdrop, ComposeConfig
 from usam_core.rng import generator
 
 _TRIES = 4

@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from usam_core.maskloss import UNKNOWN
-from usam_core.masks import unpack, valid_hw
+from usam_core.head.mask_loss import UNKNOWN
+from usam_core.masks.bits import unpack, valid_hw
 
 PURE = 0.75
 """A mask shows a class when at least so much of it lies on it."""

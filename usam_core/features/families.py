@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from usam_core.config_features import FeatureConfig
+from usam_core.config.features import FAMILY_OF, FeatureConfig
 from usam_core.errors import InputError
 
 SETTING = "features.model"
@@ -61,14 +61,8 @@ DINOV3 = Family("dinov3", Normalisation(*_IMAGENET, _BILINEAR), False)
 CLIP = Family("clip", Normalisation(*_OPENAI, _BICUBIC), True)
 SIGLIP2 = Family("siglip2", Normalisation(*_HALF, _BILINEAR), True)
 
-FAMILIES = {
-    "dinov2": DINOV2,
-    "dinov2_with_registers": DINOV2,
-    "dinov3_vit": DINOV3,
-    "clip": CLIP,
-    "siglip": SIGLIP2,
-    "siglip2": SIGLIP2,
-}
+_BY_NAME = {family.name: family for family in (DINOV2, DINOV3, CLIP, SIGLIP2)}
+FAMILIES = {model_type: _BY_NAME[name] for model_type, name in FAMILY_OF.items()}
 NAFLEX = "siglip2"
 """The model type whose encoder takes patches instead of pictures."""
 

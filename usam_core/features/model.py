@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from usam_core.config_features import FeatureConfig
+from usam_core.config.features import FeatureConfig
 from usam_core.errors import InputError
 from usam_core.features.families import SETTING, Kind, read_kind
-from usam_core.hub import commit_of, explained, weights_digest
+from usam_core.files.hub import commit_of, explained, weights_digest
 
 _SMALL_FILES = ["*.json", "*.txt", "*.model"]  # settings and tokenizers
 _WEIGHTS = ["*.safetensors"]

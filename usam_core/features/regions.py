@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from usam_core.masks import pack, unpack, valid_hw
+from usam_core.masks.bits import pack, unpack, valid_hw
 from usam_core.types import MaskSet
 
 _AT_ONCE = 256  # masks whose pixels are in memory: 64 MiB of float32 with SAM's frame of 256

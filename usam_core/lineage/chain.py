@@ -3,12 +3,15 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from usam_core.digest import file_digest
 from usam_core.errors import StoreError
+from usam_core.files.digest import file_digest
+from usam_core.lineage.artifact import Subject, find_subject
 from usam_core.lineage.document import EARLIER, LINEAGE, find_document, read_document
-from usam_core.lineage.subject import Subject, find_subject
+
+Key = tuple[str, str | None]
+"""Of a link: its step, and the digest by which the next one names its document."""
 
 _WIDTH = 12
 """Digits of a digest that people are shown."""
@@ -191,3 +194,40 @@ _DESCRIBE = {
     "text": lambda entry: f"{entry['family']} {entry['weights']}, and the sentences of each name",
     "checkpoint": _checkpoint,
 }
+
+
+_MOST_NAMED = 3
+"""So many damages of one kind are named; the others are counted."""
+
+
+@dataclass(slots=True)
+class Finding:
+    """The outcome of one check.
+
+    Attributes:
+        link: key of `Chain.links`; None for the output itself.
+        name: a fact of the link, or one of "file", "image", "cut-outs", "masks", "lineage",
+            "outputs", "scenes", "labels".
+        said: what was compared; None where there is nothing to compare with.
+        wrong: what came, what was expected, and the fix.
+        files: how many were compared.
+    """
+
+    link: Key | None
+    name: str
+    said: str | None = ""
+    wrong: list[str] = field(default_factory=list)
+    files: int = 0
+
+    @property
+    def verdict(self) -> Literal["ok", "broken", "unknown"]:
+        """Return whether it is as it was."""
+        return "broken" if self.wrong else "unknown" if self.said is None else "ok"
+
+    @property
+    def text(self) -> str:
+        """Return what is wrong, else what was compared."""
+        rest = len(self.wrong) - _MOST_NAMED
+        others = f" (and {rest} more)" if rest > 0 else ""
+        said = self.said or (f"{self.files} files" if self.files else "")
+        return "; ".join(self.wrong[:_MOST_NAMED]) + others or said

@@ -6,8 +6,8 @@ HTML is written as a character's number.
 
 from collections.abc import Iterator
 
+from usam_core.files.text import markdown as escaped
 from usam_core.lineage.chain import Chain, Link, facts, made_by, short
-from usam_core.lineage.plain import markdown as escaped
 
 _PLAIN = frozenset(" ._-/,:+=")
 """Beside letters and digits, what means nothing inside a quoted label or a table's cell."""

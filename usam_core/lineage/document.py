@@ -13,10 +13,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from usam_core.atomic import whole_file, write_json
-from usam_core.digest import file_digest
 from usam_core.errors import StoreError
-from usam_core.hidden import all_without_secrets
+from usam_core.files.atomic import whole_file, write_json
+from usam_core.files.digest import file_digest
+from usam_core.redact import all_without_secrets
 
 FORMAT = 1
 """Raised when a document changes so that older code cannot read it."""
@@ -39,7 +39,7 @@ def write_document(folder: Path, document: dict[str, Any], root: Path) -> str:
 
     Args:
         folder: the step's folder.
-        document: what `usam_core.stages.lineage` says of the step.
+        document: what `usam_core.steps.lineage` says of the step.
         root: the project's folder.
     """
     file = folder / LINEAGE

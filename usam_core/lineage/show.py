@@ -3,29 +3,26 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from usam_core.lineage.chain import Chain, Link, facts, made_by, short
-from usam_core.lineage.checks import Finding
+from usam_core.files.text import escape_control
+from usam_core.lineage.chain import Chain, Finding, Key, Link, facts, made_by, short
 from usam_core.lineage.document import portable
-from usam_core.lineage.plain import plain
 
 _MARKS = {"ok": "ok", "broken": "BROKEN", "unknown": "not checked"}
-
-Key = tuple[str, str | None]
 
 
 def tree(chain: Chain, findings: Sequence[Finding]) -> Iterator[str]:
     """Yield the lines of a chain, from the output back to pictures, images and checkpoint."""
     subject = chain.subject
-    yield plain(f"{portable(subject.file, chain.root)}: {subject.kind}")
+    yield escape_control(f"{portable(subject.file, chain.root)}: {subject.kind}")
     for finding in findings:
         if finding.link is None:
-            yield plain(f"│  {finding.name}: {_verdict(finding)}")
+            yield escape_control(f"│  {finding.name}: {_verdict(finding)}")
     yield from _branch(chain, next(iter(chain.links)), findings, "", last=True, seen=set())
     broken = broken_links(findings)
     yield ""
     if broken:
         yield f"{len(broken)} of {len(findings)} checks failed:"
-        yield from dict.fromkeys(plain(f"* {finding.text}") for finding in broken)
+        yield from dict.fromkeys(escape_control(f"* {finding.text}") for finding in broken)
     else:
         yield f"all {len(findings)} checks passed: the chain is whole"
 
@@ -63,7 +60,7 @@ def _branch(
     chain: Chain, key: Key, findings: Sequence[Finding], indent: str, *, last: bool, seen: set[Key]
 ) -> Iterator[str]:
     link = chain.links[key]
-    yield plain(f"{indent}{'└─' if last else '├─'} {_title(link)}")
+    yield escape_control(f"{indent}{'└─' if last else '├─'} {_title(link)}")
     inner = indent + ("   " if last else "│  ")
     if key in seen:
         yield f"{inner}   (as above)"
@@ -71,7 +68,7 @@ def _branch(
     seen.add(key)
     bar = "│  " if link.parents else "   "
     for line in _lines(link, [finding for finding in findings if finding.link == key]):
-        yield plain(f"{inner}{bar}{line}")
+        yield escape_control(f"{inner}{bar}{line}")
     for number, parent in enumerate(link.parents, start=1):
         end = number == len(link.parents)
         yield from _branch(chain, parent, findings, inner, last=end, seen=seen)

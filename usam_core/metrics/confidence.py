@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from usam_core.calibration.reliability import reliability
-from usam_core.outputs.coco_json import decode
+from usam_core.inference.reliability import reliability
+from usam_core.masks.rle import decode
 from usam_core.truth.base import VOID
 
 LEAST_SHARE = 0.5

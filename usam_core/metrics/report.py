@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from usam_core.atomic import write_json
+from usam_core.files.atomic import write_json
+from usam_core.files.spreadsheet import write_csv
 from usam_core.metrics.instance import InstanceScores
 from usam_core.metrics.presence import PresenceScores
 from usam_core.metrics.semantic import Confusion, SemanticScores
-from usam_core.spreadsheet import write_csv
 
 
 def class_table(

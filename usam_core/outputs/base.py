@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from usam_core.atomic import whole_file
-from usam_core.image_ref import ImageRef
-from usam_core.imagestores.opener import join
-from usam_core.outputs.polygons import part_polygons
-from usam_core.outputs.runs import Crop, crop, pixels
+from usam_core.files.atomic import whole_file
+from usam_core.files.fsspec_io import join
+from usam_core.images.ref import ImageRef
+from usam_core.masks.polygons import part_polygons
+from usam_core.masks.rle import Crop, crop, pixels
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,65 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pycocotools import mask as coco_mask
-
+from usam_core.masks.rle import mask_record
 from usam_core.outputs.coco_writers import write_coco
 from usam_core.types import Instances
-
-_LONGEST = 30
-"""Bits before the last letter of a run: seven letters hold what pycocotools counts to."""
-
-
-def encode(mask: np.ndarray) -> dict[str, Any]:
-    """Return a mask, bool (h, w), as COCO's compressed RLE with a text `counts`."""
-    rle = coco_mask.encode(np.asfortranarray(mask).view(np.uint8))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
-def decode(rle: dict[str, Any]) -> np.ndarray:
-    """Return bool (h, w) of what `encode` returned."""
-    return coco_mask.decode(rle).astype(bool)
-
-
-def run_lengths(counts: str) -> list[int]:
-    """Return the runs of COCO's compressed RLE, checked: pycocotools reads beyond a damaged end.
-
-    Raises:
-        ValueError: it is no such text, or a run is negative.
-
-    >>> run_lengths("044")
-    [0, 4, 4]
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for letter in counts:
-        bits = ord(letter) - 48
-        if not 0 <= bits < 64 or shift > _LONGEST:
-            raise ValueError("the RLE's counts are no text of COCO's")
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        if not bits & 0x20:
-            if bits & 0x10:
-                value -= 1 << shift
-            # From the fourth on, a run is written as its difference to the one before the last.
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift or min(runs, default=0) < 0:
-        raise ValueError("the RLE's counts end within a run, or hold a negative one")
-    return runs
-
-
-def mask_record(mask: np.ndarray, category_id: int) -> dict[str, Any]:
-    """Return the COCO annotation of a mask, bool (h, w), without its ids and without a score."""
-    rle = encode(mask)
-    return {
-        "category_id": category_id,
-        "segmentation": rle,
-        "area": int(coco_mask.area(rle)),
-        "bbox": [float(value) for value in coco_mask.toBbox(rle)],
-        "iscrowd": 0,
-    }
 
 
 def annotation_records(instances: Instances) -> list[dict[str, Any]]:

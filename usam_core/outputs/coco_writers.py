@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from usam_core.atomic import whole_file
+from usam_core.files.atomic import whole_file
 from usam_core.outputs.base import LabelledImage, Writer
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from usam_core.atomic import whole_file
+from usam_core.files.atomic import whole_file
 from usam_core.outputs.overlay import overlay, with_legend
 
 _SIDE = 240

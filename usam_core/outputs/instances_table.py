@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from usam_core.atomic import whole_file
+from usam_core.files.atomic import whole_file
 from usam_core.outputs.base import LabelledImage, Writer
 
 SCHEMA = pa.schema(

@@ -9,11 +9,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from usam_core.atomic import whole_file
-from usam_core.outputs.runs import Crop
-from usam_core.outputs.voc_png import SIGNATURE
-from usam_core.palette import voc_palette
-from usam_core.tiles import Tile
+from usam_core.config.palette import voc_palette
+from usam_core.files.atomic import whole_file
+from usam_core.images.tiles import Tile
+from usam_core.masks.label_png import SIGNATURE
+from usam_core.masks.rle import Crop
 
 _BYTES = 2**24
 """Pixels that are in memory at a time when all are looked at."""

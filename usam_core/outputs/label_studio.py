@@ -15,9 +15,9 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from usam_core.atomic import whole_file
+from usam_core.files.atomic import whole_file
+from usam_core.masks.rle import Crop
 from usam_core.outputs.base import LabelledImage, Writer, write_json_list
-from usam_core.outputs.runs import Crop
 
 _COUNT_BITS = np.array([3, 4, 8, 16])
 _LONGEST = 1 << 16

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from usam_core.atomic import whole_file
+from usam_core.files.atomic import whole_file
+from usam_core.files.spreadsheet import as_text
 from usam_core.outputs.base import LabelledImage, Labels, Writer, read_objects
 from usam_core.outputs.pixel_size import pixel_size
-from usam_core.spreadsheet import as_text
 
 
 class LabelTiffWriter(Writer):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from usam_core.masks.polygons import fill
 from usam_core.outputs.base import (
     UNKNOWN_LABEL,
     LabelledImage,
@@ -13,7 +14,6 @@ from usam_core.outputs.base import (
     painted,
     relative,
 )
-from usam_core.outputs.polygons import fill
 
 
 class LabelMeWriter(Writer):

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from usam_core import faults
-from usam_core.digest import files_digest
 from usam_core.errors import StoreError
-from usam_core.paths import inside
-from usam_core.stamps import folder_stamp
+from usam_core.files import faults
+from usam_core.files.digest import files_digest
+from usam_core.files.paths import inside
+from usam_core.files.stamps import folder_stamp
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS file (

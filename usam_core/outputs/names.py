@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from usam_core.atomic import LONGEST_NAME
-from usam_core.image_ref import ImageRef
+from usam_core.files.atomic import LONGEST_NAME
+from usam_core.images.ref import ImageRef
 
 _UNSAFE = re.compile(r'[#=,:*?"<>|\\\x00-\x1f]+')
 """What means something in a URL, or is refused by some disks."""

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import zarr
 
-from usam_core.atomic import sweep, write_json
 from usam_core.errors import StoreError
+from usam_core.files.atomic import sweep, write_json
+from usam_core.files.paths import inside
 from usam_core.outputs.base import LabelledImage, Labels, Writer, read_objects
 from usam_core.outputs.pixel_size import pixel_size
-from usam_core.paths import inside
 
 NAME = "usam"
 """Of the labels in an image's `labels` group; those of another level have it behind."""

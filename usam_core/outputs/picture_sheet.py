@@ -6,9 +6,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from usam_core.atomic import whole_file
 from usam_core.errors import InputError
-from usam_core.images import read_image
+from usam_core.files.atomic import whole_file
+from usam_core.images.read import read_image
 
 _SIDE = 120
 _CAPTION = 16

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from usam_core.atomic import whole_file
+from usam_core.files.atomic import whole_file
+from usam_core.files.paths import inside
+from usam_core.masks.label_png import read_label_png
 from usam_core.outputs.base import LabelledImage, Labels, Writer
-from usam_core.outputs.voc_png import read_label_png
-from usam_core.paths import inside
 
 
 class VocWriter(Writer):

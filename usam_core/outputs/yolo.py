@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from usam_core.atomic import whole_file
+from usam_core.files.atomic import whole_file
+from usam_core.masks.polygons import fill, join
 from usam_core.outputs.base import LabelledImage, Labels, Writer, painted
-from usam_core.outputs.polygons import fill, join
 
 _READ = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 """Endings of images that YOLO's loaders take."""

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from usam_core.config import ProjectConfig
+from usam_core.config.schema import ProjectConfig
 from usam_core.lineage.chain import Chain, Link, facts, made_by, short
 from usam_core.report.difference import changed_settings
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 
-from usam_core.lineage.plain import plain
+from usam_core.files.text import escape_control
 
 _WIDTH, _HEIGHT = 240, 110
 _LEFT, _BOTTOM, _TOP, _RIGHT = 34, 18, 8, 18
@@ -53,7 +53,7 @@ def reliability_diagram(table: pd.DataFrame, alt: str) -> Markup:
     """Draw the share that was right against what was stated; the line is what should be.
 
     Args:
-        table: as `usam_core.calibration.reliability.reliability` gives it.
+        table: as `usam_core.inference.reliability.reliability` gives it.
         alt: what the chart shows, in words.
     """
     plot = _SIDE - _LEFT - _BOTTOM
@@ -95,7 +95,7 @@ def area_bins(shares: np.ndarray, bins: int = 20) -> list[int]:
 
 
 def _svg(width: float, height: float, alt: str, parts: Sequence[str]) -> Markup:
-    said = escape(plain(alt))
+    said = escape(escape_control(alt))
     return Markup(
         f'<svg class="chart" role="img" aria-label="{said}" '
         f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}">'

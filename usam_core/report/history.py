@@ -4,10 +4,10 @@ import json
 import re
 from pathlib import Path
 
-from usam_core.atomic import write_json
-from usam_core.paths import remove
+from usam_core.files.atomic import write_json
+from usam_core.files.paths import remove
+from usam_core.files.sealed import read_sealed
 from usam_core.report.runs import KEPT
-from usam_core.sealed import read_sealed
 
 RUNS = "runs"
 HISTORY = "history.json"

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from usam_core.lineage.plain import plain
+from usam_core.files.text import escape_control
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -67,4 +67,6 @@ def _pages() -> Environment:
 
 
 def _spelled(value: Any) -> Any:
-    return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return (
+        escape_control(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    )

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from usam_core.outputs.coco_json import decode
+from usam_core.masks.rle import decode
 
 QUALITY = 70
 _MARGIN = 0.35

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from usam_core.calibration.reliability import expected_calibration_error
+from usam_core.inference.reliability import expected_calibration_error
 from usam_core.report.charts import reliability_diagram
 
 _MOST_CONFUSED = 25
@@ -19,7 +19,7 @@ def calibration_part(table: pd.DataFrame, what: str) -> dict[str, Any]:
     """Return a reliability diagram with its error and table.
 
     Args:
-        table: as `usam_core.calibration.reliability.reliability` gives it.
+        table: as `usam_core.inference.reliability.reliability` gives it.
         what: which masks it speaks of.
     """
     error = expected_calibration_error(table)

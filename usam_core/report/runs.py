@@ -19,20 +19,20 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from usam_core.atomic import whole_file
-from usam_core.digest import file_digest
+from usam_core.config.palette import class_colours
 from usam_core.errors import InputError, StoreError
-from usam_core.image_ref import ImageRef
-from usam_core.images import BadImage, read_image
-from usam_core.imagestores.content import mismatch
-from usam_core.imagestores.opener import is_url, join
+from usam_core.files.atomic import whole_file
+from usam_core.files.digest import file_digest
+from usam_core.files.fsspec_io import is_url, join
+from usam_core.files.paths import inside
+from usam_core.files.sealed import read_sealed, write_sealed
+from usam_core.images.listing.content import mismatch
+from usam_core.images.read import BadImage, read_image
+from usam_core.images.ref import ImageRef
+from usam_core.lineage.artifact import IMAGES, PARTS, RECORD, read_parts
 from usam_core.lineage.document import LINEAGE
-from usam_core.lineage.subject import IMAGES, PARTS, RECORD, read_parts
-from usam_core.outputs.voc_png import read_label_png
-from usam_core.palette import class_colours
-from usam_core.paths import inside
+from usam_core.masks.label_png import read_label_png
 from usam_core.report.tables import RunTables, read_tables
-from usam_core.sealed import read_sealed, write_sealed
 
 RUN = "run.json"
 KEPT = "kept.json"

@@ -16,11 +16,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from usam_core import faults
-from usam_core.atomic import disk_errors
-from usam_core.digest import value_digest
 from usam_core.errors import InputError
-from usam_core.outputs.coco_json import run_lengths
+from usam_core.files import faults
+from usam_core.files.atomic import disk_errors
+from usam_core.files.digest import value_digest
+from usam_core.masks.rle import run_lengths
 
 _log = logging.getLogger(__name__)
 
@@ -164,4 +164,4 @@ def standing(decisions: Iterable[Decision]) -> list[Decision]:
 @functools.lru_cache(maxsize=100_000)
 def _pixels(counts: str) -> int:
     """Return how many pixels the runs of COCO's compressed RLE cover."""
-    return sum(run_lengths(counts))
+    return int(run_lengths(counts).sum())

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from usam_core.digest import value_digest
+from usam_core.files.digest import value_digest
 from usam_core.review.decisions import Decision, mask_id
 
 

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from usam_core.config_inference import InferenceConfig
-from usam_core.outputs.coco_json import encode
-from usam_core.overlap import Overlaps
+from usam_core.config.inference import InferenceConfig
+from usam_core.masks.overlap import Overlaps
+from usam_core.masks.rle import encode
 from usam_core.review.decisions import Decision
 from usam_core.review.matching import judged, match
 from usam_core.types import Instances

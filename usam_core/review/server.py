@@ -17,8 +17,8 @@ from jinja2 import Environment, PackageLoader
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from usam_core.errors import InputError, UserError
-from usam_core.images import BadImage
-from usam_core.outputs.coco_json import decode
+from usam_core.images.read import BadImage
+from usam_core.masks.rle import decode
 from usam_core.review.item import Item
 from usam_core.review.session import Session
 from usam_core.review.view import photograph, veil, window

@@ -11,7 +11,7 @@ with `shared` the same for all prompts, `spread` the attention maps (56 rows a l
 tokens' values behind the output projection, and `scale` the norm's, one number a pixel. So every
 projection of `shared` is made once an image; for a prompt only the columns of `lift` go through,
 and the norm's variance comes from their products with each other. Nothing is approximated, sums
-are taken in another order (docs/decisions/0015-embedding-speed.md; tests/core/test_sam_decoder.py).
+are taken in another order (docs/decisions/0015-embedding-speed.md; tests/sam/test_sam_decoder.py).
 
 Letters, beside those of `usam_core.types`: i images, n pixels of the embedding, t s tokens,
 g heads (those of both layers where a spread has both), e width of a head, r rows of a spread.

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import httpx
 
-from usam_core.digest import file_digest
 from usam_core.errors import InputError, TransientError
+from usam_core.files.digest import file_digest
 from usam_core.progress import SILENT, Progress
 from usam_core.sam.registry import Checkpoint
 

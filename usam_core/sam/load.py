@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 
-from usam_core.config import SamConfig
-from usam_core.digest import remembered_digest
+from usam_core.config.schema import SamConfig
 from usam_core.errors import InputError, StoreError
+from usam_core.files.digest import remembered_digest
 from usam_core.progress import SILENT, Progress
 from usam_core.sam.download import cache_folder, download
 from usam_core.sam.embedder import SamEmbedder, embedder_spec

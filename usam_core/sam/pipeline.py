@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeVar
 
-from usam_core.images import BadImage, DecodedImage
+from usam_core.images.read import BadImage, DecodedImage
+from usam_core.parallel.threads import Behind, ahead
 from usam_core.sam.batches import next_batch
 from usam_core.sam.embedder import Prepared, SamEmbedder
 from usam_core.store.shard import ShardRecord
-from usam_core.threads import Behind, ahead
 from usam_core.types import ImageFile, MaskSet
 
 Committed = TypeVar("Committed")

@@ -1,7 +1,7 @@
 """The seam for training pictures: what a source gives, whatever it is.
 
 A source is asked for one class at a time, so that a class can be collected, retried and
-refreshed alone. What comes out is filtered, recorded and shown by `usam_core.stages.collect`,
+refreshed alone. What comes out is filtered, recorded and shown by `usam_core.steps.collect`,
 the same for all sources.
 """
 
@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from usam_core.config import ClassSpec
-from usam_core.digest import value_digest
+from usam_core.config.schema import ClassSpec
+from usam_core.files.digest import value_digest
 from usam_core.progress import Progress
 
 _LONGEST_NAME = 160  # bytes: file systems take 255, and endings and marks come behind

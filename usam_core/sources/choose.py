@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from usam_core.config.project import Project
 from usam_core.errors import ConfigError
-from usam_core.project import Project
 from usam_core.sources.base import PictureSource
 from usam_core.sources.folder import FolderSource
 from usam_core.sources.none import NoSource

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from usam_core.config_training import SyntheticConfig
+from usam_core.config.training import SyntheticConfig
 from usam_core.errors import InputError
-from usam_core.hub import weights_digest
+from usam_core.files.hub import weights_digest
 from usam_core.sam.load import choose_device
 
 _OFFLOAD_BELOW = 6e9  # bytes free; Stable Diffusion v1 in float16 with its activations needs 5 GB

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from usam_core.config_training import FilterConfig
+from usam_core.config.training import FilterConfig
 from usam_core.sources.base import Rejected, TrainingPicture
 
 _NEIGHBOURS = 5

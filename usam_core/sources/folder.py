@@ -6,11 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from usam_core.config import ClassSpec, plain
-from usam_core.config_images import ImagesConfig
+from usam_core.config.images import ImagesConfig
+from usam_core.config.schema import ClassSpec
 from usam_core.errors import InputError
-from usam_core.imagestores.spelling import local_path, with_slashes
-from usam_core.listing import list_files, list_images
+from usam_core.files.text import normalize_name
+from usam_core.images.listing.scan import list_files, list_images
+from usam_core.images.listing.spelling import local_path, with_slashes
 from usam_core.progress import SILENT, Progress
 from usam_core.sources.base import Collected, Rejected, TrainingPicture, class_folder
 from usam_core.sources.table import class_table
@@ -94,9 +95,9 @@ class FolderSource:
         return list_files(self._images, files, cache, progress)
 
     def _folders(self, spec: ClassSpec) -> list[Path]:
-        wanted = {plain(word) for word in (spec.name, *spec.synonyms)}
+        wanted = {normalize_name(word) for word in (spec.name, *spec.synonyms)}
         present = sorted(path for path in self.root.iterdir() if path.is_dir())
-        found = [path for path in present if plain(path.name) in wanted]
+        found = [path for path in present if normalize_name(path.name) in wanted]
         if not found:
             raise InputError(
                 f"{self.root}: no folder named {spec.name!r} (nor a synonym); expected one folder "

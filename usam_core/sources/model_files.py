@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from usam_core.config_training import SyntheticConfig
+from usam_core.config.training import SyntheticConfig
 from usam_core.errors import InputError, UsamError
-from usam_core.hub import explained
+from usam_core.files.hub import explained
 
 KNOWN_GB = {"CompVis/stable-diffusion-v1-4": 5.5}
 """Sizes of downloads; the hub would tell others, but may be out of reach."""

@@ -6,11 +6,11 @@ from typing import Any
 
 from PIL import Image
 
-from usam_core.atomic import whole_file
-from usam_core.config import ClassSpec
-from usam_core.config_training import RenderConfig
-from usam_core.digest import file_digest
+from usam_core.config.schema import ClassSpec
+from usam_core.config.training import RenderConfig
 from usam_core.errors import InputError
+from usam_core.files.atomic import whole_file
+from usam_core.files.digest import file_digest
 from usam_core.progress import Progress
 from usam_core.rng import generator
 from usam_core.sources.base import Collected, TrainingPicture, class_folder

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from usam_core.palette import label_dtype
+from usam_core.config.palette import label_dtype
 from usam_core.sources import shapes, textures
 
 _SUPERSAMPLING = 3

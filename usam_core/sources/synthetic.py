@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from usam_core.atomic import whole_file, write_json
-from usam_core.config import ClassSpec
-from usam_core.config_training import SyntheticConfig
-from usam_core.digest import file_digest, value_digest
-from usam_core.hub import commit_of, weights_digest
+from usam_core.config.schema import ClassSpec
+from usam_core.config.training import SyntheticConfig
+from usam_core.files.atomic import whole_file, write_json
+from usam_core.files.digest import file_digest, value_digest
+from usam_core.files.hub import commit_of, weights_digest
 from usam_core.progress import Bar, Progress
 from usam_core.rng import derive_seed
 from usam_core.sources.base import Collected, Rejected, TrainingPicture, class_folder

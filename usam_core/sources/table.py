@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from usam_core.config import ClassSpec, plain
+from usam_core.config.schema import ClassSpec
 from usam_core.errors import InputError
-from usam_core.separated import read_separated
-from usam_core.spreadsheet import as_written
+from usam_core.files.csv_dialect import read_separated
+from usam_core.files.spreadsheet import as_written
+from usam_core.files.text import normalize_name
 
 
 def class_table(file: Path, column: str, spec: ClassSpec) -> pd.DataFrame:
@@ -33,8 +34,8 @@ def class_table(file: Path, column: str, spec: ClassSpec) -> pd.DataFrame:
             f"got {list(table.columns)}"
         )
     table = table.map(as_written)
-    wanted = {plain(word) for word in (spec.name, *spec.synonyms)}
-    rows = table[table["class"].map(plain).isin(wanted) & (table[column] != "")]
+    wanted = {normalize_name(word) for word in (spec.name, *spec.synonyms)}
+    rows = table[table["class"].map(normalize_name).isin(wanted) & (table[column] != "")]
     if rows.empty:
         raise InputError(
             f"{file}: no row of the class {spec.name!r} (nor a synonym); expected rows "

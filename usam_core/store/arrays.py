@@ -18,10 +18,10 @@ from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.storage import LocalStore
 from zarrs import ZarrsCodecPipeline
 
-from usam_core import faults
-from usam_core.atomic import write_json
-from usam_core.digest import file_digest
-from usam_core.store import rows8
+from usam_core.files import faults
+from usam_core.files.atomic import write_json
+from usam_core.files.digest import file_digest
+from usam_core.store import int8 as rows8
 
 SEAL_FILE = "seal.json"
 _METADATA_FILE = "zarr.json"

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from usam_core.atomic import whole_folder
 from usam_core.errors import StoreError
+from usam_core.files.atomic import whole_folder
 from usam_core.store.arrays import Damaged, SealedArray, check_array, open_array, write_array
 from usam_core.store.commit import remove_folder
 from usam_core.store.layout import FEATURES, check_block_name, fingerprint

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from usam_core.atomic import TEMPORARY_PREFIX, sweep, whole_folder
 from usam_core.errors import StoreError
-from usam_core.paths import inside, remove
+from usam_core.files.atomic import TEMPORARY_PREFIX, sweep, whole_folder
+from usam_core.files.paths import inside, remove
 from usam_core.store.arrays import Damaged
 from usam_core.store.layout import FEATURES, SHARDS
 

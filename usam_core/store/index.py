@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from usam_core.atomic import whole_file
+from usam_core.files.atomic import whole_file
 from usam_core.store.arrays import Damaged
 from usam_core.store.layout import CACHE_FILE, INDEX_FILE, SHARDS
 from usam_core.store.shard import INDEX_SCHEMA, OK, read_index

@@ -18,9 +18,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from usam_core.atomic import write_json
-from usam_core.digest import value_digest
 from usam_core.errors import StoreError
+from usam_core.files.atomic import write_json
+from usam_core.files.digest import value_digest
 from usam_core.types import TOKENS_BLOCK
 
 FORMAT = 1

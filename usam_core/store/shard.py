@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from usam_core.digest import file_digest, value_digest
 from usam_core.errors import StoreError
+from usam_core.files.digest import file_digest, value_digest
 from usam_core.store.arrays import Damaged, check_array, write_array
 from usam_core.store.layout import (
     COLUMNS,

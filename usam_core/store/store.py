@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from usam_core.errors import StoreError
-from usam_core.images import PATH_CODES
+from usam_core.files.stamps import CheckedFolders
+from usam_core.images.read import PATH_CODES
 from usam_core.progress import SILENT, Progress
-from usam_core.stamps import CheckedFolders
 from usam_core.store.arrays import Damaged
 from usam_core.store.blocks import add_block, drop_damaged, lacking_images
 from usam_core.store.commit import commit, remove_folder
@@ -109,7 +109,7 @@ class EmbeddingStore:
         """Return what of `shas` is not stored yet, each once and in order, cut into shards.
 
         Quarantined images count as stored, but for the codes that speak of a path and not of the
-        content (`usam_core.images.PATH_CODES`).
+        content (`usam_core.images.read.PATH_CODES`).
         """
         if shard_size < 1:
             raise ValueError(f"shard_size: expected at least 1, got {shard_size}")

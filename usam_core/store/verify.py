@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from usam_core.files.stamps import CheckedFolders
 from usam_core.progress import Progress
-from usam_core.stamps import CheckedFolders
 from usam_core.store.arrays import Damaged
 from usam_core.store.index import shard_names
 from usam_core.store.layout import FEATURES

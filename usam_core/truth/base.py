@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from usam_core.config_classes import plain
+from usam_core.files.text import normalize_name
 
 VOID = -1
 """Pixels of this value count neither for nor against; no class can have it."""
@@ -84,8 +84,8 @@ def label_numbers(
         labels: the project's labels in order.
         notes: gets a line with the names that count as background.
     """
-    by_word = {plain(word): label for word, label in words.items()}
-    found = [by_word.get(plain(name)) for name in truth_names]
+    by_word = {normalize_name(word): label for word, label in words.items()}
+    found = [by_word.get(normalize_name(name)) for name in truth_names]
     others = [name for name, label in zip(truth_names, found, strict=True) if label is None]
     if others:
         notes.say(f"counted as background: {', '.join(others)}")

@@ -1,7 +1,7 @@
 """Open the truth that a project names."""
 
+from usam_core.config.project import Project
 from usam_core.errors import ConfigError
-from usam_core.project import Project
 from usam_core.truth.base import Truth
 from usam_core.truth.coco import CocoTruth
 from usam_core.truth.voc import VocTruth

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from usam_core.config_classes import plain
-from usam_core.digest import file_digest, value_digest
+from usam_core.files.digest import file_digest, value_digest
+from usam_core.files.text import normalize_name
 from usam_core.truth.base import VOID, Notes, label_numbers
 from usam_core.truth.coco_masks import read_mask
 from usam_core.truth.coco_records import Id, read_records
@@ -45,7 +45,7 @@ class CocoTruth:
         self._images, categories, self._annotations = read_records(path, self._notes)
         numbers = label_numbers(list(categories.values()), words, labels, self._notes)
         self._numbers = dict(zip(categories, numbers, strict=True))
-        spelled = Counter(plain(name) for name in categories.values())
+        spelled = Counter(normalize_name(name) for name in categories.values())
         for name in (name for name, count in spelled.items() if count > 1):
             self._notes.say(f"{spelled[name]} categories are called {name!r} and count as one")
         self._by_name = ByName({number: image.file_name for number, image in self._images.items()})

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from usam_core.outputs.coco_json import run_lengths
+from usam_core.masks.rle import run_lengths
 
 _LEAST = 6
 """Numbers of a polygon: three points."""
@@ -66,7 +66,7 @@ def _from_runs(rle: dict[str, Any], size_hw: tuple[int, int]) -> dict[str, Any]:
             raise ValueError("the RLE's size is [width, height] in place of [height, width]")
         raise ValueError("the RLE's size is not its image's [height, width]")
     if isinstance(counts, str):
-        runs = run_lengths(counts)
+        runs = run_lengths(counts).tolist()
     elif isinstance(counts, list) and all(_is_number(run) and run == run // 1 for run in counts):
         runs = [int(run) for run in counts]
     else:

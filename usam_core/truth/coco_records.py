@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from usam_core.config_classes import plain
 from usam_core.errors import InputError
+from usam_core.files.text import normalize_name
 from usam_core.truth.base import Notes
 
 _PARTS = ("images", "annotations", "categories")
@@ -144,7 +144,7 @@ def _categories(path: Path, entries: list[Any], notes: Notes) -> dict[Id, str]:
             name = entry.get("name")
             if not isinstance(name, str) or not name.strip():
                 fault = "without a name"
-            elif plain(found.setdefault(number, name)) != plain(name):
+            elif normalize_name(found.setdefault(number, name)) != normalize_name(name):
                 raise InputError(
                     f"{path}: the category id {number!r} stands for both {found[number]!r} and "
                     f"{name!r}; expected an id of its own for each category"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
-from usam_core.imagestores.spelling import plain_path
+from usam_core.images.listing.spelling import plain_path
 
 _T = TypeVar("_T")
 

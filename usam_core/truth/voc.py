@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from usam_core.digest import files_digest, value_digest
 from usam_core.errors import InputError
-from usam_core.image_ref import ImageRef
-from usam_core.imagestores.limits import check_values
-from usam_core.outputs.coco_json import mask_record
-from usam_core.outputs.voc_png import opened_png, values_of_colours
+from usam_core.files.digest import files_digest, value_digest
+from usam_core.images.errors import BadImage
+from usam_core.images.ref import ImageRef
+from usam_core.images.stores.limits import check_values
+from usam_core.masks.label_png import opened_png, values_of_colours
+from usam_core.masks.rle import mask_record
 from usam_core.truth.base import VOID, Notes, label_numbers
-from usam_core.verdicts import BadImage
 
 
 class VocTruth:
@@ -127,9 +127,7 @@ class VocTruth:
                 found.append(mask_record(mask, label))
         return found
 
-    def _read(
-        self, path: Path, without: str, size_hw: tuple[int, int] | None
-    ) -> np.ndarray | None:
+    def _read(self, path: Path, without: str, size_hw: tuple[int, int] | None) -> np.ndarray | None:
         """Return the values of a PNG, uint8 or uint16 (h, w); None without one."""
         if not path.exists():
             return None

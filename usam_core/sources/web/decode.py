@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from usam_core.atomic import scratch_file, whole_file
-from usam_core.images import BadImage, check_image, read_image
+from usam_core.files.atomic import scratch_file, whole_file
+from usam_core.images.read import BadImage, check_image, read_image
 from usam_core.sources.web.failures import FetchFailed
 from usam_core.sources.web.journal import Verdict
 from usam_core.sources.web.session import Answer

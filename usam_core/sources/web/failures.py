@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from usam_core.hidden import without_secrets
+from usam_core.redact import without_secrets
 
 Permit = Callable[[str], None]
 """Looks at an address before each request to it; raises `FetchFailed` to forbid it."""

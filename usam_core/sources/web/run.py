@@ -7,8 +7,8 @@ from pathlib import Path
 from icrawler import Downloader
 from icrawler.builtin import PseudoParser
 
-from usam_core.config import ClassSpec
-from usam_core.config_training import WebConfig
+from usam_core.config.schema import ClassSpec
+from usam_core.config.training import WebConfig
 from usam_core.errors import TransientError
 from usam_core.sources.web.decode import check_type, keep
 from usam_core.sources.web.engines import ENGINES, MOST_RESULTS, at

@@ -15,7 +15,7 @@ import requests
 from icrawler.utils import ProxyPool, Session
 from urllib3.exceptions import HTTPError
 
-from usam_core.config_training import WebConfig
+from usam_core.config.training import WebConfig
 from usam_core.sources.web.failures import CapReached, FetchFailed, Permit
 from usam_core.sources.web.guard import Guard, GuardedAdapter, Lifeline
 from usam_core.sources.web.limits import Budget, Pace

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from icrawler import Downloader, UrlListFeeder
 
-from usam_core.config_training import WebConfig
+from usam_core.config.training import WebConfig
 from usam_core.sources.web.failures import FetchFailed
 from usam_core.sources.web.journal import Candidate, Journal, Page
 from usam_core.sources.web.limits import Budget

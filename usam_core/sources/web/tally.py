@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
-from usam_core.config import ClassSpec
-from usam_core.hidden import all_without_secrets, without_secrets
+from usam_core.config.schema import ClassSpec
+from usam_core.redact import all_without_secrets, without_secrets
 from usam_core.sources.base import Rejected, TrainingPicture
 from usam_core.sources.web.journal import Candidate, Verdict
 

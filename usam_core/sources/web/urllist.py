@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from usam_core.config import ClassSpec, plain
+from usam_core.config.schema import ClassSpec
 from usam_core.errors import InputError
-from usam_core.separated import read_separated
+from usam_core.files.csv_dialect import read_separated
+from usam_core.files.text import normalize_name
 from usam_core.sources.web.journal import Candidate
 
 
@@ -39,7 +40,7 @@ def read_url_list(path: Path, spec: ClassSpec) -> list[Candidate]:
         )
     if table.empty:
         raise InputError(f"training.web.urls: {path} has no rows below its header; add some")
-    names = {plain(word) for word in (spec.name, *spec.synonyms)}
+    names = {normalize_name(word) for word in (spec.name, *spec.synonyms)}
     found = []
     for line, row in zip(table.index, table.to_dict("records"), strict=True):
         url = row["url"]
@@ -48,7 +49,7 @@ def read_url_list(path: Path, spec: ClassSpec) -> list[Candidate]:
                 f"training.web.urls: {path}, line {line}: url is {url!r}; expected an address that "
                 "begins with http:// or https://"
             )
-        if plain(row["class"]) in names:
+        if normalize_name(row["class"]) in names:
             page, licence = row.get("page_url") or None, row.get("licence") or None
             found.append(Candidate("urls", path.name, url, page, None, licence))
     return found

@@ -1,0 +1,368 @@
+"""From low-resolution masks to painted labels: packing, overlap, NMS, thresholds, rules."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from torch import nn
+from torch.nn import functional
+
+from usam_core.config.schema import InferenceConfig
+from usam_core.inference.scoring import candidates, choose, label_image
+from usam_core.masks.bits import areas, pack, unpack, upscale, upscale_part, valid_hw
+from usam_core.masks.nms import suppress
+from usam_core.masks.overlap import Overlaps
+from usam_core.masks.paint import paint, paint_votes
+from usam_core.types import Instances, MaskSet
+
+masks_16 = arrays.arrays(bool, st.tuples(st.integers(0, 6), st.just(16), st.just(16)))
+
+
+def iou_and_containment(packed):
+    """Return both for all pairs, float64 (p, p) each."""
+    compare, everyone = Overlaps(packed), np.arange(len(packed))
+    tables = np.zeros((2, len(packed), len(packed)))
+    for one in everyone:
+        tables[:, one] = compare(one, everyone)
+    return tables
+
+
+def box(top, left, height, width, side=16):
+    mask = np.zeros((side, side), bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+@given(masks_16)
+def test_unpacking_gives_back_what_was_packed(masks):
+    assert np.array_equal(unpack(pack(masks)), masks)
+    assert np.array_equal(areas(pack(masks)), masks.sum((1, 2)))
+
+
+@given(masks_16)
+def test_overlap_counts_as_whole_masks_do(masks):
+    iou, inside = iou_and_containment(pack(masks))
+    for i, a in enumerate(masks):
+        for j, b in enumerate(masks):
+            shared, union = (a & b).sum(), (a | b).sum()
+            assert iou[i, j] == pytest.approx(shared / max(union, 1))
+            assert inside[i, j] == pytest.approx(shared / max(min(a.sum(), b.sum()), 1))
+
+
+@settings(max_examples=50)
+@given(masks_16, st.integers(0, 2**32 - 1))
+def test_nms_keeps_no_conflict_and_drops_nothing_without_one(masks, seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.random(len(masks)).astype(np.float32)
+    classes = rng.integers(0, 2, len(masks))
+    packed = pack(masks)
+    kept = suppress(packed, scores, classes, 0.5, 0.8)
+    assert list(scores[kept]) == sorted(scores[kept], reverse=True)
+    iou, inside = iou_and_containment(packed)
+    conflict = (iou > 0.5) | ((inside > 0.8) & (classes[:, None] == classes[None]))
+    for number in range(len(masks)):
+        better = [k for k in kept if k != number and scores[k] >= scores[number]]
+        assert (number in kept) == (not any(conflict[k, number] for k in better))
+    # Suppressing what was kept changes nothing.
+    again = suppress(packed[kept], scores[kept], classes[kept], 0.5, 0.8)
+    assert again.tolist() == list(range(len(kept)))
+
+
+def test_a_suppressed_mask_suppresses_nothing():
+    # Each overlaps the next by two thirds of a mask, the first and the last by one third.
+    packed = pack(np.stack([box(0, left, 6, 6) for left in (0, 2, 4)]))
+    kept = suppress(packed, np.array([0.9, 0.8, 0.7], np.float32), np.zeros(3, int), 0.4, 1.0)
+    assert kept.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("classes", "kept"),
+    [
+        # The part lies in the whole: of one class it goes, of another it stays.
+        ([0, 0], [0]),
+        ([0, 1], [0, 1]),
+    ],
+)
+def test_containment_counts_within_a_class(classes, kept):
+    packed = pack(np.stack([box(0, 0, 10, 10), box(0, 0, 4, 4)]))
+    scores = np.array([0.9, 0.8], np.float32)
+    assert suppress(packed, scores, np.array(classes), 0.7, 0.9).tolist() == kept
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "frame", "expected"),
+    [
+        ((375, 500), 256, (192, 256)),
+        ((376, 500), 256, (193, 256)),
+        ((500, 375), 80, (80, 60)),
+        ((1, 1000), 80, (1, 80)),
+    ],
+)
+def test_the_longer_side_fills_the_frame(size_hw, frame, expected):
+    assert valid_hw(size_hw, frame) == expected
+
+
+def test_scaling_up_takes_the_images_part_and_keeps_straight_borders():
+    mask = np.zeros((1, 16, 16), bool)
+    mask[0, :4, :8] = True  # left half of the upper half of an image of 8 x 16 cells
+    mask[0, 8:] = True  # padding must not come through
+    full = upscale(pack(mask), (40, 80))
+    assert full.shape == (1, 40, 80)
+    expected = np.zeros((40, 80), bool)
+    expected[:20, :40] = True
+    # Straight borders are exact; the corner is rounded by a few pixels.
+    assert np.array_equal(full[0, :15], expected[:15])
+    assert np.array_equal(full[0, :, :35], expected[:, :35])
+    assert (full[0] != expected).sum() <= 4
+    assert upscale(pack(mask[:0]), (5, 7)).shape == (0, 5, 7)
+
+
+@given(
+    arrays.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 12), st.integers(1, 12)),
+        elements=st.sampled_from([0, 0, 0, 0.25, 1]),
+    ),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+)
+def test_scaling_a_part_equals_scaling_the_whole(values, size_hw):
+    place, part = upscale_part(values, size_hw)
+    whole = np.zeros(size_hw, np.float32)
+    whole[place] = part
+    expected = functional.interpolate(
+        torch.from_numpy(values)[None, None], size=size_hw, mode="bilinear", align_corners=False
+    )[0, 0].numpy()
+    np.testing.assert_allclose(whole, expected, atol=1e-5)
+
+
+def mask_set(masks, features, iou):
+    d = len(masks)
+    return MaskSet(
+        tokens=np.zeros((d, 1024), np.float16),
+        packed_masks=pack(np.asarray(masks)),
+        predicted_iou=np.asarray(iou, np.float32),
+        stability=np.full((d, 4), 0.8, np.float32),
+        points_xy=np.zeros((d, 2), np.float32),
+        size_hw=(16, 16),
+        features={"encoder": np.asarray(features, np.float16)},
+    )
+
+
+class Doubling(nn.Module):
+    """Takes the two features of a mask for its two logits."""
+
+    def forward(self, rows):
+        return rows.float()[..., :2]
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [("single", [0]), ("best_iou", [1]), ("largest", [3]), ("most_confident", [2])],
+)
+def test_each_choice_takes_its_mask(choice, expected):
+    masks = [[box(0, 0, 16, 16), box(0, 0, 2, 2), box(0, 0, 3, 3), box(0, 0, 9, 9)]]
+    some = mask_set(masks, np.zeros((1, 4, 2)), [[0.99, 0.9, 0.1, 0.2]])
+    confidence = np.array([[0.99, 0.5, 0.9, 0.6]], np.float32)
+    assert choose(some, choice, confidence).tolist() == expected
+
+
+def test_equal_confidence_leaves_the_choice_to_the_predicted_iou():
+    some = mask_set(np.zeros((1, 4, 16, 16), bool), np.zeros((1, 4, 2)), [[0.9, 0.1, 0.7, 0.3]])
+    assert choose(some, "most_confident", np.full((1, 4), 0.5, np.float32)).tolist() == [2]
+
+
+def labelled(config, classes=("a", "b"), score="confidence"):
+    whole, part = box(0, 0, 8, 8), box(8, 8, 8, 8)
+    masks = np.stack([np.stack([whole] * 4), np.stack([part] * 4), np.stack([whole] * 4)])
+    # Logits: prompt 0 sure of a, prompt 1 leaning to b, prompt 2 less sure of a than prompt 0.
+    features = np.array([[[4, 0]] * 4, [[0, 1]] * 4, [[2, 0]] * 4])
+    some = mask_set(masks, features, np.full((3, 4), 0.8))
+    plain = config.model_copy(update={"score": score})
+    return label_image(Doubling(), some, ["encoder"], plain, list(classes))[0]
+
+
+def test_thresholds_and_nms_leave_the_best_mask_of_each_thing():
+    found = labelled(InferenceConfig(threshold=0.5, min_area=0))
+    assert found.prompts.tolist() == [0, 1]
+    assert found.classes.tolist() == [0, 1]
+    assert found.scores.tolist() == pytest.approx([0.982, 0.731], abs=1e-3)
+    assert found.masks[0].sum() == 64
+    assert labelled(InferenceConfig(threshold=0.9)).prompts.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "prompts"),
+    [
+        ({"class_thresholds": {"b": 0.99}}, [0]),
+        ({"min_predicted_iou": 0.9}, []),
+        ({"min_stability": 0.9}, []),
+        ({"max_area": 0.2}, []),
+        ({"min_area": 0.3}, []),
+        ({"nms_iou": 1.0, "nms_containment": 1.0}, [0, 2, 1]),
+    ],
+)
+def test_each_setting_does_its_part(setting, prompts):
+    config = InferenceConfig(**{"threshold": 0.5, "min_area": 0, **setting})
+    assert labelled(config).prompts.tolist() == prompts
+
+
+def test_score_may_count_the_predicted_iou():
+    found = labelled(InferenceConfig(threshold=0.5, min_area=0), score="confidence_x_iou")
+    assert found.scores[0] == pytest.approx(0.982 * 0.8, abs=1e-3)
+
+
+def test_candidates_carry_the_entropy_of_their_own_mask():
+    masks = np.zeros((1, 4, 16, 16), bool)
+    some = mask_set(masks, [[[0, 0], [0, 0], [9, 0], [0, 0]]], np.full((1, 4), 0.5))
+    config = InferenceConfig(mask_choice="most_confident")
+    found = candidates(Doubling(), some, ["encoder"], config)
+    assert found.confidence[0] > 0.99
+    assert found.entropy[0] < 0.01
+    assert found.classes.tolist() == [0]
+
+
+def instances(masks, classes, scores):
+    p = len(masks)
+    return Instances(
+        masks=np.asarray(masks, bool).reshape(p, 16, 16),
+        classes=np.asarray(classes, np.int64),
+        scores=np.asarray(scores, np.float32),
+        entropy=np.zeros(p, np.float32),
+        predicted_iou=np.zeros(p, np.float32),
+        prompts=np.arange(p),
+        probability=np.zeros(p, np.float32),
+        runner_up=np.full(p, -1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "shared"),
+    [
+        ("score", 1),  # the large mask has the best score
+        ("smallest", 2),  # the small one is smallest
+    ],
+)
+def test_who_gets_a_pixel_that_several_claim(rule, shared):
+    large, middle, small = box(0, 0, 12, 12), box(0, 0, 8, 8), box(0, 0, 4, 4)
+    found = instances([large, small, middle, middle], [0, 1, 2, 2], [0.9, 0.3, 0.5, 0.5])
+    labels = paint(found, rule, 3)
+    assert labels[0, 0] == shared
+    assert labels[10, 10] == 1
+    assert labels[15, 15] == 0
+    assert labels.dtype == np.uint8
+
+
+def test_votes_add_up_before_suppression_and_a_lone_mask_keeps_its_border():
+    masks = np.stack([box(0, 0, 8, 8), box(0, 0, 4, 16), box(0, 0, 4, 16)])
+    least = np.full(3, 0.25, np.float32)
+    scores = np.array([0.8, 0.5, 0.5])
+    labels = paint_votes(pack(masks), np.array([0, 2, 2]), scores, (16, 16), least)
+    assert labels[0, 0] == 3  # 0.5 + 0.5 for class 2 against 0.8
+    assert labels[6, 2] == 1
+    assert labels[6, 12] == 0
+    alone = paint_votes(pack(masks[:1]), np.array([1]), np.array([0.5]), (32, 32), least)
+    assert np.array_equal(alone == 2, upscale(pack(masks[:1]), (32, 32))[0])
+
+
+@pytest.mark.parametrize(("least", "painted"), [([0.6, 0.1], False), ([0.1, 0.6], True)])
+def test_a_vote_must_exceed_what_its_own_class_asks(least, painted):
+    mask = pack(box(0, 0, 8, 8)[None])
+    least = np.array(least, np.float32)
+    labels = paint_votes(mask, np.array([0]), np.array([0.5]), (16, 16), least)
+    assert labels.any() == painted
+
+
+@pytest.mark.parametrize(("iou", "painted"), [(0.45, False), (0.55, True)])
+def test_the_votes_for_a_class_must_exceed_half_of_its_threshold(iou, painted):
+    """The head is sure; the predicted IoU alone makes the vote: 0.9 asks for more than 0.45."""
+    masks = np.stack([np.stack([box(0, 0, 8, 8)] * 4)])
+    some = mask_set(masks, np.array([[[20, 0]] * 4]), np.full((1, 4), iou))
+    config = InferenceConfig(threshold=0.9, min_area=0)
+    assert label_image(Doubling(), some, ["encoder"], config, ["a", "b"]).labels.any() == painted
+
+
+def test_equal_votes_go_to_the_lowest_class_and_equal_scores_to_the_first_mask():
+    whole = np.stack([box(0, 0, 8, 8)] * 2)
+    least = np.zeros(3, np.float32)
+    half = np.full(2, 0.5, np.float32)
+    for order in ([2, 1], [1, 2]):
+        assert paint_votes(pack(whole), np.array(order), half, (16, 16), least)[0, 0] == 2
+    assert paint(instances(whole, [2, 1], half), "score", 3)[0, 0] == 3
+    assert paint(instances(whole, [1, 2], half), "smallest", 3)[0, 0] == 2
+    for classes in ([0, 1], [1, 0]):
+        assert suppress(pack(whole), half, np.array(classes), 0.5, 1.0).tolist() == [0]
+
+
+def test_limits_of_the_thresholds_belong_to_the_kept():
+    """Each value just at its limit: kept; 64 of 256 pixels are a quarter of the image."""
+    exact = {
+        "threshold": 0.5,
+        "min_predicted_iou": 0.75,
+        "min_stability": 0.75,
+        "min_area": 0.25,
+        "max_area": 0.25 + 1e-9,
+    }
+    masks = np.stack([np.stack([box(0, 0, 8, 8)] * 4)])
+    some = replace(
+        mask_set(masks, np.zeros((1, 4, 2)), np.full((1, 4), 0.75)),
+        stability=np.full((1, 4), 0.75, np.float32),
+    )
+    config = InferenceConfig(**exact)
+    found = label_image(Doubling(), some, ["encoder"], config, ["a", "b"])
+    assert found.instances.prompts.tolist() == [0]
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(1 / 3, [0, 1]), (0.33, [0])])
+def test_an_overlap_just_at_the_limit_is_kept(limit, kept):
+    packed = pack(np.stack([box(0, 0, 8, 8), box(0, 4, 8, 8)]))
+    scores = np.array([0.9, 0.8], np.float32)
+    assert suppress(packed, scores, np.array([0, 1]), limit, 1.0).tolist() == kept
+    half = (0.5, [0, 1]) if limit == 1 / 3 else (0.49, [0])
+    assert suppress(packed, scores, np.array([0, 0]), 1.0, half[0]).tolist() == half[1]
+
+
+def test_an_image_is_painted_by_the_rule_that_the_settings_name():
+    whole = np.stack([np.stack([box(0, 0, 8, 8)] * 4)] * 3)
+    some = mask_set(whole, np.array([[[4, 0]] * 4, [[0, 3]] * 4, [[0, 3]] * 4]), np.ones((3, 4)))
+    painted = {
+        rule: label_image(
+            Doubling(), some, ["encoder"], InferenceConfig(paint=rule, threshold=0.5), ["a", "b"]
+        )[1][0, 0]
+        for rule in ("score", "vote")
+    }
+    assert painted == {"score": 1, "vote": 2}
+
+
+def test_a_mask_without_any_pixel_in_the_image_is_no_instance():
+    whole = np.stack([np.stack([box(0, 0, 8, 8)] * 4), np.stack([box(11, 11, 1, 1)] * 4)])
+    some = replace(
+        mask_set(whole, np.array([[[1, 0]] * 4, [[4, 0]] * 4]), np.ones((2, 4))), size_hw=(2, 2)
+    )
+    found = label_image(
+        Doubling(), some, ["encoder"], InferenceConfig(threshold=0.5, min_area=0), ["a", "b"]
+    )
+    assert found.instances.masks.any(axis=(1, 2)).tolist() == [True]
+    assert found.instances.prompts.tolist() == [0]
+    nearly = InferenceConfig(threshold=0.99, min_area=0)
+    dropped = label_image(Doubling(), some, ["encoder"], nearly, ["a", "b"])
+    assert dropped.missed.prompts.tolist() == [0]
+
+
+def test_nothing_kept_is_all_background_and_many_classes_need_sixteen_bits():
+    assert not paint(instances([], [], []), "score", 3).any()
+    nothing = pack(np.zeros((0, 16, 16), bool))
+    assert not paint_votes(nothing, *2 * [np.zeros(0)], (5, 7), np.zeros(3)).any()
+    assert paint(instances([], [], []), "score", 300).dtype == np.uint16
+
+
+def test_tokens_alone_give_every_mask_of_a_prompt_the_same_logits():
+    some = mask_set(np.zeros((2, 4, 16, 16), bool), np.zeros((2, 4, 2)), np.ones((2, 4)))
+    head = nn.Linear(1024, 2)
+    with torch.no_grad():
+        head.bias.copy_(torch.tensor([1.0, 0.0]))
+    found = candidates(head, some, ["tokens"], InferenceConfig())
+    assert found.classes.tolist() == [0, 0]

@@ -1,0 +1,229 @@
+"""From any output back to training pictures and checkpoint."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.lineage.tampered import PNG, broken, document, replace_head
+from usam_core.config.project import load_project
+from usam_core.lineage import environment
+from usam_core.lineage.chain import read_chain
+from usam_core.lineage.diagram import markdown
+from usam_core.lineage.document import LINEAGE
+from usam_core.lineage.show import broken_links, to_json, tree
+from usam_core.steps import STEPS, run_step
+from usam_core.steps.embed import open_store
+from usam_core.steps.lineage_checks import check_chain
+
+
+def test_every_step_says_what_it_was_made_of(finished_project):
+    root = finished_project.parent
+    for step in set(STEPS) - {"describe"}:  # for which there is nothing to do
+        said = document(root, step)
+        assert said["step"] == step
+        assert said["code"]["versions"]["usam"]
+        assert said["seed"] == 0
+        assert said["flow_run"] is None
+        assert str(root) not in json.dumps(said), "no path of this machine"
+    fit = document(root, "fit")
+    assert fit["inputs"]["pictures"]["per_class"] == {"disc": 3, "ring": 3, "rod": 3}
+    assert fit["config"]["head"]["steps"] == 5
+    head = document(root, "annotate")["weights"]["head"]
+    assert head["path"] == "out/fit/student.safetensors"
+    assert head["sha256"] == fit["outputs"]["student.safetensors"]
+    record = json.loads((root / "out" / "fit" / "record.json").read_text())
+    assert LINEAGE in record["outputs"], "the record comes last and covers the lineage"
+
+
+def test_a_label_png_leads_back_to_its_image_the_pictures_and_the_checkpoint(root):
+    chain = read_chain(root / PNG)
+    findings = check_chain(chain)
+    assert not broken_links(findings)
+    shown = to_json(chain, findings)
+    assert shown["image"]["file_name"] == "s1.png"
+    assert shown["whole"]
+    steps = [step["step"] for step in shown["steps"]]
+    assert sorted(steps) == ["annotate", "calibrate", "collect", "compose", "embed", "fit"]
+    by_step = {step["step"]: step["document"] for step in shown["steps"]}
+    assert by_step["collect"]["pictures"]["provenance"]["sources"] == {"render": 9}
+    text = "\n".join(tree(chain, findings))
+    store = open_store(load_project(root / "project.yaml"))
+    index = store.index().set_index("sha256")
+    for expected in (
+        "images/s1.png",
+        shown["image"]["sha256"],
+        index.loc[shown["image"]["sha256"], "shard"],
+        "9 for training (disc 3, ring 3, rod 3); 9 from render",
+        "SAM nano, bundled with usam",
+        "the chain is whole",
+    ):
+        assert expected in text
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "out/annotate/coco.json",
+        "out/annotate/overlays/s0.jpg",
+        "out/annotate",
+        "out/annotate/masks",
+        "out/annotate/lineage.json",
+        "out/fit/student.safetensors",
+        "out/fit/student.card.json",
+        "out/evaluate/metrics.json",
+        "out/evaluate/contact_sheet.png",
+        "out/collect/manifest.parquet",
+        "out/collect/pictures/disc-96-0-1/0000.png",
+        "out/compose/scenes/train-00000.png",
+        "out/compose/truth/train-00001.png",
+        "out/compose/scenes.parquet",
+        "out/embed",
+    ],
+)
+def test_every_output_of_a_moved_project_has_a_whole_chain(root, output):
+    chain = read_chain(root / output)
+    findings = check_chain(chain)
+    assert broken_links(findings) == []
+    assert "collect" in {link.step for link in chain.links.values()}
+
+
+def test_steps_that_run_again_keep_the_chain_of_what_stays(root):
+    project = load_project(root / "project.yaml")
+    before = (root / "out" / "fit" / LINEAGE).read_bytes()
+    kept = (root / "out" / "embed" / LINEAGE).read_bytes()
+    Image.open(root / "images" / "s0.png").rotate(90, expand=True).save(root / "images" / "n.png")
+    run_step("embed", project)
+    assert run_step("fit", project).reused
+    run_step("annotate", project)
+    assert (root / "out" / "fit" / LINEAGE).read_bytes() == before
+    earlier = list((root / "out" / "embed" / "lineage").iterdir())
+    assert [file.read_bytes() for file in earlier] == [kept]
+    chain = read_chain(root / "out" / "annotate" / "masks" / "n.png")
+    assert broken_links(check_chain(chain)) == []
+    embeds = [link.current for link in chain.links.values() if link.step == "embed"]
+    assert sorted(embeds) == [False, True], "fit used the earlier one, annotate the present one"
+    earlier[0].unlink()
+    assert broken(root / PNG) == [("out/embed/lineage.json", "lineage")]
+
+
+@pytest.mark.parametrize("place", ["inside", "outside"])
+def test_a_linked_folder_of_results_leads_to_its_project(root, tmp_path, place):
+    if place == "inside":
+        (root / "out").rename(tmp_path / "scratch")
+        (root / "out").symlink_to(tmp_path / "scratch")
+        file = root / PNG
+    else:
+        (tmp_path / "link").symlink_to(root / "out")
+        file = tmp_path / "link" / "annotate" / "masks" / "s1.png"
+    assert broken(file) == []
+
+
+def test_the_coarser_level_has_a_chain_of_its_own(root):
+    project = load_project(root / "project.yaml", level="parents")
+    for step in ("fit", "calibrate", "annotate"):
+        run_step(step, project)
+    chain = read_chain(root / "out" / "parents" / "annotate" / "masks" / "s1.png")
+    assert broken_links(check_chain(chain)) == []
+    assert "out/parents/fit/lineage.json" in {link.path for link in chain.links.values()}
+    assert broken(root / PNG) == []
+
+
+ODD = ['a "quoted" name', "rows | and [brackets]", "`tick` <b>", "日本", "new\nline", "\x1b[2Jred"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_file_names(root, name):
+    (root / "images" / "s1.png").rename(root / "images" / f"{name}.png")
+    run_step("annotate", load_project(root / "project.yaml"))
+    chain = read_chain(root / "out" / "annotate" / "masks" / f"{name}.png")
+    findings = check_chain(chain)
+    assert broken_links(findings) == []
+    lines = list(tree(chain, findings))
+    assert all(line.isprintable() for line in lines)
+    assert json.loads(json.dumps(to_json(chain, findings)))["image"]["file_name"] == f"{name}.png"
+
+
+def test_what_prefect_calls_the_run_is_recorded_and_stays(root):
+    project = load_project(root / "project.yaml")
+    run = {"id": "0b6f", "name": "amber-fox"}
+    run_step("fit", project, refresh=True, flow_run=run)
+    assert document(root, "fit")["flow_run"] == run
+    assert run_step("fit", project, flow_run={"id": "1", "name": "other"}).reused
+    assert document(root, "fit")["flow_run"] == run
+    run_step("embed", project, refresh=True, flow_run=run)
+    assert document(root, "embed")["flow_run"] == run
+
+
+def test_the_commit_is_that_of_this_checkout_alone(tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
+
+    git("init")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-m", "x")
+    inside = tmp_path / "usam_core" / "lineage" / "environment.py"
+    monkeypatch.setattr(environment, "__file__", str(inside))
+    found = environment.checkout.__wrapped__()
+    assert found is not None
+    assert len(found["commit"]) == 40
+    assert not found["changed"]
+    (tmp_path / "venv").mkdir()
+    installed = tmp_path / "venv" / "usam_core" / "lineage" / "environment.py"
+    monkeypatch.setattr(environment, "__file__", str(installed))
+    assert environment.checkout.__wrapped__() is None
+
+
+def test_usam_lineage_prints_the_chain_and_its_exit_code(root):
+    from tests.cli.test_cli import usam
+
+    found = usam("lineage", root / PNG, "--json")
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["whole"] is True
+    replace_head(root)
+    found = usam("lineage", Path("out/annotate/masks/s1.png"), cwd=root)
+    assert found.returncode == 1
+    assert "out/fit/student.safetensors: expected SHA-256" in found.stdout
+    assert "the head changed after annotate read it; run `usam annotate` again" in found.stdout
+
+
+def test_the_diagram_has_a_box_for_every_step_and_origin_and_the_arrows(finished_project):
+    chain = read_chain(finished_project.parent / "out" / "evaluate")
+    text = markdown(chain)
+    assert text.startswith("```mermaid\nflowchart LR\n")
+    diagram, table = text.removeprefix("```mermaid\n").split("\n```\n")
+    boxes = dict(re.findall(r'^    (\w+)\(?\["(\w[^"]*)"\]\)?$', diagram, flags=re.M))
+    arrows = set(re.findall(r"^    (\w+) --> (\w+)$", diagram, flags=re.M))
+    assert len(boxes) + len(arrows) == len(diagram.splitlines()) - 1, "every line is one or other"
+    words = {name: re.split("<br/>|,", text)[0] for name, text in boxes.items()}
+    assert {(words[a], words[b]) for a, b in arrows} >= {
+        ("annotate", "evaluate"),
+        ("fit", "annotate"),
+        ("embed", "annotate"),
+        ("collect", "fit"),
+        ("checkpoint: SAM nano", "embed"),
+        ("truth: truth", "evaluate"),
+    }
+    assert "9 for training" in table
+
+
+def test_odd_names_cannot_break_the_diagram_or_the_table(finished_project):
+    chain = read_chain(finished_project.parent / "out" / "fit")
+    plain = markdown(chain)
+    odd = ODD[0] + '"]; end ```\n```mermaid\n' + "|<script>|#quot; %% \\ \x00 %{init}%"
+    link = chain.last
+    for entry in (link.document["inputs"]["pictures"], link.document["weights"]["checkpoint"]):
+        entry["per_class"] = {odd: 3}
+        entry["path"] = odd
+    link.document["flow_run"] = {"id": "1", "name": odd}
+    text = markdown(chain)
+    assert len(text.splitlines()) == len(plain.splitlines()) + 1, "one more checkpoint, its arrow"
+    for line, before in zip(text.splitlines()[:2], plain.splitlines()[:2], strict=True):
+        assert line == before
+    for line in text.splitlines():
+        assert line.count("|") in (0, 4)
+        assert line.count('"') in (0, 2)
+        assert line.count("```") == (line in ("```", "```mermaid"))
+        assert not set(line) & set("\\%\x00\x1b")

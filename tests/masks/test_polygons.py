@@ -1,0 +1,84 @@
+"""Polygons along pixel edges: exact against the mask, by two rasterisers."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pycocotools import mask as coco_mask
+
+from usam_core.masks.polygons import fill, join, part_polygons
+from usam_core.masks.rle import Crop, crop, decode, encode, pixels, run_lengths
+
+sizes = st.tuples(st.integers(1, 23), st.integers(1, 31))
+masks = sizes.flatmap(lambda size: arrays(bool, size))
+
+
+@settings(max_examples=300, deadline=None)
+@given(masks)
+def test_a_mask_comes_back_from_its_polygons(mask):
+    polygons = part_polygons(Crop(0, 0, mask))
+    again = np.zeros_like(mask)
+    for polygon in polygons:
+        filled = fill(polygon, mask.shape)
+        assert not (again & filled).any(), "parts do not overlap"
+        again |= filled
+    assert np.array_equal(again, mask)
+    if polygons:
+        assert np.array_equal(fill(join(polygons), mask.shape), mask)
+
+
+@settings(max_examples=200, deadline=None)
+@given(masks)
+def test_pycocotools_fills_them_alike(mask):
+    polygons = part_polygons(Crop(0, 0, mask))
+    if not polygons:
+        return
+    h, w = mask.shape
+    flat = [polygon.ravel().astype(float).tolist() for polygon in polygons]
+    found = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(flat, h, w)))
+    assert np.array_equal(found.astype(bool), mask)
+
+
+@settings(max_examples=200, deadline=None)
+@given(masks)
+def test_runs_are_read_as_pycocotools_reads_them(mask):
+    rle = encode(mask)
+    assert np.array_equal(decode(rle), mask)
+    flat = np.zeros(mask.size, bool)
+    flat[pixels(rle)] = True
+    assert np.array_equal(flat.reshape(mask.shape[::-1]).T, mask)
+    found = crop(rle)
+    again = np.zeros_like(mask)
+    rows, columns = found.mask.shape
+    again[found.top : found.top + rows, found.left : found.left + columns] = found.mask
+    assert np.array_equal(again, mask)
+    if mask.any():
+        assert found.mask[0].any()
+        assert found.mask[:, -1].any()
+    assert run_lengths(rle["counts"]).sum() == mask.size
+
+
+def test_long_runs():
+    mask = np.zeros((3000, 2000), bool)
+    mask[5:2990, 3] = True
+    mask[0, 1999] = True
+    found = crop(encode(mask))
+    assert (found.top, found.left, found.mask.shape) == (0, 3, (2990, 1997))
+    assert found.mask.sum() == mask.sum()
+
+
+def test_one_pixel_is_a_square_and_a_ring_has_a_way_to_its_hole():
+    (square,) = part_polygons(Crop(4, 7, np.ones((1, 1), bool)))
+    assert square.tolist() == [[7, 4], [8, 4], [8, 5], [7, 5]]
+    ring = np.ones((3, 3), bool)
+    ring[1, 1] = False
+    (polygon,) = part_polygons(Crop(0, 0, ring))
+    assert {tuple(corner) for corner in polygon.tolist()} >= {(0, 0), (3, 3), (1, 1), (2, 2)}
+    assert fill(polygon, (3, 3)).sum() == 8
+
+
+@pytest.mark.parametrize("size_hw", [(2, 2), (5, 9)])
+def test_what_lies_outside_the_image_is_cut_off(size_hw):
+    around = np.array([[-3.0, -3.0], [40.0, -3.0], [40.0, 40.0], [-3.0, 40.0]])
+    assert fill(around, size_hw).all()

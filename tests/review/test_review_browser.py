@@ -1,0 +1,214 @@
+"""A review as a person does it: a real browser, a killed server, and the labels afterwards."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.chromium import emulate, open_chromium, requests
+from usam_core.config.project import load_project
+from usam_core.masks.label_png import read_label_png
+from usam_core.review.decisions import read_all
+from usam_core.steps import run_step
+from usam_core.steps.review_log import decisions_file
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with open_chromium(tmp_path_factory.mktemp("chromium")) as driver:
+        yield driver
+
+
+@pytest.fixture
+def own(finished_project, tmp_path):
+    """Return the project file of a finished project that a test may change."""
+    folder = tmp_path / "own"
+    shutil.copytree(finished_project.parent, folder)
+    return folder / finished_project.name
+
+
+class Review:
+    """A running `usam review`."""
+
+    def __init__(self, project, *options):
+        command = [sys.executable, "-m", "flows", "review", str(project), "--json", *options]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        text = "".join(iter(self.process.stdout.readline, "}\n"))
+        assert text, self.process.stderr.read()
+        self.page = json.loads(text + "}")["page"]
+
+    def kill(self, with_signal=signal.SIGKILL):
+        self.process.send_signal(with_signal)
+        self.process.wait(SECONDS)
+
+
+@pytest.fixture
+def serve(own):
+    """Return a function that starts a review of the project; they are killed at the end."""
+    started = []
+
+    def start(*options):
+        started.append(Review(own, *options))
+        return started[-1]
+
+    yield start
+    for review in started:
+        if review.process.poll() is None:
+            review.kill()
+
+
+@pytest.fixture
+def wait(browser):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def until(found, why):
+        return WebDriverWait(browser, SECONDS, 0.05).until(lambda _: found(), why)
+
+    return until
+
+
+@pytest.fixture
+def page(browser, wait):
+    """Return what tests do with the page."""
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+
+    class Page:
+        def open(self, address):
+            browser.get(address)
+            self.ready()
+
+        def ready(self):
+            drawn = (
+                "return ['image', 'mask'].every((id) => document.getElementById(id).naturalWidth)"
+            )
+            wait(lambda: self.text("progress"), "no progress on the page")
+            wait(lambda: browser.execute_script(drawn), "the pictures are not drawn")
+
+        def find(self, name):
+            return browser.find_element(By.ID, name)
+
+        def text(self, name):
+            return self.find(name).text
+
+        def press(self, keys):
+            ActionChains(browser).send_keys(keys).perform()
+
+        def decided(self, count):
+            wait(lambda: f"; {count} decided" in self.text("progress"), f"not {count} decided")
+
+    return Page()
+
+
+def test_keys_decide_and_nothing_is_lost(browser, page, wait, serve, own):
+    from selenium.webdriver.common.keys import Keys
+
+    project = load_project(own)
+    review = serve("--order", "entropy")
+    page.open(review.page)
+    name = page.text("question")
+    page.press("a")
+    page.decided(1)
+    page.press("r")
+    page.decided(2)
+    page.press("c")
+    wait(page.find("change-dialog").is_displayed, "no dialog")
+    page.press("3")
+    page.decided(3)
+    page.press("c")
+    wait(page.find("change-dialog").is_displayed, "no dialog")
+    page.press("ri" + Keys.ENTER)
+    page.decided(4)
+    page.press("u")
+    page.decided(3)
+    log = read_all(decisions_file(project))
+    assert [one.label for one in log] == [log[0].head_class, None, "rod"]
+    assert log[0].head_class in name
+
+    page.open(review.page)
+    page.decided(3)
+    page.press(Keys.ARROW_LEFT)
+    wait(
+        lambda: page.text("verdict") in ("accepted", "changed to rod"), "the decision is not shown"
+    )
+
+    review.kill()
+    page.press(Keys.ARROW_RIGHT)
+    wait(page.find("trouble").is_displayed, "nobody says that the server is gone")
+    assert read_all(decisions_file(project)) == log
+    again = serve("--order", "entropy")
+    page.open(again.page)
+    page.decided(3)
+    assert page.text("progress").startswith("mask 4 of")
+
+    assert run_step("annotate", project).summary["reviewed"]["not_applied"] == 0
+    coco = json.loads((project.out / "annotate" / "coco.json").read_text())
+    by_mask = {one["segmentation"]["counts"]: one for one in coco["annotations"]}
+    assert by_mask[log[0].mask["counts"]]["reviewed"] == "accepted"
+    assert log[1].mask["counts"] not in by_mask
+    assert by_mask[log[2].mask["counts"]]["category_id"] == 3
+    png = project.out / "annotate" / "masks" / Path(log[2].file_name).with_suffix(".png")
+    assert (read_label_png(png) == 3).any()
+
+
+def test_the_page_works_with_the_mouse_and_asks_nobody_else(browser, page, wait, serve):
+    review = serve()
+    requests(browser)
+    page.open(review.page)
+    page.find("accept").click()
+    page.decided(1)
+    page.find("change").click()
+    wait(page.find("change-dialog").is_displayed, "no dialog")
+    page.find("change-list").find_elements("tag name", "button")[0].click()
+    page.decided(2)
+    page.find("undo").click()
+    page.decided(1)
+    page.find("help-open").click()
+    assert "without deciding" in page.text("help")
+    page.press("a")
+    assert "; 1 decided" in page.text("progress"), "keys do not decide behind the list of keys"
+    page.find("help-close").click()
+    assert {urlsplit(url).netloc for url in requests(browser)} == {urlsplit(review.page).netloc}
+    severe = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+    assert [line for line in severe if review.page in line["message"]] == []
+    assert all(image.get_attribute("alt") for image in [page.find("image")])
+    emulate(browser, 1280, 900, "dark")
+    dark = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    emulate(browser, 390, 800, "light", phone=True)
+    light = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert dark != light
+    wide = browser.execute_script("return document.documentElement.scrollWidth")
+    assert wide <= 390, "a phone would scroll sideways"
+    tall = browser.execute_script(
+        "return document.getElementById('accept').getBoundingClientRect().height"
+    )
+    assert tall >= 44, "a finger needs 44 pixels"
+
+
+def test_one_review_at_a_time_and_ctrl_c_prints_what_was_learned(serve, own, page):
+    review = serve()
+    page.open(review.page)
+    page.press("a")
+    page.decided(1)
+    command = [sys.executable, "-m", "flows", "review", str(own)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    quiet = {"capture_output": True, "text": True, "env": environment, "timeout": SECONDS}
+    second = subprocess.run(command, **quiet)
+    assert second.returncode == 2
+    assert "another `usam review` of this project runs" in second.stderr
+    review.kill(signal.SIGINT)
+    assert review.process.returncode == 0, review.process.stderr.read()
+    shown = subprocess.run([*command, "--summary", "--json"], **quiet)
+    assert sum(one["decided"] for one in json.loads(shown.stdout)) == 1

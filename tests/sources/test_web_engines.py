@@ -1,0 +1,133 @@
+"""What is read from result pages, from garbage, and from the user's list of addresses."""
+
+import json
+import threading
+
+import pytest
+
+from tests.web_site import _FORMS
+from usam_core.config.schema import ClassSpec
+from usam_core.errors import InputError
+from usam_core.sources.web.engines import ENGINES, _Response, at
+from usam_core.sources.web.pools import QuietCrawler
+from usam_core.sources.web.urllist import read_url_list
+
+FOUND = [
+    "https://a.example/one.jpg",
+    "https://b.example/two?w=1&h=2",
+    "http://c.example/3.WebP",
+]
+
+
+def parse(engine, content):
+    reader = ENGINES[engine].reader(1, None, None)
+    return list(reader.parse(_Response(content.encode())))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_all_results_are_found_with_their_pages_and_titles(engine):
+    tasks = parse(engine, _FORMS[engine](FOUND)[0])
+    assert [task["file_url"] for task in tasks] == FOUND
+    for task in tasks:
+        assert task["page_url"].startswith(task["file_url"])
+        assert "dog" in task["title"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "<html><body>Are you a robot?</body></html>",
+        "[]",
+        "null",
+        '{"data": null}',
+        '{"data": [1, null, {"objURL": 7}]}',
+        "[" * 100_000,
+        '<a class="iusc" m="{"></a><a class="iusc" m="[]"></a><a class="iusc" m="{}"></a>',
+        '<script>["ftp:\\/\\/x",1,2] "\\u12" http://a.example/\\x.jpg</script>',
+        "\x00\ufffd<<<>>>",
+    ],
+)
+def test_other_pages_give_nothing_and_do_no_harm(engine, content):
+    assert parse(engine, content) in ([], [{"file_url": "http://a.example/\\x.jpg"}])
+
+
+def test_google_in_another_form_is_read_as_icrawler_does():
+    page = "<script>var a = ['http://a.example/1.jpg'][0];</script>"
+    assert [task["file_url"] for task in parse("google", page)] == ["http://a.example/1.jpg"]
+
+
+def test_baidu_with_plain_addresses():
+    data = {"data": [{"objURL": FOUND[0]}, {"hoverURL": FOUND[1]}, {"thumbURL": FOUND[2]}]}
+    assert [t["file_url"] for t in parse("baidu", json.dumps(data))] == FOUND[:2]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_addresses_of_pages(engine):
+    pages = [
+        list(fed(ENGINES[engine], query, number))
+        for query, number in [("fire & water #1", 0), ("dog", 2)]
+    ]
+    assert all(len(addresses) == 1 for addresses in pages)
+    assert "fire+%26+water+%231" in pages[0][0]
+    assert str(2 * ENGINES[engine].step) in pages[1][0]
+
+
+def fed(engine, query, number):
+    feeder = engine.feeder(1, None, None)
+    feeder.feed(**engine.feed(query, number))
+    while not feeder.out_queue.empty():
+        yield feeder.out_queue.get()
+
+
+def test_another_host_keeps_the_rest_of_the_address():
+    assert at("https://x.example/a?b=c", None) == "https://x.example/a?b=c"
+    assert at("https://x.example/a?b=c", "http://y.example:81") == "http://y.example:81/a?b=c"
+
+
+def test_icrawler_leaves_the_logging_alone(monkeypatch):
+    import logging
+
+    monkeypatch.setattr(logging, "basicConfig", None)
+    before = threading.active_count()
+    crawler = QuietCrawler(None)
+    assert crawler.feeder.logger is crawler.logger
+    assert not crawler.logger.propagate
+    assert threading.active_count() == before
+
+
+def test_a_list_gives_the_rows_of_the_class(tmp_path):
+    file = tmp_path / "list.csv"
+    file.write_text(
+        "\ufeffurl,class,licence,page_url\nhttp://a.example/1.jpg,Dog,CC0,http://a.example\n"
+        "http://a.example/2.jpg,cat,,\nhttps://a.example/3.jpg,hound,,\n"
+    )
+    rows = read_url_list(file, ClassSpec(name="dog", synonyms=["Hound"]))
+    assert [row.url[-5:] for row in rows] == ["1.jpg", "3.jpg"]
+    assert (rows[0].licence, rows[0].page_url) == ("CC0", "http://a.example")
+    assert (rows[1].licence, rows[1].page_url) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no such file"),
+        (b"", "cannot be read as CSV"),
+        (b"class,link\na,b\n", r"line 1: .*'link'.*\['url'\] are missing"),
+        (b"class,url\n", "no rows"),
+        (
+            b"class,url\ndog,http://a.example/1.jpg\ndog,www.a.example\n",
+            "line 3: .*'www.a.example'",
+        ),
+        (b"class,url\ndog\n", "line 2: url is ''"),
+        (b"\xff\xfe\x00class", "cannot be read"),
+    ],
+)
+def test_a_list_that_is_not_usable(tmp_path, content, said):
+    file = tmp_path / "list.csv"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InputError, match=said) as raised:
+        read_url_list(file, ClassSpec(name="dog"))
+    assert str(file) in str(raised.value)

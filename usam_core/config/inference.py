@@ -1,0 +1,56 @@
+"""The `inference` section of `project.yaml`: from scored masks to one label a pixel."""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from usam_core.config.base import Float, Fraction, PlacedError, Section
+
+MaskChoice = Literal["single", "best_iou", "largest", "most_confident"]
+
+
+class InferenceConfig(Section):
+    """From scored masks to one label a pixel (U-SAM, section 3.6)."""
+
+    head: Literal["student", "teacher"] = "student"
+    """Which head labels; the teacher is kept beside the student for comparison."""
+    threshold: Fraction = 0.3
+    """Keep masks whose class confidence is at least this."""
+    class_thresholds: dict[str, Fraction] = {}
+    """The same for single classes, by name."""
+    mask_choice: MaskChoice = "single"
+    """Which of a prompt's masks is its candidate."""
+    min_predicted_iou: Float = 0.0
+    """Drop masks that SAM itself believes bad."""
+    min_stability: Fraction = 0.0
+    """Drop masks whose border hangs on the threshold."""
+    min_area: Fraction = 0.0005
+    """Drop masks smaller than this share of the image."""
+    max_area: Fraction = 0.95
+    """Drop masks larger than this share of the image."""
+    nms_iou: Fraction = 0.5
+    """Of two masks that overlap more than this (mask IoU), the better scored stays."""
+    nms_containment: Fraction = 1.0
+    """Of two masks of one class of which one lies in the other by more than this share, the better
+    stays; 1 switches it off."""
+    thresholds: Literal["fixed", "calibrated"] = "fixed"
+    """`fixed`: `threshold` and `class_thresholds` count against the head's confidence.
+    `calibrated`: each class's own, fitted on held-out composed scenes, against the calibrated
+    probability; `class_thresholds` still win."""
+    presence: Fraction = 0.0
+    """Drop all masks of a class that is in the image with less than this calibrated probability;
+    0 switches the gate off."""
+    score: Literal["confidence", "confidence_x_iou"] = "confidence_x_iou"
+    """What orders masks in NMS, in painting, and in the COCO file."""
+    paint: Literal["score", "smallest", "vote"] = "vote"
+    """Who gets a pixel that several masks claim: the best score, the smallest mask, or the class
+    with the largest sum of scores over all masks that pass the thresholds, before NMS."""
+
+    @model_validator(mode="after")
+    def _areas_are_in_order(self) -> "InferenceConfig":
+        if self.min_area >= self.max_area:
+            raise PlacedError(
+                ("min_area",),
+                f"got {self.min_area:g}; expected less than max_area, {self.max_area:g}",
+            )
+        return self

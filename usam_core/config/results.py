@@ -1,0 +1,105 @@
+"""What `project.yaml` may say of results: where they go, the truth to measure against, the gate."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from usam_core.config.base import Bool, Float, Fraction, Int, Section
+
+_URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
+"""One slash, for that is what a path makes of two."""
+
+Format = Literal[
+    "coco",
+    "coco_polygons",
+    "cvat",
+    "labelme",
+    "label_studio",
+    "label_tiff",
+    "ome_zarr",
+    "parquet",
+    "voc",
+    "yolo",
+]
+
+
+class OutputsConfig(Section):
+    """Where results go and which forms they take."""
+
+    path: Path = Path("out")
+    """Folder of this project's results."""
+    store: Path | None = None
+    """Folder of the embedding store; empty means `store` in `path`. Projects may share one."""
+    shard_size: Annotated[Int, Field(ge=1, le=4096)] = 64
+    """Images a shard of the store: the unit of work; a kill loses at most these."""
+    precision: Literal["float16", "int8"] = "float16"
+    """How the store keeps SAM's tokens and features: as they are, or with one byte a number, at
+    less than half the size (docs/decisions/0017). Another choice is another store."""
+    overlays: Annotated[Int, Field(ge=0)] = 50
+    """How many images get a coloured overlay picture."""
+    formats: list[Format] = []
+    """Formats that `usam export` writes beside the COCO JSON and the palette PNGs of `annotate`
+    (docs/outputs.md)."""
+    label_studio: Literal["brush", "polygon"] = "brush"
+    """What Label Studio gets: exact brush strokes, or polygons that can be dragged."""
+    ome_zarr_in_place: Bool = False
+    """Write OME-Zarr labels into images that are OME-Zarr themselves; else beside the others."""
+    pixel_size: Annotated[Float, Field(gt=0)] | None = None
+    """Width of a pixel, micrometres, for label TIFF and OME-Zarr; empty takes what the image's own
+    file says."""
+
+    @field_validator("path", "store", mode="before")
+    @classmethod
+    def _lies_on_this_disk(cls, value: object) -> object:
+        if isinstance(value, str | Path) and _URL.match(str(value)):
+            raise ValueError(
+                "expected a folder on this machine, not a URL: results are written to a disk, from "
+                "where they can be copied"
+            )
+        return value
+
+
+class ReportConfig(Section):
+    """The HTML file that shows a run (docs/report.md)."""
+
+    enabled: Bool = True
+    """Write it at the end of a whole run; `usam report` writes it in any case."""
+    samples: Annotated[Int, Field(ge=0, le=12)] = 4
+    """Best, doubtful and rejected masks shown of each class; fewer where there are many classes."""
+    runs_kept: Annotated[Int, Field(ge=1, le=1000)] = 5
+    """Earlier runs of which tables and reduced label maps are kept, to say what changed."""
+
+
+class EvaluationConfig(Section):
+    """Truth to measure against, if there is any."""
+
+    format: Literal["voc", "coco"]
+    """`voc`: palette PNGs, one an image; `coco`: one instances JSON."""
+    path: Path
+    """Folder of the PNGs, or the JSON file."""
+    classes: list[str] | None = None
+    """Names of the palette's indices 1, 2, ...; empty means the project's classes in order."""
+    objects: Path | None = None
+    """For `voc`: folder of PNGs, 8 or 16 bit, that number the objects (VOC's SegmentationObject);
+    with it there is mAP50 too."""
+
+
+class GateConfig(Section):
+    """When a run fails although every step ended; `null` leaves a check out."""
+
+    max_quarantined: Fraction | None = None
+    """Largest share of images that may be quarantined."""
+    max_covered: Fraction | None = 0.5
+    """Largest share of the images of which one class may cover over 90 % of the pixels."""
+    max_share_change: Annotated[Float, Field(gt=1)] | None = None
+    """Largest factor between a class's share of the pixels and its median over the last runs."""
+    max_confidence_drop: Fraction | None = None
+    """Largest drop of the mean score below its median over the last runs."""
+    min_miou: Fraction | None = None
+    """Least mIoU, where there is truth."""
+    max_miou_drop: Fraction | None = None
+    """Largest drop of the mIoU below its median over the last runs."""
+    history: Annotated[Int, Field(ge=1, le=1000)] = 5
+    """How many of the last runs that passed are compared with."""

@@ -1,0 +1,150 @@
+"""The `training` section of `project.yaml`: where single-object pictures come from, and which of
+them are kept.
+
+Values that the papers give carry their section (docs/method.md); the filters' defaults stand in
+docs/decisions/0006-training-pictures.md.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from usam_core.config.base import Float, Int, Section
+
+Engine = Literal["bing", "google", "baidu", "urls", "sites"]
+Bits = Annotated[Int, Field(ge=0, le=32)]
+
+
+class RenderConfig(Section):
+    """Drawn training pictures (the demo's source)."""
+
+    per_class: Annotated[Int, Field(ge=1, le=10_000)] = 16
+    """Pictures to draw for each class."""
+    size: Annotated[Int, Field(ge=64, le=2048)] = 256
+    """Side of a picture, pixels."""
+
+
+class SyntheticConfig(Section):
+    """Pictures generated from the names by a text-to-image model, through `diffusers`."""
+
+    model: Annotated[str, Field(min_length=1)] = "CompVis/stable-diffusion-v1-4"
+    """Hub id or local folder of any diffusers text-to-image pipeline (GranSAM, section 4.2)."""
+    revision: str | None = None
+    """Branch, tag or commit of the hub model; empty means its main branch."""
+    per_class: Annotated[Int, Field(ge=1, le=100_000)] = 200
+    """Pictures to make for each class (GranSAM, section 4.2)."""
+    prompts: Annotated[list[str], Field(min_length=1)] = ["a photo of a {c}"]
+    """Templates used in turn; `{c}` is the class name. A class's own prompts replace them."""
+
+    @field_validator("prompts")
+    @classmethod
+    def _prompts_name_the_class(cls, value: list[str]) -> list[str]:
+        for prompt in value:
+            if "{c}" not in prompt:
+                raise ValueError(
+                    f"{prompt!r} has no {{c}}, so that all classes would get the same pictures; "
+                    "expected it where the class name belongs, as in 'a photo of a {c}'"
+                )
+        return value
+
+    negative_prompt: str = ""
+    """What the pictures should not show."""
+    scheduler: str | None = None
+    """Name of a diffusers scheduler class, such as DPMSolverMultistepScheduler; empty means the
+    model's own."""
+    steps: Annotated[Int, Field(ge=1, le=1000)] = 50
+    """Denoising steps."""
+    guidance: Annotated[Float, Field(ge=0, le=50)] = 7.5
+    """Classifier-free guidance scale."""
+    size: Annotated[Int, Field(ge=8, le=4096, multiple_of=8)] = 512
+    """Side of a picture, pixels."""
+    batch_size: Annotated[Int, Field(ge=1, le=256)] = 4
+    """Pictures made at a time; halves by itself when memory runs out."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Precision; `auto` is float16 on a GPU and float32 on the CPU."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the model runs."""
+    low_memory: Literal["auto", "off", "slicing", "offload"] = "auto"
+    """`slicing` computes attention in slices, `offload` also keeps idle parts of the model in main
+    memory; `auto` chooses by the GPU's free memory."""
+    redraws: Annotated[Int, Field(ge=0, le=100)] = 3
+    """How often a black or filtered picture is drawn again, each time with a next seed."""
+
+
+class WebConfig(Section):
+    """Pictures found on the web, through `icrawler`, politely."""
+
+    contact: Annotated[str, Field(min_length=3)]
+    """E-mail address or page that site owners can turn to; it becomes a part of the user agent."""
+    engines: Annotated[list[Engine], Field(min_length=1)] = ["bing", "google", "baidu"]
+    """Asked in this order until a class has enough pictures."""
+    urls: Path | None = None
+    """For `urls`: a CSV file with the columns class and url."""
+    sites: dict[str, list[str]] = {}
+    """For `sites`: pages to crawl from, by class name. Stays on their hosts, honours robots.txt."""
+    engine_urls: dict[Literal["bing", "google", "baidu"], str] = {}
+    """Other addresses of engines, such as a mirror inside an institute."""
+    per_class: Annotated[Int, Field(ge=1, le=10_000)] = 45
+    """Pictures wanted for each class (docs/method.md, step 1)."""
+    most_pages: Annotated[Int, Field(ge=1)] = 200
+    """Pages read of each site, and results asked of each engine and query in steps of a page."""
+    requests_per_second: Annotated[Float, Field(gt=0, le=100)] = 2.0
+    """Most requests a second to one host."""
+    concurrency: Annotated[Int, Field(ge=1, le=64)] = 8
+    """Most downloads at a time."""
+    timeout: Annotated[Float, Field(gt=0)] = 20.0
+    """Seconds for one answer, from the request to its last byte."""
+    retries: Annotated[Int, Field(ge=0, le=10)] = 3
+    """Further tries after 429, 5xx and broken connections, after growing, jittered waits."""
+    max_file_mb: Annotated[Float, Field(gt=0)] = 20.0
+    """A larger file is given up as soon as it is seen to be larger."""
+    max_megapixels: Annotated[Float, Field(gt=0, le=1000)] = 50.0
+    """A larger picture is dropped before it is decoded."""
+    max_total_mb: Annotated[Float, Field(gt=0)] = 2000.0
+    """Most bytes fetched for one class."""
+    max_minutes: Annotated[Float, Field(gt=0)] = 30.0
+    """Most time for one class."""
+    allow_hosts: list[str] = []
+    """Hosts that may be fetched from although their address is private, loopback or link-local;
+    `name` or `name:port`."""
+
+
+class FilterConfig(Section):
+    """Which collected pictures teach; `null` switches a filter off. Drawn ones are all kept."""
+
+    min_side: Annotated[Int, Field(ge=1)] | None = 64
+    """Least length of the shorter side, pixels."""
+    max_aspect: Annotated[Float, Field(ge=1)] | None = 4.0
+    """Largest ratio of the longer side to the shorter."""
+    min_contrast: Annotated[Float, Field(ge=0)] | None = 4.0
+    """Least standard deviation of the grey values, of 255: black and near-uniform pictures go."""
+    duplicate_bits: Bits | None = 4
+    """Of two pictures of a class whose 64-bit perceptual hashes differ in at most so many bits,
+    the first stays."""
+    leak_bits: Bits | None = 4
+    """The same against the images to be labelled, so that a crawl cannot bring the test set in."""
+    outlier_deviations: Annotated[Float, Field(gt=0)] | None = None
+    """A picture that looks less like its five most similar companions than the class's median by
+    so many robust deviations shows something else."""
+
+
+class TrainingConfig(Section):
+    """Where single-object pictures of each class come from."""
+
+    source: Literal["folder", "render", "synthetic", "web", "none"] = "folder"
+    """`folder`: the user's own pictures; `synthetic`: made by Stable Diffusion; `web`: found by
+    search engines; `render`: drawn simple shapes; `none`: no pictures, for `head.text: alone`."""
+    path: Path | None = None
+    """For `folder`: a folder with one sub-folder per class, or a CSV file with the columns class
+    and path."""
+    render: RenderConfig = RenderConfig()
+    """Settings of `source: render`."""
+    synthetic: SyntheticConfig = SyntheticConfig()
+    """Settings of `source: synthetic`."""
+    web: WebConfig | None = None
+    """Settings of `source: web`."""
+    filters: FilterConfig = FilterConfig()
+    """Which pictures are kept."""
+    min_per_class: Annotated[Int, Field(ge=1)] = 3
+    """A class with fewer usable pictures stops the run."""

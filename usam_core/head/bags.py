@@ -1,0 +1,260 @@
+"""Bags for multiple-instance learning, streamed from the embedding store in bounded memory."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from usam_core.errors import InputError
+from usam_core.head.mask_loss import UNKNOWN
+from usam_core.types import TOKENS_BLOCK
+
+MULTIMASKS = slice(1, 4)
+"""The masks of a prompt among which the best or the largest is chosen; 0 is the single mask."""
+
+
+class Rows(Protocol):
+    """The part of the embedding store that bags need."""
+
+    def read_rows(
+        self, shas: Sequence[str], columns: Sequence[str]
+    ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        """Yield each image's columns, in any order."""
+        ...
+
+    def block_names(self) -> list[str]:
+        """Return the names of the region feature blocks."""
+        ...
+
+
+def block_column(block: str) -> str:
+    """Return the store's column of a feature block."""
+    return TOKENS_BLOCK if block == TOKENS_BLOCK else f"features/{block}"
+
+
+def choose_masks(columns: dict[str, np.ndarray], choice: str) -> np.ndarray:
+    """Return which mask of each prompt stands for it, int64 (d,).
+
+    Args:
+        columns: `predicted_iou` (d, m), and `packed_masks` (d, m, u, b) for `largest`.
+        choice: `single` (mask 0), or among masks 1 to 3 `best_iou` or `largest`; ties go to the
+            lowest.
+    """
+    if choice == "single":
+        return np.zeros(len(columns["predicted_iou"]), np.int64)
+    if choice == "best_iou":
+        return columns["predicted_iou"][:, MULTIMASKS].argmax(axis=1) + 1
+    packed = columns["packed_masks"][:, MULTIMASKS]
+    return np.bitwise_count(packed).sum(axis=(2, 3), dtype=np.int64).argmax(axis=1) + 1
+
+
+def assemble(
+    columns: dict[str, np.ndarray], features: Sequence[str], prompts: np.ndarray, chosen: np.ndarray
+) -> np.ndarray:
+    """Return the feature rows of chosen masks, float16 (d, f), blocks side by side.
+
+    Args:
+        columns: the image's columns.
+        features: names of the feature blocks.
+        prompts: int64 (d,), the prompt of each mask.
+        chosen: int64 (d,), which of the prompt's masks it is.
+    """
+    parts = [
+        columns[TOKENS_BLOCK][prompts]
+        if block == TOKENS_BLOCK
+        else columns[block_column(block)][prompts, chosen]
+        for block in features
+    ]
+    return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+
+class Bags(Protocol):
+    """What training reads of bags."""
+
+    labels: np.ndarray
+    """float32 (n, c), multi-hot."""
+    widths: list[int]
+    """Length of each feature block's vectors; they stand side by side in a row."""
+
+    def __len__(self) -> int:
+        """Return n, the number of bags."""
+        ...
+
+    def batches(
+        self, rng: np.random.Generator, batch_size: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield features, labels and mask targets of a shuffled epoch."""
+        ...
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of each column."""
+        ...
+
+
+class BagSource:
+    """The bags of the training pictures: features (d, f) and a multi-hot label each.
+
+    As many bags as `cache_mb` allows are kept as float16; the others are read from the store
+    whenever a batch asks for them.
+
+    Args:
+        store: where the embeddings are.
+        shas: digests of the pictures.
+        labels: float32 (n, c), multi-hot, in the order of `shas`.
+        features: names of the feature blocks, `tokens` among them or not.
+        mask_choice: which mask of a prompt gives its region features; see `choose_masks`.
+        cache_mb: memory for bags, megabytes.
+        targets: int64 (n, d), what each mask shows where that is known; see
+            `usam_core.head.mask_loss`. None: nothing is known.
+        weights: float64 (n,), how often each bag shall come, sum 1. None: all the same, each once
+            an epoch.
+        picked: for each bag int64 (d, 2), prompt and mask of each of its rows, or None where
+            every prompt gives a row, by `mask_choice`. None: so for all bags. Only bags of picked
+            masks may share an image with others.
+
+    Raises:
+        InputError: a feature block is not in the store, or there is no picture.
+    """
+
+    def __init__(
+        self,
+        store: Rows,
+        shas: Sequence[str],
+        labels: np.ndarray,
+        features: Sequence[str],
+        mask_choice: str = "best_iou",
+        cache_mb: int = 1024,
+        targets: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
+        picked: Sequence[np.ndarray | None] | None = None,
+    ) -> None:
+        known = store.block_names()
+        unknown = [block for block in features if block not in known]
+        if unknown:
+            raise InputError(f"head.features: {unknown} not in the store; expected some of {known}")
+        if not len(shas):
+            raise InputError("no training picture to learn from; run the collect step first")
+        self._store = store
+        self._shas = list(shas)
+        self._picked = [None] * len(self._shas) if picked is None else list(picked)
+        self.labels = np.asarray(labels, np.float32)
+        self.features = list(features)
+        self._choice = mask_choice
+        self._columns = ["predicted_iou", *map(block_column, features)]
+        if mask_choice == "largest":
+            self._columns.append("packed_masks")
+        first, self.widths = self._first()
+        self.prompts, self.width = first.shape
+        shape = (len(self._shas), self.prompts)
+        self._targets = np.full(shape, UNKNOWN, np.int64) if targets is None else targets
+        self._weights = weights
+        room = int(cache_mb * 1e6) // first.nbytes
+        self._cached = self._fill(min(room, len(self._shas)))
+
+    def __len__(self) -> int:
+        """Return n, the number of bags."""
+        return len(self._shas)
+
+    def batches(
+        self, rng: np.random.Generator, batch_size: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield features float32 (n', d, f), labels float32 (n', c) and targets int64 (n', d) of
+        a shuffled epoch."""
+        if self._weights is None:
+            order = rng.permutation(len(self))
+        else:
+            order = rng.choice(len(self), len(self), p=self._weights)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            yield self._bags(rows), self.labels[rows], self._targets[rows]
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of each column over all masks, float32 (f,)."""
+        total, square, count = np.zeros(self.width), np.zeros(self.width), 0
+        for bags, _ in self.in_order():
+            rows = bags.reshape(-1, self.width).astype(np.float64)
+            total += rows.sum(0)
+            square += np.square(rows).sum(0)
+            count += len(rows)
+        mean = total / count
+        deviation = np.sqrt(np.maximum(square / count - mean**2, 0))
+        # A constant column says nothing: leave it at 0 instead of dividing by 0.
+        deviation[deviation < 1e-6] = 1
+        return mean.astype(np.float32), deviation.astype(np.float32)
+
+    def blocks(self) -> "list[BlockOfBags]":
+        """Return the bags of each feature block alone."""
+        ends = np.cumsum(self.widths).tolist()
+        starts = [0, *ends[:-1]]
+        return [BlockOfBags(self, slice(*span)) for span in zip(starts, ends, strict=True)]
+
+    def _first(self) -> tuple[np.ndarray, list[int]]:
+        """Return the first bag, and the length of each block's vectors."""
+        ((_, columns),) = self._store.read_rows(self._shas[:1], self._columns)
+        chosen = choose_masks(columns, self._choice)
+        widths = [columns[block_column(block)].shape[-1] for block in self.features]
+        return assemble(columns, self.features, np.arange(len(chosen)), chosen), widths
+
+    def in_order(self, batch_size: int = 32) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield features and labels of every bag once, in order."""
+        for start in range(0, len(self), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(self)))
+            yield self._bags(rows), self.labels[rows]
+
+    def _bags(self, rows: np.ndarray) -> np.ndarray:
+        bags = np.empty((len(rows), self.prompts, self.width), np.float32)
+        cached = rows < len(self._cached)
+        bags[cached] = self._cached[rows[cached]]
+        missing = np.flatnonzero(~cached)
+        for number, bag in self._read(rows[missing]):
+            bags[missing[number]] = bag
+        return bags
+
+    def _fill(self, count: int) -> np.ndarray:
+        bags = np.empty((count, self.prompts, self.width), np.float16)
+        for number, bag in self._read(np.arange(count)):
+            bags[number] = bag
+        return bags
+
+    def _read(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield each wanted bag with its place in `rows`; a bag may be wanted more than once."""
+        places: dict[str, list[int]] = {}
+        for place, row in enumerate(rows):
+            places.setdefault(self._shas[row], []).append(place)
+        for sha256, columns in self._store.read_rows(list(places), self._columns):
+            every = np.stack([np.arange(self.prompts), choose_masks(columns, self._choice)], axis=1)
+            for place in places[sha256]:
+                picked = self._picked[rows[place]]
+                prompts, masks = (every if picked is None else picked).T
+                yield place, assemble(columns, self.features, prompts, masks)
+
+
+class BlockOfBags:
+    """One feature block of bags.
+
+    Args:
+        bags: the bags.
+        columns: where the block stands in a row.
+    """
+
+    def __init__(self, bags: BagSource, columns: slice) -> None:
+        self.labels = bags.labels
+        self.widths = [columns.stop - columns.start]
+        self._bags = bags
+        self._columns = columns
+
+    def __len__(self) -> int:
+        """Return n, the number of bags."""
+        return len(self._bags)
+
+    def batches(
+        self, rng: np.random.Generator, batch_size: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """See `BagSource.batches`."""
+        for rows, labels, targets in self._bags.batches(rng, batch_size):
+            yield np.ascontiguousarray(rows[..., self._columns]), labels, targets
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """See `BagSource.moments`."""
+        mean, deviation = self._bags.moments()
+        return mean[self._columns], deviation[self._columns]

@@ -1,0 +1,186 @@
+"""Is a mask like its class's training pictures at all? One more output: "none of these" (ours).
+
+A softmax over c classes gives the best one at least 1/c: with few classes no threshold rejects
+anything, and a single class is called everything. The training pictures themselves say how near
+is near. Of a mask's row x and the most probable name k,
+
+    u = cosine of x with m_k, the mean direction of the objects of k's pictures, over n_k
+    logit of "none" = logsumexp(z) + SHARPNESS max(share min(1, MANY/c) - u_all,
+                                                   share (2 min(1, FEW/c) - 1) - u_own)
+
+For u_all, columns are standardised over the pictures of all names alike: objects of k against
+those of the other names. For u_own they are over k's pictures: objects of k against what lies
+around them. The fewer names there are, the less the others teach of what k is not, and the more
+the second counts. n_k is how near the best masks of a picture come to the mean of the others.
+Where both hold, the softmax is as it was. Measured in docs/decisions/0018-few-classes.md.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from usam_core.head.bags import BagSource
+
+SHARPNESS = 16.0
+"""What a whole n_k nearer adds to a mask's log odds."""
+MANY = 10
+"""Beyond so many names a softmax is unsure of what it does not know, and less is asked for."""
+FEW = 3
+"""Up to so many names the second test is as strict as the first; of twice as many it asks that a
+mask is no more like what lies around the objects than like them, and of more even less."""
+_LEAST = 0.4
+"""n_k of pictures that have less in common: what is near to them is near to much else."""
+_SELF = 1.8
+"""But no more than this times what they reach themselves, so that half of it can be reached."""
+
+
+class FamiliarHead(nn.Module):
+    """A head with one more output, "none of these", behind all that it has.
+
+    Args:
+        head: the trained head.
+        width: f, the length of an input row.
+        owners: for each of k names that pictures were collected of, the head's output it is
+            labelled as; every class has one.
+        share: of n_k; a mask farther from its class is rather none of these.
+    """
+
+    centre: Tensor
+    scale: Tensor
+    means: Tensor
+    usual: Tensor
+
+    def __init__(self, head: nn.Module, width: int, owners: list[int], share: float) -> None:
+        super().__init__()
+        self.head = head
+        self.width = width
+        self._owners = [[n for n, own in enumerate(owners) if own == o] for o in sorted({*owners})]
+        classes = len(self._owners)
+        self._shares = (
+            share * min(1.0, MANY / classes),
+            share * (2 * min(1.0, FEW / classes) - 1),
+        )
+        names = len(owners)
+        # Over all names alike, then over each name's own pictures.
+        self.register_buffer("centre", torch.zeros(1 + names, width))
+        self.register_buffer("scale", torch.ones(1 + names, width))
+        self.register_buffer("means", torch.zeros(2, names, width))
+        self.register_buffer("usual", torch.ones(2, names))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return logits, float32 (..., o + 1), of rows (..., f); the last is "none of these"."""
+        logits = self.head(rows)
+        best = logits[..., : len(self._owners)].argmax(-1, keepdim=True)
+        lacks = [
+            share - near.gather(-1, best)
+            for share, near in zip(self._shares, self.nearness(rows), strict=True)
+        ]
+        none = logits.logsumexp(-1, keepdim=True) + SHARPNESS * torch.maximum(*lacks)
+        return torch.cat([logits, none], dim=-1)
+
+    def nearness(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return u_all and u_own of each class and negative name, float32 (..., c) each."""
+        unit = functional.normalize((rows - self.centre[0]) / self.scale[0], dim=-1)
+        both = (unit @ self.means[0].T, self._own_cosines(rows))
+        return tuple(
+            torch.stack([near[..., own].amax(-1) for own in self._owners], dim=-1)
+            for near in (cosine / usual for cosine, usual in zip(both, self.usual, strict=True))
+        )
+
+    def _own_cosines(self, rows: Tensor) -> Tensor:
+        """Return the cosines as each name's own pictures see them, float32 (..., k).
+
+        Products of matrices, so that no row is standardised k times.
+        """
+        rows = rows - self.centre[0]
+        centre, weight = self.centre[1:] - self.centre[0], 1 / self.scale[1:]
+        along = weight * self.means[1]
+        dot = rows @ along.T - (centre * along).sum(-1)
+        square = weight.square()
+        length = rows.square() @ square.T - 2 * rows @ (centre * square).T
+        length = (length + (centre.square() * square).sum(-1)).clamp(min=1e-9).sqrt()
+        return dot / length
+
+
+def learn_familiar(bags: BagSource, names: np.ndarray, objects: np.ndarray) -> dict[str, Tensor]:
+    """Return the buffers of a `FamiliarHead`, by name.
+
+    Args:
+        bags: some pictures of every name, (n, d, f).
+        names: int64 (n,), which name each shows, 0 to the largest without a gap.
+        objects: bool (n, d), the masks that lie on its object; a picture without any counts whole.
+    """
+    centre, scale = _moments(bags, names)
+    weights = (objects | ~objects.any(axis=1, keepdims=True)).astype(np.float32)
+    means, usual = [], []
+    for own in (False, True):
+        at = 1 + names if own else np.zeros_like(names)
+        directions = np.zeros((len(names), bags.width))
+        for which, rows in _passes(bags):
+            standard = (rows - centre[at[which], None]) / scale[at[which], None]
+            directions[which] = _unit(np.einsum("nd,ndf->nf", weights[which], standard))
+        sums = np.zeros((len(centre) - 1, bags.width))
+        np.add.at(sums, names, directions)
+        themselves, others = np.zeros(len(names)), np.zeros(len(names))
+        for which, rows in _passes(bags):
+            unit = _unit((rows - centre[at[which], None]) / scale[at[which], None])
+            mean = sums[names[which]]
+            themselves[which] = np.einsum("ndf,nf->nd", unit, _unit(mean)).max(1)
+            # A picture is always like itself: how like it is the mean of the others?
+            rest = _unit(mean - directions[which])
+            others[which] = np.einsum("ndf,nf->nd", unit, rest).max(1)
+        count = np.bincount(names)
+        least = np.minimum(_LEAST, _SELF * np.bincount(names, themselves) / count)
+        means.append(_unit(sums))
+        common = np.bincount(names, others) / count
+        usual.append(np.maximum(np.maximum(least, 0.01), 0 if own else common))
+    made = {"centre": centre, "scale": scale, "means": np.stack(means), "usual": np.stack(usual)}
+    return {name: torch.from_numpy(value.astype(np.float32)) for name, value in made.items()}
+
+
+def add_familiar(head: nn.Module, width: int, familiar: Mapping[str, Any] | None) -> nn.Module:
+    """Return the head with its further output, buffers still empty; as it is where there is none.
+
+    Args:
+        head: the trained head.
+        width: f.
+        familiar: of the head's card: `owners` and `share`.
+    """
+    if familiar is None:
+        return head
+    return FamiliarHead(head, width, familiar["owners"], familiar["share"])
+
+
+def _moments(bags: BagSource, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and deviation of each column, float64 (1 + k, f): over all names, of each."""
+    count = int(names.max()) + 1
+    total, square = np.zeros((count, bags.width)), np.zeros((count, bags.width))
+    for which, rows in _passes(bags):
+        rows = rows.astype(np.float64)
+        np.add.at(total, names[which], rows.sum(1))
+        np.add.at(square, names[which], np.square(rows).sum(1))
+    masks = bags.prompts * np.bincount(names)[:, None]
+    total, square = total / masks, square / masks
+    # Every name weighs the same, however many pictures it has.
+    centre = np.concatenate([total.mean(0, keepdims=True), total])
+    square = np.concatenate([square.mean(0, keepdims=True), square])
+    scale = np.sqrt(np.maximum(square - np.square(centre), 0))
+    # A constant column says nothing: leave it at 0 instead of dividing by 0.
+    scale[scale < 1e-6] = 1
+    return centre, scale
+
+
+def _passes(bags: BagSource) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the numbers of some bags and their rows, until all have come."""
+    start = 0
+    for rows, _ in bags.in_order():
+        yield np.arange(start, start + len(rows)), rows
+        start += len(rows)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-9)

@@ -1,0 +1,182 @@
+"""Train the head: the MIL teacher, then the uncertainty-distilled student (U-SAM, section 3.5)."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from usam_core.config.schema import HeadConfig
+from usam_core.head.bags import Bags, BagSource
+from usam_core.head.bank import add_bank, fill_bank
+from usam_core.head.distill import bad_masks, uncertainty_loss
+from usam_core.head.mask_loss import background_loss, class_loss, corrected
+from usam_core.head.mil import image_scores, mil_loss, top_k
+from usam_core.head.model import Head, LateHead, make_head
+from usam_core.progress import SILENT, Progress
+from usam_core.rng import derive_seed, generator
+
+_LOSSES = ("mil", "uncertainty", "masks", "background")
+"""Parts of the loss; `lambda_NAME` of the settings is the weight of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedHeads:
+    """What training gives.
+
+    Attributes:
+        teacher: the MIL teacher, in evaluation mode.
+        student: the distilled student, or None when `distil` is off.
+        history: one mapping an epoch: `role`, `epoch`, `loss`, its parts, `accuracy` (share of
+            training pictures whose best-scored class is one of their labels), `bad_share`.
+    """
+
+    teacher: Head | LateHead
+    student: Head | LateHead | None
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train(
+    bags: BagSource, config: HeadConfig, seed: int, progress: Progress = SILENT
+) -> TrainedHeads:
+    """Train teacher and student; the same seed and bags give the same weights.
+
+    With `fusion: late`, each block's pair is trained by itself.
+
+    Args:
+        bags: the training pictures.
+        config: settings; the papers' values are its defaults where they give them.
+        seed: the project's seed. The global generator is left as it was.
+        progress: told each epoch.
+    """
+    late = config.fusion == "late" and len(bags.widths) > 1
+    parts = bags.blocks() if late else [bags]
+    epochs = passes(len(bags), config) * (2 if config.distil else 1) * len(parts)
+    with progress.bar("Training the head", epochs) as bar:
+        trained = [_train_pair(part, config, seed, bar) for part in parts]
+    if not late:
+        return _with_banks(trained[0], bags, config)
+    students = [heads.student for heads in trained if heads.student is not None]
+    heads_of_all = TrainedHeads(
+        LateHead([heads.teacher for heads in trained]).eval(),
+        LateHead(students).eval() if students else None,
+        [
+            {"block": name, **epoch}
+            for name, heads in zip(bags.features, trained, strict=True)
+            for epoch in heads.history
+        ],
+    )
+    return _with_banks(heads_of_all, bags, config)
+
+
+def passes(pictures: int, config: HeadConfig) -> int:
+    """Return how many passes over the pictures make up the configured steps.
+
+    >>> passes(130, HeadConfig(steps=10, batch_size=64))
+    4
+    """
+    return math.ceil(config.steps / math.ceil(pictures / config.batch_size))
+
+
+def _with_banks(heads: TrainedHeads, bags: BagSource, config: HeadConfig) -> TrainedHeads:
+    """Give each head its bank of training masks, if the settings want one."""
+    if config.bank == "off":
+        return heads
+    moments = bags.moments()
+    most = top_k(bags.prompts, config.top_k_share)
+
+    def banked(head: nn.Module | None) -> nn.Module | None:
+        if head is None:
+            return None
+        whole = add_bank(head, bags.width, bags.labels.shape[1], config.model_dump()).eval()
+        fill_bank(whole, bags.in_order(), moments, most)
+        return whole
+
+    return replace(heads, teacher=banked(heads.teacher), student=banked(heads.student))
+
+
+def _train_pair(bags: Bags, config: HeadConfig, seed: int, bar: Any) -> TrainedHeads:
+    history: list[dict[str, Any]] = []
+    moments = bags.moments() if config.standardise else None
+    # Dropout and initial weights draw from the global generator: fork it, seed the fork.
+    with torch.random.fork_rng(devices=[]):
+        teacher = _train_one("teacher", None, bags, config, seed, moments, history, bar)
+        student = None
+        if config.distil:
+            student = _train_one("student", teacher, bags, config, seed, moments, history, bar)
+    return TrainedHeads(teacher, student, history)
+
+
+def _train_one(
+    role: str,
+    teacher: Head | None,
+    bags: Bags,
+    config: HeadConfig,
+    seed: int,
+    moments: tuple[np.ndarray, np.ndarray] | None,
+    history: list[dict[str, Any]],
+    bar: Any,
+) -> Head:
+    torch.manual_seed(derive_seed(seed, "head", role))
+    classes = bags.labels.shape[1]
+    outputs = classes + config.background
+    head = make_head(bags.widths, outputs, config.hidden, config.dropout, config.fusion)
+    if moments is not None:
+        head.mean.copy_(torch.from_numpy(moments[0]))
+        head.deviation.copy_(torch.from_numpy(moments[1]))
+    optimiser = torch.optim.Adam(head.parameters(), lr=config.learning_rate)
+    order = generator(seed, "batches", role)
+    for epoch in range(passes(len(bags), config)):
+        head.train()
+        sums = dict.fromkeys(("loss", *_LOSSES, "accuracy", "bad_share"), 0.0)
+        for batch in bags.batches(order, config.batch_size):
+            features, labels, targets = map(torch.from_numpy, batch)
+            parts = _step(head, teacher, features, labels, targets, config)
+            loss = sum(getattr(config, f"lambda_{name}") * parts[name] for name in _LOSSES)
+            parts["loss"] = loss
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            for name in sums:
+                sums[name] += float(parts[name].detach()) * len(labels) / len(bags)
+        history.append({"role": role, "epoch": epoch + 1, **sums})
+        bar.advance()
+    return head.eval()
+
+
+def _step(
+    head: Head,
+    teacher: Head | None,
+    features: Tensor,
+    labels: Tensor,
+    targets: Tensor,
+    config: HeadConfig,
+) -> dict[str, Tensor]:
+    outputs, classes = head(features), labels.shape[1]
+    # The papers' losses are about classes; an output for background has its own.
+    logits = outputs[..., :classes]
+    zero = torch.zeros(())
+    parts = dict.fromkeys(_LOSSES, zero)
+    # Bags of masks that a person rejected have no name to learn.
+    named = labels.any(dim=1)
+    if named.any():
+        parts["mil"] = mil_loss(logits[named], labels[named], config.top_k_share)
+    if config.composed == "masks":
+        parts["masks"] = class_loss(logits, targets)
+    if config.background:
+        parts["background"] = background_loss(outputs, targets)
+    if teacher is not None:
+        with torch.no_grad():
+            said = teacher(features)[..., :classes]
+            bad = bad_masks(said, labels, config.entropy_threshold)
+            if config.composed == "masks":
+                bad = corrected(bad, targets, classes)
+        parts["uncertainty"] = uncertainty_loss(logits, bad, config.uncertainty_reduction)
+        parts["bad_share"] = bad.float().mean()
+    with torch.no_grad():
+        best = image_scores(logits, config.top_k_share).argmax(dim=1, keepdim=True)
+        right = (labels.gather(1, best) > 0)[:, 0]
+        parts["accuracy"] = right[named].float().mean() if named.any() else zero
+    return {"bad_share": zero, **parts}

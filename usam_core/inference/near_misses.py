@@ -1,0 +1,43 @@
+"""Which of an image's dropped masks came nearest to being kept: thresholds are checked by them."""
+
+import numpy as np
+
+from usam_core.masks.overlap import Overlaps
+
+MOST = 2
+"""So many are kept of an image: there are always very many masks that nobody would want."""
+
+_LEAST = 0.5
+"""Masks with less of their threshold than this share were not near it."""
+
+_LOOKED_AT = 16
+
+
+def near_misses(
+    packed: np.ndarray, reached: np.ndarray, kept: np.ndarray, most_iou: float
+) -> np.ndarray:
+    """Return the rows of the dropped masks that came nearest, best first, int64 (at most `MOST`,).
+
+    A mask of what a kept one, or a nearer miss, shows already is left out.
+
+    Args:
+        packed: uint8 (p, u, b), the dropped masks.
+        reached: float (p,), confidence as a share of the threshold.
+        kept: uint8 (k, u, b), the masks that were kept.
+        most_iou: masks that overlap more than this show the same.
+    """
+    order = np.argsort(-reached, kind="stable")[:_LOOKED_AT]
+    order = order[reached[order] >= _LEAST]
+    if not len(order):
+        return order
+    overlaps = Overlaps(np.concatenate([kept, packed[order]]))
+    shown = list(range(len(kept)))
+    found = []
+    for row, place in enumerate(order, start=len(kept)):
+        overlap, _ = overlaps(row, np.array(shown, np.int64))
+        if not (overlap > most_iou).any():
+            shown.append(row)
+            found.append(place)
+        if len(found) == MOST:
+            break
+    return np.array(found, np.int64)

@@ -1,0 +1,163 @@
+"""Runs pieces of a step's work: in this process, or on Dask workers, by the same call.
+
+What a piece does must not depend on where it runs. The pieces here are groups of images that
+become a shard, and labels of a shard; both are kept on disk when they are done, so that a run that
+is cut short loses the pieces in flight.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from usam_core.config.compute import ComputeConfig
+from usam_core.progress import Advance, Bar, Progress
+
+CORES_A_WORKER = 4
+"""Without a GPU: torch still gains from so many threads, and memory is needed by each worker."""
+
+
+class Piece(NamedTuple):
+    """One piece of work.
+
+    Attributes:
+        name: what it is, for errors.
+        size: items in it, such as images.
+        arguments: of the function, before its last, which is the progress to tell.
+    """
+
+    name: str
+    size: int
+    arguments: tuple[Any, ...]
+
+
+class Workers(Protocol):
+    """Where pieces of work are done."""
+
+    count: int
+    """How many pieces are done at a time."""
+
+    def run(self, function: Callable[..., Any], pieces: Sequence[Piece], bar: Bar) -> list[Any]:
+        """Return what `function` returns for each piece, in the order of `pieces`."""
+
+
+class InProcess:
+    """Does one piece after the other in this process."""
+
+    count = 1
+
+    def run(self, function: Callable[..., Any], pieces: Sequence[Piece], bar: Bar) -> list[Any]:
+        """See `Workers.run`."""
+        return [_run_piece(function, piece, bar) for piece in pieces]
+
+
+_open: list[Workers] = []
+
+
+@contextmanager
+def open_workers(config: ComputeConfig, device: str, pieces: int) -> Iterator[Workers]:
+    """Have workers at hand while the block runs; an inner block uses those of the outer one.
+
+    Args:
+        config: how many, and where.
+        device: where their torch will run: "auto", "cpu", "cuda" or "mps".
+        pieces: how much there is to do; more workers than pieces are not started.
+
+    Raises:
+        TransientError: the scheduler cannot be reached, or no worker comes.
+    """
+    if _open:
+        yield _open[-1]
+        return
+    count = 0 if config.scheduler else min(pieces, worker_count(config, device))
+    if not pieces or not (count or config.scheduler):
+        with _threads(config.threads):
+            yield InProcess()
+        return
+    # Dask takes a second to import, which the many runs without it need not wait for.
+    from usam_core.parallel.dask_workers import cluster_workers, local_workers
+
+    manager = (
+        cluster_workers(config.scheduler, config.threads)
+        if config.scheduler
+        else local_workers(count, config.threads or max(1, _cores() // count), _gpus(device))
+    )
+    with manager as workers:
+        _open.append(workers)
+        try:
+            yield workers
+        finally:
+            _open.remove(workers)
+
+
+def run_pieces(
+    function: Callable[..., Any],
+    pieces: Sequence[Piece],
+    what: str,
+    config: ComputeConfig,
+    device: str,
+    progress: Progress,
+) -> list[Any]:
+    """Do all pieces and return their results in order.
+
+    Args:
+        function: a function of a module, called with a piece's arguments and a `Progress`.
+        pieces: the work.
+        what: for the bar, which counts the pieces' sizes.
+        config: where the work is done.
+        device: as for `open_workers`.
+        progress: told how it goes on.
+
+    Raises:
+        WorkerError: a piece's process died again and again.
+    """
+    with (
+        open_workers(config, device, len(pieces)) as workers,
+        progress.bar(what, sum(piece.size for piece in pieces)) as bar,
+    ):
+        return workers.run(function, pieces, bar)
+
+
+def worker_count(config: ComputeConfig, device: str) -> int:
+    """Return how many local worker processes a project's setting means; 0 is none."""
+    if config.workers is not None:
+        return config.workers
+    if _gpus(device) or (device != "cpu" and torch.backends.mps.is_available()):
+        return _gpus(device) if _gpus(device) > 1 else 0
+    count = _cores() // CORES_A_WORKER
+    return count if count > 1 else 0
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run_piece(function: Callable[..., Any], piece: Piece, bar: Bar) -> Any:
+    told = 0
+
+    def advance(count: int) -> None:
+        nonlocal told
+        told += count
+        bar.advance(count)
+
+    result = function(*piece.arguments, Advance(advance))
+    # What was there already is done too, but nobody has told of it.
+    bar.advance(piece.size - told)
+    return result
+
+
+def _gpus(device: str) -> int:
+    return torch.cuda.device_count() if device in ("auto", "cuda") else 0
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

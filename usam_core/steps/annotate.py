@@ -1,0 +1,313 @@
+"""Annotate: label every image from its stored masks; COCO, palette PNGs, overlays."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from usam_core.config.project import Project
+from usam_core.errors import MissingStepError, StoreError
+from usam_core.files.code import code_digest
+from usam_core.files.digest import file_digest, value_digest, values_digest
+from usam_core.files.paths import remove
+from usam_core.files.stamps import CheckedFolders
+from usam_core.head.checkpoint import card_path, load_head
+from usam_core.lineage.artifact import read_parts
+from usam_core.lineage.run_json import write_run
+from usam_core.masks.label_png import edited_png, read_label_png
+from usam_core.metrics.gate import covers_too_much
+from usam_core.outputs.coco_json import assemble
+from usam_core.outputs.edits import Edit, changed_counts, label_counts
+from usam_core.outputs.names import output_names
+from usam_core.parallel.workers import Piece, run_pieces
+from usam_core.progress import Progress
+from usam_core.steps import embed
+from usam_core.steps.annotate_notes import (
+    covered_images,
+    notes_on_edits,
+    notes_on_settings,
+    review_summary,
+)
+from usam_core.steps.blocks import block_inputs, head_blocks
+from usam_core.steps.calibrated import calibration_file
+from usam_core.steps.folders import step_folder
+from usam_core.steps.images_to_label import listed_pairs, tiled_images
+from usam_core.steps.label_shard import Part, is_edited, label_part, part_holds
+from usam_core.steps.label_targets import labellable
+from usam_core.steps.label_tiled import LargePart, label_large
+from usam_core.steps.read_settings import reading
+from usam_core.steps.record import (
+    StepResult,
+    digests,
+    intact_record,
+    labels_record,
+    read_record,
+    whole_output,
+)
+from usam_core.steps.render import draw_overlays
+from usam_core.steps.review_log import decided, decisions_digest, notes_on_decisions
+
+_LABELLING = ("usam_core.steps.label_shard", "usam_core.steps.label_tiled")
+"""Modules that decide an image's labels."""
+
+CALCULATIONS = (
+    *_LABELLING,
+    "usam_core.outputs.coco_json",
+    "usam_core.outputs.overlay",
+    "usam_core.lineage.run_json",
+)
+"""Modules that decide the step's results."""
+
+COCO = "coco.json"
+RUN = "run.json"
+MASKS = "masks"
+OVERLAYS = "overlays"
+PARTS = "parts"
+CHECKED = ".checked.json"
+
+
+def inputs(project: Project) -> dict[str, Any]:
+    """Return what the labels depend on: the head, the settings, and the images by content."""
+    return {
+        **_labelling(project),
+        **_decisions(project),
+        "overlays": project.config.outputs.overlays,
+        "card": file_digest(card_path(head_path(project))),
+        "colours": [spec.colour for spec in project.config.classes],
+        "images": values_digest(listed_pairs(project)),
+    }
+
+
+def run(project: Project, key: str, progress: Progress) -> StepResult:
+    """Label the images shard by shard; parts of an earlier run that still hold are kept.
+
+    Raises:
+        MissingStepError: `embed` or `fit` has not run.
+    """
+    folder = step_folder(project, "annotate")
+    store = embed.open_store(project)
+    head_file = head_path(project)
+    _, card = load_head(head_file)
+    found = labellable(project, store)
+    contents = found.contents()
+    labelling = value_digest(_labelling(project))
+    names = {path: f"{name}.png" for path, name in output_names(contents).items()}
+    _drop_damaged(folder)
+    written = _written(folder)
+    blocks = head_blocks(project)
+    said = decided(project)
+    pieces, done = [], []
+    for shard, group in found.whole.groupby("shard", sort=True):
+        rows = sorted(zip(group["path"], group["sha256"], strict=True))
+        here = {sha256: said[sha256] for _, sha256 in rows if sha256 in said}
+        # An image that comes may take another's name, which is called otherwise from then on.
+        pngs = [f"{MASKS}/{names[path]}" for path, _ in rows]
+        made_of = [labelling, shard, rows, pngs]
+        if here:
+            made_of.append(decisions_digest(d for of_image in here.values() for d in of_image))
+        done.append(folder / PARTS / f"{value_digest(made_of)[:24]}.json")
+        before = {png: written[png] for png in pngs if png in written}
+        part = Part(done[-1], shard, rows, pngs, before, blocks, here)
+        name = f"labelling {len(rows)} images from {rows[0][0]} on"
+        pieces.append(Piece(name, len(rows), (project, store.path, head_file, part)))
+    large = []
+    for image, shards in found.tiled:
+        png = f"{MASKS}/{names[image.path]}"
+        made_of = [labelling, image.path, image.sha256, image.keys, shards, png]
+        done.append(folder / PARTS / f"{value_digest(made_of)[:24]}.json")
+        of_image = LargePart(done[-1], image, shards, png, written.get(png), blocks)
+        name = f"labelling {len(shards)} tiles of {image.path}"
+        large.append(Piece(name, len(shards), (project, store.path, head_file, of_image)))
+    config = project.config
+    fresh = sum(run_pieces(label_part, pieces, "Labelling", config.compute, "cpu", progress))
+    fresh += sum(run_pieces(label_large, large, "Tiles", config.compute, "cpu", progress))
+    _sweep(folder, done, set(names.values()), written)
+    counts = assemble(folder / COCO, _read(done), card["classes"])
+    first = list(contents)[: config.outputs.overlays]
+    shown = {p: (folder / MASKS / names[p], names[p].removesuffix(".png")) for p in first}
+    overlays = draw_overlays(project, folder / OVERLAYS, shown, card["classes"], progress)
+    changed = sum(is_edited(folder, entry) for entry in _read(done))
+    covered = covered_images(_read(done), card["classes"])
+    write_run(folder / RUN, project, card, contents, reading(project))
+    return StepResult(
+        step="annotate",
+        key=key,
+        reused=False,
+        path=str(folder / COCO),
+        summary={
+            "images": len(contents),
+            "labelled": fresh,
+            "reused": len(contents) - fresh,
+            "instances": sum(counts.values()),
+            "per_class": counts,
+            "edited": changed,
+            "covered": covered,
+            "notes": _notes(project, changed, covered, len(contents)),
+            **review_summary(_read(done), sum(map(len, said.values()))),
+        },
+        outputs=digests(folder, [folder / COCO, folder / RUN, *done, *overlays]),
+    )
+
+
+def forget(project: Project) -> None:
+    """Remove what says which images are labelled already, so that all are labelled again."""
+    shutil.rmtree(step_folder(project, "annotate") / PARTS, ignore_errors=True)
+
+
+def intact(project: Project, key: str) -> StepResult | None:
+    """Return the record if its key holds and every file it speaks of is there, label PNGs too."""
+    folder = step_folder(project, "annotate")
+    record = read_record(folder)
+    if record is None or record.key != key:
+        return None
+    # Against the outputs' digests: a record of the same key may be of other outputs.
+    checked = CheckedFolders(folder / CHECKED, value_digest(record.outputs))
+    changed = 0
+    if not checked.holds(folder):
+        if intact_record(folder, key) is None:
+            return None
+        parts = [folder / name for name in _parts(folder)]
+        if not all(part_holds(folder, part) for part in parts):
+            return None
+        changed = sum(is_edited(folder, entry) for entry in _read(parts))
+        if not changed:
+            checked.add(folder)
+            checked.save([folder.name])
+    summary = {**record.summary, "labelled": 0, "reused": record.summary["images"]}
+    covered = summary.get("covered", {})
+    notes = _notes(project, changed, covered, summary["images"])
+    summary |= {"edited": changed, "notes": notes}
+    return replace(record, reused=True, summary=summary)
+
+
+def entries(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield what was labelled, by image: names, sizes, label PNG, annotations.
+
+    Args:
+        folder: folder of a finished annotate step.
+    """
+    yield from sorted(recorded(folder), key=lambda entry: entry["file_name"])
+
+
+def recorded(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the same, shard by shard, so that one shard is held at a time."""
+    return _read(whole_output(folder, name) for name in sorted(_parts(folder)))
+
+
+def edits(project: Project) -> Iterator[Edit]:
+    """Yield what a person has changed in the label PNGs; of ours only the counts are known."""
+    folder = step_folder(project, "annotate")
+    names = ["background", *project.config.label_names]
+    for entry in recorded(folder):
+        if is_edited(folder, entry):
+            before = {int(label): count for label, count in entry.get("pixels", {}).items()}
+            now = label_counts(read_label_png(folder / entry["png"]))
+            changed = changed_counts(before, now, names)
+            path = str(folder / entry["png"])
+            yield Edit("annotate", entry["file_name"], path, None, changed, {})
+
+
+def edited_images(project: Project) -> list[str]:
+    """Return the images whose label PNGs a person has changed, sorted; see `intact`."""
+    folder = step_folder(project, "annotate")
+    if CheckedFolders(folder / CHECKED, value_digest(labels_record(project).outputs)).holds(folder):
+        return []
+    return sorted(e["file_name"] for e in recorded(folder) if is_edited(folder, e))
+
+
+def head_path(project: Project) -> Path:
+    """Return the head that labels: of `fit`, the one that `inference.head` names.
+
+    Raises:
+        MissingStepError: `fit` has not run.
+    """
+    folder = step_folder(project, "fit")
+    record = read_record(folder)
+    chosen = f"{project.config.inference.head}.safetensors"
+    # Without distillation there is the teacher only.
+    names = [] if record is None else [chosen, Path(record.path).name]
+    head = next((folder / name for name in names if name in record.outputs), None)
+    if head is None or not head.exists():
+        raise MissingStepError(f"{folder}: no head yet; run `usam fit {project.file}` first")
+    return head
+
+
+def _notes(project: Project, edited: int, covered: dict[str, int], images: int) -> list[str]:
+    return [
+        *covers_too_much(covered, images),
+        *notes_on_settings(project),
+        *notes_on_edits(edited),
+        *notes_on_decisions(project),
+    ]
+
+
+def _labelling(project: Project) -> dict[str, Any]:
+    """Return what decides the labels of a single image."""
+    fitted = calibration_file(project)
+    return {
+        "code": code_digest(__name__, _LABELLING),
+        "head": file_digest(head_path(project)),
+        "calibration": file_digest(fitted) if fitted else None,
+        "inference": project.config.inference.model_dump(mode="json"),
+        "encoder": embed.spec(project),
+        **_tiles(project),
+        **block_inputs(project),
+    }
+
+
+def _tiles(project: Project) -> dict[str, Any]:
+    """Return how images are cut into tiles, if any are."""
+    images = project.config.images
+    return {"tiles": [images.tile, images.overlap]} if tiled_images(project) else {}
+
+
+def _decisions(project: Project) -> dict[str, str]:
+    """Return the digest of what a person has decided; nothing where there is nothing."""
+    said = decided(project)
+    if not said:
+        return {}
+    return {"decisions": decisions_digest(d for of_image in said.values() for d in of_image)}
+
+
+def _parts(folder: Path) -> list[str]:
+    """Return the recorded parts, by their names in the folder."""
+    record = read_record(folder)
+    return [name for name in record.outputs if name.startswith(f"{PARTS}/")] if record else []
+
+
+def _read(parts: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    for part in parts:
+        yield from read_parts(part.parents[1], [f"{PARTS}/{part.name}"])
+
+
+def _drop_damaged(folder: Path) -> None:
+    """Remove parts that are not as they were recorded: their images are labelled again."""
+    for name in _parts(folder):
+        try:
+            whole_output(folder, name)
+        except StoreError:
+            remove(folder, folder / name)
+
+
+def _written(folder: Path) -> dict[str, str]:
+    """Return the digest of every label PNG as it was last recorded, by its path."""
+    found: dict[str, str] = {}
+    for part in (folder / PARTS).glob("*.json"):
+        try:
+            found |= {entry["png"]: entry["png_sha256"] for entry in _read([part])}
+        except (OSError, ValueError, KeyError, TypeError, StoreError):
+            continue  # it does not hold, and its images are labelled again
+    return found
+
+
+def _sweep(folder: Path, parts: list[Path], pngs: set[str], written: dict[str, str]) -> None:
+    """Remove parts and label PNGs of images that are no longer in the project, but no edits."""
+    kept = set(parts)
+    for old in (folder / PARTS).glob("*.json"):
+        if old not in kept:
+            remove(folder, old)
+    for old in (folder / MASKS).rglob("*.png"):
+        name = old.relative_to(folder / MASKS).as_posix()
+        if name not in pngs and not edited_png(old, None, written.get(f"{MASKS}/{name}")):
+            remove(folder, old)

@@ -1,0 +1,171 @@
+"""Calibrate: probabilities, thresholds and presence from held-out composed scenes.
+
+What is in a composed scene is known by construction, and neither the scenes nor the pictures that
+they are made of have taught the head. No image of the user's and no label is used.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from usam_core.config.project import Project
+from usam_core.files.atomic import whole_file, write_json
+from usam_core.files.digest import file_digest
+from usam_core.files.spreadsheet import write_csv
+from usam_core.head.checkpoint import card_path, load_head
+from usam_core.inference.calibration import Calibration
+from usam_core.inference.fit_calibration import SceneMasks, crossed, fit_calibration, judged
+from usam_core.inference.reliability import diagram, expected_calibration_error, reliability
+from usam_core.inference.scoring import candidates, is_good, mask_scores
+from usam_core.inference.targets import shown_classes
+from usam_core.masks.label_png import read_label_png
+from usam_core.masks.nms import suppress
+from usam_core.progress import Progress
+from usam_core.steps import annotate, embed
+from usam_core.steps.blocks import block_inputs, head_blocks, with_blocks
+from usam_core.steps.calibrated import CALIBRATION
+from usam_core.steps.compose import HELD_OUT, read_scenes
+from usam_core.steps.folders import step_folder
+from usam_core.steps.record import StepResult, digests
+
+CALCULATIONS = (
+    "usam_core.inference.fit_calibration",
+    "usam_core.inference.reliability",
+    "usam_core.inference.targets",
+    "usam_core.inference.scoring",
+    "usam_core.head.checkpoint",
+)
+"""Modules that decide the step's results."""
+
+RELIABILITY = "reliability.csv"
+DIAGRAM = "reliability.png"
+LEAST_SCENES, LEAST_MASKS = 8, 60
+"""With fewer scenes that have masks, or fewer masks, nothing is fitted: it would be chance."""
+
+_INFERENCE = ("head", "mask_choice", "min_predicted_iou", "min_stability", "min_area", "max_area")
+_INFERENCE += ("nms_iou", "nms_containment", "score")
+
+
+def inputs(project: Project) -> dict[str, Any]:
+    """Return what the calibration depends on: the head, the scenes, and how masks are chosen."""
+    scenes = read_scenes(project, HELD_OUT)
+    head = annotate.head_path(project)
+    return {
+        "scenes": sorted(map(list, zip(scenes["sha256"], scenes["truth_sha256"], strict=True))),
+        "head": file_digest(head),
+        "card": file_digest(card_path(head)),
+        "labels": project.config.label_of,
+        "inference": project.config.inference.model_dump(mode="json", include=set(_INFERENCE)),
+        "encoder": embed.spec(project),
+        **block_inputs(project),
+    }
+
+
+def run(project: Project, key: str, progress: Progress) -> StepResult:
+    """Fit on the held-out scenes, and say how well that holds on scenes not fitted to.
+
+    Raises:
+        MissingStepError: `compose` or `fit` has not run.
+    """
+    folder = step_folder(project, "calibrate")
+    names = project.config.label_names
+    scenes = _scenes(project, progress)
+    for stale in (CALIBRATION, RELIABILITY, DIAGRAM):
+        (folder / stale).unlink(missing_ok=True)
+    masks = [len(scene.targets) for scene in scenes]
+    if np.count_nonzero(masks) < LEAST_SCENES or sum(masks) < LEAST_MASKS:
+        return _without(folder, key, int(np.count_nonzero(masks)), sum(masks))
+    found = fit_calibration(scenes, names)
+    sure, right = crossed(scenes, names)
+    table = reliability(sure, right)
+    error = expected_calibration_error(table)
+    raw = _raw_error(scenes, len(names))
+    write_json(folder / CALIBRATION, found.to_json())
+    write_csv(folder / RELIABILITY, table)
+    with whole_file(folder / DIAGRAM) as temporary:
+        title = f"{len(sure)} masks of {len(scenes)} composed scenes, ECE {error:.3f}"
+        diagram(table, title).save(temporary, format="PNG")
+    return StepResult(
+        step="calibrate",
+        key=key,
+        reused=False,
+        path=str(folder / CALIBRATION),
+        summary={
+            "scenes": len(scenes),
+            "masks": len(sure),
+            "temperature": found.temperature,
+            "ece": error,
+            "ece_before": raw,
+            "thresholds": found.thresholds,
+        },
+        outputs=digests(folder, [folder / name for name in (CALIBRATION, RELIABILITY, DIAGRAM)]),
+    )
+
+
+def _without(folder: Path, key: str, scenes: int, masks: int) -> StepResult:
+    return StepResult(
+        step="calibrate",
+        key=key,
+        reused=False,
+        path=str(folder),
+        summary={
+            "scenes": scenes,
+            "masks": 0,
+            "notes": [
+                f"{masks} masks in {scenes} held-out scenes; at least {LEAST_MASKS} in "
+                f"{LEAST_SCENES} are needed, so that probabilities are the head's own, and "
+                "inference.thresholds and inference.presence have no effect "
+                "(compose.held_out_scenes, and enough pictures to hold some out)"
+            ],
+        },
+    )
+
+
+def _raw_error(scenes: list[SceneMasks], classes: int) -> float | None:
+    """Return the calibration error of the head's softmax as it is."""
+    plain = Calibration(temperature=1.0, none_offset=-40.0, none_slope=0.0)
+    _, sure, right = judged(scenes, plain, classes)
+    return expected_calibration_error(reliability(sure, right))
+
+
+def _scenes(project: Project, progress: Progress) -> list[SceneMasks]:
+    """Return each scene's masks as they would be listed were there no threshold."""
+    table = read_scenes(project, HELD_OUT)
+    if table.empty:
+        return []
+    config, names = project.config.inference, project.config.label_names
+    store = embed.open_store(project)
+    store.use_blocks(head_blocks(project))
+    head, card = load_head(annotate.head_path(project))
+    index = store.index(refresh=True)
+    embedded = index.loc[index["status"] == "ok", "sha256"]
+    usable = with_blocks(project, store, set(table["sha256"]).intersection(embedded))
+    table = table[table["sha256"].isin(usable)].sort_values("sha256")
+    of_label = _label_numbers(project)
+    found = []
+    with progress.bar("Calibrating", len(table)) as bar:
+        for row in table.itertuples():
+            mask_set = store.read(row.sha256)
+            features = card["settings"]["features"]
+            masks = candidates(head, mask_set, features, config, len(names))
+            masks = masks[is_good(masks, mask_set.size_hw, config)]
+            scores = mask_scores(masks.confidence, masks.predicted_iou, config)
+            order = suppress(
+                masks.packed, scores, masks.classes, config.nms_iou, config.nms_containment
+            )
+            masks = masks[order]
+            truth = read_label_png(Path(row.truth))
+            targets = shown_classes(masks.packed, truth, of_label)
+            present = np.zeros(len(names), bool)
+            present[of_label[np.unique(truth[truth > 0])]] = True
+            found.append(SceneMasks(masks.logits, masks.predicted_iou, targets, present))
+            bar.advance()
+    return found
+
+
+def _label_numbers(project: Project) -> np.ndarray:
+    """Return the head's class of each label of a truth PNG; of label 0, background, -1."""
+    config = project.config
+    names = config.label_names
+    return np.array([-1, *(names.index(config.label_of[spec.name]) for spec in config.classes)])

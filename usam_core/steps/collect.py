@@ -1,0 +1,270 @@
+"""Collect: single-object pictures of each class, filtered, and where each came from."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from usam_core.config.project import Project
+from usam_core.config.schema import ClassSpec
+from usam_core.errors import InputError, StoreError, UserError
+from usam_core.files.atomic import whole_file, write_json
+from usam_core.files.digest import file_digest, value_digest
+from usam_core.outputs.picture_sheet import save_picture_sheet
+from usam_core.progress import SILENT, Progress
+from usam_core.sources.base import (
+    Collected,
+    Rejected,
+    TrainingPicture,
+    class_folder,
+    manifest_path,
+    to_frame,
+)
+from usam_core.sources.choose import choose_source
+from usam_core.steps.collect_class import forget_gathered, gather, gathered, looks_for_leaks
+from usam_core.steps.folders import step_folder
+from usam_core.steps.images_to_label import labelled_files
+from usam_core.steps.record import (
+    StepResult,
+    digests,
+    intact_record,
+    needed_record,
+    read_record,
+    whole_output,
+)
+
+CALCULATIONS = ("usam_core.steps.collect_class",)
+"""Modules that decide the step's results."""
+
+_ORIGINS = (
+    "model",
+    "revision",
+    "weights_sha256",
+    "prompt",
+    "negative_prompt",
+    "scheduler",
+    "steps",
+    "guidance",
+    "engine",
+    "query",
+    "licence",
+    "given_by",
+)
+"""Parts of the provenance that are counted for the head's card and the run's lineage."""
+
+_HINTS = {
+    "folder": "add pictures to their folders, or list more folder names under synonyms",
+    "render": "raise training.render.per_class",
+    "synthetic": "raise training.synthetic.per_class, or try other prompts for them",
+    "web": "give them more queries, add engines or a list of URLs, or raise web.per_class",
+}
+
+
+def inputs(project: Project) -> dict[str, Any]:
+    """Return what the manifest depends on: source, what it gives for each class, and filters."""
+    config = project.config
+    source = choose_source(project, step_folder(project, "collect"))
+    filters = config.training.filters if source.filtered else None
+    return {
+        "source": source.name,
+        "min_per_class": config.training.min_per_class,
+        "classes": {spec.name: source.inputs(spec) for spec in config.collected},
+        "filters": filters and filters.model_dump(mode="json"),
+        # Images that came since may be what a training picture shows.
+        "labelled": sorted(labelled_files(project)) if looks_for_leaks(project) else None,
+    }
+
+
+def intact(project: Project, key: str) -> StepResult | None:
+    """Return the record if it still holds and no class waits for more pictures."""
+    record = intact_record(step_folder(project, "collect"), key)
+    return None if record is None or record.summary["incomplete"] else record
+
+
+def collect_class(
+    project: Project, name: str, *, refresh: bool = False, progress: Progress = SILENT
+) -> dict[str, int]:
+    """Get and filter the pictures of one class; `run` makes the manifest of all.
+
+    Args:
+        project: the project.
+        name: the class.
+        refresh: drop what was made or fetched for the class before, and begin anew.
+        progress: told how it goes on.
+
+    Returns:
+        Counts by the keys `pictures` and `rejected`.
+    """
+    source = choose_source(project, step_folder(project, "collect"))
+    found = gather(project, source, _spec(project, name), progress, refresh=refresh)
+    return {"pictures": len(found.pictures), "rejected": len(found.rejected)}
+
+
+def run(project: Project, key: str, progress: Progress) -> StepResult:
+    """Get the pictures of every class that `collect_class` has not got; write the manifest.
+
+    Raises:
+        InputError: some classes have fewer pictures than `training.min_per_class`; the report
+            and the sheets are written all the same.
+    """
+    folder = step_folder(project, "collect")
+    source = choose_source(project, folder)
+    specs = project.config.collected
+    found = [
+        gathered(project, source, spec) or gather(project, source, spec, progress) for spec in specs
+    ]
+    incomplete = [spec.name for spec, one in zip(specs, found, strict=True) if not one.complete]
+    for spec in specs:
+        if spec.name in incomplete:
+            # This run has what it got; the next one asks again.
+            forget_gathered(project, spec)
+    pictures = [picture for one in found for picture in one.pictures]
+    rejected = [line for one in found for line in one.rejected]
+    report = _report(specs, found)
+    files = [
+        _write_table(manifest_path(folder), _relocatable(to_frame(pictures), project.root)),
+        _write_table(folder / "rejected.parquet", _rejected_frame(rejected)),
+        folder / "report.json",
+    ]
+    write_json(files[-1], report)
+    shutil.rmtree(folder / "sheets", ignore_errors=True)
+    for spec, one in zip(specs, found, strict=True):
+        sheet = folder / "sheets" / f"{class_folder(spec.name)}.jpg"
+        kept = [picture.path for picture in one.pictures]
+        save_picture_sheet(sheet, spec.name, kept, [(r.origin, r.code) for r in one.rejected])
+        files.append(sheet)
+    _check_counts(project, report)
+    return StepResult(
+        step="collect",
+        key=key,
+        reused=False,
+        path=str(manifest_path(folder)),
+        summary={
+            "pictures": len(pictures),
+            "per_class": {name: entry["kept"] for name, entry in report.items()},
+            "source": source.name,
+            "rejected": dict(Counter(line.code for line in rejected).most_common()),
+            "notes": [note for one in found for note in one.notes],
+            "incomplete": incomplete,
+            "provenance": _origins(pictures, manifest_path(folder)),
+        },
+        outputs=digests(folder, files),
+    )
+
+
+def read_manifest(project: Project) -> pd.DataFrame:
+    """Return the training pictures that `collect` found, their paths absolute.
+
+    Raises:
+        MissingStepError: `collect` has not run.
+        StoreError: its manifest is missing or damaged.
+    """
+    needed_record(project, "collect", "training pictures")
+    whole_output(step_folder(project, "collect"), manifest_path(Path()).name)
+    return read_table(project)
+
+
+def read_table(project: Project) -> pd.DataFrame:
+    """Return the manifest as it lies there, its paths absolute.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    folder = step_folder(project, "collect")
+    try:
+        table = pd.read_parquet(manifest_path(folder))
+        paths = table["path"].tolist()
+    except (OSError, ValueError, KeyError) as error:
+        raise StoreError(
+            f"{manifest_path(folder)}: cannot be read ({error}); run `usam collect "
+            f"{project.file}` again"
+        ) from error
+    named_by = manifest_path(folder)
+    return table.assign(path=[str(project.picture(path, named_by)) for path in paths])
+
+
+def pictures_digest(manifest: pd.DataFrame) -> str:
+    """Return one digest of the pictures and their classes, wherever the files lie."""
+    return value_digest(sorted(zip(manifest["class"], manifest["sha256"], strict=True)))
+
+
+def training_provenance(project: Project) -> dict[str, Any]:
+    """Return where the training pictures came from, in sum, for cards and lineage."""
+    record = read_record(step_folder(project, "collect"))
+    return {} if record is None else record.summary.get("provenance", {})
+
+
+def _spec(project: Project, name: str) -> ClassSpec:
+    for spec in project.config.collected:
+        if spec.name == name:
+            return spec
+    names = [spec.name for spec in project.config.collected]
+    raise UserError(f"--class: got {name!r}; expected one of {names}")
+
+
+def _report(specs: list[ClassSpec], found: list[Collected]) -> dict[str, dict[str, Any]]:
+    return {
+        spec.name: {
+            "kept": len(one.pictures),
+            "rejected": dict(Counter(line.code for line in one.rejected).most_common()),
+            "notes": one.notes,
+        }
+        for spec, one in zip(specs, found, strict=True)
+    }
+
+
+def _origins(pictures: list[TrainingPicture], manifest: Path) -> dict[str, Any]:
+    counts: dict[str, Counter[str]] = {}
+    for picture in pictures:
+        for part in _ORIGINS:
+            value = picture.provenance.get(part)
+            if value is not None:
+                counts.setdefault(part, Counter())[str(value)] += 1
+    return {
+        "manifest_sha256": file_digest(manifest),
+        "sources": dict(Counter(picture.source for picture in pictures)),
+        **{part: dict(counter) for part, counter in counts.items()},
+    }
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> Path:
+    with whole_file(path) as temporary:
+        table.to_parquet(temporary, index=False)
+    return path
+
+
+def _rejected_frame(rejected: list[Rejected]) -> pd.DataFrame:
+    rows = [(line.class_name, line.origin, line.code, line.reason) for line in rejected]
+    return pd.DataFrame(rows, columns=["class", "origin", "code", "reason"], dtype="str")
+
+
+def _relocatable(table: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """Pictures below the project's folder move with it."""
+    paths = (Path(path) for path in table["path"])
+    return table.assign(
+        path=[p.relative_to(root).as_posix() if p.is_relative_to(root) else str(p) for p in paths]
+    )
+
+
+def _check_counts(project: Project, report: dict[str, dict[str, Any]]) -> None:
+    training = project.config.training
+    if training.source == "none":
+        return
+    short = {name: e for name, e in report.items() if e["kept"] < training.min_per_class}
+    if not short:
+        return
+    listed = ", ".join(f"{name} ({_kept_and_dropped(entry)})" for name, entry in short.items())
+    notes = "".join(f"\n  {note}" for entry in short.values() for note in entry["notes"])
+    raise InputError(
+        f"too few training pictures for {listed}; expected at least {training.min_per_class} "
+        f"each (training.min_per_class). Try: {_HINTS[training.source]}; loosen "
+        f"training.filters after a look at {step_folder(project, 'collect') / 'sheets'}; or lower "
+        f"training.min_per_class{notes}"
+    )
+
+
+def _kept_and_dropped(entry: dict[str, Any]) -> str:
+    dropped = [f"{count} {code}" for code, count in entry["rejected"].items()]
+    return "; dropped: ".join([str(entry["kept"]), *([", ".join(dropped)] if dropped else [])])

@@ -1,0 +1,279 @@
+"""Compose: scenes of several objects with known truth, made of the training pictures.
+
+Some pictures of each class are held out: they make scenes of their own, on which calibration is
+honest, and the head sees neither them nor those scenes.
+"""
+
+import logging
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from usam_core.compose.cutout import Cutout, object_mask
+from usam_core.compose.deal import held_out
+from usam_core.compose.scene import ComposedScene
+from usam_core.compose.studio import Studio
+from usam_core.config.project import Project
+from usam_core.errors import MissingStepError, StoreError, UserError
+from usam_core.files.atomic import whole_file
+from usam_core.files.digest import file_digest
+from usam_core.files.paths import inside, remove
+from usam_core.images.listing.content import mismatch
+from usam_core.images.read import read_image
+from usam_core.masks.label_png import save_label_png
+from usam_core.progress import Progress
+from usam_core.steps import embed
+from usam_core.steps.collect import read_manifest
+from usam_core.steps.folders import step_folder
+from usam_core.steps.read_settings import reading
+from usam_core.steps.record import StepResult, digests, intact_record, read_record, whole_output
+from usam_core.store.store import EmbeddingStore
+
+CALCULATIONS = ("usam_core.compose.studio", "usam_core.images.read")
+"""Modules that decide the step's results."""
+
+SCENES = "scenes.parquet"
+PICTURES = "pictures.parquet"
+TRAIN, HELD_OUT = "train", "held_out"
+
+_COLUMNS = ["sha256", "path", "split", "labels", "truth", "truth_sha256", "sources", "background"]
+_log = logging.getLogger(__name__)
+
+
+def inputs(project: Project) -> dict[str, Any]:
+    """Return what the scenes depend on: pictures, their masks, names, settings and seed."""
+    manifest = read_manifest(project)
+    return {
+        "pictures": sorted(zip(manifest["class"], manifest["sha256"], strict=True)),
+        "classes": [spec.name for spec in project.config.classes],
+        "encoder": embed.spec(project),
+        "compose": project.config.compose.model_dump(mode="json"),
+        "seed": project.config.seed,
+    }
+
+
+def run(project: Project, key: str, progress: Progress) -> StepResult:
+    """Compose the scenes, embed those that the store does not have, and list them.
+
+    Raises:
+        MissingStepError: `collect` or `embed` has not run.
+    """
+    folder, config = step_folder(project, "compose"), project.config.compose
+    store = embed.open_store(project)
+    pictures = _pictures(project, store)
+    rows: list[dict[str, Any]] = []
+    wanted = {TRAIN: config.scenes, HELD_OUT: config.held_out_scenes}
+    if project.config.training.source == "none":
+        wanted = dict.fromkeys(wanted, 0)
+    with progress.bar("Composing", sum(wanted.values())) as bar:
+        for split, count in wanted.items():
+            studio = _studio(project, store, pictures, split)
+            for number, names in enumerate(studio.hands(count) if count else []):
+                scene = studio.make(number, names)
+                if scene is not None:
+                    rows.append(_save(project, folder, f"{split}-{number:05d}.png", split, *scene))
+                bar.advance()
+    scenes = pd.DataFrame(rows, columns=_COLUMNS).drop_duplicates("sha256", ignore_index=True)
+    for name, table in ((SCENES, scenes), (PICTURES, pictures.drop(columns="path"))):
+        with whole_file(folder / name) as temporary:
+            table.to_parquet(temporary, index=False)
+    _sweep(folder, scenes)
+    files = _files(folder, scenes)
+    groups = [
+        {sha256: files[sha256] for sha256 in group}
+        for group in store.plan(files, project.config.outputs.shard_size)
+    ]
+    done = embed.embed_groups(project, groups, progress)
+    return StepResult(
+        step="compose",
+        key=key,
+        reused=False,
+        path=str(folder / SCENES),
+        summary={
+            **{split: int((scenes["split"] == split).sum()) for split in wanted},
+            "held_out_pictures": int((pictures["split"] == HELD_OUT).sum()),
+            "objects": {str(k): v for k, v in Counter(scenes["labels"].explode()).items()},
+            "embedded": sum(count["embedded"] for count in done),
+            "reused": len(scenes) - sum(map(len, groups)),
+            "notes": _notes(scenes, wanted, folder),
+        },
+        outputs=digests(folder, [folder / SCENES, folder / PICTURES]),
+    )
+
+
+def intact(project: Project, key: str) -> StepResult | None:
+    """Return the record if its key holds, and every scene is there and in the store."""
+    folder = step_folder(project, "compose")
+    record = intact_record(folder, key)
+    if record is None:
+        return None
+    try:
+        scenes = pd.read_parquet(folder / SCENES)
+        if any(mismatch(inside(folder, name), sha256) for name, sha256 in made(folder).items()):
+            return None
+        store = embed.open_store(project)
+        store.index(refresh=True)
+        if store.plan(scenes["sha256"]):
+            return None
+    except (OSError, ValueError, KeyError, UserError, StoreError):
+        return None
+    return replace(
+        record, summary={**record.summary, "embedded": 0, "reused": len(scenes), "notes": []}
+    )
+
+
+def made(folder: Path) -> dict[str, str]:
+    """Return the digests of all scenes and truths of a finished step, by name in its folder."""
+    scenes = pd.read_parquet(folder / SCENES)
+    named = dict(zip(scenes["path"], scenes["sha256"], strict=True))
+    return {**named, **dict(zip(scenes["truth"], scenes["truth_sha256"], strict=True))}
+
+
+def read_scenes(project: Project, split: str) -> pd.DataFrame:
+    """Return the scenes of a split, `path` and `truth` absolute.
+
+    Raises:
+        MissingStepError: `compose` has not run.
+    """
+    folder = _finished(project)
+    scenes = pd.read_parquet(whole_output(folder, SCENES))
+    scenes = scenes[scenes["split"] == split].reset_index(drop=True)
+    return scenes.assign(
+        **{
+            name: [str(inside(folder, path, folder / SCENES)) for path in scenes[name]]
+            for name in ("path", "truth")
+        }
+    )
+
+
+def scene_files(project: Project) -> dict[str, str]:
+    """Map the digest of every scene of both splits to its path; empty while there are none."""
+    folder = step_folder(project, "compose")
+    if read_record(folder) is None:
+        return {}
+    return _files(folder, pd.read_parquet(whole_output(folder, SCENES)))
+
+
+def held_out_pictures(project: Project) -> set[str]:
+    """Return the digests of the training pictures that the head must not see.
+
+    Raises:
+        MissingStepError: `compose` has not run.
+    """
+    pictures = pd.read_parquet(whole_output(_finished(project), PICTURES))
+    return set(pictures.loc[pictures["split"] == HELD_OUT, "sha256"])
+
+
+def _finished(project: Project) -> Path:
+    folder = step_folder(project, "compose")
+    if read_record(folder) is None:
+        raise MissingStepError(
+            f"{folder}: no list of scenes yet; run `usam compose {project.file}` first (with "
+            "`compose: {scenes: 0, held_out_scenes: 0}` it makes none, in no time)"
+        )
+    return folder
+
+
+def _pictures(project: Project, store: EmbeddingStore) -> pd.DataFrame:
+    """Return class, sha256, path and split of every training picture that was embedded."""
+    config = project.config
+    index = store.index(refresh=True)
+    usable = set(index.loc[index["status"] == "ok", "sha256"])
+    manifest = read_manifest(project)
+    table = manifest.loc[manifest["sha256"].isin(usable), ["class", "sha256", "path"]]
+    out: set[str] = set()
+    if config.compose.held_out_scenes:
+        by_class = {str(name): list(group["sha256"]) for name, group in table.groupby("class")}
+        out = held_out(by_class, config.compose.held_out, config.seed)
+    return table.assign(split=np.where(table["sha256"].isin(out), HELD_OUT, TRAIN)).reset_index(
+        drop=True
+    )
+
+
+def _studio(project: Project, store: EmbeddingStore, pictures: pd.DataFrame, split: str) -> Studio:
+    config = project.config
+    paths = dict(zip(pictures["sha256"], pictures["path"], strict=True))
+    # A picture of two classes shows both: no cut-out of it is of one of them.
+    single = pictures[~pictures["sha256"].duplicated(keep=False) & (pictures["split"] == split)]
+    of_class = {
+        spec.name: sorted(single.loc[single["class"] == spec.name, "sha256"])
+        for spec in config.classes
+    }
+    others = sorted(set(single["sha256"]) - {sha256 for one in of_class.values() for sha256 in one})
+
+    def look(sha256: str) -> np.ndarray:
+        return _read(project, paths[sha256], sha256)
+
+    def cut(name: str, sha256: str) -> Cutout | None:
+        mask = object_mask(store.read(sha256), config.compose)
+        if mask is None:
+            return None
+        rgb = look(sha256)
+        grey = Image.fromarray(mask).resize(rgb.shape[1::-1], Image.Resampling.NEAREST)
+        return Cutout(name, sha256, rgb, np.asarray(grey)) if grey.getbbox() else None
+
+    return Studio(of_class, others, cut, look, config.compose, config.seed, split)
+
+
+def _read(project: Project, path: str, sha256: str) -> np.ndarray:
+    """Return a picture, at most as large as a scene: it is never shown larger."""
+    longest = project.config.compose.size
+    rgb = read_image(path, sha256=sha256, **reading(project)).rgb
+    small = Image.fromarray(rgb)
+    small.thumbnail((longest, longest))
+    return np.asarray(small)
+
+
+def _save(
+    project: Project, folder: Path, name: str, split: str, scene: ComposedScene, background: str
+) -> dict[str, Any]:
+    """Write a scene and its truth; return its row of the table."""
+    image, truth = folder / "scenes" / name, folder / "truth" / name
+    with whole_file(image) as temporary:
+        Image.fromarray(scene.rgb).save(temporary, format="PNG")
+    save_label_png(truth, scene.label_map([spec.name for spec in project.config.classes]))
+    return {
+        "sha256": file_digest(image),
+        "path": f"scenes/{name}",
+        "split": split,
+        "labels": list(scene.names),
+        "truth": f"truth/{name}",
+        "truth_sha256": file_digest(truth),
+        "sources": list(scene.sources),
+        "background": background,
+    }
+
+
+def _files(folder: Path, scenes: pd.DataFrame) -> dict[str, str]:
+    paths = (str(inside(folder, path, folder / SCENES)) for path in scenes["path"])
+    return dict(zip(scenes["sha256"], paths, strict=True))
+
+
+def _sweep(folder: Path, scenes: pd.DataFrame) -> None:
+    """Remove scenes of other settings."""
+    kept = {*scenes["path"], *scenes["truth"]}
+    for part in ("scenes", "truth"):
+        for old in (folder / part).glob("*.png"):
+            if f"{part}/{old.name}" not in kept:
+                remove(folder, old)
+
+
+def _notes(scenes: pd.DataFrame, wanted: dict[str, int], folder: Path) -> list[str]:
+    """Return what a person should know: fewer scenes than asked for, and the likely reason."""
+    notes = []
+    for split, count in wanted.items():
+        made = int((scenes["split"] == split).sum())
+        if made < count:
+            reason = (
+                "too few pictures to hold some out, or no mask that could be cut out of them"
+                if split == HELD_OUT
+                else "no mask that could be cut out of the pictures, or no room for the objects"
+            )
+            notes.append(f"{made} of {count} {split} scenes could be made: {reason} ({folder})")
+            _log.info(notes[-1])
+    return notes

@@ -1,0 +1,282 @@
+"""The step describe: a vector a mask, by encoders from `transformers`, beside SAM's embeddings.
+
+It lies between compose and fit. SAM is not run: masks come from the store, pixels are read again.
+Every shard's blocks are kept as soon as they are made.
+"""
+
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from usam_core.config.project import Project
+from usam_core.errors import StoreError, UserError
+from usam_core.features.base import RegionEncoder
+from usam_core.files.digest import values_digest
+from usam_core.files.locks import only_one
+from usam_core.images.read import BadImage, read_image
+from usam_core.parallel.workers import Piece, run_pieces
+from usam_core.progress import SILENT, Progress
+from usam_core.steps import embed
+from usam_core.steps.all_images import wanted_files
+from usam_core.steps.blocks import block_encoder, block_specs
+from usam_core.steps.compose import scene_files
+from usam_core.steps.folders import step_folder
+from usam_core.steps.images_to_label import listed_once
+from usam_core.steps.read_settings import reading
+from usam_core.steps.record import StepResult, intact_record
+from usam_core.steps.shard_writer import LOCKS
+from usam_core.store.blocks import block_id
+from usam_core.store.store import DamagedShard, EmbeddingStore
+from usam_core.types import MaskSet
+
+CALCULATIONS = (
+    "usam_core.features.encoder",
+    "usam_core.images.read",
+)
+"""Modules that decide the step's results."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardWork:
+    """What of one shard is to be described.
+
+    Attributes:
+        shard: the shard's id.
+        blocks: what identifies each block that some of the images lack, by the block's name.
+        files: a path for the digest of each of these images.
+    """
+
+    shard: str
+    blocks: dict[str, dict[str, Any]]
+    files: dict[str, str]
+
+
+def inputs(project: Project) -> dict[str, Any]:
+    """Return what the record depends on: the encoders, SAM, and all images' contents."""
+    blocks = block_specs(project)
+    if not blocks:
+        return {"blocks": {}}
+    return {
+        "blocks": blocks,
+        "encoder": embed.spec(project),
+        "images": values_digest(sorted(described_files(project))),
+    }
+
+
+def run(project: Project, key: str, progress: Progress) -> StepResult:
+    """Describe the embedded images that lack a block of `features:`.
+
+    An image that cannot be read any more is left out, with its reason: the head neither learns
+    from it nor labels it, until a later run can read it. One that has changed is another image,
+    which `embed` takes up.
+
+    Raises:
+        MissingStepError: `embed` has not run.
+    """
+    specs = block_specs(project)
+    if not specs:
+        return nothing_to_do(project, key)
+    config = project.config
+    pieces = []
+    for work in plan(project, specs, progress):
+        name = f"describing {len(work.files)} images from {next(iter(work.files.values()))} on"
+        pieces.append(Piece(name, len(work.files), (project, work)))
+    done = run_pieces(
+        describe_shard, pieces, "Describing", config.compute, config.sam.device, progress
+    )
+    reasons = {bad["sha256"]: bad for _, unread in done for bad in unread}
+    return _finish(project, key, specs, sum(count for count, _ in done), reasons)
+
+
+def nothing_to_do(project: Project, key: str) -> StepResult:
+    """Return the result of a project without `features:`; it is not recorded."""
+    summary = {"blocks": {}, "images": 0, "described": 0, "reused": 0, "left_out": []}
+    return StepResult("describe", key, True, str(step_folder(project, "describe")), summary)
+
+
+def intact(project: Project, key: str) -> StepResult | None:
+    """Return the record if its key holds and every embedded image still has every block."""
+    specs = block_specs(project)
+    if not specs:
+        return nothing_to_do(project, key)
+    record = intact_record(step_folder(project, "describe"), key)
+    if record is None:
+        return None
+    try:
+        store = embed.open_store(project)
+    except UserError:
+        return None
+    ids = [block_id(spec) for spec in specs.values()]
+    if store.lacking(ids, described_files(project)) or _damaged(store, ids):
+        return None
+    summary = {**record.summary, "described": 0, "reused": record.summary["images"]}
+    return replace(record, summary=summary)
+
+
+def described_files(project: Project, progress: Progress = SILENT) -> dict[str, str]:
+    """Map the digest of every image that needs describing to a path: composed scenes come too."""
+    return {**wanted_files(project, progress), **scene_files(project)}
+
+
+def plan(project: Project, specs: dict[str, dict[str, Any]], progress: Progress) -> list[ShardWork]:
+    """Return what is missing, by shard; damaged blocks are dropped, and so are missing.
+
+    Args:
+        project: the project.
+        specs: what identifies each block, by name.
+        progress: told of the images that are listed.
+    """
+    store = embed.open_store(project)
+    wanted = described_files(project, progress)
+    names = {block_id(spec): name for name, spec in specs.items()}
+    for damaged in _damaged(store, names):
+        _log.warning("%s; the block is made again", damaged.reason)
+        with _only_one(store, damaged.shard):
+            store.drop_damaged_block(damaged.shard, damaged.block)
+    work = []
+    for shard, lacking in store.lacking(names, wanted).items():
+        blocks = {names[block]: specs[names[block]] for block in lacking}
+        shas = dict.fromkeys(sha256 for part in lacking.values() for sha256 in part)
+        work.append(ShardWork(shard, blocks, {sha256: wanted[sha256] for sha256 in shas}))
+    return work
+
+
+def describe_shard(
+    project: Project, work: ShardWork, progress: Progress
+) -> tuple[int, list[dict[str, str]]]:
+    """Describe images of one shard by all the encoders they lack, and keep the blocks.
+
+    What another run has described meanwhile is not done again.
+
+    Returns:
+        How many images got a block, and those that cannot be read: `sha256`, `path`, `code`,
+        `reason`.
+    """
+    store = embed.open_store(project)
+    ids = {block_id(spec): name for name, spec in work.blocks.items()}
+    with _only_one(store, work.shard):
+        lacking = store.lacking(ids, work.files).get(work.shard, {})
+        if not lacking:
+            return 0, []
+        missing = {ids[block]: set(shas) for block, shas in lacking.items()}
+        encoders = {name: _encoder(project, name, work.blocks[name]) for name in missing}
+        made: dict[str, dict[str, np.ndarray]] = {name: {} for name in missing}
+        unread = []
+        images = set().union(*missing.values())
+        at_once = max(encoder.batch_size for encoder in encoders.values())
+        found = store.read_shard(work.shard, images, blocks=(), tokens=False)
+        with progress.bar("Describing", len(images)) as bar:
+            while some := list(islice(found, at_once)):
+                pixels, bad = _read(project, work, [sha256 for sha256, _ in some])
+                unread += bad
+                for name, encoder in encoders.items():
+                    batch = [
+                        (sha256, pixels[sha256], masks)
+                        for sha256, masks in some
+                        if sha256 in pixels and sha256 in missing[name]
+                    ]
+                    made[name].update(_described(encoder, batch))
+                bar.advance(len(some))
+        for name, rows in made.items():
+            if rows:
+                store.add_block(work.shard, work.blocks[name], rows)
+    return len(images) - len(unread), unread
+
+
+def _damaged(store: EmbeddingStore, blocks: Collection[str]) -> list[DamagedShard]:
+    """Return the damaged ones of these blocks; bytes are read of shards that changed."""
+    return [found for found in store.verify(deep=False) if found.block in blocks]
+
+
+def _only_one(store: EmbeddingStore, shard: str) -> AbstractContextManager[None]:
+    return only_one(store.path / LOCKS / f"describe-{shard}", f"shard {shard}")
+
+
+def _encoder(project: Project, name: str, spec: dict[str, Any]) -> RegionEncoder:
+    encoder = block_encoder(project, name)
+    if encoder.spec != spec:
+        raise StoreError(
+            f"features.{name}: {project.config.features[name].model} changed while it was used; "
+            "run again"
+        )
+    return encoder
+
+
+def _read(
+    project: Project, work: ShardWork, shas: Sequence[str]
+) -> tuple[dict[str, np.ndarray], list[dict[str, str]]]:
+    """Return the pixels of images by digest, and those that cannot be read."""
+    how = reading(project)
+    pixels, bad = {}, []
+    for sha256 in shas:
+        path = work.files[sha256]
+        try:
+            picture = read_image(path, sha256=sha256, **how)
+        except BadImage as error:
+            why = {"code": error.quarantined.code, "reason": error.quarantined.reason}
+            bad.append({"sha256": sha256, "path": path, **why})
+        else:
+            pixels[sha256] = picture.rgb
+    return pixels, bad
+
+
+def _described(
+    encoder: RegionEncoder, batch: Sequence[tuple[str, np.ndarray, MaskSet]]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield each image's vectors; the encoder's batches shrink when its device is full."""
+    done = 0
+    while done < len(batch):
+        some = batch[done : done + encoder.batch_size]
+        try:
+            found = encoder.describe([one[1] for one in some], [one[2] for one in some])
+        except torch.OutOfMemoryError:
+            if encoder.batch_size == 1:
+                raise
+            encoder.batch_size = (encoder.batch_size + 1) // 2
+            _log.warning("out of memory on the device: describing %d at a time", encoder.batch_size)
+            torch.cuda.empty_cache()
+            continue
+        yield from zip((one[0] for one in some), found, strict=True)
+        done += len(some)
+
+
+def _finish(
+    project: Project,
+    key: str,
+    specs: dict[str, dict[str, Any]],
+    described: int,
+    reasons: dict[str, dict[str, str]],
+) -> StepResult:
+    """Say what became of all images; those that went or changed meanwhile are not counted."""
+    store = embed.open_store(project)
+    index = store.index(refresh=True)
+    with listed_once():
+        wanted = described_files(project)
+    embedded = index.loc[index["sha256"].isin(wanted) & (index["status"] == "ok"), "sha256"]
+    ids = {name: block_id(spec) for name, spec in specs.items()}
+    lacking = store.lacking(ids.values(), embedded)
+    left = {one for blocks in lacking.values() for part in blocks.values() for one in part}
+    # What was embedded since the plan is the next run's work.
+    left_out = [reasons[sha256] for sha256 in sorted(left & reasons.keys())]
+    for bad in left_out:
+        _log.warning("left out %s: %s", bad["path"], bad["reason"])
+    return StepResult(
+        step="describe",
+        key=key,
+        reused=False,
+        path=str(store.path),
+        summary={
+            "blocks": ids,
+            "images": len(embedded),
+            "described": described,
+            "reused": max(len(embedded) - described - len(left_out), 0),
+            "left_out": left_out,
+        },
+    )

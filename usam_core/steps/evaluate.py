@@ -1,0 +1,161 @@
+"""Evaluate: compare the labels with truth; tables, JSON, and a contact sheet."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from usam_core.config.palette import class_colours
+from usam_core.config.project import Project
+from usam_core.errors import ConfigError, InputError
+from usam_core.files.atomic import whole_file
+from usam_core.files.spreadsheet import write_csv
+from usam_core.inference.reliability import diagram, expected_calibration_error
+from usam_core.metrics.confidence import StatedProbabilities
+from usam_core.metrics.instance import average_precision
+from usam_core.metrics.presence import FalsePositives
+from usam_core.metrics.report import write_report
+from usam_core.metrics.semantic import Confusion
+from usam_core.outputs.contact_sheet import save_contact_sheet
+from usam_core.progress import Progress
+from usam_core.report.pictures import enlarged
+from usam_core.steps import annotate
+from usam_core.steps.folders import step_folder
+from usam_core.steps.label_shard import is_edited, read_labels
+from usam_core.steps.record import StepResult, digests, labels_record, made_digest
+from usam_core.steps.render import picture_and_labels
+from usam_core.truth.choose import open_truth
+
+CALCULATIONS = (
+    "usam_core.inference.reliability",
+    "usam_core.metrics.confidence",
+    "usam_core.metrics.instance",
+    "usam_core.metrics.presence",
+    "usam_core.metrics.report",
+    "usam_core.metrics.semantic",
+    "usam_core.outputs.contact_sheet",
+    "usam_core.truth.coco",
+    "usam_core.truth.voc",
+)
+"""Modules that decide the step's results."""
+
+COMMON_IMAGES = 10
+"""A class counts as common when at least this many evaluated images hold it."""
+SHEET_IMAGES = 12
+
+
+def inputs(project: Project) -> dict[str, Any]:
+    """Return what the metrics depend on: the labels and the truth."""
+    record = _annotated(project)
+    truth = open_truth(project)
+    return {
+        "labels": made_digest(record),
+        "truth": truth.digest(),
+        "label_of": project.config.label_of,
+        "colours": [spec.colour for spec in project.config.classes],
+        "edited": annotate.edited_images(project),
+    }
+
+
+def run(project: Project, key: str, progress: Progress) -> StepResult:
+    """Score every labelled image that has truth, and write the tables and the sheet.
+
+    Raises:
+        ConfigError: the project names no truth.
+        InputError: no labelled image has truth.
+        MissingStepError: `annotate` has not run.
+    """
+    labels = step_folder(project, "annotate")
+    _annotated(project)
+    truth = open_truth(project)
+    names = project.config.label_names
+    confusion = Confusion(names)
+    presence = FalsePositives(names)
+    stated = StatedProbabilities()
+    entries = list(annotate.entries(labels))
+    scored, edited = [], 0
+    with progress.bar("Scoring", len(entries)) as bar:
+        for entry in entries:
+            expected = truth.label_map(entry["file_name"], (entry["height"], entry["width"]))
+            bar.advance()
+            if expected is None:
+                continue
+            if is_edited(labels, entry):
+                edited += 1  # a person's labels say nothing about the head
+                continue
+            found = read_labels(labels, entry)
+            confusion.add(expected, found)
+            presence.add(expected, found)
+            stated.add(expected, entry["annotations"])
+            scored.append(entry)
+    if not scored:
+        raise InputError(
+            f"{project.truth_path}: no truth for any of {len(entries)} labelled images"
+            + (f" but {edited} that were edited by hand" if edited else "")
+            + "; expected files or file names with the images' names"
+            + "".join(f"\n  {note}" for note in truth.notes)
+        )
+    folder = step_folder(project, "evaluate")
+    semantic = confusion.scores(COMMON_IMAGES)
+    instance = average_precision(truth, scored, names)
+    absent = presence.scores()
+    notes = truth.notes
+    if not confusion.matrix[1:].any():
+        notes.append("no truth pixel has a class: nothing can be found right")
+    files = write_report(folder, semantic, instance, absent, confusion)
+    table = stated.table()
+    error = expected_calibration_error(table)
+    files += _reliability(folder, table, error)
+    sheet = folder / "contact_sheet.png"
+    _sheet(project, sheet, labels, scored[:SHEET_IMAGES], truth)
+    return StepResult(
+        step="evaluate",
+        key=key,
+        reused=False,
+        path=str(folder / "metrics.json"),
+        summary={
+            "images": len(scored),
+            "without_truth": len(entries) - len(scored) - edited,
+            "edited": edited,
+            "miou": semantic.miou,
+            "miou_common": semantic.miou_common,
+            "map50": instance.map50 if instance else None,
+            "false_positive_rate": absent.rate,
+            "ece": error,
+            "per_class_iou": semantic.per_class,
+            "truth_notes": notes,
+        },
+        outputs=digests(folder, [*files, sheet]),
+    )
+
+
+def _annotated(project: Project) -> StepResult:
+    if project.config.evaluation is None:
+        raise ConfigError(
+            f"{project.file}: no `evaluation` section; expected `evaluation: {{format: voc or "
+            "coco, path: ...}} to measure against truth"
+        )
+    return labels_record(project)
+
+
+def _reliability(folder: Path, table: pd.DataFrame, error: float | None) -> list[Path]:
+    """Write the reliability of the stated probabilities: table and diagram."""
+    rows, picture = folder / "reliability.csv", folder / "reliability.png"
+    write_csv(rows, table)
+    said = "no mask was listed" if error is None else f"ECE {error:.3f}"
+    with whole_file(picture) as temporary:
+        diagram(table, f"{int(table['masks'].sum())} listed masks, {said}").save(temporary, "PNG")
+    return [rows, picture]
+
+
+def _sheet(
+    project: Project, target: Path, labels: Path, entries: list[dict[str, Any]], truth: Any
+) -> None:
+    config = project.config
+    colours = class_colours(config.label_names, {s.name: s.colour for s in config.classes})
+    rows = []
+    for entry in entries:
+        name = entry["file_name"]
+        rgb, found = picture_and_labels(project, name, labels / entry["png"])
+        rows.append((name, rgb, enlarged(truth.label_map(name), found.shape), found))
+    save_contact_sheet(target, rows, config.label_names, colours)

@@ -1,0 +1,325 @@
+"""Export: the labels in the formats that other programs take (`outputs.formats`).
+
+A person's edits are kept: a file for one image that is not as the last export wrote it stays, and
+`show_edits` says what was changed.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from usam_core.config.palette import class_colours
+from usam_core.config.project import Project
+from usam_core.files.atomic import disk_errors
+from usam_core.files.code import code_digest
+from usam_core.files.digest import file_digest, value_digest
+from usam_core.files.fsspec_io import is_url
+from usam_core.files.paths import remove
+from usam_core.head.checkpoint import load_head
+from usam_core.images.listing.content import mismatch
+from usam_core.lineage.artifact import read_parts
+from usam_core.outputs.base import LabelledImage, Target, Writer
+from usam_core.outputs.edits import Edit, compare
+from usam_core.outputs.formats import WRITERS, open_writer
+from usam_core.outputs.ledger import Ledger, Written, content_digest
+from usam_core.progress import Progress
+from usam_core.steps import annotate
+from usam_core.steps.exporting import (
+    INDEX,
+    ROWS,
+    Job,
+    export_part,
+    read_rows,
+    remove_left_over,
+    rows_file,
+)
+from usam_core.steps.folders import step_folder
+from usam_core.steps.record import (
+    RECORD,
+    StepResult,
+    digests,
+    intact_record,
+    labels_record,
+    made_digest,
+    read_record,
+    whole_output,
+)
+from usam_core.store.commit import remove_folder
+
+CALCULATIONS = ("usam_core.steps.exporting", "usam_core.outputs.formats")
+"""Modules that decide the step's results."""
+
+LEDGER = "ledger.sqlite"
+CUT = "cannot be read as a file of its format"
+
+
+def inputs(project: Project) -> dict[str, Any]:
+    """Return what the exports depend on: the labels and the formats."""
+    outputs = project.config.outputs
+    names = _formats(project)
+    if not names:
+        return {"formats": []}
+    return {
+        "labels": made_digest(labels_record(project)),
+        "formats": names,
+        "settings": _settings(project),
+        "label_studio": outputs.label_studio,
+        "ome_zarr_in_place": outputs.ome_zarr_in_place,
+    }
+
+
+def run(project: Project, key: str, progress: Progress) -> StepResult:
+    """Write what is not there yet, shard by shard, and the index files.
+
+    Raises:
+        MissingStepError: `annotate` has not run.
+    """
+    folder = step_folder(project, "export")
+    writers = _writers(project, _formats(project))
+    if not writers:
+        return _result(key, folder, 0, {}, [], [])
+    _drop_damaged_rows(folder)
+    # Files are replaced from here on: what the last export recorded holds no longer.
+    (folder / RECORD).unlink(missing_ok=True)
+    record = labels_record(project)
+    parts = sorted(name for name in record.outputs if name.startswith(f"{annotate.PARTS}/"))
+    labels = step_folder(project, "annotate")
+    with (
+        disk_errors(folder),
+        _open_ledger(project) as ledger,
+        progress.bar("Exporting", len(parts)) as bar,
+    ):
+        fresh = 0
+        for name in parts:
+            jobs = _jobs(project, writers, name, record.outputs[name], ledger)
+            if jobs:
+                whole_output(labels, name)
+                entries = list(read_parts(labels, [name]))
+                export_part(Path(name).stem, entries, jobs, project.images.root, ledger)
+                fresh += 1
+            bar.advance()
+        stems = [Path(name).stem for name in parts]
+        files = [file for writer in writers for file in _finish(writer, stems, ledger)]
+        rows = [rows_file(folder, w.name, stem) for w in writers if w.indexed for stem in stems]
+        edited = {w.name: sum(1 for _ in ledger.edits(w.name)) for w in writers}
+        notes = [note for writer in writers for note in writer.notes]
+        notes += _notes(ledger, writers, edited, project)
+    result = _result(key, folder, record.summary["images"], edited, [*files, *rows], notes)
+    said = {"shards": len(parts), "written": fresh, "ledger": file_digest(folder / LEDGER)}
+    return replace(result, summary={**result.summary, **said})
+
+
+def intact(project: Project, key: str) -> StepResult | None:
+    """Return the record if its key holds, its index files do, and no image's file is gone."""
+    folder = step_folder(project, "export")
+    record = intact_record(folder, key)
+    names = _formats(project)
+    if record is None or not names:
+        return record
+    if not (folder / LEDGER).is_file():
+        return None
+    with _open_ledger(project) as ledger:
+        if not all(ledger.whole(name) for name in names):
+            return None
+        edited = {name: sum(1 for _ in ledger.edits(name)) for name in names}
+    return replace(record, summary={**record.summary, "written": 0, "edited": edited})
+
+
+def forget(project: Project) -> None:
+    """Forget which parts are exported, so that all are written again; edits stay."""
+    if (step_folder(project, "export") / LEDGER).is_file():
+        with _open_ledger(project) as ledger:
+            for name in ledger.formats():
+                ledger.forget(name)
+
+
+def drop_edits(project: Project) -> int:
+    """Remove the files that a person has changed, so that they are written again; how many."""
+    folder = step_folder(project, "export")
+    if not (folder / LEDGER).is_file():
+        return 0
+    count = 0
+    with _open_ledger(project) as ledger:
+        for name in _formats(project):
+            for place, _ in list(ledger.edits(name)):
+                remove(place.parent, place)
+                count += 1
+    return count
+
+
+def differing(project: Project) -> Iterator[tuple[Path, str]]:
+    """Yield each image's exported file that is not as we wrote it, and why; every byte is read.
+
+    Why is empty for a person's edit: it can be read as a file of its format.
+    """
+    folder = step_folder(project, "export")
+    if not (folder / LEDGER).is_file():
+        return
+    changed: dict[str, list[tuple[str, str]]] = {}
+    with Ledger(folder / LEDGER) as ledger:
+        for name, path, image, why in ledger.differing():
+            if why:
+                yield folder / path, why
+            else:
+                changed.setdefault(image, []).append((name, path))
+    if not changed:
+        return
+    names = {name for files in changed.values() for name, _ in files if name in WRITERS}
+    writers = {writer.name: writer for writer in _writers(project, names)}
+    for entry in annotate.recorded(step_folder(project, "annotate")):
+        for name, path in changed.pop(entry["file_name"], ()):
+            image = LabelledImage(entry, project.images.root)
+            yield folder / path, "" if _can_be_read(writers[name], image, folder / path) else CUT
+    # Of images that are no longer labelled nothing is known: such a file may be a person's.
+    yield from ((folder / path, "") for files in changed.values() for _, path in files)
+
+
+def set_aside(place: Path) -> Path:
+    """Rename a file that may be a person's edit, and return where it is kept."""
+    kept = f"{place.stem}.edited-{content_digest(place)[:8]}{place.suffix}"
+    return place.rename(place.with_name(kept))
+
+
+def show_edits(project: Project) -> Iterator[Edit]:
+    """Yield what a person has changed in the label PNGs and in what was exported, by image."""
+    labels_record(project)
+    folder, labels = step_folder(project, "export"), step_folder(project, "annotate")
+    names = ["background", *project.config.label_names]
+    yield from annotate.edits(project)
+    if not (folder / LEDGER).is_file():
+        return
+    with _open_ledger(project) as ledger:
+        changed: dict[str, list[tuple[Writer, Path]]] = {}
+        for writer in _writers(project, [n for n in ledger.formats() if n in WRITERS]):
+            for place, image in ledger.edits(writer.name):
+                changed.setdefault(image, []).append((writer, place))
+        for entry in annotate.recorded(labels) if changed else ():
+            for writer, place in changed.get(entry["file_name"], ()):
+                image = LabelledImage(entry, project.images.root)
+                yield compare(writer, image, place, names)
+
+
+def _open_ledger(project: Project) -> Ledger:
+    root = project.images.root
+    images = None if is_url(root) else root
+    return Ledger(step_folder(project, "export") / LEDGER, images)
+
+
+def _formats(project: Project) -> list[str]:
+    return sorted(set(project.config.outputs.formats))
+
+
+def _settings(project: Project) -> dict[str, Any]:
+    """Return what decides every format's files beside the labels."""
+    config = project.config
+    return {
+        "names": config.label_names,
+        "colours": {spec.name: spec.colour for spec in config.classes},
+        "images": config.images.path,
+        "pixel_size": config.outputs.pixel_size,
+    }
+
+
+def _writers(project: Project, names: Iterable[str]) -> list[Writer]:
+    names = list(names)
+    if not names:
+        return []
+    config = project.config
+    _, card = load_head(annotate.head_path(project))
+    colours = class_colours(card["classes"], {s.name: s.colour for s in config.classes})
+    return [
+        open_writer(
+            name,
+            Target(
+                folder=step_folder(project, "export") / name,
+                classes=card["classes"],
+                colours=colours,
+                run=labels_record(project).key,
+                images=project.images.root,
+                labels=step_folder(project, "annotate"),
+                shapes=config.outputs.label_studio,
+                in_place=config.outputs.ome_zarr_in_place,
+                level=config.level,
+                pixel_size=config.outputs.pixel_size,
+            ),
+        )
+        for name in names
+    ]
+
+
+def _jobs(
+    project: Project, writers: list[Writer], name: str, sha256: str, ledger: Ledger
+) -> list[Job]:
+    """Return the formats of a part that have to be written."""
+    part = Path(name).stem
+    jobs = []
+    for writer in writers:
+        module = type(writer).__module__
+        own = {
+            "shapes": writer.to.shapes if writer.name == "label_studio" else None,
+            "in_place": writer.to.in_place if writer.name == "ome_zarr" else None,
+        }
+        code = code_digest("usam_core.steps.exporting", (module,))
+        key = value_digest([sha256, code, _settings(project), own])
+        there = not writer.indexed or rows_file(ledger.folder, writer.name, part).is_file()
+        if not there or not ledger.done(writer.name, part, key):
+            jobs.append(Job(writer, key))
+    return jobs
+
+
+def _drop_damaged_rows(folder: Path) -> None:
+    """Remove rows that are not as the last export recorded them: they are written again."""
+    record = read_record(folder)
+    for name, sha256 in record.outputs.items() if record else ():
+        if name.startswith(f"{ROWS}/") and mismatch(folder / name, sha256):
+            remove_folder(folder / name)
+
+
+def _can_be_read(writer: Writer, image: LabelledImage, path: Path) -> bool:
+    try:
+        writer.read(image, path)
+    except Exception:  # readers raise anything on damaged bytes
+        return False
+    return True
+
+
+def _finish(writer: Writer, parts: list[str], ledger: Ledger) -> list[Path]:
+    """Write a format's index; files that no image has any more go, unless they were edited."""
+    name = writer.name
+    ledger.drop_parts(name, {*parts, INDEX})
+    remove_left_over(writer, ledger)
+    for path in ledger.of_part(name, INDEX):
+        place = ledger.place(name, path)
+        if place is not None and ledger.edited(name, path):
+            aside = set_aside(place)
+            writer.note(f"{name}: {path} was edited; the edit is kept as {aside.name}")
+    sources = [rows_file(ledger.folder, name, part) for part in parts] if writer.indexed else []
+    for old in set((ledger.folder / ROWS / name).glob("*.jsonl")).difference(sources):
+        remove(ledger.folder, old)
+    files = writer.finish(read_rows(sources))
+    written = [Written(ledger.relative(file), "", content_digest(file)) for file in files]
+    ledger.finish(name, INDEX, "", written, [])
+    return files
+
+
+def _notes(
+    ledger: Ledger, writers: list[Writer], edited: dict[str, int], project: Project
+) -> list[str]:
+    notes = list(ledger.refused.values())
+    if sum(edited.values()):
+        notes.append(
+            f"{sum(edited.values())} files changed by hand are kept: `usam export {project.file} "
+            "--show-edits` says how, --overwrite-edited writes them anew"
+        )
+    other = sorted(set(ledger.formats()) - {writer.name for writer in writers})
+    if other:
+        notes.append(f"of an earlier export and not renewed now: {', '.join(other)}")
+    return notes
+
+
+def _result(
+    key: str, folder: Path, images: int, edited: dict[str, int], files: list[Path], notes: list[str]
+) -> StepResult:
+    summary = {"images": images, "shards": 0, "written": 0, "edited": edited, "notes": notes}
+    return StepResult("export", key, False, str(folder), summary, digests(folder, files))

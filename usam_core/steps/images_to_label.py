@@ -1,0 +1,173 @@
+"""The images to be labelled, by content."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from usam_core.config.project import Project
+from usam_core.errors import InputError
+from usam_core.files.fsspec_io import join
+from usam_core.images.listing.globs import Globs
+from usam_core.images.listing.lists import read_names
+from usam_core.images.listing.planes import large_size
+from usam_core.images.listing.scan import list_images, list_names
+from usam_core.images.ref import ImageRef
+from usam_core.images.tiles import Tile, tile_digest, tiles_of
+from usam_core.progress import SILENT, Progress
+from usam_core.steps.folders import step_folder
+
+_T = TypeVar("_T")
+
+_TOGETHER = 10_000
+"""Images whose names are Python objects at a time: of millions, they would fill the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class TiledImage:
+    """An image that is embedded and labelled tile by tile.
+
+    Attributes:
+        path: as it is listed.
+        sha256: its content key.
+        size_hw: its rows and columns.
+        tiles: row by row.
+        keys: the content key of each tile.
+    """
+
+    path: str
+    sha256: str
+    size_hw: tuple[int, int]
+    tiles: list[Tile]
+    keys: list[str]
+
+
+_found: ContextVar[dict[tuple[str, str], Any] | None] = ContextVar("found", default=None)
+
+
+@contextmanager
+def listed_once() -> Iterator[None]:
+    """Within the block, each folder is listed once, however often it is asked for.
+
+    A whole run is such a block: images that come while it works are the next run's, and none of
+    its steps misses what an earlier one did not see. An inner block belongs to the outer one.
+    """
+    token = _found.set({}) if _found.get() is None else None
+    try:
+        yield
+    finally:
+        if token is not None:
+            _found.reset(token)
+
+
+def once(what: str, of: str, make: Callable[[], _T]) -> _T:
+    """Return what `make` gives, within `listed_once` what it gave the first time.
+
+    Args:
+        what: what is made.
+        of: what of, such as a folder.
+        make: makes it; what it returns is shared and must not be changed.
+    """
+    found = _found.get()
+    if found is None:
+        return make()
+    if (what, of) not in found:
+        found[what, of] = make()
+    return found[what, of]
+
+
+def labelled_images(project: Project, progress: Progress = SILENT) -> pd.DataFrame:
+    """Return the listing of the images to be labelled (columns as `list_images`).
+
+    Digests of unchanged files are remembered, so that a second listing reads no file. The
+    project's own results, training pictures and truth are left out where they lie among them.
+    Where a file names the images, exactly those are listed.
+
+    Raises:
+        InputError: there is no file with one of the endings.
+    """
+    return once("listing", _name(project), lambda: _list(project, progress))
+
+
+def listed_pairs(project: Project) -> Iterator[tuple[str, str]]:
+    """Yield path and digest of every listed image in order; "" where there is no digest."""
+    listing = labelled_images(project)
+    for start in range(0, len(listing), _TOGETHER):
+        part = listing.iloc[start : start + _TOGETHER]
+        yield from zip(part["path"].tolist(), part["sha256"].fillna("").tolist(), strict=True)
+
+
+def labelled_files(project: Project, progress: Progress = SILENT) -> dict[str, str]:
+    """Map the digest of every image to be labelled that looks usable to one path that holds it."""
+    return once("files", _name(project), lambda: _files(project, progress))
+
+
+def tiled_images(project: Project, progress: Progress = SILENT) -> list[TiledImage]:
+    """Return the usable images that are cut into tiles, as often as they are listed."""
+    return once("tiled", _name(project), lambda: _tiled(project, progress))
+
+
+def embedded_files(project: Project, progress: Progress = SILENT) -> dict[str, str]:
+    """Map the digest of what is embedded of the images to its address: of images and tiles."""
+    large = {image.sha256: image for image in tiled_images(project, progress)}
+    found: dict[str, str] = {}
+    for sha256, path in labelled_files(project, progress).items():
+        if sha256 not in large:
+            found[sha256] = path
+            continue
+        image = large[sha256]
+        ref = ImageRef.parse(path)
+        for key, tile in zip(image.keys, image.tiles, strict=True):
+            found[key] = str(ImageRef(ref.file, ref.plane, tile.box))
+    return found
+
+
+def _tiled(project: Project, progress: Progress) -> list[TiledImage]:
+    listing, config = labelled_images(project, progress), project.config.images
+    large = listing[(listing["status"] == "ok") & (listing["planes"] != "")]
+    if config.tile is None:
+        return []
+    found = []
+    for row in large.itertuples():
+        size_hw = large_size(row.planes)
+        tiles = tiles_of(size_hw, config.tile, config.overlap)
+        keys = [tile_digest(row.sha256, tile.box) for tile in tiles]
+        found.append(TiledImage(row.path, row.sha256, size_hw, tiles, keys))
+    return found
+
+
+def _list(project: Project, progress: Progress) -> pd.DataFrame:
+    config, place = project.config.images, project.images
+    cache = step_folder(project, "embed") / "images.parquet"
+    globs = Globs(config.include, config.exclude)
+    if place.names is not None:
+        names = [n for n in read_names(place, config.extensions) if globs.wants(n)]
+        listing = list_names(config, place.root, names, cache, progress)
+    else:
+        own = [project.out, project.store_root, project.training_path, project.truth_path]
+        own.append(project.objects_path)
+        own = [path for path in own if path is not None]
+        listing = list_images(config, place.root, cache, progress, own, globs)
+    if listing.empty:
+        raise InputError(
+            f"{place.names or place.root}: no images; expected files ending in "
+            f"{', '.join(config.extensions)}{'' if config.recursive else ' in the folder itself'}"
+            f"{' that include and exclude let pass' if config.include or config.exclude else ''}. "
+            "Correct images.path, images.extensions or the patterns"
+        )
+    return listing
+
+
+def _files(project: Project, progress: Progress) -> dict[str, str]:
+    listing = labelled_images(project, progress)
+    usable = listing[listing["status"] == "ok"].drop_duplicates("sha256")
+    root = project.images.root
+    paths = (join(root, path) for path in usable["path"].tolist())
+    return dict(zip(usable["sha256"].tolist(), paths, strict=True))
+
+
+def _name(project: Project) -> str:
+    return project.config.model_dump_json() + str(project.file)

@@ -1,0 +1,258 @@
+"""Compares a chain with the disk: is everything still what the documents say it was?
+
+Files, tables and stores are looked at by the code of `usam check`; what is asked besides is whether
+each thing that a step read is still the one that it read.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from usam_core.errors import StoreError
+from usam_core.files.digest import files_digest
+from usam_core.head.checkpoint import card_path
+from usam_core.lineage.chain import Chain, Finding, Key, Link, entries, short
+from usam_core.lineage.document import LINEAGE, portable
+from usam_core.progress import SILENT, Progress
+from usam_core.review.decisions import read_all, standing
+from usam_core.sam.download import cache_folder
+from usam_core.sam.registry import NANO_WEIGHTS, OFFICIAL
+from usam_core.steps.check import check_store
+from usam_core.steps.check_folder import Claim, FolderCheck
+from usam_core.steps.collect import pictures_digest
+from usam_core.steps.compose import SCENES
+from usam_core.steps.damage import Damage, Walk
+from usam_core.steps.record import RECORD, made_digest, read_record
+from usam_core.steps.review_log import decisions_digest
+from usam_core.store.layout import SHARDS, folder_name
+from usam_core.store.store import EmbeddingStore
+
+Entry = dict[str, Any]
+
+
+def check_chain(chain: Chain, progress: Progress = SILENT) -> list[Finding]:
+    """Check every link of a chain; it takes the time of reading the files it speaks of.
+
+    Of a label PNG, an overlay or a composed scene that is one image; else all outputs of the step.
+    """
+    check = _ChainCheck(chain, progress)
+    for key, link in chain.links.items():
+        check.look_at(key, link)
+    check.look_at_stores()
+    return list(check.findings.values())
+
+
+class _ChainCheck:
+    def __init__(self, chain: Chain, progress: Progress) -> None:
+        self._chain, self._subject = chain, chain.subject
+        self._walk = Walk(chain.root, progress=progress)
+        self.findings: dict[tuple[Key | None, str], Finding] = {}
+        self._near: set[str] = set()
+        """Images of the store that the output is made of; empty for all outputs of a step."""
+        if chain.subject.entry is not None:
+            self._near = set(Claim("labels", "", "", chain.subject.entry).stored)
+
+    def look_at(self, key: Key, link: Link) -> None:
+        """Check a step's document, the things that it read, and its files if they are there."""
+        if link is self._chain.last:
+            # Of a document of an earlier run the outputs were replaced.
+            self.findings[None, "file"] = Finding(None, "file", None)
+        with self._noting(key, "lineage") as finding:
+            finding.said = (
+                "as recorded" if link.current else f"kept; {link.step} has run again since"
+            )
+            if link.document is None:
+                finding.wrong.append(
+                    f"{link.path}: the document that the next step was made from is gone or "
+                    f"changed (expected SHA-256 {short(link.sha256)}); run `usam {link.step}` and "
+                    "the steps after it again"
+                )
+                return
+        if link.current:
+            self._check_folder(key, link)
+        for name, entry in entries(link.document).items():
+            if name in _NOW or name in _FILES:
+                with self._noting(key, name) as finding:
+                    self._check_fact(finding, link.step, entry)
+
+    @contextmanager
+    def _noting(self, key: Key | None, name: str) -> Iterator[Finding]:
+        """Take what is found meanwhile as said of one thing."""
+        found, finding = self._walk.found, Finding(key, name)
+        finding = self.findings.setdefault((key, name), finding)
+        try:
+            yield finding
+        except StoreError as error:
+            finding.wrong.append(str(error))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            # Whatever a damaged JSON or Parquet file makes of itself.
+            finding.wrong.append(f"cannot be read: {error!r}")
+        finding.wrong += [one.sentence for one in found.damages]
+        finding.wrong += [f"{path}: changed by a person since" for path in found.edits]
+        found.damages, found.edits = [], []
+
+    def _check_folder(self, key: Key, link: Link) -> None:
+        """Check what a step made, or what of it the output stands on."""
+        look = FolderCheck(self._walk, self._chain.at(link.path).parent, link.step)
+        look.document = link.document
+        with self._noting(key, "lineage") as finding:
+            look.check_record()
+            if look.record is not None and LINEAGE not in look.outputs:
+                finding.wrong.append(f"{link.path}: {RECORD} does not name it")
+        own, subject = link is self._chain.last, self._subject
+        known = own and subject.name == "."
+        if known:
+            self.findings[None, "file"].said = f"{len(look.outputs)} files"
+        with self._walk.progress.bar(f"Checking {link.step}", None) as bar:
+            for claim in look.claims():
+                place = self._place(claim) if own else (key, claim.kind)
+                if place is not None:
+                    with self._noting(*place) as finding:
+                        look.check(claim)
+                        finding.files += 1
+                    if own and claim.path == subject.file:
+                        known, finding.said = True, self._describe(claim)
+                    elif finding.name == "image":
+                        path = portable(Path(claim.path), self._chain.root)
+                        finding.said = f"{path}, SHA-256 {claim.sha256}"
+                bar.advance()
+        with self._noting(None if own else key, "file" if own else "outputs") as finding:
+            # A table of files that cannot be read was told of by itself.
+            if own and not known:
+                finding.wrong.append(
+                    f"{portable(subject.file, self._chain.root)}: {link.step} did not make it, or "
+                    f"its record of it is gone; expected a file that {RECORD} or a table in "
+                    f"{subject.folder.name} names"
+                )
+
+    def _place(self, claim: Claim) -> tuple[Key | None, str] | None:
+        """Return what a file of the output's own step is part of; None if of other outputs."""
+        subject, entry = self._subject, self._subject.entry
+        key = next(iter(self._chain.links))
+        if claim.kind == "lineage":
+            return key, "lineage"
+        if claim.path == subject.file or (subject.name == "." and claim.kind == "outputs"):
+            return None, "file"
+        if entry is not None:
+            if claim.row.get("png") == entry["png"]:
+                return None, "image" if claim.kind == "images" else "file"
+            return (None, "file") if claim.path == subject.folder / entry["part"] else None
+        if subject.scene:
+            return (None, "file") if claim.path == subject.folder / SCENES else None
+        return key, claim.kind
+
+    def _describe(self, claim: Claim) -> str:
+        """Return what the tree says of the output; of a scene, look at its cut-outs too."""
+        row, text = claim.row, short(claim.sha256)
+        if claim.kind == "scenes":
+            self._near = {row["sha256"], *row["sources"]}
+            with self._noting(None, "cut-outs") as finding:
+                finding.said = ", ".join(self._check_cutouts(row))
+            return f"{text}, {row['split']}: {', '.join(row['labels'])} on {row['background']}"
+        return f"{text}, a picture of {row['class']}" if claim.kind == "pictures" else text
+
+    def _check_cutouts(self, row: Mapping[str, Any]) -> Iterator[str]:
+        chain = self._chain
+        manifest = _manifest(chain, chain.last.document["inputs"]["pictures"])
+        paths = dict(zip(manifest["sha256"], manifest["path"], strict=True))
+        for name, sha256 in zip(row["labels"], row["sources"], strict=True):
+            path = chain.at(paths.get(sha256, "a picture that the manifest does not name any more"))
+            what = self._walk.differs(path, sha256)
+            if what:
+                advice = f"{name} was cut out of it; run `usam compose` again"
+                self._walk.tell(path, what, "collect", "repair", advice=advice)
+            yield f"{name} {portable(path, chain.root)} {short(sha256)}"
+
+    def _check_fact(self, finding: Finding, step: str, entry: Entry) -> None:
+        """Check that what a step read is there as it was read."""
+        chain, name, wrong = self._chain, finding.name, []
+        if name in _FILES:
+            files = _FILES[name](chain, entry)
+            finding.said = short(entry["sha256"]) if files else None
+            wrong = [(path, self._walk.differs(path, sha256)) for path, sha256 in files]
+        else:
+            finding.said, now = short(entry["sha256"]), _NOW[name](chain, entry)
+            if now != entry["sha256"]:
+                what = f"expected the digest {finding.said}, got {short(now)}"
+                wrong = [(chain.at(entry.get("manifest", entry.get("path"))), what)]
+            elif name == "pictures" and step in ("embed", "compose", "fit"):
+                self._walk.need(_manifest(chain, entry)["sha256"])
+        advice = f"the {name} changed after {step} read it; run `usam {step}` again"
+        for path, what in wrong:
+            if what:
+                self._walk.tell(path, what, step, "no", advice=advice)
+
+    def look_at_stores(self) -> None:
+        """Check the stores that steps of the chain read, each once."""
+        looked: dict[Path, list[Damage]] = {}
+        for key, link in self._chain.links.items():
+            read = (link.document or {}).get("inputs", {})
+            if not read.get("store"):
+                continue
+            spec, near = read["store"]["spec"], self._near if link is self._chain.last else set()
+            folder = self._chain.at(read["store"]["path"]).parent / folder_name(spec)
+            if near:
+                with self._noting(None, "masks") as finding:
+                    shards = check_store(self._walk, folder, spec, near)
+                    finding.said = ", ".join(
+                        f"{read['store']['path']}/{SHARDS}/{s}" for s in shards
+                    )
+                    # Blocks of features are told of below.
+                    of_shards = [one for one in self._walk.found.damages if one.step == "embed"]
+                    self._walk.found.damages = of_shards
+            with self._noting(key, "store"):
+                if folder not in looked:
+                    looked[folder] = []
+                    check_store(self._walk, folder, spec, deep=False)
+                    looked[folder] = self._walk.found.damages
+                self._walk.found.damages = [one for one in looked[folder] if one.step == "embed"]
+            blocks = set(read.get("blocks", {}).get("ids", {}).values())
+            if blocks:
+                with self._noting(key, "blocks"):
+                    of_blocks = [one for one in looked[folder] if one.step == "describe"]
+                    self._walk.found.damages = [d for d in of_blocks if Path(d.path).name in blocks]
+                    if not of_blocks and EmbeddingStore(folder, spec).lacking(blocks, near):
+                        self._walk.tell(folder, f"no features of {min(near)}", "describe", "run")
+
+
+def _manifest(chain: Chain, entry: Entry) -> pd.DataFrame:
+    return pd.read_parquet(chain.at(entry["manifest"]))
+
+
+def _labels_now(chain: Chain, entry: Entry) -> str | None:
+    record = read_record(chain.at(entry["path"]))
+    return made_digest(record) if record else None
+
+
+_NOW: dict[str, Callable[[Chain, Entry], str | None]] = {
+    "pictures": lambda chain, entry: pictures_digest(_manifest(chain, entry)),
+    "labels": _labels_now,
+    "truth": lambda chain, entry: files_digest(chain.at(entry["path"]), "*.png"),
+    "decisions": lambda chain, e: decisions_digest(standing(read_all(chain.at(e["path"])))),
+}
+"""The digest that a thing has now, by the fact's name."""
+
+
+def _head(chain: Chain, entry: Entry) -> list[tuple[Path, str]]:
+    head = chain.at(entry["path"])
+    return [(head, entry["sha256"]), (card_path(head), entry["card_sha256"])]
+
+
+def _checkpoint(chain: Chain, entry: Entry) -> list[tuple[Path, str]]:
+    if entry["path"] is not None:
+        return [(chain.at(entry["path"]), entry["sha256"])]
+    official = OFFICIAL.get(entry["model"])
+    file = cache_folder() / official.file_name if official else NANO_WEIGHTS
+    # The masks are there, and need the official one no more.
+    return [(file, entry["sha256"])] if official is None or file.exists() else []
+
+
+_FILES: dict[str, Callable[[Chain, Entry], list[tuple[Path, str]]]] = {
+    "head": _head,
+    "calibration": lambda chain, entry: [(chain.at(entry["path"]), entry["sha256"])],
+    "checkpoint": _checkpoint,
+}
+"""The files that a thing is, with their digests, by the fact's name."""

@@ -1,0 +1,77 @@
+"""Images with their labels to be looked at: large ones reduced, whatever size they have."""
+
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from usam_core.config.palette import class_colours
+from usam_core.config.project import Project
+from usam_core.images.read import read_image
+from usam_core.images.ref import ImageRef
+from usam_core.masks.label_png import read_label_png
+from usam_core.outputs.overlay import save_overlay
+from usam_core.progress import Progress
+from usam_core.steps.images_to_label import tiled_images
+from usam_core.steps.read_settings import reading
+
+_MOST_PIXELS = 4_000_000
+
+
+def picture_and_labels(project: Project, path: str, png: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image, uint8 (h, w, 3), and its labels (h, w).
+
+    Of an image that is embedded in tiles every so many pixels are left out.
+
+    Args:
+        project: the project.
+        path: the image as it is listed.
+        png: its label PNG.
+    """
+    labels, how = read_label_png(png), reading(project)
+    tiled = next((one for one in tiled_images(project) if one.path == path), None)
+    if tiled is None:
+        return read_image(project.image_address(path), **how).rgb, labels
+    ref = ImageRef.parse(project.image_address(path))
+    step = math.ceil(math.sqrt(labels.size / _MOST_PIXELS))
+    labels = np.ascontiguousarray(labels[::step, ::step])
+    rgb = np.zeros((*labels.shape, 3), np.uint8)
+    for tile in tiled.tiles:
+        part = read_image(ImageRef(ref.file, ref.plane, tile.box), **how).rgb
+        # The first row and column of the tile that count in the image.
+        top, left = (-(-start // step) for start, _ in tile.box)
+        above, before = top * step - tile.box.rows[0], left * step - tile.box.columns[0]
+        part = part[above::step, before::step]
+        rgb[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return rgb, labels
+
+
+def draw_overlays(
+    project: Project,
+    folder: Path,
+    images: dict[str, tuple[Path, str]],
+    classes: Sequence[str],
+    progress: Progress,
+) -> list[Path]:
+    """Draw overlays of images; cheap to look at, never an input of anything.
+
+    Args:
+        project: the project.
+        folder: where they go; what lies there goes.
+        images: by path the label PNG of each, and the overlay's name without its ending.
+        classes: the class names.
+        progress: told of each.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    drawn = []
+    specs = project.config.classes
+    colours = class_colours(classes, {spec.name: spec.colour for spec in specs})
+    with progress.bar("Overlays", len(images)) as bar:
+        for path, (png, name) in images.items():
+            rgb, labels = picture_and_labels(project, path, png)
+            drawn.append(folder / f"{name}.jpg")
+            save_overlay(drawn[-1], rgb, labels, classes, colours)
+            bar.advance()
+    return drawn

@@ -1,0 +1,262 @@
+"""Report: one HTML file that shows what was run, what came out, and what changed."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from usam_core.config.project import Project
+from usam_core.errors import StoreError
+from usam_core.files.atomic import whole_file
+from usam_core.files.digest import files_digest
+from usam_core.files.spreadsheet import read_csv
+from usam_core.inference.scoring import thresholds
+from usam_core.lineage.chain import read_chain
+from usam_core.lineage.document import LINEAGE
+from usam_core.progress import Progress
+from usam_core.report.about import chain_steps, own_settings
+from usam_core.report.changes import changes_part
+from usam_core.report.difference import compare_runs
+from usam_core.report.found import class_rows, coverage, overview, sample_rows, samples_a_kind
+from usam_core.report.history import previous_run, remember_run, run_folder
+from usam_core.report.page import TEMPLATES, number, percent, render
+from usam_core.report.pictures import Album
+from usam_core.report.quality import calibration_part, metrics_part, quarantine_part
+from usam_core.report.runs import LabelledRun, describe_run, keep_run, open_run
+from usam_core.report.samples import SampleKeeper
+from usam_core.report.tables import TableBuilder
+from usam_core.report.training import training_rows
+from usam_core.sources.base import manifest_path
+from usam_core.steps import annotate, collect
+from usam_core.steps.calibrated import calibration_file, read_calibration
+from usam_core.steps.folders import step_folder
+from usam_core.steps.record import (
+    StepResult,
+    digests,
+    labels_record,
+    made_digest,
+    read_record,
+    whole_output,
+)
+
+CALCULATIONS = (
+    "usam_core.report.about",
+    "usam_core.report.changes",
+    "usam_core.report.found",
+    "usam_core.report.history",
+    "usam_core.report.page",
+    "usam_core.report.quality",
+    "usam_core.report.runs",
+    "usam_core.report.samples",
+    "usam_core.report.training",
+)
+"""Modules that decide the step's results."""
+
+REPORT = "report.html"
+
+_MEGABYTE = 1_000_000
+PICTURES_MB = {"samples": 3.5, "overview": 0.6, "changes": 1.4, "training": 1.4}
+"""What pictures of each kind may weigh: with the tables, a report stays below 10 MB."""
+
+_PARTS = (
+    ("ran", "What was run"),
+    ("classes", "Classes"),
+    ("coverage", "Coverage"),
+    ("samples", "Samples"),
+    ("probabilities", "Probabilities"),
+    ("metrics", "Against truth"),
+    ("difference", "Since the previous run"),
+    ("training", "Training pictures"),
+    ("quarantine", "Left out"),
+)
+
+
+def inputs(project: Project) -> dict[str, Any]:
+    """Return what the report speaks of: the steps' outputs, the run before, how it looks."""
+    labels = made_digest(labels_record(project))
+    scored = _evaluated(project, labels)
+    before = previous_run(step_folder(project, "report"), labels)
+    made = {step: read_record(step_folder(project, step)) for step in ("collect", "calibrate")}
+    return {
+        "labels": labels,
+        "metrics": [made_digest(scored), scored.summary["truth_notes"]] if scored else None,
+        "made": {step: made_digest(record) for step, record in made.items() if record},
+        "left_out": [_left_out(project), _notes(project)],
+        "previous": before.name if before else None,
+        "templates": files_digest(TEMPLATES),
+        "settings": project.config.report.model_dump(mode="json"),
+    }
+
+
+def run(project: Project, key: str, progress: Progress) -> StepResult:
+    """Write the report, and keep what later runs are compared with.
+
+    Raises:
+        MissingStepError: `annotate` has not run.
+    """
+    folder = step_folder(project, "report")
+    labels = made_digest(labels_record(project))
+    limits = _thresholds(project)
+    now, keeper = _read(project, limits, progress)
+    before = previous_run(folder, labels)
+    earlier = None if before is None else open_run(before)
+    changed = None if earlier is None else compare_runs(earlier, now)
+    albums = {name: Album(int(size * _MEGABYTE)) for name, size in PICTURES_MB.items()}
+    scored = _evaluated(project, labels)
+    covered, metrics = coverage(now), _metrics(scored)
+    page = render(
+        "report.html.j2",
+        title=f"{now.about['name']}: labels",
+        finished=now.about["finished"],
+        images=len(now.tables.images),
+        about=_about(now),
+        settings=own_settings(now.about["config"]),
+        chain=chain_steps(read_chain(step_folder(project, "annotate"))),
+        versions=now.about["versions"],
+        tiles=_tiles(now, covered, metrics),
+        parts=[part for part in _PARTS if part[0] != "metrics" or metrics],
+        classes=class_rows(now, limits),
+        coverage=covered,
+        overview=overview(now, albums["overview"]),
+        samples=sample_rows(now, keeper.samples(), albums["samples"]),
+        calibration=_calibration(project, scored),
+        metrics=metrics,
+        difference=changed and changes_part(changed, earlier, now, albums["changes"]),
+        training=_training(project, albums["training"]),
+        quarantine=quarantine_part(_left_out(project)),
+        notes=_notes(project),
+        left_out=sum(album.left_out for album in albums.values()),
+    )
+    with whole_file(folder / REPORT) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    kept = keep_run(now, run_folder(folder, labels))
+    remember_run(folder, labels, project.config.report.runs_kept)
+    return StepResult(
+        step="report",
+        key=key,
+        reused=False,
+        path=str(folder / REPORT),
+        summary={
+            "images": len(now.tables.images),
+            "instances": len(now.tables.instances),
+            "coverage": covered["share"],
+            "bytes": (folder / REPORT).stat().st_size,
+            "changed": None if changed is None else len(changed.images),
+        },
+        outputs=digests(folder, [folder / REPORT, *kept]),
+    )
+
+
+def _evaluated(project: Project, labels: str) -> StepResult | None:
+    """Return the metrics' record, if there are any and they speak of these labels."""
+    folder = step_folder(project, "evaluate")
+    record = read_record(folder)
+    if record is None or project.config.evaluation is None:
+        return None
+    document = json.loads(whole_output(folder, LINEAGE).read_bytes())
+    return record if document["inputs"]["labels"]["sha256"] == labels else None
+
+
+def _notes(project: Project) -> list[str]:
+    """Return what `embed` said of the images: endings left out, channels not shown."""
+    record = read_record(step_folder(project, "embed"))
+    return record.summary.get("notes", []) if record else []
+
+
+def _left_out(project: Project) -> list[dict[str, str]]:
+    """Return path, code and reason of every image that `embed` or `describe` could not use."""
+    found = []
+    for step, key in (("embed", "quarantined"), ("describe", "left_out")):
+        record = read_record(step_folder(project, step))
+        found += record.summary[key] if record else []
+    said = ("path", "code", "reason")
+    return [{name: project.as_listed(one[name]) for name in said} for one in found]
+
+
+def _read(
+    project: Project, limits: Sequence[float], progress: Progress
+) -> tuple[LabelledRun, SampleKeeper]:
+    """Go over the labels once, for tables and samples."""
+    folder = step_folder(project, "annotate")
+    try:
+        about = describe_run(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{folder}: what ran is damaged ({error!r}); run `usam annotate` again"
+        ) from error
+    most = samples_a_kind(len(limits), project.config.report.samples)
+    times_iou = project.config.inference.score == "confidence_x_iou"
+    keeper, tables = SampleKeeper(limits, times_iou, most), TableBuilder()
+    with progress.bar("Reading labels", labels_record(project).summary["images"]) as bar:
+        for entry in annotate.recorded(folder):
+            tables.add(entry)
+            if most:
+                keeper.add(entry)
+            bar.advance()
+    return LabelledRun(folder, about, tables.tables()), keeper
+
+
+def _thresholds(project: Project) -> list[float]:
+    """Return the least confidence of each class."""
+    fitted = read_calibration(calibration_file(project))
+    return thresholds(project.config.inference, project.config.label_names, fitted).tolist()
+
+
+def _about(now: LabelledRun) -> list[tuple[str, str]]:
+    config = now.about["config"]
+    sam, head = config["sam"], config["head"]
+    grid = sam["points_per_side"]
+    return [
+        ("classes", ", ".join(now.classes)),
+        ("level", config["level"]),
+        ("SAM", f"{sam['model']}, a grid of {grid} x {grid} points"),
+        ("head", f"{config['inference']['head']}, from {' + '.join(head['features'])}"),
+        ("training pictures", config["training"]["source"]),
+        ("seed", str(config["seed"])),
+        ("usam", now.about["versions"]["usam"]),
+    ]
+
+
+def _tiles(
+    now: LabelledRun, covered: dict[str, Any], metrics: dict[str, Any] | None
+) -> list[tuple[str, str]]:
+    tiles = [
+        ("images", number(len(now.tables.images))),
+        ("instances", number(len(now.tables.instances))),
+        ("classes", number(len(now.classes))),
+        ("pixels labelled", percent(covered["share"])),
+        ("images without a label", number(covered["empty_count"])),
+    ]
+    return [*tiles, ("mIoU", number(metrics["miou"]))] if metrics else tiles
+
+
+def _calibration(project: Project, scored: StepResult | None) -> list[dict[str, Any]]:
+    found = []
+    fitted = read_record(step_folder(project, "calibrate"))
+    for record, what in ((fitted, "masks of held-out scenes"), (scored, "listed masks with truth")):
+        table = Path(record.path).parent / "reliability.csv" if record else None
+        if table and table.name in record.outputs:
+            found.append(
+                calibration_part(pd.read_csv(whole_output(table.parent, table.name)), what)
+            )
+    return found
+
+
+def _metrics(scored: StepResult | None) -> dict[str, Any] | None:
+    if scored is None:
+        return None
+    folder = Path(scored.path).parent
+    metrics = json.loads(whole_output(folder, Path(scored.path).name).read_bytes())
+    table = read_csv(whole_output(folder, "per_class.csv"))
+    return metrics_part(metrics, table, scored.summary)
+
+
+def _training(project: Project, album: Album) -> list[dict[str, Any]]:
+    folder = step_folder(project, "collect")
+    if project.config.training.source == "none" or not manifest_path(folder).exists():
+        return []
+    names = [spec.name for spec in project.config.collected]
+    dropped = pd.read_parquet(whole_output(folder, "rejected.parquet"))
+    return training_rows(names, collect.read_table(project), dropped, album)

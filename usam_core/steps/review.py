@@ -1,0 +1,278 @@
+"""What `usam review` shows: the masks that `annotate` listed, ordered by how doubtful they are."""
+
+import heapq
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from usam_core.config.project import Project
+from usam_core.errors import InputError, UserError
+from usam_core.files.atomic import sweep
+from usam_core.files.sealed import write_sealed
+from usam_core.head.checkpoint import card_path, load_head
+from usam_core.images.read import read_image
+from usam_core.inference.scoring import choose, class_logits, thresholds
+from usam_core.lineage.artifact import read_parts
+from usam_core.progress import SILENT, Progress
+from usam_core.review.item import Item
+from usam_core.review.matching import judged, match
+from usam_core.review.order import queue
+from usam_core.review.precision import LEVEL, Precision
+from usam_core.review.session import Listed, Session
+from usam_core.steps import annotate, embed
+from usam_core.steps.blocks import head_blocks
+from usam_core.steps.calibrated import calibration_file, read_calibration
+from usam_core.steps.folders import step_folder
+from usam_core.steps.read_settings import reading
+from usam_core.steps.record import labels_record, read_record, whole_output
+from usam_core.steps.review_log import decided, decisions_file
+
+ORDERS = ("mix", "entropy", "disagreement", "threshold", "random")
+"""What may come first; `mix` takes turns among the measures that there are."""
+PRECISION = "precision.json"
+MOST_ASKED = 2000
+"""The other head is asked about at most so many images: those of the smallest digests."""
+LOOKED_BACK = 100
+"""So many of the last decisions may be gone back to."""
+
+
+def open_review(
+    project: Project,
+    order: str = "mix",
+    classes: Sequence[str] = (),
+    limit: int = 500,
+    progress: Progress = SILENT,
+) -> Session:
+    """Return a review of the masks that the project's labels hold.
+
+    Args:
+        project: the project.
+        order: one of `ORDERS`.
+        classes: only masks that the head calls so; empty takes all.
+        limit: most masks to be shown.
+        progress: told how the other head's opinions come in.
+
+    Raises:
+        InputError: there is no such class, or no mask of it.
+        MissingStepError: `annotate` has not run.
+    """
+    listed = _list(project, order, classes, limit, progress)
+    if not listed.shown and not listed.decided:
+        wanted = f" of {', '.join(classes)}" if classes else ""
+        raise InputError(
+            f"{step_folder(project, 'annotate')}: the labels list no mask{wanted}; lower "
+            "inference.threshold, or take more images, and run `usam annotate` again"
+        )
+    return Session(listed, decisions_file(project), lambda found: write_precision(project, found))
+
+
+@contextmanager
+def only_review(project: Project) -> Iterator[None]:
+    """Keep other reviews of the project away while the block runs.
+
+    Raises:
+        UserError: there is one already.
+    """
+    file = decisions_file(project).with_name(".lock")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(file, timeout=0):
+            sweep(file.parent)
+            yield
+    except Timeout:
+        raise UserError(
+            f"{file.parent}: another `usam review` of this project runs; use its page, or end it"
+        ) from None
+
+
+def summary(project: Project) -> list[Precision]:
+    """Return each class's precision as the decisions so far tell it; written to disk too."""
+    session = Session(
+        _list(project, "random", (), 0, SILENT), decisions_file(project), lambda _: None
+    )
+    found = session.precisions()
+    write_precision(project, found)
+    return found
+
+
+def write_precision(project: Project, found: Sequence[Precision]) -> Path:
+    """Write the precisions beside the run; return the file."""
+    record = labels_record(project)
+    file = step_folder(project, "review") / PRECISION
+    write_sealed(
+        file,
+        {
+            "labels": record.key,
+            "level": LEVEL,
+            "interval": "Clopper-Pearson, of masks drawn by chance",
+            "head_learned_from_decisions": learned_from_decisions(project),
+            "classes": [one.to_json() for one in found],
+        },
+    )
+    return file
+
+
+def learned_from_decisions(project: Project) -> bool:
+    """Return whether the head has seen decisions: then it does better on them than elsewhere."""
+    card = json.loads(card_path(annotate.head_path(project)).read_text(encoding="utf-8"))
+    return bool(card.get("training_reviewed"))
+
+
+def picture(project: Project, item: Item) -> np.ndarray:
+    """Return the image of a mask, uint8 (h, w, 3).
+
+    Raises:
+        BadImage: the file is gone or not the one that was labelled.
+    """
+    address = project.image_address(item.file_name)
+    return read_image(address, sha256=item.sha256, **reading(project)).rgb
+
+
+def _list(
+    project: Project, order: str, classes: Sequence[str], limit: int, progress: Progress
+) -> Listed:
+    names = project.config.label_names
+    unknown = [name for name in classes if name not in names]
+    if unknown:
+        raise InputError(f"--class {unknown[0]!r}: expected one of {names}")
+    labels_record(project)
+    wanted = [name for name in names if name in classes or not classes]
+    measures = [order] if order not in ("mix", "random") else ["entropy", "threshold"]
+    other = _disagreement(project, progress) if order in ("mix", "disagreement") else {}
+    if order == "disagreement" and not other:
+        raise InputError(
+            "--order disagreement: there is one head only (head.distil is off, or names alone "
+            "label); expected a teacher and a student. Choose another order"
+        )
+    if order == "mix" and other:
+        measures.append("disagreement")
+    draws: dict[str, list[int]] = {name: [] for name in wanted}
+    doubtful: dict[str, _Largest] = {m: _Largest(limit) for m in measures}
+    drawn = {name: _Largest(limit) for name in wanted}
+    before: list[Item] = []
+    for number, item in enumerate(_items(project, other)):
+        if item.name not in draws:
+            continue
+        draws[item.name].append(item.draw)
+        if item.decision is not None:
+            before.append(item)
+            continue
+        for name in measures:
+            if name in item.doubt:
+                doubtful[name].add(item.doubt[name], number, item)
+        drawn[item.name].add(-item.draw, number, item)
+    before.sort(key=lambda item: item.decision.time)
+    by_doubt = [] if order == "random" else [found.items() for found in doubtful.values()]
+    shown = queue(by_doubt, {name: found.items() for name, found in drawn.items()}, limit)
+    back = [(item, item.decision.sampled) for item in before[-LOOKED_BACK:]] if limit else []
+    return Listed(
+        names,
+        {name: np.sort(np.array(places, np.int64)) for name, places in draws.items()},
+        before,
+        [*back, *shown],
+        project.config.label_of,
+    )
+
+
+class _Largest:
+    """The items of the largest values, so many as are asked for; of equals the first."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._heap: list[tuple[float, int, Item]] = []
+
+    def add(self, value: float, number: int, item: Item) -> None:
+        if len(self._heap) < self._count:
+            heapq.heappush(self._heap, (value, -number, item))
+        elif self._heap and (value, -number) > self._heap[0][:2]:
+            heapq.heapreplace(self._heap, (value, -number, item))
+
+    def items(self) -> list[Item]:
+        return [item for _, _, item in sorted(self._heap, key=lambda one: one[:2], reverse=True)]
+
+
+def _entries(project: Project) -> Iterator[dict[str, Any]]:
+    """Yield what was labelled, each image once, a part in memory at a time."""
+    folder, seen = step_folder(project, "annotate"), set()
+    for name in sorted(labels_record(project).outputs):
+        if name.startswith(f"{annotate.PARTS}/"):
+            whole_output(folder, name)
+            for entry in read_parts(folder, [name]):
+                # Decisions are applied to whole images, so nobody is asked about tiles.
+                if entry["sha256"] not in seen and "tiles" not in entry:
+                    seen.add(entry["sha256"])
+                    yield entry
+
+
+def _items(project: Project, other: dict[tuple[str, int], float]) -> Iterator[Item]:
+    """Yield every mask that the head listed, also those that a person has rejected since."""
+    config, said = project.config, decided(project)
+    names, label_of = config.label_names, config.label_of
+    limits = thresholds(config.inference, names, read_calibration(calibration_file(project)))
+    for entry in _entries(project):
+        records = [*entry["annotations"], *entry.get("rejected", [])]
+        decisions = said.get(entry["sha256"], [])
+        masks = [record["segmentation"] for record in records]
+        found = match(masks, [record["prompt"] for record in records], decisions)
+        for record, decision in zip(records, found, strict=True):
+            place = record.get("head_category", record["category_id"]) - 1
+            item = Item(entry["sha256"], entry["file_name"], names[place], record)
+            if decision is not None and judged(decision, item.name, label_of) is not None:
+                item.decision = decision
+            margin = _confidence(project, record) - float(limits[place])
+            item.doubt = {"entropy": record["entropy"], "threshold": -margin}
+            opinion = other.get((entry["sha256"], record["prompt"]))
+            if opinion is not None:
+                item.doubt["disagreement"] = opinion
+            yield item
+
+
+def _confidence(project: Project, record: dict[str, Any]) -> float:
+    """Return what was compared with the threshold; `score` may be that times the predicted IoU."""
+    config = project.config.inference
+    quality = min(max(record["predicted_iou"], 0.0), 1.0)
+    if config.score != "confidence_x_iou" or not quality:
+        return record["score"]
+    return record["score"] / quality
+
+
+def _disagreement(project: Project, progress: Progress) -> dict[tuple[str, int], float]:
+    """Return how far the other head's distribution is from the one that labelled, by mask.
+
+    Total variation distance, 0 to 1, by image and prompt; empty where there is but one head.
+    """
+    own = annotate.head_path(project)
+    file = own.with_name("student" if own.stem == "teacher" else "teacher").with_suffix(own.suffix)
+    record = read_record(step_folder(project, "fit"))
+    if record is None or file.name not in record.outputs:
+        return {}
+    (head, card), (other, _) = load_head(own), load_head(file)
+    features, classes = card["settings"]["features"], len(card["classes"])
+    choice = project.config.inference.mask_choice
+    store = embed.open_store(project)
+    store.use_blocks(head_blocks(project))
+    prompts: dict[str, list[int]] = {}
+    for entry in _entries(project):
+        records = [*entry["annotations"], *entry.get("rejected", [])]
+        prompts[entry["sha256"]] = [record["prompt"] for record in records]
+    asked = heapq.nsmallest(MOST_ASKED, (sha256 for sha256, some in prompts.items() if some))
+    found: dict[tuple[str, int], float] = {}
+    with progress.bar("Asking the other head", len(asked)) as bar:
+        for sha256 in asked:
+            mask_set = store.read(sha256)
+            p, q = (
+                torch.from_numpy(class_logits(one, mask_set, features)).softmax(-1).numpy()
+                for one in (head, other)
+            )
+            chosen = choose(mask_set, choice, p[..., :classes].max(-1))
+            rows = prompts[sha256]
+            apart = np.abs(p - q)[rows, chosen[rows]].sum(axis=-1) / 2
+            found.update({(sha256, r): float(a) for r, a in zip(rows, apart, strict=True)})
+            bar.advance()
+    return found
