@@ -117,7 +117,7 @@ def main() -> None:
             Target(
                 folder=out / name,
                 classes=CLASSES,
-                colours=voc_palette(len(CLASSES) + 1),
+                colors=voc_palette(len(CLASSES) + 1),
                 run="0" * 64,
                 images=given.folder / "images",
                 labels=given.folder / "annotate",

@@ -29,7 +29,7 @@ import numpy as np
 
 _SECONDS = 20.0
 _MIB = 2**20
-_MOST_PLANES = 6
+_MAX_PLANES = 6
 _ENDINGS = [
     ".jpg",
     ".png",
@@ -215,7 +215,7 @@ def _read_all(folder: Path, tile: int | None) -> dict[str, Any]:
     from usam_core.config.images import ImagesConfig
     from usam_core.images.listing.planes import large_size
     from usam_core.images.listing.scan import list_images
-    from usam_core.images.read import BadImage, read_image
+    from usam_core.images.read import UnusableImage, read_image
     from usam_core.images.ref import ImageRef
     from usam_core.images.stores.tiff import TiffStore
     from usam_core.images.tiles import tile_digest, tiles_of
@@ -227,13 +227,13 @@ def _read_all(folder: Path, tile: int | None) -> dict[str, Any]:
         try:
             rgb = read_image(ref, sha256=sha256).rgb
             assert (rgb.dtype, rgb.ndim, rgb.shape[2]) == (np.uint8, 3, 3), rgb.shape
-        except BadImage as error:
+        except UnusableImage as error:
             found.update(end="quarantined", code=error.quarantined.code)
             found["apart"] += "its decoder crashed" in str(error)
 
     try:
         rows = list(list_images(config, folder).itertuples())
-        for row in rows[:: max(1, len(rows) // _MOST_PLANES)] if tile else rows[:50]:
+        for row in rows[:: max(1, len(rows) // _MAX_PLANES)] if tile else rows[:50]:
             address = f"{folder}/{row.path}"
             if row.status != "ok":
                 found.update(end="quarantined", code=row.code)
@@ -247,7 +247,7 @@ def _read_all(folder: Path, tile: int | None) -> dict[str, Any]:
         # What Pillow refuses may come to the reader of TIFFs by another way.
         for path in folder.glob("*.tif") if found["end"] == "quarantined" else ():
             with contextlib.suppress(Exception), TiffStore(str(path)) as store:
-                for plane in store.planes()[:_MOST_PLANES]:
+                for plane in store.planes()[:_MAX_PLANES]:
                     if np.prod(store.size(plane), dtype=float) <= 1e8:
                         store.read(plane)
     except Exception as error:

@@ -66,15 +66,15 @@ def write_images(folder: Path) -> list[Path]:
     """Write one file of each kind of single picture."""
     folder.mkdir(parents=True, exist_ok=True)
     rgb, grey, deep = _values(), _values("uint8", H, W), _values("uint16", H, W)
-    colour, palette = Image.fromarray(rgb), Image.fromarray(rgb).convert("P")
+    color, palette = Image.fromarray(rgb), Image.fromarray(rgb).convert("P")
     made: dict[str, Callable[[Path], Any]] = {
-        "baseline.jpg": lambda p: colour.save(p, quality=90),
-        "progressive.jpg": lambda p: colour.save(p, progressive=True, subsampling=2),
+        "baseline.jpg": lambda p: color.save(p, quality=90),
+        "progressive.jpg": lambda p: color.save(p, progressive=True, subsampling=2),
         "grey.jpg": lambda p: Image.fromarray(grey).save(p),
-        "ink.jpg": lambda p: colour.convert("CMYK").save(p),
-        "turned.jpg": lambda p: colour.save(p, exif=_turned()),
-        "rgb.png": lambda p: colour.save(p),
-        "alpha.png": lambda p: colour.convert("RGBA").save(p),
+        "ink.jpg": lambda p: color.convert("CMYK").save(p),
+        "turned.jpg": lambda p: color.save(p, exif=_turned()),
+        "rgb.png": lambda p: color.save(p),
+        "alpha.png": lambda p: color.convert("RGBA").save(p),
         "grey16.png": lambda p: Image.fromarray(deep).save(p),
         "rgb16.png": lambda p: p.write_bytes(_png(_values("uint16"), 16)),
         "palette.png": lambda p: palette.save(p, transparency=3),
@@ -82,16 +82,16 @@ def write_images(folder: Path) -> list[Path]:
         "interlaced.png": lambda p: p.write_bytes(_png(rgb, 8, interlaced=True)),
         "interlaced16.png": lambda p: p.write_bytes(_png(_values("uint16"), 16, interlaced=True)),
         "palette.gif": lambda p: palette.save(p),
-        "rgb.bmp": lambda p: colour.save(p),
+        "rgb.bmp": lambda p: color.save(p),
         "palette.bmp": lambda p: palette.save(p),
-        "lossy.webp": lambda p: colour.save(p, quality=80),
-        "lossless.webp": lambda p: colour.convert("RGBA").save(p, lossless=True),
-        "rgb.avif": lambda p: colour.save(p),
-        "rgb.jp2": lambda p: colour.save(p),
+        "lossy.webp": lambda p: color.save(p, quality=80),
+        "lossless.webp": lambda p: color.convert("RGBA").save(p, lossless=True),
+        "rgb.avif": lambda p: color.save(p),
+        "rgb.jp2": lambda p: color.save(p),
         "grey16.jp2": lambda p: Image.fromarray(deep).save(p),
         "rgb16.jp2": lambda p: p.write_bytes(_jp2(_values("uint16"))),
-        "tiled.jp2": lambda p: colour.save(p, tile_size=(32, 32), irreversible=True),
-        "rgb.ppm": lambda p: colour.save(p),
+        "tiled.jp2": lambda p: color.save(p, tile_size=(32, 32), irreversible=True),
+        "rgb.ppm": lambda p: color.save(p),
         "plain.ppm": lambda p: p.write_bytes(b"P3 9 9 99 " + b"7 8 9 " * 81),
         "rgb16.ppm": lambda p: p.write_bytes(
             b"P6 56 40 65535\n" + _values("uint16").byteswap().tobytes()

@@ -22,7 +22,7 @@ from usam_core.steps.embed import open_store
 SHARD_SIZE = 2
 FORMATS = ["coco", "label_tiff", "ome_zarr", "parquet", "yolo"]
 
-_OF_A_TIME = {
+_OF_PER_TIME = {
     "lineage.json",
     "record.json",
     "images.parquet",
@@ -122,7 +122,7 @@ def contents(file: Path) -> dict[str, str]:
     for path in sorted(out.rglob("*")):
         hidden = path.name.startswith(".") or path.suffix == ".sqlite"
         hidden = hidden or not _OTHER.isdisjoint(path.relative_to(out).parts)
-        if path.is_file() and not hidden and path.name not in _OF_A_TIME:
+        if path.is_file() and not hidden and path.name not in _OF_PER_TIME:
             found[path.relative_to(out).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
     rows = "SELECT format, path, part, sha256, planned FROM file ORDER BY format, path"
     ledger = repr(list(_rows(out / "export" / "ledger.sqlite", rows)))

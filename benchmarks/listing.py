@@ -19,7 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
-_A_FOLDER = 1000
+_PER_FOLDER = 1000
 _LINKS = 30_000  # of one file; file systems allow some 60,000
 
 
@@ -55,8 +55,8 @@ def _make(root: Path, files: int, flat: bool) -> None:
         if number % _LINKS == 0:
             seed = root.parent / f"seed-{number}.png"
             Image.new("RGB", (4, 4), (number // _LINKS % 256, 0, 0)).save(seed)
-        folder = root if flat else root / f"plate_{number // _A_FOLDER:05d}"
-        if number % _A_FOLDER == 0:
+        folder = root if flat else root / f"plate_{number // _PER_FOLDER:05d}"
+        if number % _PER_FOLDER == 0:
             folder.mkdir(exist_ok=True)
         os.link(seed, folder / f"well_{number:08d}.png")
 

@@ -84,7 +84,7 @@ ROWS = {
     "plus calibrated thresholds": {"inference": {"thresholds": "calibrated"}},
     # Heads of their own.
     "minus encoder features: tokens": {"head": {"features": ["tokens"]}},
-    "minus standardised inputs": {"head": {"standardise": False}},
+    "minus standardised inputs": {"head": {"standardize": False}},
     "minus a = 20: a = 10": {"head": {"top_k_share": 10}},
     "minus the averaged loss: summed as printed": {"head": {"uncertainty_reduction": "sum"}},
     "minus calibration: nothing held out": {"compose": {"held_out_scenes": 0}},

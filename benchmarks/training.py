@@ -62,15 +62,15 @@ class Clock:
 
 def plain_epoch(head: Head, bags: Tensor, labels: Tensor, config: HeadConfig) -> float:
     """Train bag by bag, a step every batch; return processor seconds a bag."""
-    optimiser = torch.optim.Adam(head.parameters(), lr=config.learning_rate)
+    optimizer = torch.optim.Adam(head.parameters(), lr=config.learning_rate)
     start = time.process_time()
     for first in range(0, len(bags), config.batch_size):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         rows = range(first, min(first + config.batch_size, len(bags)))
         for row in rows:
             loss = mil_loss(head(bags[row : row + 1]), labels[row : row + 1], config.top_k_share)
             (loss / len(rows)).backward()
-        optimiser.step()
+        optimizer.step()
     return (time.process_time() - start) / len(bags)
 
 

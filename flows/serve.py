@@ -55,7 +55,7 @@ FLOWS = (
     report,
 )
 
-MOST_RUNS_AT_ONCE = 2
+MAX_RUNS_AT_ONCE = 2
 """A long step and something short beside it; models are big, and one machine has one memory."""
 
 _SECONDS_BETWEEN = 15.0
@@ -115,7 +115,7 @@ async def watch_killed() -> None:
 
 async def serve(project: str | None, cron: str | None, timezone: str, ready: Path) -> None:
     """Register the deployments, write `ready`, and run what is asked for until stopped."""
-    runner = Runner(name="usam", limit=MOST_RUNS_AT_ONCE)
+    runner = Runner(name="usam", limit=MAX_RUNS_AT_ONCE)
     found = await deployments(project, cron, timezone)
     await end_orphans([await runner.aadd_deployment(deployment) for deployment in found])
     write_json(ready, {"deployments": [deployment.full_name for deployment in found]})

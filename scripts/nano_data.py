@@ -104,8 +104,8 @@ def _draw_on(rng, image, objects):
     image, objects = image.astype(np.float32), objects.copy()
     for _ in range(int(rng.integers(1, 4))):
         radius = min(size_hw) * rng.uniform(0.06, 0.25)
-        centre = (rng.uniform(0, size_hw[1]), rng.uniform(0, size_hw[0]))
-        outline = shapes.place(shapes.blob(rng), centre, radius, rng.uniform(0, 6.3))
+        center = (rng.uniform(0, size_hw[1]), rng.uniform(0, size_hw[0]))
+        outline = shapes.place(shapes.blob(rng), center, radius, rng.uniform(0, 6.3))
         cover = scenes.coverage(outline, size_hw)
         image += (textures.surface(rng, size_hw) - image) * cover[..., None]
         free = next(v for v in range(1, VOID) if not (objects == v).any())

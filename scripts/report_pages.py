@@ -23,7 +23,7 @@ from usam_core.steps import STEPS, run_step
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 SCENES, PICTURES, HELD_OUT, SIDE = 10, 6, 10, 6
-COLOURS = 128
+COLORS = 128
 """Flat pages need no more, and the files are a third as large."""
 
 
@@ -68,7 +68,7 @@ def main() -> None:
             browser.execute_async_script("setTimeout(arguments[0], 1000)")  # pictures come in
             screenshot(browser, IMAGES / name)
             with Image.open(IMAGES / name) as seen:
-                small = seen.convert("RGB").quantize(COLOURS)
+                small = seen.convert("RGB").quantize(COLORS)
             small.save(IMAGES / name, optimize=True)
 
 

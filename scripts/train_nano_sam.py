@@ -138,14 +138,14 @@ def main() -> None:
         )
     )
     weights = [p for p in sam.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=args.rate, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(weights, lr=args.rate, weight_decay=1e-4)
     tests = held_out(args.photographs)
     start, saved, step, running = time.monotonic(), 0.0, 0, 0.0
     while (spent := (time.monotonic() - start) / 60) < args.minutes:
         frames, points, targets, weight = next(loader)
         warm = min(1.0, (step + 1) / 100)
         rate = args.rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, spent / args.minutes)))
-        optimiser.param_groups[0]["lr"] = rate + 1e-6
+        optimizer.param_groups[0]["lr"] = rate + 1e-6
         x = (frames.float() - sam.pixel_mean) / sam.pixel_std
         # bfloat16 makes a step about twice as fast on CPUs that have it; the losses stay float32.
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -159,10 +159,10 @@ def main() -> None:
                 for i, (logits, iou) in enumerate(outputs)
             ]
         ).mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         total.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
+        optimizer.step()
         step += 1
         now = float(total.detach())
         running = 0.98 * running + 0.02 * now if step > 1 else now

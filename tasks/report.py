@@ -19,8 +19,8 @@ from usam_core.steps.record import read_record
 
 _WIDEST = 900
 _JPEG_QUALITY = 70
-_MOST_SHEETS = 4
-_MOST_OVERLAYS = 4
+_MAX_SHEETS = 4
+_MAX_OVERLAYS = 4
 
 
 def last_results(project: Project) -> list[StepResult]:
@@ -78,7 +78,7 @@ def report_collected(result: StepResult) -> None:
         lines.append(f"| {markdown(name)} | {entry['kept']} | {markdown(dropped)} |")
         notes += entry["notes"]
     lines += ["", *(f"* {markdown(note)}" for note in notes)]
-    for sheet in sorted((folder / "sheets").glob("*.jpg"))[:_MOST_SHEETS]:
+    for sheet in sorted((folder / "sheets").glob("*.jpg"))[:_MAX_SHEETS]:
         lines += ["", f"![{markdown(sheet.stem)}]({data_uri(sheet)})"]
     _show(result, "training-pictures", lines)
 
@@ -116,7 +116,7 @@ def report_export(result: StepResult) -> None:
     _show(result, "export", lines)
 
 
-def report_overlays(result: StepResult, most: int = _MOST_OVERLAYS) -> None:
+def report_overlays(result: StepResult, most: int = _MAX_OVERLAYS) -> None:
     """Show the first labelled images, if the project draws overlays."""
     overlays = _overlays(Path(result.path).parent)[:most]
     if overlays:

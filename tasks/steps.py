@@ -11,10 +11,10 @@ from usam_core import steps as stages
 from usam_core.config.project import open_project
 from usam_core.steps import StepResult
 
-MOST_EMBED_TASKS = 200
+MAX_EMBED_TASKS = 200
 """An embed step becomes at most so many task runs, however many images there are."""
 
-GROUPS_A_WORKER = 4
+GROUPS_PER_WORKER = 4
 """A task run has at least so many groups for each worker, which would else wait at its end."""
 
 
@@ -65,7 +65,7 @@ def cached_step(
 
 
 def embed_all(project_file: str, level: str | None, refresh: bool = False) -> StepResult:
-    """Embed what is missing, in at most `MOST_EMBED_TASKS` tasks, then record the step.
+    """Embed what is missing, in at most `MAX_EMBED_TASKS` tasks, then record the step.
 
     Args:
         project_file: the project.
@@ -96,8 +96,8 @@ def _embed(
         stages.embed_workers(project, len(groups)) as workers,
         whole_bar("Embedding", sum(map(len, groups))),
     ):
-        many = GROUPS_A_WORKER * workers if workers > 1 else 1
-        size = max(-(-len(groups) // MOST_EMBED_TASKS), many)
+        many = GROUPS_PER_WORKER * workers if workers > 1 else 1
+        size = max(-(-len(groups) // MAX_EMBED_TASKS), many)
         for start in range(0, len(groups), size):
             some = groups[start : start + size]
             span = f"{start + 1} to {start + len(some)}"

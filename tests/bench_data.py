@@ -26,7 +26,7 @@ QUICK = {
 """Settings with which a benchmark takes seconds."""
 
 
-def colour(number: int) -> tuple[int, int, int]:
+def color(number: int) -> tuple[int, int, int]:
     """Return a colour for a class; another for each."""
     return (37 * number % 256, 91 * number % 256, 151 * number % 256)
 
@@ -41,7 +41,7 @@ def write_pictures(folder: Path, names: list[str]) -> Path:
     """Draw one training picture a class, a disc in the class's colour; return the folder."""
     for number, name in enumerate(names, start=1):
         picture = np.full((72, 72, 3), 235, np.uint8)
-        picture[disc(36, 36, 26, (72, 72))] = colour(number)
+        picture[disc(36, 36, 26, (72, 72))] = color(number)
         (folder / name).mkdir(parents=True)
         Image.fromarray(picture).save(folder / name / "one.png")
     return folder
@@ -74,7 +74,7 @@ def write_voc(root: Path, images: int = 5) -> Path:
         picture = np.full((*SIZE_HW, 3), 235, np.uint8)
         labels, numbers = np.zeros(SIZE_HW, np.uint8), np.zeros(SIZE_HW, np.uint8)
         for which, (value, mask) in enumerate(objects_of(number), start=1):
-            picture[mask] = colour(value)
+            picture[mask] = color(value)
             labels[mask], numbers[mask] = value, which
             outline = mask & ~(np.roll(mask, 2, 0) & np.roll(mask, -2, 0) & np.roll(mask, 2, 1))
             labels[outline] = numbers[outline] = VOID
@@ -134,7 +134,7 @@ def write_coco(root: Path) -> Path:
         for annotation in sorted(coco_instances(), key=lambda a: -a["area"]):
             if annotation["image_id"] == image:
                 mask = coco_mask.decode(annotation["segmentation"]).astype(bool)
-                picture[mask] = colour(numbers[annotation["category_id"]])
+                picture[mask] = color(numbers[annotation["category_id"]])
         Image.fromarray(picture).save(root / "val2017" / name, quality=95)
     document = {
         "images": [

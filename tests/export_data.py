@@ -47,7 +47,7 @@ def target_in(folder, **options):
     return Target(
         folder=Path(folder) / "format",
         classes=CLASSES,
-        colours=voc_palette(len(CLASSES) + 1),
+        colors=voc_palette(len(CLASSES) + 1),
         run="f" * 64,
         images=str(Path(folder) / "images"),
         labels=Path(folder) / "annotate",

@@ -208,8 +208,8 @@ def test_the_files_say_everything(voc21):
     for word in ("CorrCLIP", "25.16", "Void: value 255", "Flattening:", "5 of 5 images (all)"):
         assert word in page
     with Image.open(out / "figure.png") as figure:
-        colours = {colour for _, colour in figure.convert("RGB").getcolors(1 << 20)}
-    assert {(192, 57, 43), (44, 111, 166), (154, 165, 173)} <= colours
+        colors = {color for _, color in figure.convert("RGB").getcolors(1 << 20)}
+    assert {(192, 57, 43), (44, 111, 166), (154, 165, 173)} <= colors
 
 
 def test_a_second_call_reuses_everything(voc21):

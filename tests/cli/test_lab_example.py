@@ -31,8 +31,8 @@ def drawn(tmp_path_factory):
     rows, columns = np.mgrid[:96, :128]
     for number, name in enumerate(["field_a.png", "field_b.png", "omnipose_c.tif"]):
         objects = np.zeros((96, 128), np.uint16)
-        for place, centre in enumerate([(20, 30), (60, 40), (50, 100)]):
-            objects[np.hypot(rows - centre[0], columns - centre[1]) < 10 + number] = 299 + place
+        for place, center in enumerate([(20, 30), (60, 40), (50, 100)]):
+            objects[np.hypot(rows - center[0], columns - center[1]) < 10 + number] = 299 + place
         bright = np.where(objects > 0, 60000, 3000).astype(float)
         grey = gaussian_filter(bright, 1) + generator(0, name).normal(0, 500, bright.shape)
         deep = np.clip(grey, 0, 65535).astype(np.uint16)
@@ -57,8 +57,8 @@ def test_pictures_are_drawn_of_every_class_and_follow_the_seed(tmp_path):
 def test_nuclei_are_lighter_or_darker_than_their_field_and_rods_are_dark():
     def middle_and_rim(draw):
         grey = np.stack([draw(generator(0, n)).mean(axis=-1) for n in range(12)])
-        centre, rim = slice(SIDE // 2 - 4, SIDE // 2 + 4), slice(0, 6)
-        return np.median(grey[:, centre, centre]), np.median(grey[:, rim])
+        center, rim = slice(SIDE // 2 - 4, SIDE // 2 + 4), slice(0, 6)
+        return np.median(grey[:, center, center]), np.median(grey[:, rim])
 
     middle, rim = middle_and_rim(KINDS[NUCLEUS]["fluorescence"])
     assert middle > rim + 30
@@ -66,7 +66,7 @@ def test_nuclei_are_lighter_or_darker_than_their_field_and_rods_are_dark():
     assert middle < rim - 30
 
 
-def test_the_kind_is_told_from_name_and_colour():
+def test_the_kind_is_told_from_name_and_color():
     grey = np.full((20, 20, 3), 200, np.uint8)
     pink = np.full((20, 20, 3), (236, 226, 240), np.uint8)
     violet = np.full((20, 20, 3), (190, 150, 230), np.uint8)

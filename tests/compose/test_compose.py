@@ -29,7 +29,7 @@ from usam_core.steps.embed import open_store
 from usam_core.steps.training_set import lessons
 from usam_core.types import MaskSet
 
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255,) * 3}
+COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255,) * 3}
 CONFIG = ComposeConfig(size=96)
 
 
@@ -38,11 +38,11 @@ def plain_cutout(name, side=40):
     rows, columns = np.mgrid[:side, :side] - side // 2
     mask = rows**2 + columns**2 < (side * 0.4) ** 2
     rgb = np.zeros((side, side, 3), np.uint8)
-    rgb[mask] = COLOURS[name]
+    rgb[mask] = COLORS[name]
     return Cutout(name, name, rgb, mask)
 
 
-def plain_scene(seed, names=tuple(COLOURS), config=CONFIG):
+def plain_scene(seed, names=tuple(COLORS), config=CONFIG):
     background = np.zeros((72, 96, 3), np.uint8)
     return compose(generator(seed), background, [plain_cutout(name) for name in names], config)
 
@@ -51,20 +51,20 @@ def plain_scene(seed, names=tuple(COLOURS), config=CONFIG):
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 4), least=st.floats(0.1, 1))
 def test_truth_is_what_is_visible(seed, count, least):
     config = ComposeConfig(size=96, min_visible=least)
-    names = list(COLOURS)[:count]
+    names = list(COLORS)[:count]
     scene = plain_scene(seed, names, config)
-    labels = scene.label_map(list(COLOURS))
-    found = {list(COLOURS)[value - 1] for value in np.unique(labels) if value}
+    labels = scene.label_map(list(COLORS))
+    found = {list(COLORS)[value - 1] for value in np.unique(labels) if value}
     assert found == set(scene.names), "every named object is visible, and no other is"
     if least <= 0.7:
         assert scene.names, "there is room for one at least"
-    colour = np.array([(0, 0, 0), *COLOURS.values()], float)
-    nearest = np.abs(scene.rgb[:, :, None] - colour).sum(-1).argmin(-1)
+    color = np.array([(0, 0, 0), *COLORS.values()], float)
+    nearest = np.abs(scene.rgb[:, :, None] - color).sum(-1).argmin(-1)
     # Borders are mixed of two colours.
     assert (nearest == labels).mean() > 0.9
     for number, name in enumerate(scene.names, start=1):
         here = scene.instances == number
-        assert (nearest[here] == list(COLOURS).index(name) + 1).mean() > 0.7
+        assert (nearest[here] == list(COLORS).index(name) + 1).mean() > 0.7
 
 
 def test_objects_cover_each_other_and_enough_of_each_stays():

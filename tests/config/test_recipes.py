@@ -24,7 +24,7 @@ HEAD = {
     "mask_choice": "single",
     "hidden": (512, 256, 128),
     "dropout": 0.9,
-    "standardise": False,
+    "standardize": False,
     "top_k_share": 20,
     "entropy_threshold": 0.5,
     "distil": True,
@@ -60,7 +60,7 @@ INFERENCE = {
 FREE = {
     HeadConfig: {
         # Without the options above these have no effect; memory changes no result.
-        *("lambda_masks", "lambda_background", "bank_weight", "bank_size", "bank_neighbours"),
+        *("lambda_masks", "lambda_background", "bank_weight", "bank_size", "bank_neighbors"),
         *("text_block", "text_weight", "text_prompts", "cache_mb"),
     },
     InferenceConfig: {"head"},  # teacher and student are both the papers'

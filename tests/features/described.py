@@ -24,7 +24,7 @@ calls: list[int] = []
 """How many images each call of any encoder was given."""
 
 
-class MeanColour:
+class MeanColor:
     width = 5
 
     def __init__(self, config: FeatureConfig) -> None:
@@ -51,8 +51,8 @@ def encoder_spec(config: FeatureConfig, root: Path) -> dict:
     return {"family": "mean", "weights": config.model, "size": config.image_size}
 
 
-def open_encoder(config: FeatureConfig, device: str, root: Path) -> MeanColour:
-    return MeanColour(config)
+def open_encoder(config: FeatureConfig, device: str, root: Path) -> MeanColor:
+    return MeanColor(config)
 
 
 def stand_in(blocks) -> None:

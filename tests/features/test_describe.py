@@ -38,7 +38,7 @@ def test_a_store_that_is_there_gets_a_block_and_sam_is_not_run(project_file, no_
     for sha256, source in images_of(store).items():
         picture = read_image(source, max_megapixels=10, window="percentile", sha256=sha256)
         found = store.read(sha256)
-        expected = described.MeanColour(project.config.features["colour"])._one(picture.rgb, found)
+        expected = described.MeanColor(project.config.features["colour"])._one(picture.rgb, found)
         np.testing.assert_array_equal(found.features["colour"], expected)
     described.calls.clear()
     again = run_step("describe", project)

@@ -32,7 +32,7 @@ def test_a_folder_that_is_gone_is_told_and_not_a_hub_that_is_away(
 ):
     spec = {"family": "mean", "weights": weights, "size": None}
 
-    class Encoder(described.MeanColour):
+    class Encoder(described.MeanColor):
         def __init__(self, config):
             super().__init__(config)
             self.spec = spec
@@ -131,7 +131,7 @@ def test_an_image_that_cannot_be_read_again_is_left_out_until_it_can(project_fil
 
     def refused(path, **options):
         if path.endswith("s1.png"):
-            raise describe.BadImage("unreadable", f"{path}: Permission denied")
+            raise describe.UnusableImage("unreadable", f"{path}: Permission denied")
         return real(path, **options)
 
     monkeypatch.setattr(describe, "read_image", refused)

@@ -143,7 +143,7 @@ def test_a_crop_larger_than_the_picture_is_filled_up_on_both_sides():
     found = regions((32, 128), slice(0, 32), slice(20, 60))
     crop = crop_of(found, 0)
     assert crop == Crop((16, 0, 64, 32), 48)
-    pixels = crop_pixels(np.full((32, 128, 3), 255, np.uint8), crop, 48, CLIP.normalisation)
+    pixels = crop_pixels(np.full((32, 128, 3), 255, np.uint8), crop, 48, CLIP.normalization)
     assert (pixels[:, 8:40] > 1).all()
     assert (pixels[:, :8] == 0).all()
     assert (pixels[:, 40:] == 0).all()

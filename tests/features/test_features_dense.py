@@ -9,7 +9,7 @@ from usam_core.config.features import FeatureConfig
 from usam_core.errors import InputError
 from usam_core.features.encoder import open_encoder
 from usam_core.features.families import read_kind
-from usam_core.features.frames import grid_of, in_batches, normalised_pixels
+from usam_core.features.frames import grid_of, in_batches, normalized_pixels
 from usam_core.features.model import find_model, load_model
 from usam_core.features.towers import build_tower
 
@@ -44,7 +44,7 @@ def test_a_folder_that_is_not_there_is_named_and_no_hub_is_asked(tmp_path, monke
 def pixels_of(root, model_type, grid, seed=0):
     kind = read_kind(root / model_type, FeatureConfig(model=model_type))
     image = picture((grid[0] * kind.patch, grid[1] * kind.patch), seed)
-    return image, normalised_pixels([image], kind.normalisation)
+    return image, normalized_pixels([image], kind.normalization)
 
 
 def single_patches(grid, cells=4):

@@ -37,23 +37,23 @@ def test_the_family_patch_and_size_are_read_from_the_folder(tmp_path, model_type
 
 
 @pytest.mark.parametrize("model_type", TINY)
-def test_without_a_file_the_published_normalisation_holds(tmp_path, model_type):
+def test_without_a_file_the_published_normalization_holds(tmp_path, model_type):
     folder = save_model(tmp_path / "model", model_type)
     (folder / "preprocessor_config.json").unlink()
-    found = read_kind(folder, CONFIG).normalisation
+    found = read_kind(folder, CONFIG).normalization
     assert (list(found.mean), list(found.std)) == PUBLISHED[model_type]
     assert found.resample == (2 if model_type in ("dinov3_vit", "siglip", "siglip2") else 3)
 
 
-def test_the_models_own_normalisation_comes_first(dino):
+def test_the_models_own_normalization_comes_first(dino):
     settings = {"image_mean": [0.43, 0.411, 0.296], "image_std": [0.2, 0.2, 0.2], "resample": 2}
     (dino / "preprocessor_config.json").write_text(json.dumps(settings))
-    found = read_kind(dino, CONFIG).normalisation
+    found = read_kind(dino, CONFIG).normalization
     assert (found.mean, found.std, found.resample) == ((0.43, 0.411, 0.296), (0.2, 0.2, 0.2), 2)
     # As transformers 5 writes it for a processor of pictures and texts.
     (dino / "preprocessor_config.json").unlink()
     (dino / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
-    assert read_kind(dino, CONFIG).normalisation == found
+    assert read_kind(dino, CONFIG).normalization == found
 
 
 def test_the_spec_is_the_same_without_the_weights_in_memory_and_is_plain_json(dino, tmp_path):
@@ -114,7 +114,7 @@ def test_a_folder_without_a_model_says_what_is_missing(tmp_path):
     assert "has no config.json" in opened(tmp_path)
 
 
-def test_a_damaged_normalisation_is_named(dino, tmp_path):
+def test_a_damaged_normalization_is_named(dino, tmp_path):
     (dino / "preprocessor_config.json").write_text('{"image_mean": [1, 2], "image_std": [1, 2]}')
     message = opened(tmp_path)
     assert "preprocessor_config.json" in message

@@ -13,7 +13,7 @@ from usam_core.features.text import TEMPLATES, open_text
 
 KINDS = ["clip", "siglip", "siglip2"]
 # As the tiny tokenizer numbers the words: beginning, words, end.
-A_PHOTO_OF_A_RING = [2, 4, 5, 6, 4, 9, 1]
+A_PHOTO_OF_PER_RING = [2, 4, 5, 6, 4, 9, 1]
 THE_ROD = [2, 7, 10, 1]
 
 
@@ -48,7 +48,7 @@ def test_a_sentence_is_what_the_model_says_of_it(models, model_type):
     assert vectors.dtype == np.float32
     assert vectors.shape == (1, found.width)
     np.testing.assert_allclose(
-        vectors[0], direct(model_type, A_PHOTO_OF_A_RING), rtol=1e-4, atol=1e-5
+        vectors[0], direct(model_type, A_PHOTO_OF_PER_RING), rtol=1e-4, atol=1e-5
     )
 
 
@@ -57,7 +57,7 @@ def test_words_and_templates_are_averaged_at_unit_length(models, model_type):
     found = text(models, model_type).vectors({"x": ["ring", "rod"]}, ["a photo of a {}", "the {}"])
     four = [
         direct(model_type, ids)
-        for ids in (A_PHOTO_OF_A_RING, [2, 7, 9, 1], [2, 4, 5, 6, 4, 10, 1], THE_ROD)
+        for ids in (A_PHOTO_OF_PER_RING, [2, 7, 9, 1], [2, 4, 5, 6, 4, 10, 1], THE_ROD)
     ]
     np.testing.assert_allclose(found[0], unit(np.mean(four, axis=0)), rtol=1e-4, atol=1e-5)
 
@@ -83,7 +83,7 @@ def test_siglips_texts_are_lower_case_and_clips_are_left_alone(models):
 
 
 def test_scale_and_bias_give_the_models_own_logits(models):
-    ids = torch.tensor([A_PHOTO_OF_A_RING + [0] * 9])
+    ids = torch.tensor([A_PHOTO_OF_PER_RING + [0] * 9])
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     model = random_model("siglip")
     with torch.no_grad():

@@ -123,7 +123,7 @@ def test_at_the_share_the_odds_are_even_and_the_classes_keep_theirs():
 
 @given(st.integers(1, 4), st.integers(2, 20))
 @settings(max_examples=10, deadline=None)
-def test_the_cosines_by_products_are_those_of_standardised_rows(classes, pictures):
+def test_the_cosines_by_products_are_those_of_standardized_rows(classes, pictures):
     made, _ = familiar(classes, pictures=pictures)
     rows = torch.randn(7, WIDTH, generator=torch.Generator().manual_seed(pictures)) * 2
     unit = nn.functional.normalize((rows[:, None] - made.centre[1:]) / made.scale[1:], dim=-1)

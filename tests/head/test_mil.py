@@ -21,7 +21,7 @@ def test_scores_are_the_mean_of_the_k_largest_logits_of_each_class():
     assert image_scores(logits, 2.0).tolist() == [[2.5, 7.0]]
 
 
-def test_loss_is_the_cross_entropy_with_normalised_labels():
+def test_loss_is_the_cross_entropy_with_normalized_labels():
     logits = torch.tensor([[[0.0, 0.0, math.log(2.0)]], [[0.0, 0.0, 0.0]]])
     labels = torch.tensor([[0.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
     # First image: p = (1, 1, 2) / 4, loss log 2. Second: uniform, half and half: loss log 3.

@@ -14,7 +14,7 @@ from usam_core.config.images import ImagesConfig
 from usam_core.files.digest import file_digest
 from usam_core.images.listing.content import content_key
 from usam_core.images.listing.scan import OTHERS, list_images
-from usam_core.images.read import BadImage, read_image
+from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.stores import factory as opening
 from usam_core.images.stores.sample import sample_windows
 from usam_core.outputs.picture_sheet import thumbnail
@@ -31,7 +31,7 @@ def seen(path, **how):
 
 @pytest.mark.parametrize("tile", [None, (16, 16)])
 @pytest.mark.parametrize("samples", [3, 4])
-def test_planar_colour_of_16_bit_is_its_contiguous_twin(tmp_path, samples, tile):
+def test_planar_color_of_16_bit_is_its_contiguous_twin(tmp_path, samples, tile):
     deep = np.dstack([RGB, np.full_like(GREY, 255)])[..., :samples].astype(np.uint16) * 257
     extra = {"extrasamples": ["unassalpha"]} if samples == 4 else {}
     for name, values, planar in (
@@ -62,7 +62,7 @@ def test_values_below_zero_of_8_bit_are_dark(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-def test_colours_that_were_multiplied_by_their_opacity_are_divided_by_it(tmp_path, dtype):
+def test_colors_that_were_multiplied_by_their_opacity_are_divided_by_it(tmp_path, dtype):
     most = np.iinfo(dtype).max
     # Half of red over white is (255, 127.5, 127.5); what is clear is white.
     values = np.array([[[most // 2, 0, 0, most // 2], [0, 0, 0, 0], [most, most, 0, most]]], dtype)
@@ -118,9 +118,9 @@ def test_no_data_of_8_bit_is_never_white(tmp_path):
     tifffile.imwrite(path, values, **nodata("255"))
     np.testing.assert_array_equal(seen(path)[..., 0], np.where(values == 255, 0, values))
     # A colour is no data where all its channels are.
-    colours = RGB.copy()
-    colours[5, 5], colours[6, 6] = 255, (255, 0, 0)
-    tifffile.imwrite(path, colours, photometric="rgb", **nodata("255"))
+    colors = RGB.copy()
+    colors[5, 5], colors[6, 6] = 255, (255, 0, 0)
+    tifffile.imwrite(path, colors, photometric="rgb", **nodata("255"))
     found = seen(path)
     assert (found[5, 5].tolist(), found[6, 6].tolist()) == ([0, 0, 0], [255, 0, 0])
     table = np.zeros((3, 256), np.uint16)
@@ -133,7 +133,7 @@ def test_no_data_of_8_bit_is_never_white(tmp_path):
 
 def test_an_image_of_no_data_alone_is_quarantined(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.full((9, 9), 65535, np.uint16), **nodata("65535"))
-    with pytest.raises(BadImage) as caught:
+    with pytest.raises(UnusableImage) as caught:
         read_image(tmp_path / "a.tif")
     assert caught.value.quarantined.code == "no_values"
 
@@ -148,7 +148,7 @@ def test_what_pillow_cannot_decode_is_no_damage(tmp_path, compression):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("compression", ["tiff_lzw", "jpeg", None])
-def test_luma_and_chroma_become_colours_upright(tmp_path, compression, orientation):
+def test_luma_and_chroma_become_colors_upright(tmp_path, compression, orientation):
     exif = Image.Exif()
     exif[274] = orientation
     smooth = Image.fromarray(np.dstack([X * 3, Y * 4, X + Y]).astype(np.uint8)).convert("YCbCr")
@@ -192,7 +192,7 @@ def test_what_was_read_wrongly_has_another_key_and_nothing_else(tmp_path):
         ((9, 40, 30, 3), 9),
     ],
 )
-def test_a_last_axis_of_three_or_four_is_colour(tmp_path, shape, planes):
+def test_a_last_axis_of_three_or_four_is_color(tmp_path, shape, planes):
     values = RNG.integers(0, 255, shape, np.uint8)
     zarr.create_array(tmp_path / "a.zarr", data=values)
     listing = list_images(ImagesConfig(path="."), tmp_path)

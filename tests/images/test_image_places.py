@@ -18,9 +18,9 @@ from usam_core.images.listing.scan import list_images
 from usam_core.steps.images_to_label import labelled_files, labelled_images
 
 
-def picture(path: Path, colour: str = "red") -> Path:
+def picture(path: Path, color: str = "red") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (4, 4), colour).save(path)
+    Image.new("RGB", (4, 4), color).save(path)
     return path
 
 

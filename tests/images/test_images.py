@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from usam_core.errors import UserError
-from usam_core.images.read import PATH_CODES, REASONS, BadImage, check_image, read_image
+from usam_core.images.read import PATH_CODES, REASONS, UnusableImage, check_image, read_image
 
 RNG = np.random.default_rng(0)
 NOISE = Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
-FRAMES = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+FRAMES = [Image.new("RGB", (8, 8), color) for color in ("red", "green", "blue")]
 
 
 def code_of(call: object, *arguments: object, **options: object) -> str:
-    with pytest.raises(BadImage) as caught:
+    with pytest.raises(UnusableImage) as caught:
         call(*arguments, **options)
     assert str(arguments[0]) in caught.value.quarantined.reason
     return caught.value.quarantined.code
@@ -43,7 +43,7 @@ def png_header(path: Path, width: int, height: int) -> Path:
 
 def test_every_code_is_described_and_the_error_is_the_users():
     assert REASONS.keys() >= PATH_CODES
-    assert issubclass(BadImage, UserError)
+    assert issubclass(UnusableImage, UserError)
 
 
 @pytest.mark.parametrize("look", [read_image, check_image])
@@ -107,7 +107,7 @@ def test_a_bomb_is_refused_from_its_header(tmp_path, look, monkeypatch):
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", no_decoding)
     path = png_header(tmp_path / "bomb.png", 50_000, 40_000)
     assert code_of(look, path) == "too_large"
-    with pytest.raises(BadImage, match=r"50000 x 40000 pixels are 2000\.0 megapixels"):
+    with pytest.raises(UnusableImage, match=r"50000 x 40000 pixels are 2000\.0 megapixels"):
         look(path)
 
 
@@ -156,7 +156,7 @@ def test_whatever_a_decoder_raises_is_a_verdict(tmp_path, monkeypatch, error, co
     path = png_header(tmp_path / "x.png", 9, 9)
     assert code_of(read_image, path) == code
     if code == "undecodable":
-        with pytest.raises(BadImage, match=f"failed with {type(error).__name__}: "):
+        with pytest.raises(UnusableImage, match=f"failed with {type(error).__name__}: "):
             read_image(path)
 
 
@@ -198,7 +198,7 @@ def test_a_cameras_jpeg_with_a_preview_is_its_first_picture(tmp_path):
     np.testing.assert_array_equal(read_image(path).rgb, np.full((16, 16, 3), 255))
 
 
-def test_a_colour_mode_that_cannot_be_shown(tmp_path):
+def test_a_color_mode_that_cannot_be_shown(tmp_path):
     path = tmp_path / "x.tiff"
     Image.new("LAB", (4, 4)).save(path)
     assert code_of(read_image, path) == "unsupported"
@@ -274,7 +274,7 @@ def test_any_damage_gives_pixels_or_a_known_verdict(tmp_path_factory, kind, dama
     path.write_bytes(content[: max(1, int(cut * len(content)))])
     try:
         rgb = read_image(path, max_megapixels=4).rgb
-    except BadImage as error:
+    except UnusableImage as error:
         verdict = error.quarantined.code
     else:
         verdict = "pixels" if rgb.dtype == np.uint8 and rgb.ndim == 3 else "rubbish"
@@ -289,6 +289,6 @@ def test_a_jpeg_of_a_thousand_scans_is_refused_before_it_is_decoded(tmp_path):
     last = content.rindex(b"\xff\xda")
     scan = content[last:-2]
     path.write_bytes(content[:-2] + 1000 * scan + content[-2:])
-    with pytest.raises(BadImage) as caught:
+    with pytest.raises(UnusableImage) as caught:
         read_image(path)
     assert caught.value.quarantined.code == "too_many_scans"

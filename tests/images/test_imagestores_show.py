@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from usam_core.images.read import BadImage, read_image
+from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.ref import ImageRef
 from usam_core.images.stores.base import ALL, ImageStore, PlaneInfo
 from usam_core.images.stores.factory import open_image
@@ -82,20 +82,22 @@ def test_without_a_choice_the_first_three_are_seen_and_the_rest_is_named(write, 
     found = read_image(f"{path}#t=1", window="percentile")
     # 8 bit is never touched.
     assert (found.mode, found.window) == (mode, None)
-    for colour in range(min(count, 3) if count > 1 else 3):
-        shown = values[1, colour if count > 1 else 0]
-        np.testing.assert_array_equal(found.rgb[..., colour], shown)
+    for color in range(min(count, 3) if count > 1 else 3):
+        shown = values[1, color if count > 1 else 0]
+        np.testing.assert_array_equal(found.rgb[..., color], shown)
 
 
 @pytest.mark.parametrize("channel", ["dapi", 4])
 def test_a_channel_that_is_not_there_quarantines_the_image_and_names_the_key(write, channel):
     path = write(RNG.integers(0, 9, (4, 6, 5), dtype=np.uint16), NAMES)
-    with pytest.raises(BadImage, match=r"images\.channels\.grey: got .*'DAPI', 'GFP'") as caught:
+    with pytest.raises(
+        UnusableImage, match=r"images\.channels\.grey: got .*'DAPI', 'GFP'"
+    ) as caught:
         read_image(path, channels={"grey": channel})
     assert caught.value.quarantined.code == "no_channel"
 
 
-def test_each_channel_has_a_window_and_colours_of_one_picture_share_one(write, tmp_path):
+def test_each_channel_has_a_window_and_colors_of_one_picture_share_one(write, tmp_path):
     values = np.stack([np.full((50, 40), 100), np.full((50, 40), 1000)]).astype(np.uint16)
     values[:, :25] = [[[0]], [[500]]]
     found = read_image(write(values, NAMES[:2]))
@@ -156,7 +158,7 @@ def test_a_projection_is_said_and_z_is_no_part_of_an_address(write):
     found = read_image(f"{path}#t=1", projection="max")
     np.testing.assert_array_equal(found.rgb[..., 0], values[1].max(0))
     assert found.mode == "uint8 grey=0 max of z"
-    with pytest.raises(BadImage, match=r"images\.projection") as caught:
+    with pytest.raises(UnusableImage, match=r"images\.projection") as caught:
         read_image(f"{path}#t=1,z=0", projection="max")
     assert caught.value.quarantined.code == "no_plane"
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from usam_core.config.images import ImagesConfig
 from usam_core.errors import InputError
 from usam_core.images.listing.scan import list_images
-from usam_core.images.read import BadImage, read_image
+from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.rgb import apply_window
 from usam_core.images.stores.base import PlaneInfo
 from usam_core.images.stores.factory import open_image
@@ -98,7 +98,7 @@ def test_pages_without_any_description_are_numbered(tmp_path):
 
 @pytest.mark.parametrize("planar", ["contig", "separate"])
 @pytest.mark.parametrize("alpha", [False, True])
-def test_colour_is_channels_of_one_picture(tmp_path, planar, alpha):
+def test_color_is_channels_of_one_picture(tmp_path, planar, alpha):
     values = noise((3, 9, 7, 3 + alpha), "uint16")
     stored = values if planar == "contig" else np.moveaxis(values, -1, 1).copy()
     extra = {"extrasamples": ["unassalpha"]} if alpha else {}
@@ -168,7 +168,7 @@ def test_only_the_tiles_of_a_window_are_decoded(tmp_path):
         np.testing.assert_array_equal(store.read((("i", 0),))[0], values[0])
         with pytest.raises(Exception, match=r".+"):
             store.read(plane)
-    with pytest.raises(BadImage) as caught:
+    with pytest.raises(UnusableImage) as caught:
         read_image(f"{path}#i=1")
     assert caught.value.quarantined.code == "truncated"
 
@@ -185,7 +185,7 @@ def test_a_cut_file_gives_a_verdict_and_never_zeros(tmp_path, how):
         for plane in range(4):
             try:
                 found = read_image(f"{path}#t={plane}", window="full").rgb[..., 0]
-            except BadImage as error:
+            except UnusableImage as error:
                 seen.add(error.quarantined.code)
             else:
                 expected = apply_window(values[plane], 0, 65535)
@@ -199,7 +199,7 @@ def test_a_file_that_was_cut_between_two_tiles_is_truncated(tmp_path):
     tifffile.imwrite(path, noise((2, 64, 48), "uint8"), tile=(16, 16), photometric="minisblack")
     path.write_bytes(path.read_bytes()[: -3 * 256])
     assert read_image(f"{path}#i=0").rgb.any()
-    with pytest.raises(BadImage) as caught:
+    with pytest.raises(UnusableImage) as caught:
         read_image(f"{path}#i=1")
     assert caught.value.quarantined.code == "truncated"
 
@@ -225,9 +225,9 @@ def test_ink_on_white_and_palettes_are_what_a_person_sees(tmp_path):
     values = noise((2, 6, 5), "uint8")
     tifffile.imwrite(path, values, photometric="miniswhite")
     np.testing.assert_array_equal(read_image(f"{path}#i=1").rgb[..., 0], 255 - values[1])
-    colours = noise((3, 256), "uint8").astype(np.uint16) * 257
-    tifffile.imwrite(path, values, photometric="palette", colormap=colours)
-    expected = np.moveaxis(colours[:, values[1]] // 257, 0, -1)
+    colors = noise((3, 256), "uint8").astype(np.uint16) * 257
+    tifffile.imwrite(path, values, photometric="palette", colormap=colors)
+    expected = np.moveaxis(colors[:, values[1]] // 257, 0, -1)
     np.testing.assert_array_equal(read_image(f"{path}#i=1").rgb, expected)
 
 
@@ -249,7 +249,7 @@ def test_what_is_not_read_is_told(tmp_path):
     with pytest.raises(InputError, match="unsupported colour kind CIELAB"):
         TiffStore(str(path))
     tifffile.imwrite(path, np.zeros((2, 6, 5), np.complex64))
-    with pytest.raises(BadImage, match="values of type complex64") as caught:
+    with pytest.raises(UnusableImage, match="values of type complex64") as caught:
         read_image(f"{path}#i=0")
     assert caught.value.quarantined.code == "unsupported"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from usam_core.errors import InputError
 from usam_core.images.listing.content import folder_digest, folder_stamp
-from usam_core.images.read import BadImage, read_image
+from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.stores.zarr_store import ZarrStore, images_in
 
 TYPES = ("bool", "uint8", "uint16", "uint32", "int16", "int32", "float32", "float64")
@@ -113,7 +113,7 @@ def test_names_of_channels_and_planes_that_are_not_there(tmp_path):
             with pytest.raises(KeyError):
                 store.read(wrong)
     for address, code in ((path, "multi_page"), (f"{path}#t=9,z=0", "no_plane")):
-        with pytest.raises(BadImage, match=r"holds 6 planes, a\.zarr#t=0,z=0 to") as caught:
+        with pytest.raises(UnusableImage, match=r"holds 6 planes, a\.zarr#t=0,z=0 to") as caught:
             read_image(address)
         assert caught.value.quarantined.code == code
 
@@ -134,7 +134,7 @@ def test_only_the_chunks_of_a_window_are_read(tmp_path):
     with ZarrStore(path) as store:
         part = store.read((), slice(16, 40), slice(0, 40))
         np.testing.assert_array_equal(part[0], values[0, 0, 0, 16:])
-    with pytest.raises(BadImage) as caught:
+    with pytest.raises(UnusableImage) as caught:
         read_image(path)
     assert caught.value.quarantined.code == "truncated"
 
@@ -187,6 +187,6 @@ def test_what_is_no_image_is_told(tmp_path):
     with pytest.raises(InputError, match=r"lengths \(2, 2, 2, 2, 2\); expected \(h, w\)"):
         ZarrStore(str(tmp_path / "b.zarr"))
     (tmp_path / "c.zarr").mkdir()
-    with pytest.raises(BadImage, match="a Zarr folder with one of") as caught:
+    with pytest.raises(UnusableImage, match="a Zarr folder with one of") as caught:
         read_image(tmp_path / "c.zarr")
     assert caught.value.quarantined.code == "unreadable"

@@ -19,7 +19,7 @@ from tests.conftest import write_tiny_project
 from usam_core.config.project import load_project
 from usam_core.errors import ConfigError
 from usam_core.head.checkpoint import card_path
-from usam_core.images.read import BadImage, read_image
+from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.stores import show
 from usam_core.lineage import run_json
 from usam_core.masks.label_png import edited_png, read_label_png
@@ -33,7 +33,7 @@ from usam_core.steps.record import write_record
 from usam_core.types import MASKS_PER_PROMPT, MaskSet
 
 CLASSES = ["disc", "ring", "rod"]
-COLOURS = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]], np.uint8)
+COLORS = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]], np.uint8)
 PROMPTS, FRAME = 16, 256
 SIZE = (300, 260)
 TILES = {"tile": 128, "tile_overlap": 48}
@@ -56,7 +56,7 @@ def drawing(objects=OBJECTS, size_hw=SIZE):
     for row, column, height, width, name in objects:
         inside = ((rows - row) / height) ** 2 + ((columns - column) / width) ** 2 <= 1
         labels[inside] = CLASSES.index(name) + 1
-    return np.concatenate([[[90, 90, 90]], COLOURS]).astype(np.uint8)[labels], labels
+    return np.concatenate([[[90, 90, 90]], COLORS]).astype(np.uint8)[labels], labels
 
 
 class SeesDrawings:
@@ -82,8 +82,8 @@ class SeesDrawings:
         tokens = np.zeros((PROMPTS, 1024), np.float16)
         masks = np.zeros((PROMPTS, FRAME, FRAME), bool)
         number = 0
-        for index, colour in enumerate(COLOURS):
-            found, count = ndimage.label((image == colour).all(axis=-1))
+        for index, color in enumerate(COLORS):
+            found, count = ndimage.label((image == color).all(axis=-1))
             for place in range(1, count + 1):
                 part = Image.fromarray(found == place)
                 scale = FRAME / max(part.size)
@@ -349,7 +349,7 @@ def test_tiles_share_the_window_of_the_whole(tmp_path, monkeypatch):
     (spread,) = windows_of(path)
     assert spread != whole
     assert np.allclose(spread, whole, atol=1500)
-    with pytest.raises(BadImage, match="changed"):
+    with pytest.raises(UnusableImage, match="changed"):
         read_image(f"{path}#rows=0:64,columns=0:64", sha256="0" * 64)
 
 

@@ -19,12 +19,12 @@ from usam_core.images.listing import row as listing_row
 from usam_core.images.listing import scan as listing
 from usam_core.images.listing.cache import Row, batch_of, read_remembered, write_remembered
 from usam_core.images.listing.scan import COLUMNS, list_files, list_images
-from usam_core.images.read import BadImage, read_image
+from usam_core.images.read import UnusableImage, read_image
 
 
-def picture(path: Path, colour: str = "red", *, old: bool = True) -> Path:
+def picture(path: Path, color: str = "red", *, old: bool = True) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (4, 4), colour).save(path)
+    Image.new("RGB", (4, 4), color).save(path)
     if old:
         os.utime(path, (1e9, 1e9))
     return path
@@ -286,7 +286,7 @@ def test_what_the_listing_passes_by_the_reader_finds(tmp_path):
     path = picture(tmp_path / "a.bmp")
     path.write_bytes(path.read_bytes()[:-5])
     assert list_images(config(tmp_path), tmp_path)["status"].tolist() == ["ok"]
-    with pytest.raises(BadImage):
+    with pytest.raises(UnusableImage):
         read_image(path)
 
 
@@ -348,7 +348,7 @@ def test_zarr_folders_are_images_and_a_changed_chunk_is_seen(tmp_path):
     second = list_images(config(root), root, cache).set_index("path")
     assert second.loc["a.zarr#i=1", "sha256"] != first.loc["a.zarr#i=1", "sha256"]
     assert second.loc["sub/two.zarr/x", "sha256"] == first.loc["sub/two.zarr/x", "sha256"]
-    with pytest.raises(BadImage) as caught:
+    with pytest.raises(UnusableImage) as caught:
         read_image(f"{root}/a.zarr#i=1", sha256=first.loc["a.zarr#i=1", "sha256"])
     assert caught.value.quarantined.code == "changed"
 

@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from usam_core.errors import InputError
-from usam_core.images.read import BadImage, read_image
+from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.rgb import apply_window, over_white, upright
 
 # A 2 x 3 picture whose every pixel differs: where one goes is seen.
@@ -30,7 +30,7 @@ def save(folder: Path, image: Image.Image, name: str, **options: object) -> Path
 def png16(path: Path, values: np.ndarray, transparent: bytes = b"") -> Path:
     """Write what Pillow cannot: a PNG of 16 bit a channel, (h, w) grey, (h, w, 3) or (h, w, 4)."""
     height, width = values.shape[:2]
-    colour_type = {2: 0, 3: 2 if values.shape[-1] == 3 else 6}[values.ndim]
+    color_type = {2: 0, 3: 2 if values.shape[-1] == 3 else 6}[values.ndim]
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + body))
@@ -39,7 +39,7 @@ def png16(path: Path, values: np.ndarray, transparent: bytes = b"") -> Path:
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0))
         + (chunk(b"tRNS", transparent) if transparent else b"")
         + chunk(b"IDAT", zlib.compress(rows))
         + chunk(b"IEND", b"")
@@ -158,7 +158,7 @@ def test_palette(tmp_path, name, transparency, expected):
     np.testing.assert_array_equal(read_image(path).rgb, expected)
 
 
-def test_one_transparent_colour_in_rgb_and_grey(tmp_path):
+def test_one_transparent_color_in_rgb_and_grey(tmp_path):
     path = save(tmp_path, Image.fromarray(RGB), "rgb.png", transparency=(10, 20, 30))
     expected = RGB.copy()
     expected[1, 0] = 255
@@ -247,7 +247,7 @@ def test_values_that_are_no_numbers_are_black_and_no_part_of_the_window(tmp_path
 
 def test_an_image_of_no_numbers_at_all_is_quarantined(tmp_path):
     path = save(tmp_path, Image.fromarray(np.full((2, 2), np.nan, np.float32)), "x.tiff")
-    with pytest.raises(BadImage) as caught:
+    with pytest.raises(UnusableImage) as caught:
         read_image(path)
     assert caught.value.quarantined.code == "no_values"
 
@@ -258,7 +258,7 @@ def test_a_constant_deep_image_is_black(tmp_path):
     assert not read_image(path).rgb.any()
 
 
-def test_colour_of_16_bit_goes_through_one_window_and_says_so(tmp_path):
+def test_color_of_16_bit_goes_through_one_window_and_says_so(tmp_path):
     deep = RGB.astype(np.uint16) * 257
     found = read_image(png16(tmp_path / "x.png", deep), window="full")
     np.testing.assert_array_equal(found.rgb, RGB)
@@ -271,7 +271,7 @@ def test_colour_of_16_bit_goes_through_one_window_and_says_so(tmp_path):
     np.testing.assert_array_equal(found.rgb, over_white(np.dstack([RGB, np.full((2, 3), 0x33)])))
 
 
-def test_colour_of_16_bit_is_turned_upright_in_a_tiff(tmp_path):
+def test_color_of_16_bit_is_turned_upright_in_a_tiff(tmp_path):
     stored = np.ascontiguousarray(np.rot90(RGB)).astype(np.uint16) * 257
     tifffile.imwrite(
         tmp_path / "x.tif", stored, photometric="rgb", extratags=[(274, "H", 1, 6, True)]

@@ -28,16 +28,16 @@ from usam_core.files import fsspec_io as opener
 from usam_core.images.listing import row as listing_row
 from usam_core.images.listing import scan as listing
 from usam_core.images.listing.scan import list_images, list_names
-from usam_core.images.read import BadImage, read_image
+from usam_core.images.read import UnusableImage, read_image
 from usam_core.lineage.chain import read_chain
 from usam_core.steps import STEPS, run_step
 from usam_core.steps.images_to_label import labelled_images
 from usam_core.steps.lineage_checks import check_chain
 
 
-def png(colour: str = "red", size: tuple[int, int] = (4, 4)) -> bytes:
+def png(color: str = "red", size: tuple[int, int] = (4, 4)) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", size, colour).save(file, "PNG")
+    Image.new("RGB", size, color).save(file, "PNG")
     return file.getvalue()
 
 
@@ -187,7 +187,7 @@ def test_a_file_that_is_not_to_be_had_is_quarantined(web, status, code):
     web.fails["a.png"] = status
     found = listed(web.url)
     assert (found["a.png"], found["well%201/b.png"]) == (code, "")
-    with pytest.raises(BadImage) as error:
+    with pytest.raises(UnusableImage) as error:
         read_image(f"{web.url}a.png")
     assert error.value.quarantined.code == code
 

@@ -21,7 +21,7 @@ from usam_core.images.listing import content, remote_zarr
 from usam_core.images.listing.content import content_key, is_zarr_url
 from usam_core.images.listing.globs import Globs
 from usam_core.images.listing.scan import list_images, list_names
-from usam_core.images.read import BadImage, read_image
+from usam_core.images.read import UnusableImage, read_image
 
 VALUES = noise((2, 3, 1, 20, 30), "uint16")
 
@@ -93,7 +93,7 @@ def test_the_same_images_as_on_the_disk(site, where, request):
     if where == "web":
         # The server here is one that sends whole files alone.
         assert found.pop("sharded.zarr") == ("unsupported", on_disk.pop("sharded.zarr")[1])
-        with pytest.raises(BadImage, match="HTTP ranges"):
+        with pytest.raises(UnusableImage, match="HTTP ranges"):
             read_image(f"{url}sharded.zarr")
     else:
         assert read_image(f"{url}/sharded.zarr").rgb.shape == (20, 30, 3)
@@ -129,7 +129,7 @@ def test_a_group_that_cannot_be_listed_says_what_to_do(blind):
     assert f"{blind.url}said.zarr/a" in table.loc["said.zarr", "reason"]
     assert "consolidate_metadata" in table.loc["silent.zarr", "reason"]
     assert remote_zarr.images_behind(f"{blind.url}said.zarr") == ["a", "b"]
-    with pytest.raises(BadImage, match="in a store that lists nothing there"):
+    with pytest.raises(UnusableImage, match="in a store that lists nothing there"):
         remote_zarr.images_behind(f"{blind.url}silent.zarr")
 
 
@@ -155,7 +155,7 @@ def test_an_image_that_changed_since_it_was_listed_is_not_read(memory):
     key = content_key(f"{memory}/sharded.zarr")
     zarr.open_array(f"{memory}/sharded.zarr", mode="r+")[3, 3] += 1
     content._MARKS.clear()
-    with pytest.raises(BadImage) as caught:
+    with pytest.raises(UnusableImage) as caught:
         read_image(f"{memory}/sharded.zarr", sha256=key)
     assert caught.value.quarantined.code == "changed"
 

@@ -12,15 +12,15 @@ from usam_core.errors import InputError, TransientError
 from usam_core.files import fsspec_io as opener
 from usam_core.images.listing import row as listing_row
 from usam_core.images.listing.scan import list_images, list_names
-from usam_core.images.read import BadImage, read_image
+from usam_core.images.read import UnusableImage, read_image
 
 s3fs = pytest.importorskip("s3fs", reason="needs the extra s3")
 moto = pytest.importorskip("moto.server", reason="needs moto's server, of the extra test")
 
 
-def png(colour: str) -> bytes:
+def png(color: str) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (4, 4), colour).save(file, "PNG")
+    Image.new("RGB", (4, 4), color).save(file, "PNG")
     return file.getvalue()
 
 
@@ -90,7 +90,7 @@ def test_zarr_in_a_bucket(bucket, tmp_path):
 
 
 def test_what_is_not_there(bucket):
-    with pytest.raises(BadImage) as error:
+    with pytest.raises(UnusableImage) as error:
         read_image("s3://lab/plates/gone.png")
     assert error.value.quarantined.code == "missing"
     for url in ("s3://lab/nothing", "s3://nobucket/x"):

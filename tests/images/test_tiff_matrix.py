@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 from usam_core.images.errors import library_verdicts
-from usam_core.images.read import BadImage, read_image
+from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.stores.factory import open_image
 
 HEIGHT, WIDTH = 24, 33
@@ -121,14 +121,14 @@ def as_seen(values, kind):
         part[shown] = 1 - part[shown]
     if alpha is not None and "associated" in extra and values.dtype.kind in "uf":
         part[shown] = np.minimum(1, part[shown] / np.where(part[alpha] > 0, part[alpha], 1))
-    colours = part[shown][:3]
-    if len(colours) == 1:
-        colours = np.repeat(colours, 3, axis=0)
-    while len(colours) < 3:
-        colours = np.concatenate([colours, np.zeros_like(colours[:1])])
+    colors = part[shown][:3]
+    if len(colors) == 1:
+        colors = np.repeat(colors, 3, axis=0)
+    while len(colors) < 3:
+        colors = np.concatenate([colors, np.zeros_like(colors[:1])])
     if alpha is not None:
-        colours = colours * part[alpha] + 1 - part[alpha]
-    return np.moveaxis(colours, 0, -1) * 255
+        colors = colors * part[alpha] + 1 - part[alpha]
+    return np.moveaxis(colors, 0, -1) * 255
 
 
 def is_refused(kind):
@@ -156,7 +156,7 @@ def test_every_kind_is_what_tifffile_reads_or_is_told(tmp_path):
                 found = store.read(()) if kind[2][0] != "separated" else None
                 mixed = "associated" in kind[2][2] or kind[2][0] == "miniswhite"
             seen = read_image(path, window="full").rgb
-        except BadImage as error:
+        except UnusableImage as error:
             told += 1
             is_right = expected is None or is_refused(kind)
             if error.quarantined.code != "unsupported" or not is_right:

@@ -21,7 +21,7 @@ from tests.export_data import painted
 from tests.outputs.exported import filled
 from tests.outputs.test_export_label_studio import decode_brush
 from usam_core.compose.scene import ComposedScene
-from usam_core.config.palette import class_colours, voc_palette
+from usam_core.config.palette import class_colors, voc_palette
 from usam_core.config.project import load_project
 from usam_core.config.schema import ProjectConfig
 from usam_core.errors import InputError
@@ -358,9 +358,9 @@ def test_class_255_counts_like_another():
     assert absent.scores().per_class["class 255"] is None
 
 
-def test_colours_of_300_classes_differ():
-    colours = class_colours(CLASSES, {}).astype(int)
-    apart = np.abs(colours[:, None] - colours[None]).max(-1)
+def test_colors_of_300_classes_differ():
+    colors = class_colors(CLASSES, {}).astype(int)
+    apart = np.abs(colors[:, None] - colors[None]).max(-1)
     assert apart[~np.eye(301, dtype=bool)].min() >= 32
 
 

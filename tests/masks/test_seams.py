@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from usam_core.images.ref import Box, ImageRef
-from usam_core.images.tiles import neighbours, shared, tile_digest, tiles_of
+from usam_core.images.tiles import neighbors, shared, tile_digest, tiles_of
 from usam_core.masks.rle import decode, encode
 from usam_core.masks.seams import joined, measures, rectangle, shifted, suppressed
 
@@ -29,7 +29,7 @@ def test_cores_fill_the_image_once_and_tiles_overlap(height, width, tile, data):
     assert (covered == 1).all()
     boxes = [one.box for one in tiles]
     every = {(a, b) for a in range(len(boxes)) for b in range(a) if shared(boxes[a], boxes[b])}
-    assert {(b, a) for a, b, _ in neighbours(boxes)} == every
+    assert {(b, a) for a, b, _ in neighbors(boxes)} == every
     for one, after in pairwise(boxes):
         if one.rows == after.rows:
             assert shared(one, after).size_hw[1] >= overlap
@@ -101,7 +101,7 @@ def test_an_object_on_a_seam_is_one(mask):
     assert (one["area"], one["category_id"]) == (mask.sum(), 1)
 
 
-def test_neighbours_that_touch_stay_two():
+def test_neighbors_that_touch_stay_two():
     left, right = box_mask((10, 40), (20, 50)), box_mask((10, 40), (50, 90))
     for categories in ((1, 2), (1, 1)):
         found, boxes = split([(left, categories[0], 0.9), (right, categories[1], 0.8)])

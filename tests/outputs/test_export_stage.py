@@ -334,13 +334,13 @@ def test_edited_label_pngs_stay_and_are_not_measured(file):
     assert read_label_png(masks / "s0.png").shape == (96, 128)
 
 
-def test_a_label_png_saved_in_colour_is_an_edit_and_a_broken_one_is_not(file):
+def test_a_label_png_saved_in_color_is_an_edit_and_a_broken_one_is_not(file):
     masks = file.parent / "out" / "annotate" / "masks"
     labels = read_label_png(masks / "s0.png")
     whole = (masks / "s1.png").read_bytes()
     with Image.open(masks / "s0.png") as picture:
-        coloured = picture.convert("RGB")
-    coloured.save(masks / "s0.png")
+        colored = picture.convert("RGB")
+    colored.save(masks / "s0.png")
     (masks / "s1.png").write_bytes(whole[:60])
     result = run_step("annotate", opened(file))
     assert result.summary["edited"] == 1

@@ -67,7 +67,7 @@ ODD = [
     ),
     *("x" * 5000, "../" * 2000, "a/" * 3000, "{a: 1, a: 2}", "[[[[", "!!omap [a]", "%YAML 3"),
 ]
-LEAST = "classes: [dog]\nimages: {path: images}\ntraining: {source: render}\n"
+MIN = "classes: [dog]\nimages: {path: images}\ntraining: {source: render}\n"
 
 
 def sentence(read):
@@ -153,25 +153,25 @@ def test_a_project_file_damaged_anyhow_is_read_or_refused(project_of):
 )
 def test_a_project_file_that_is_no_yaml_says_where_and_why(project_of, text, said):
     with pytest.raises(ConfigError, match=said):
-        project_of(LEAST + text + "\n")
+        project_of(MIN + text + "\n")
 
 
 def test_aliases_that_stand_for_billions_are_refused_and_a_few_are_read(project_of):
     bomb = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     bomb += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
     with pytest.raises(ConfigError, match="aliases"):
-        project_of(LEAST + "\n".join(bomb))
+        project_of(MIN + "\n".join(bomb))
     merged = ["a0: &a0 {x: 1}"]
     merged += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 12)]
     with pytest.raises(ConfigError, match="aliases"):
-        project_of(LEAST + "\n".join(merged))
+        project_of(MIN + "\n".join(merged))
     shared = "classes: [{name: a, queries: &q [x]}, {name: b, queries: *q}]\n"
-    read = project_of(shared + LEAST.partition("\n")[2])
+    read = project_of(shared + MIN.partition("\n")[2])
     assert [spec.queries for spec in read.config.classes] == [["x"], ["x"]]
 
 
 def test_a_project_file_may_begin_with_a_byte_order_mark(project_of):
-    assert project_of(b"\xef\xbb\xbf" + LEAST.encode()).config.label_names == ["dog"]
+    assert project_of(b"\xef\xbb\xbf" + MIN.encode()).config.label_names == ["dog"]
 
 
 def test_what_lies_where_the_project_file_should_is_told(folder):
@@ -196,7 +196,7 @@ def test_what_lies_where_the_project_file_should_is_told(folder):
 )
 def test_a_class_that_is_no_name_is_told_in_words(project_of, classes, said):
     with pytest.raises(ConfigError, match=said) as caught:
-        project_of(f"classes: {classes}\n" + LEAST.partition("\n")[2])
+        project_of(f"classes: {classes}\n" + MIN.partition("\n")[2])
     assert "^" not in str(caught.value)
 
 

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from usam_core.parallel.threads import Behind, ahead
+from usam_core.parallel.threads import BackgroundWriter, prefetch
 
 
 @pytest.fixture(autouse=True)
@@ -21,12 +21,12 @@ def test_results_come_in_order_however_long_each_takes():
         time.sleep(0.02 * (number % 3))
         return number * number
 
-    assert list(ahead(slow, range(12), threads=4, depth=6)) == [n * n for n in range(12)]
+    assert list(prefetch(slow, range(12), threads=4, depth=6)) == [n * n for n in range(12)]
 
 
 def test_no_more_is_begun_than_the_depth():
     begun = []
-    with closing(ahead(begun.append, range(100), threads=4, depth=5)) as results:
+    with closing(prefetch(begun.append, range(100), threads=4, depth=5)) as results:
         for _ in range(3):
             next(results)
         time.sleep(0.1)
@@ -39,7 +39,7 @@ def test_an_error_comes_in_its_items_place():
             raise ValueError("the third")
         return number
 
-    results = ahead(fails, range(50), threads=2, depth=4)
+    results = prefetch(fails, range(50), threads=2, depth=4)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="the third"):
         next(results)
@@ -47,7 +47,7 @@ def test_an_error_comes_in_its_items_place():
 
 def test_jobs_behind_are_all_done_when_the_block_is_left():
     done = []
-    with Behind(threads=1, depth=3) as behind:
+    with BackgroundWriter(threads=1, depth=3) as behind:
         futures = [behind.put(lambda n: (time.sleep(0.01), done.append(n)), n) for n in range(8)]
     assert done == list(range(8))
     assert all(future.done() for future in futures)
@@ -63,7 +63,7 @@ def test_putting_waits_when_the_queue_is_full():
         gate.wait(5)
         running.pop()
 
-    with Behind(threads=4, depth=2) as behind:
+    with BackgroundWriter(threads=4, depth=2) as behind:
         behind.put(job)
         behind.put(job)
         third = threading.Thread(target=behind.put, args=(job,))
@@ -80,7 +80,7 @@ def test_a_jobs_error_stops_the_loop():
         raise OSError("disk full")
 
     def loop():
-        with Behind(1, 1) as behind:
+        with BackgroundWriter(1, 1) as behind:
             for _ in range(100):
                 behind.put(fails)
 
@@ -99,7 +99,7 @@ def test_leaving_by_an_error_drops_what_is_not_begun(error):
         done.append("first")
 
     def loop():
-        with Behind(threads=1, depth=9) as behind:
+        with BackgroundWriter(threads=1, depth=9) as behind:
             behind.put(first)
             assert begun.wait(5)
             for _ in range(5):

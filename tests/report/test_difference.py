@@ -98,7 +98,7 @@ def test_a_kept_run_says_the_same_on_reduced_copies(two_runs, tmp_path):
 
 
 def test_without_copies_the_pixels_are_bounded_from_below(two_runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "MOST_COPIES", 0)
+    monkeypatch.setattr(runs, "MAX_COPIES", 0)
     before, after = map(open_run, two_runs)
     keep_run(before, tmp_path / "kept")
     found = compare_runs(open_run(tmp_path / "kept"), after)

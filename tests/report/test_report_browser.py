@@ -135,8 +135,8 @@ def test_light_and_dark_can_both_be_read(opened, page):
         opened.get(page.as_uri())
         body = all_of(opened, "body")[0]
         text, paper, link, bar = (
-            luminance(colour)
-            for colour in (
+            luminance(color)
+            for color in (
                 body.value_of_css_property("color"),
                 body.value_of_css_property("background-color"),
                 all_of(opened, "nav a")[0].value_of_css_property("color"),
@@ -180,9 +180,9 @@ def test_the_parts_are_those_of_the_navigation(opened):
         assert len(all_of(opened, f"#{name}")) == 1
 
 
-def luminance(colour):
+def luminance(color):
     """Return the relative luminance of a CSS colour, as WCAG 2.2 defines it."""
-    values = [float(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    values = [float(part) / 255 for part in color[color.index("(") + 1 : -1].split(",")[:3]]
     linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 

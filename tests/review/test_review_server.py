@@ -9,9 +9,9 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from tests.review.test_review import NAMES, box
-from usam_core.config.palette import class_colours
+from usam_core.config.palette import class_colors
 from usam_core.errors import UserError
-from usam_core.images.read import BadImage
+from usam_core.images.read import UnusableImage
 from usam_core.masks.rle import encode
 from usam_core.review.item import Item
 from usam_core.review.server import listen, make_app
@@ -43,7 +43,7 @@ def review(tmp_path):
 
 
 def client(review, picture=lambda _: np.full((64, 64, 3), 200, np.uint8), host="127.0.0.1"):
-    app = make_app(review, TOKEN, "<script>project</script>", class_colours(NAMES, {}), picture)
+    app = make_app(review, TOKEN, "<script>project</script>", class_colors(NAMES, {}), picture)
     return TestClient(app, base_url=f"http://{host}:5000")
 
 
@@ -140,7 +140,7 @@ def test_nothing_to_undo_is_told(ask):
 
 def test_an_image_that_changed_since_is_told_and_not_shown(review):
     def gone(_):
-        raise BadImage("changed", "one.png: the file changed since it was listed; run again")
+        raise UnusableImage("changed", "one.png: the file changed since it was listed; run again")
 
     answer = client(review, gone).get(f"/{TOKEN}/api/items/{ids(review)[0]}/image")
     assert answer.status_code == 410

@@ -81,7 +81,7 @@ def test_the_embedder_runs_the_real_architecture(vit_b):
     assert not found.packed_masks[:, :, 171:].any()
 
 
-def test_the_grid_lies_at_cell_centres():
+def test_the_grid_lies_at_cell_centers():
     grid = grid_points(10)
     assert grid.shape == (100, 2)
     assert grid.min() == pytest.approx(0.05)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.server
 
 EVIL = {"Origin": "https://evil.example"}
 SOCKETS = ("events/in", "events/out", "logs/out", "task_runs/subscriptions/scheduled")
-RUN_A_SHELL = [{"prefect.deployments.steps.run_shell_script": {"script": "touch PWNED"}}]
+RUN_PER_SHELL = [{"prefect.deployments.steps.run_shell_script": {"script": "touch PWNED"}}]
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def attacks(local):
     """Return what a stranger would ask, in the order of an attack."""
     fit = local.deployment("fit")
     planted = {key: fit[key] for key in ("name", "flow_id", "entrypoint", "path", "tags")}
-    planted |= {"pull_steps": RUN_A_SHELL, "enforce_parameter_schema": False}
+    planted |= {"pull_steps": RUN_PER_SHELL, "enforce_parameter_schema": False}
     settings = {"settings": {"project_file": "/etc/passwd"}}
     return [
         ("POST", "/deployments/filter", {}),

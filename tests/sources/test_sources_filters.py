@@ -12,7 +12,7 @@ from usam_core.config.training import FilterConfig
 from usam_core.files.digest import file_digest
 from usam_core.progress import SILENT
 from usam_core.sources.base import TrainingPicture
-from usam_core.sources.filters import filter_pictures, nearest_bits, similarity_to_neighbours
+from usam_core.sources.filters import filter_pictures, nearest_bits, similarity_to_neighbors
 from usam_core.sources.image_stats import picture_looks
 
 NONE = np.empty(0, np.uint64)
@@ -113,7 +113,7 @@ def test_similarity_is_the_mean_of_the_five_most_similar_others():
         np.mean(sorted(float(features[i] @ features[j]) for j in range(9) if j != i)[-5:])
         for i in range(9)
     ]
-    assert similarity_to_neighbours(features) == pytest.approx(expected, abs=1e-6)
+    assert similarity_to_neighbors(features) == pytest.approx(expected, abs=1e-6)
 
 
 @given(st.integers(0, 2**64 - 1), st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5))

@@ -17,9 +17,9 @@ def short_waits(monkeypatch):
     monkeypatch.setattr(session_module, "FIRST_WAIT", 0.1)
 
 
-def fetch(site, path, seconds=20, most_bytes=10**8, **changes):
+def fetch(site, path, seconds=20, max_bytes=10**8, **changes):
     return PoliteSession(settings(site, **changes)).fetch(
-        site.address(path), Budget(seconds, most_bytes)
+        site.address(path), Budget(seconds, max_bytes)
     )
 
 
@@ -122,7 +122,7 @@ def test_requests_to_one_host_keep_their_distance(site):
 
 def test_the_caps_of_a_class(site):
     with pytest.raises(CapReached, match="max_total_mb"):
-        fetch(site, "/padded/1", most_bytes=50_000)
+        fetch(site, "/padded/1", max_bytes=50_000)
     with pytest.raises(CapReached, match="max_minutes"):
         fetch(site, "/drip/1", seconds=0.3)
     with pytest.raises(CapReached, match="max_minutes"):

@@ -72,7 +72,7 @@ def test_the_order_does_not_depend_on_timing(site, tmp_path, threads):
 
 def test_no_more_pages_than_allowed(site, tmp_path):
     tree(site)
-    collected = collect(site, tmp_path, per_class=100, most_pages=6)
+    collected = collect(site, tmp_path, per_class=100, max_pages=6)
     assert len(pages_read(site)) == 6
     assert len(collected.pictures) == 6
 

@@ -115,10 +115,10 @@ def settings(**given):
     return change
 
 
-def colours(root):
+def colors(root):
     file = root / "project.yaml"
     values = yaml.safe_load(file.read_text())
-    values["classes"][0]["colour"] = "#123456"
+    values["classes"][0]["color"] = "#123456"
     file.write_text(yaml.safe_dump(values))
 
 
@@ -161,7 +161,7 @@ CASES = {
         "evaluate",
     ),
     "label edited": ({}, edit_label, "evaluate"),
-    "colours": ({}, colours, "annotate evaluate"),
+    "colours": ({}, colors, "annotate evaluate"),
     "list shortened": (LIST, replace("list.csv", b"s1.png\n", b""), "embed annotate"),
     "list of others": (LIST, replace("list.csv", b"s1", b"s2"), "embed annotate"),
     "listed image": (LIST, flip("images/s1.png"), "embed annotate"),

@@ -88,12 +88,12 @@ def test_an_image_that_goes_while_others_are_embedded_stops_nothing(project_file
     assert run_step("embed", project).summary["embedded"] == (fate == "changed")
 
 
-def test_another_colour_is_drawn_and_nothing_is_labelled_anew(project_file):
+def test_another_color_is_drawn_and_nothing_is_labelled_anew(project_file):
     overlay = project_file.parent / "out" / "annotate" / "overlays" / "s0.jpg"
     before = overlay.read_bytes()
     classes = yaml.safe_load(project_file.read_text())["classes"]
     for spec in classes:
-        spec["colour"] = "#ffffff"
+        spec["color"] = "#ffffff"
     project = change(project_file, classes=classes)
     assert run_step("annotate", project).summary["labelled"] == 0
     assert overlay.read_bytes() != before

@@ -304,11 +304,11 @@ LABEL = [[0, 1, 2], [-1, 2, 1]]
         Image.fromarray(VALUE).convert("LA"),
     ],
 )
-def test_truth_saved_in_colour_is_read(tmp_path, picture):
+def test_truth_saved_in_color_is_read(tmp_path, picture):
     assert voc(tmp_path, picture).label_map("a.jpg").tolist() == LABEL
 
 
-def test_a_colour_that_is_none_of_vocs_is_named(tmp_path):
+def test_a_color_that_is_none_of_vocs_is_named(tmp_path):
     rgb = voc_palette()[VALUE]
     rgb[0, 0] = (1, 2, 3)
     with pytest.raises(InputError, match=r"a\.png: holds the colour #010203"):

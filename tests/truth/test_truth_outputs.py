@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from pycocotools.coco import COCO
 
-from usam_core.config.palette import class_colours, voc_palette
+from usam_core.config.palette import class_colors, voc_palette
 from usam_core.errors import InputError
 from usam_core.masks.label_png import read_label_png, save_label_png
 from usam_core.masks.rle import decode, encode
@@ -31,7 +31,7 @@ def test_the_palette_is_vocs():
     assert palette[1].tolist() == [128, 0, 0]
     assert palette[15].tolist() == [192, 128, 128]
     assert palette[255].tolist() == [224, 224, 192]
-    chosen = class_colours(["a", "b"], {"b": "#0a0B0c"})
+    chosen = class_colors(["a", "b"], {"b": "#0a0B0c"})
     assert chosen.tolist() == [[0, 0, 0], [128, 0, 0], [10, 11, 12]]
 
 
@@ -201,18 +201,18 @@ def test_a_coco_file_without_images_is_still_one(tmp_path):
     assert COCO(str(tmp_path / "c.json")).getImgIds() == []
 
 
-def test_an_overlay_colours_labels_and_leaves_background_and_void(tmp_path):
+def test_an_overlay_colors_labels_and_leaves_background_and_void(tmp_path):
     rgb = np.full((9, 9, 3), 100, np.uint8)
     labels = np.zeros((9, 9), np.uint8)
     labels[:, 3:6], labels[0, 0] = 1, 255
-    colours = np.array([[0, 0, 0], [200, 0, 50]], np.uint8)
-    picture = overlay(rgb, labels, colours)
+    colors = np.array([[0, 0, 0], [200, 0, 50]], np.uint8)
+    picture = overlay(rgb, labels, colors)
     assert picture[4, 4].tolist() == [150, 50, 75]
     assert picture[4, 3].tolist() == [200, 0, 50]  # the border in full colour
     assert picture[4, 8].tolist() == [100, 100, 100]
     assert picture[0, 0].tolist() == [100, 100, 100]
-    save_overlay(tmp_path / "o.jpg", rgb, labels, ["thing"], colours)
-    save_contact_sheet(tmp_path / "s.png", [("a", rgb, labels, labels)], ["thing"], colours)
+    save_overlay(tmp_path / "o.jpg", rgb, labels, ["thing"], colors)
+    save_contact_sheet(tmp_path / "s.png", [("a", rgb, labels, labels)], ["thing"], colors)
     with Image.open(tmp_path / "s.png") as sheet:
         assert sheet.size[0] == 720
         assert sheet.size[1] > 240

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from usam_core.bench.tables import NOT_RUN, OURS
 from usam_core.files.atomic import whole_file
 
-_COLOURS = {OURS: "#c0392b", "papers": "#2c6fa6", "best": "#9aa5ad"}
+_COLORS = {OURS: "#c0392b", "papers": "#2c6fa6", "best": "#9aa5ad"}
 _LEGEND = {
     OURS: "this run",
     "papers": f"the papers' tables ({NOT_RUN})",
@@ -46,7 +46,7 @@ def save_figure(path: Path, table: pd.DataFrame, measure: str, title: str) -> No
         pen.text((_LEFT - 8, middle), label, fill="black", font=font, anchor="rm")
         end = _LEFT + value * scale
         box = [(_LEFT, middle - 8), (max(end, _LEFT + 1), middle + 8)]
-        pen.rectangle(box, fill=_COLOURS[row["group"]])
+        pen.rectangle(box, fill=_COLORS[row["group"]])
         text = f"{value:.1f}"
         if pd.notna(deviation):
             text = f"{text} ± {deviation:.1f}"
@@ -56,7 +56,7 @@ def save_figure(path: Path, table: pd.DataFrame, measure: str, title: str) -> No
         pen.text((end + 8, middle), text, fill="black", font=font, anchor="lm")
     for number, (group, words) in enumerate(_LEGEND.items()):
         y = bottom + 14 + 20 * number
-        pen.rectangle([(16, y), (28, y + 12)], fill=_COLOURS[group])
+        pen.rectangle([(16, y), (28, y + 12)], fill=_COLORS[group])
         pen.text((36, y + 6), words, fill="black", font=font, anchor="lm")
     with whole_file(path) as temporary:
         picture.save(temporary, format="PNG")

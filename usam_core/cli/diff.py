@@ -11,7 +11,7 @@ from usam_core.report.page import percent, render
 from usam_core.report.pictures import Album
 from usam_core.report.runs import open_run
 
-_MOST_BYTES = 8_000_000
+_MAX_BYTES = 8_000_000
 
 
 def print_difference(
@@ -34,7 +34,7 @@ def print_difference(
             title=f"{after.about['name']}: what changed",
             paths=(str(first), str(second)),
             parts=[("changes", "What changed")],
-            difference=changes_part(found, before, after, Album(_MOST_BYTES), most),
+            difference=changes_part(found, before, after, Album(_MAX_BYTES), most),
         )
         with whole_file(html) as temporary:
             temporary.write_text(page, encoding="utf-8")

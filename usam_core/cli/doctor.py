@@ -16,8 +16,8 @@ from usam_core.sam.registry import NANO_WEIGHTS, OFFICIAL
 from usam_core.sources.model_files import KNOWN_GB, local_folder
 
 _GIB = 1 << 30
-_LEAST_MEMORY = 3 * _GIB
-_LEAST_DISK = 5 * _GIB
+_MIN_MEMORY = 3 * _GIB
+_MIN_DISK = 5 * _GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ def _machine(folder: Path) -> list[Check]:
     return [
         device,
         Check("cores", f"{os.cpu_count()}, torch uses {torch.get_num_threads()}"),
-        _enough("memory", memory, _LEAST_MEMORY, "close other programs"),
-        _enough(f"disk of {existing}", disk, _LEAST_DISK, "free some, or set outputs.store"),
+        _enough("memory", memory, _MIN_MEMORY, "close other programs"),
+        _enough(f"disk of {existing}", disk, _MIN_DISK, "free some, or set outputs.store"),
     ]
 
 

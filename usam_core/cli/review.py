@@ -46,19 +46,19 @@ def review(
     if summary:
         _print_precision(loaded, summed_up(loaded), json)
         return
-    from usam_core.config.palette import class_colours
+    from usam_core.config.palette import class_colors
     from usam_core.review.server import HOST, listen, make_app, serve
     from usam_core.steps.review import only_review, picture
 
     with only_review(loaded):
         session = open_review(loaded, order, only or (), limit, terminal.progress_for_terminal())
         token = secrets.token_urlsafe(24)
-        chosen = {spec.name: spec.colour for spec in loaded.config.classes}
+        chosen = {spec.name: spec.color for spec in loaded.config.classes}
         app = make_app(
             session,
             token,
             loaded.config.name,
-            class_colours(session.classes, chosen),
+            class_colors(session.classes, chosen),
             lambda item: picture(loaded, item),
             learned_from_decisions(loaded),
         )

@@ -8,7 +8,7 @@ from usam_core.compose.cutout import Cutout
 from usam_core.sources.textures import surface
 
 _GRID = 32
-_LEAST_SIDE = 5  # of the grid: a smaller part, made large, shows pixels and nothing else
+_MIN_SIDE = 5  # of the grid: a smaller part, made large, shows pixels and nothing else
 _BLUR = 1 / 14  # of the shorter side: nothing can be recognised any more
 
 
@@ -31,7 +31,7 @@ def beside(cutout: Cutout, size_hw: tuple[int, int]) -> np.ndarray | None:
     rows, columns = np.nonzero(cutout.mask)
     cells[rows * _GRID // h, columns * _GRID // w] = True
     top, left, bottom, right = largest_empty(ndimage.binary_dilation(cells))
-    if min(bottom - top, right - left) < _LEAST_SIDE:
+    if min(bottom - top, right - left) < _MIN_SIDE:
         return None
     part = cutout.rgb[
         top * h // _GRID : bottom * h // _GRID, left * w // _GRID : right * w // _GRID

@@ -47,7 +47,7 @@ def object_mask(mask_set: MaskSet, config: ComposeConfig) -> np.ndarray | None:
     right = (
         (area >= config.min_area)
         & (area <= config.max_area)
-        & (centre_share(masks) >= config.min_centre)
+        & (center_share(masks) >= config.min_center)
         & (border_share(masks) <= config.max_border)
     )
     if not right.any():
@@ -74,7 +74,7 @@ def without_specks(mask: np.ndarray) -> np.ndarray:
     return mask
 
 
-def centre_share(masks: np.ndarray) -> np.ndarray:
+def center_share(masks: np.ndarray) -> np.ndarray:
     """Return how much of the middle ninth of the frame each mask covers, float64 (p,)."""
     h, w = masks.shape[1:]
     middle = masks[:, h // 3 : max(h // 3 + 1, 2 * h // 3), w // 3 : max(w // 3 + 1, 2 * w // 3)]

@@ -6,7 +6,7 @@ import numpy as np
 
 from usam_core.rng import derive_seed
 
-LEAST_TO_HOLD_OUT = 4
+MIN_TO_HOLD_OUT = 4
 """A class with fewer pictures keeps them all for the head."""
 
 
@@ -24,7 +24,7 @@ def held_out(pictures: Mapping[str, Iterable[str]], share: float, seed: int) -> 
     found: set[str] = set()
     for digests in pictures.values():
         order = sorted(set(digests), key=lambda sha256: derive_seed(seed, "held out", sha256))
-        if len(order) >= LEAST_TO_HOLD_OUT:
+        if len(order) >= MIN_TO_HOLD_OUT:
             found.update(order[: max(1, round(share * len(order)))])
     return found
 

@@ -70,11 +70,11 @@ def compose(
     whole: list[int] = []
     for cutout in cutouts:
         for _ in range(_TRIES):
-            colour, cover, full = _placed(rng, cutout, size_hw, config)
+            color, cover, full = _placed(rng, cutout, size_hw, config)
             trial = np.where(cover >= 0.5, len(kept) + 1, instances).astype(np.uint8)
             visible = np.bincount(trial.ravel(), minlength=len(kept) + 2)[1:]
             if full and (visible >= config.min_visible * np.array([*whole, full])).all():
-                rgb += cover[..., None] * (colour - rgb)
+                rgb += cover[..., None] * (color - rgb)
                 instances = trial
                 kept.append(cutout)
                 whole.append(full)
@@ -96,20 +96,20 @@ def _placed(
     """
     rows, columns = np.nonzero(cutout.mask)
     top, left, bottom, right = rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
-    colour, mask = cutout.rgb[top:bottom, left:right], cutout.mask[top:bottom, left:right]
+    color, mask = cutout.rgb[top:bottom, left:right], cutout.mask[top:bottom, left:right]
     if rng.random() < 0.5:
-        colour, mask = colour[:, ::-1], mask[:, ::-1]
+        color, mask = color[:, ::-1], mask[:, ::-1]
     side = min(size_hw) * rng.uniform(*config.object_sides)
     scale = side / max(mask.shape)
     h, w = (max(1, round(length * scale)) for length in mask.shape)
-    small = Image.fromarray(np.ascontiguousarray(colour)).resize((w, h), Image.Resampling.BICUBIC)
+    small = Image.fromarray(np.ascontiguousarray(color)).resize((w, h), Image.Resampling.BICUBIC)
     grey = Image.fromarray((mask * 255).astype(np.uint8)).resize((w, h), Image.Resampling.BILINEAR)
     cover = np.asarray(grey, np.float32) / 255
     place = [
         round(rng.uniform(-_OUTSIDE * length, room - (1 - _OUTSIDE) * length))
         for length, room in zip((h, w), size_hw, strict=True)
     ]
-    full_colour = np.zeros((*size_hw, 3), np.float32)
+    full_color = np.zeros((*size_hw, 3), np.float32)
     full_cover = np.zeros(size_hw, np.float32)
     (y, x), (frame_h, frame_w) = place, size_hw
     inside = slice(max(0, y), min(frame_h, y + h)), slice(max(0, x), min(frame_w, x + w))
@@ -117,6 +117,6 @@ def _placed(
         slice(inside[0].start - y, inside[0].stop - y),
         slice(inside[1].start - x, inside[1].stop - x),
     )
-    full_colour[inside] = np.asarray(small, np.float32)[own]
+    full_color[inside] = np.asarray(small, np.float32)[own]
     full_cover[inside] = cover[own]
-    return full_colour, full_cover, int((cover >= 0.5).sum())
+    return full_color, full_cover, int((cover >= 0.5).sum())

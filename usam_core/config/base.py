@@ -1,5 +1,6 @@
 """What every part of `project.yaml` is made of: strict sections, strict numbers, placed errors."""
 
+import logging
 import re
 from typing import Annotated, Any
 
@@ -47,6 +48,10 @@ def text_of(form: str, pattern: str, **limits: Any) -> Any:
     return Annotated[str, field, AfterValidator(fits)]
 
 
+_OLD_SPELLINGS = {"colour": "color", "standardise": "standardize", "min_centre": "min_center"}
+_log = logging.getLogger(__name__)
+
+
 class Section(BaseModel):
     """A part of `project.yaml`: immutable, and strict about keys and types."""
 
@@ -54,10 +59,14 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _sections_may_be_empty(cls, value: object) -> object:
-        # A section whose lines are all commented out is None to YAML: then its defaults hold.
+    def _old_spellings_and_empty_sections(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value
+        for old, new in _OLD_SPELLINGS.items():
+            if old in value and new in cls.model_fields and new not in value:
+                _log.warning("%s: this key of project.yaml is spelled %s now", old, new)
+                value = {new if key == old else key: part for key, part in value.items()}
+        # A section whose lines are all commented out is None to YAML: then its defaults hold.
         empty = {
             name
             for name, field in cls.model_fields.items()

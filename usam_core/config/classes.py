@@ -33,7 +33,7 @@ class ClassSpec(Section):
     synonyms: list[str] = []
     """Other words for the same class: folders with these names count as this class too, and texts
     (`head.text`) use them."""
-    colour: text_of("a colour as #rrggbb, in quotes", r"^#[0-9a-fA-F]{6}$") | None = None
+    color: text_of("a colour as #rrggbb, in quotes", r"^#[0-9a-fA-F]{6}$") | None = None
     """Colour in overlays, as "#rrggbb"; empty takes the VOC palette's next colour."""
     parent: ClassName | None = None
     """Name of the coarser class that this one belongs to; see `level`."""

@@ -43,7 +43,7 @@ class ComposeConfig(Section):
     """A cut-out object covers at least this share of its picture."""
     max_area: Fraction = 0.8
     """And at most this one."""
-    min_centre: Fraction = 0.2
+    min_center: Fraction = 0.2
     """It covers at least this share of the middle ninth of its picture."""
     max_border: Fraction = 0.25
     """And at most this share of the picture's border."""

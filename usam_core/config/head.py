@@ -43,7 +43,7 @@ class HeadOptions(Section):
     """Weight of the bank's log-probabilities against the perceptron's."""
     bank_size: Annotated[Int, Field(ge=1, le=10_000)] = 64
     """Masks of each class in the bank."""
-    bank_neighbours: Annotated[Int, Field(ge=1)] = 5
+    bank_neighbors: Annotated[Int, Field(ge=1)] = 5
     """With `bank: nearest`: how many of a class's masks are asked."""
     text: Literal["off", "fuse", "alone"] = "off"
     """Compare masks with the class names themselves, where a block of CLIP or SigLIP 2 is there:
@@ -97,7 +97,7 @@ class HeadConfig(HeadOptions):
     """Widths of the three hidden layers."""
     dropout: Annotated[Float, Field(ge=0, lt=1)] = 0.9
     """Dropout on the third hidden layer (GranSAM, supplement 2)."""
-    standardise: Bool = True
+    standardize: Bool = True
     """Bring each input column to mean 0 and deviation 1 over the training masks."""
     steps: Annotated[Int, Field(ge=1, le=1_000_000)] = 150
     """Optimiser steps for the teacher and again for the student, rounded up to whole passes over

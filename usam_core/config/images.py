@@ -76,7 +76,7 @@ NOT_READ = (
 
 Address = Annotated[str, BeforeValidator(_address), Field(min_length=1)]
 
-Colour = Literal["red", "green", "blue", "grey"]
+Color = Literal["red", "green", "blue", "grey"]
 Channel = Annotated[StrictInt, Field(ge=0)] | Annotated[StrictStr, Field(min_length=1)]
 
 
@@ -114,7 +114,7 @@ class ImagesConfig(Section):
     tile_overlap: Annotated[StrictInt | None, Field(ge=8)] = None
     """Pixels that neighbouring tiles share: what is seen of an object there, by both, says that it
     is one. At most half of `tile`; empty takes a quarter of it, but never more than 128."""
-    channels: dict[Colour, Channel] | None = None
+    channels: dict[Color, Channel] | None = None
     """Which channel, by number from 0 or by name, is shown as `red`, `green`, `blue`, or alone as
     `grey`, where a plane's channels are measurements; pictures keep their colours. Empty: one
     channel is grey, of several the first three are red, green and blue. The index says what was."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-MOST_CLASSES = 2**15 - 1
+MAX_CLASSES = 2**15 - 1
 """Labels of truth have 16 bit and a sign: what is void there is no class's number."""
 
 
@@ -13,7 +13,7 @@ def label_dtype(classes: int) -> type[np.uint8] | type[np.uint16]:
     return np.uint8 if classes < 255 else np.uint16
 
 
-def voc_palette(colours: int = 256) -> np.ndarray:
+def voc_palette(colors: int = 256) -> np.ndarray:
     """Return the VOC palette, uint8 (colours, 3).
 
     The bits of an index are dealt in turn to red, green and blue, highest bit of the colour first.
@@ -21,8 +21,8 @@ def voc_palette(colours: int = 256) -> np.ndarray:
     >>> voc_palette()[:3].tolist()
     [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
     """
-    index = np.arange(colours)
-    palette = np.zeros((colours, 3), np.uint8)
+    index = np.arange(colors)
+    palette = np.zeros((colors, 3), np.uint8)
     for place in range(8):
         for channel in range(3):
             bit = (index >> (3 * place + channel)) & 1
@@ -30,16 +30,16 @@ def voc_palette(colours: int = 256) -> np.ndarray:
     return palette
 
 
-def class_colours(classes: Sequence[str], chosen: Mapping[str, str | None]) -> np.ndarray:
+def class_colors(classes: Sequence[str], chosen: Mapping[str, str | None]) -> np.ndarray:
     """Return the colour of background and of each class, uint8 (c + 1, 3).
 
     Args:
         classes: names in the order of the labels 1, 2, ...
         chosen: the user's colour by class name as "#rrggbb"; the others take the VOC palette's.
     """
-    colours = voc_palette(len(classes) + 1)
+    colors = voc_palette(len(classes) + 1)
     for number, name in enumerate(classes, start=1):
         text = chosen.get(name)
         if text:
-            colours[number] = np.frombuffer(bytes.fromhex(text[1:]), np.uint8)
-    return colours
+            colors[number] = np.frombuffer(bytes.fromhex(text[1:]), np.uint8)
+    return colors

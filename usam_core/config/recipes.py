@@ -22,7 +22,7 @@ PAPERS: dict[str, Any] = {
         "mask_choice": "single",  # open; tokens are the same for all masks of a prompt
         "hidden": (512, 256, 128),  # GranSAM, supplement 2
         "dropout": 0.9,  # GranSAM, supplement 2
-        "standardise": False,
+        "standardize": False,
         "top_k_share": 20.0,  # open: a
         "entropy_threshold": 0.5,  # open
         "distil": True,

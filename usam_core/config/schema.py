@@ -16,7 +16,7 @@ from usam_core.config.features import FeatureBlocks, check_blocks
 from usam_core.config.head import HeadConfig
 from usam_core.config.images import ImagesConfig
 from usam_core.config.inference import InferenceConfig
-from usam_core.config.palette import MOST_CLASSES
+from usam_core.config.palette import MAX_CLASSES
 from usam_core.config.presets.in_project import expand_preset, list_or_preset_schema
 from usam_core.config.recipes import RECIPES, departures, with_recipe
 from usam_core.config.results import EvaluationConfig, GateConfig, OutputsConfig, ReportConfig
@@ -163,10 +163,10 @@ class ProjectConfig(Section):
     def _labels_have_numbers(self) -> "ProjectConfig":
         named = self.evaluation.classes if self.evaluation else None
         for place, names in (("classes",), self.label_names), (("evaluation", "classes"), named):
-            if len(names or ()) > MOST_CLASSES:
+            if len(names or ()) > MAX_CLASSES:
                 raise PlacedError(
                     place,
-                    f"got {len(names)} names; expected at most {MOST_CLASSES}, as many as label "
+                    f"got {len(names)} names; expected at most {MAX_CLASSES}, as many as label "
                     "maps of 16 bit can hold",
                 )
         return self

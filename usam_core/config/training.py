@@ -87,7 +87,7 @@ class WebConfig(Section):
     """Other addresses of engines, such as a mirror inside an institute."""
     per_class: Annotated[Int, Field(ge=1, le=10_000)] = 45
     """Pictures wanted for each class (docs/method.md, step 1)."""
-    most_pages: Annotated[Int, Field(ge=1)] = 200
+    max_pages: Annotated[Int, Field(ge=1)] = 200
     """Pages read of each site, and results asked of each engine and query in steps of a page."""
     requests_per_second: Annotated[Float, Field(gt=0, le=100)] = 2.0
     """Most requests a second to one host."""

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from usam_core.features.families import Normalisation
-from usam_core.features.frames import normalised_pixels
+from usam_core.features.families import Normalization
+from usam_core.features.frames import normalized_pixels
 from usam_core.features.regions import Regions
 
 CONTEXT = 0.1
@@ -54,14 +54,14 @@ def crop_of(regions: Regions, number: int) -> Crop:
     return Crop((left, top, right, bottom), side)
 
 
-def crop_pixels(image: np.ndarray, crop: Crop, size: int, how: Normalisation) -> Tensor:
+def crop_pixels(image: np.ndarray, crop: Crop, size: int, how: Normalization) -> Tensor:
     """Return float32 (3, size, size) of a crop, normalised; outside the picture it is 0."""
     rows, columns = _inside(crop, size)
     part = Image.fromarray(image).resize(
         (columns.stop - columns.start, rows.stop - rows.start), how.resample, box=crop.box
     )
     pixels = torch.zeros(3, size, size)
-    pixels[:, rows, columns] = normalised_pixels([np.asarray(part)], how)[0]
+    pixels[:, rows, columns] = normalized_pixels([np.asarray(part)], how)[0]
     return pixels
 
 
@@ -80,14 +80,14 @@ def crop_mask(regions: Regions, number: int, crop: Crop, size: int) -> Tensor:
     return covered
 
 
-def masked_pixels(image: np.ndarray, masks: Tensor, how: Normalisation) -> Tensor:
+def masked_pixels(image: np.ndarray, masks: Tensor, how: Normalization) -> Tensor:
     """Return float32 (p, 3, height, width): a picture for each mask, black outside of it.
 
     Args:
         image: uint8 (height, width, 3), at the encoder's size.
         masks: bool (p, height, width).
     """
-    seen, black = normalised_pixels([image, np.zeros_like(image)], how)
+    seen, black = normalized_pixels([image, np.zeros_like(image)], how)
     return torch.where(masks[:, None], seen, black)
 
 
@@ -100,11 +100,11 @@ def masks_at(regions: Regions, numbers: list[int], size_hw: tuple[int, int]) -> 
     return smooth >= 0.5
 
 
-def _placed(centre: float, side: float, length: int) -> tuple[float, float]:
+def _placed(center: float, side: float, length: int) -> tuple[float, float]:
     """Return where a square begins and ends along an axis, moved into the picture or cut by it."""
     if side >= length:
         return 0.0, float(length)
-    start = min(max(centre - side / 2, 0.0), length - side)
+    start = min(max(center - side / 2, 0.0), length - side)
     return start, start + side
 
 

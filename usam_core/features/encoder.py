@@ -18,9 +18,9 @@ from usam_core.features.crops import (
     masked_pixels,
     masks_at,
 )
-from usam_core.features.frames import grid_of, in_batches, normalised_pixels, scaled
+from usam_core.features.frames import grid_of, in_batches, normalized_pixels, scaled
 from usam_core.features.model import ModelFiles, find_model, load_model
-from usam_core.features.regions import Regions, find_regions, normalised, weights_on_grid
+from usam_core.features.regions import Regions, find_regions, normalized, weights_on_grid
 from usam_core.features.towers import Tower, build_tower
 from usam_core.sam.load import choose_device
 from usam_core.types import MaskSet
@@ -95,13 +95,13 @@ class TowerEncoder:
 
         def closer(numbers: Sequence[int]) -> Tensor:
             crops = [crop_of(regions, number) for number in numbers]
-            how = self._kind.normalisation
+            how = self._kind.normalization
             pixels = torch.stack([crop_pixels(image, crop, size, how) for crop in crops])
             covered = torch.stack(
                 [crop_mask(regions, n, c, size) for n, c in zip(numbers, crops, strict=True)]
             )
             patches = self._run(self._tower.patches, pixels)
-            weights = normalised(covered, grid).to(self._device)
+            weights = normalized(covered, grid).to(self._device)
             return torch.cat(
                 [self._tower.pool(patches[i], weights[i : i + 1]) for i in range(len(numbers))]
             )
@@ -115,7 +115,7 @@ class TowerEncoder:
         different = list(dict.fromkeys(crops))
 
         def whole(some: Sequence[Any]) -> Tensor:
-            how = self._kind.normalisation
+            how = self._kind.normalization
             pixels = torch.stack([crop_pixels(image, crop, size, how) for crop in some])
             return self._run(self._tower.whole, pixels)
 
@@ -129,14 +129,14 @@ class TowerEncoder:
         def whole(numbers: Sequence[int]) -> Tensor:
             masks = masks_at(regions, list(numbers), size_hw)
             return self._run(
-                self._tower.whole, masked_pixels(frame, masks, self._kind.normalisation)
+                self._tower.whole, masked_pixels(frame, masks, self._kind.normalization)
             )
 
         return self._stacked(list(in_batches(whole, range(len(regions)), self.batch_size)))
 
     def _patches_of(self, frames: list[np.ndarray]) -> Any:
         def patches(some: Sequence[np.ndarray]) -> Tensor:
-            return self._run(self._tower.patches, normalised_pixels(some, self._kind.normalisation))
+            return self._run(self._tower.patches, normalized_pixels(some, self._kind.normalization))
 
         return in_batches(patches, frames, self.batch_size)
 
@@ -152,7 +152,7 @@ class TowerEncoder:
 
     @property
     def _resample(self) -> int:
-        return self._kind.normalisation.resample
+        return self._kind.normalization.resample
 
 
 def encoder_spec(config: FeatureConfig, root: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ _BILINEAR, _BICUBIC = 2, 3  # as Pillow numbers them
 
 
 @dataclass(frozen=True, slots=True)
-class Normalisation:
+class Normalization:
     """How pixels become a model's input.
 
     Attributes:
@@ -47,19 +47,19 @@ class Family:
 
     Attributes:
         name: as `FeatureConfig.family` says it.
-        normalisation: the published one.
+        normalization: the published one.
         has_text: whether names can be compared with pictures.
     """
 
     name: str
-    normalisation: Normalisation
+    normalization: Normalization
     has_text: bool
 
 
-DINOV2 = Family("dinov2", Normalisation(*_IMAGENET, _BICUBIC), False)
-DINOV3 = Family("dinov3", Normalisation(*_IMAGENET, _BILINEAR), False)
-CLIP = Family("clip", Normalisation(*_OPENAI, _BICUBIC), True)
-SIGLIP2 = Family("siglip2", Normalisation(*_HALF, _BILINEAR), True)
+DINOV2 = Family("dinov2", Normalization(*_IMAGENET, _BICUBIC), False)
+DINOV3 = Family("dinov3", Normalization(*_IMAGENET, _BILINEAR), False)
+CLIP = Family("clip", Normalization(*_OPENAI, _BICUBIC), True)
+SIGLIP2 = Family("siglip2", Normalization(*_HALF, _BILINEAR), True)
 
 _BY_NAME = {family.name: family for family in (DINOV2, DINOV3, CLIP, SIGLIP2)}
 FAMILIES = {model_type: _BY_NAME[name] for model_type, name in FAMILY_OF.items()}
@@ -76,14 +76,14 @@ class Kind:
         model_type: the architecture, as `transformers` names it.
         patch: side of a patch, pixels.
         trained_size: side of the pictures it was trained with, pixels.
-        normalisation: of its input.
+        normalization: of its input.
     """
 
     family: Family
     model_type: str
     patch: int
     trained_size: int
-    normalisation: Normalisation
+    normalization: Normalization
 
     def patches_along(self, image_size: int | None) -> int:
         """Return the longer side of the grid, in patches."""
@@ -94,9 +94,9 @@ class Kind:
         return {
             "family": self.family.name,
             "model_type": self.model_type,
-            "mean": list(self.normalisation.mean),
-            "std": list(self.normalisation.std),
-            "resample": self.normalisation.resample,
+            "mean": list(self.normalization.mean),
+            "std": list(self.normalization.std),
+            "resample": self.normalization.resample,
         }
 
 
@@ -126,7 +126,7 @@ def read_kind(folder: Path, config: FeatureConfig) -> Kind:
         trained = math.isqrt(vision.num_patches) * patch
     else:
         trained = int(vision.image_size)
-    return Kind(family, str(model_type), patch, trained, _normalisation(folder, family))
+    return Kind(family, str(model_type), patch, trained, _normalization(folder, family))
 
 
 def _vision_settings(folder: Path, model_type: str) -> Any:
@@ -143,8 +143,8 @@ def _vision_settings(folder: Path, model_type: str) -> Any:
     return getattr(whole, "vision_config", whole)
 
 
-def _normalisation(folder: Path, family: Family) -> Normalisation:
-    published = family.normalisation
+def _normalization(folder: Path, family: Family) -> Normalization:
+    published = family.normalization
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
             found = _read(folder / name)
@@ -157,7 +157,7 @@ def _normalisation(folder: Path, family: Family) -> Normalisation:
         mean, std = (tuple(float(v) for v in found[key]) for key in ("image_mean", "image_std"))
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ValueError(f"mean {mean}, standard deviation {std}")
-        return Normalisation(mean, std, int(found.get("resample", published.resample)))
+        return Normalization(mean, std, int(found.get("resample", published.resample)))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{folder / name}: cannot read the normalisation ({error}); expected image_mean and "

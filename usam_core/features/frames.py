@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from usam_core.features.families import Normalisation
+from usam_core.features.families import Normalization
 
 Item = TypeVar("Item")
 
@@ -30,7 +30,7 @@ def scaled(image: np.ndarray, size_hw: tuple[int, int], resample: int) -> np.nda
     return np.asarray(Image.fromarray(image).resize((width, height), resample))
 
 
-def normalised_pixels(images: Sequence[np.ndarray], how: Normalisation) -> Tensor:
+def normalized_pixels(images: Sequence[np.ndarray], how: Normalization) -> Tensor:
     """Return float32 (n, 3, height, width) of uint8 pictures (height, width, 3) of one size."""
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (how.mean, how.std))

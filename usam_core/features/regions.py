@@ -85,10 +85,10 @@ def weights_on_grid(regions: Regions, grid_hw: tuple[int, int]) -> Iterator[Tens
     rows, columns = regions.valid_hw
     for start in range(0, len(regions), _AT_ONCE):
         part = unpack(regions.packed[start : start + _AT_ONCE])[:, :rows, :columns]
-        yield normalised(torch.from_numpy(part), grid_hw)
+        yield normalized(torch.from_numpy(part), grid_hw)
 
 
-def normalised(masks: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+def normalized(masks: Tensor, grid_hw: tuple[int, int]) -> Tensor:
     """Return float32 (p, rows * columns) of masks (p, height, width), each row summing to 1."""
     cells = functional.adaptive_avg_pool2d(masks.float()[:, None], grid_hw).flatten(1)
     return cells / cells.sum(1, keepdim=True)

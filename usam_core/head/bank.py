@@ -27,7 +27,7 @@ class BankedHead(nn.Module):
         classes: c; further outputs of the head pass through.
         size: s, how many vectors of each class there are.
         weight: of the bank, 0 to 1.
-        neighbours: how many of a class's vectors are asked; 0 asks their mean.
+        neighbors: how many of a class's vectors are asked; 0 asks their mean.
     """
 
     vectors: Tensor
@@ -41,11 +41,11 @@ class BankedHead(nn.Module):
         classes: int,
         size: int,
         weight: float,
-        neighbours: int,
+        neighbors: int,
     ) -> None:
         super().__init__()
         self.head = head
-        self._weight, self._neighbours = weight, min(neighbours, size)
+        self._weight, self._neighbors = weight, min(neighbors, size)
         self.width = width
         self.register_buffer("vectors", torch.zeros(classes, size, width))
         self.register_buffer("centre", torch.zeros(width))
@@ -59,13 +59,13 @@ class BankedHead(nn.Module):
     def similarities(self, rows: Tensor) -> Tensor:
         """Return the bank's own scores, float32 (..., c), -1 to 1."""
         unit = self.unit(rows)
-        if not self._neighbours:
+        if not self._neighbors:
             means = nn.functional.normalize(self.vectors.mean(dim=1), dim=-1)
             return unit @ means.T
         classes, size, width = self.vectors.shape
         cosines = unit @ self.vectors.reshape(-1, width).T
         cosines = cosines.unflatten(-1, (classes, size))
-        return cosines.topk(self._neighbours, dim=-1).values.mean(dim=-1)
+        return cosines.topk(self._neighbors, dim=-1).values.mean(dim=-1)
 
     def unit(self, rows: Tensor) -> Tensor:
         """Return rows standardised and of unit length."""
@@ -119,7 +119,7 @@ def add_bank(head: nn.Module, width: int, classes: int, settings: Mapping[str, A
     """
     if settings.get("bank", "off") == "off":
         return head
-    asked = 0 if settings["bank"] == "mean" else settings["bank_neighbours"]
+    asked = 0 if settings["bank"] == "mean" else settings["bank_neighbors"]
     return BankedHead(head, width, classes, settings["bank_size"], settings["bank_weight"], asked)
 
 

@@ -32,7 +32,7 @@ MANY = 10
 FEW = 3
 """Up to so many names the second test is as strict as the first; of twice as many it asks that a
 mask is no more like what lies around the objects than like them, and of more even less."""
-_LEAST = 0.4
+_MIN = 0.4
 """n_k of pictures that have less in common: what is near to them is near to much else."""
 _SELF = 1.8
 """But no more than this times what they reach themselves, so that half of it can be reached."""
@@ -134,7 +134,7 @@ def learn_familiar(bags: BagSource, names: np.ndarray, objects: np.ndarray) -> d
             rest = _unit(mean - directions[which])
             others[which] = np.einsum("ndf,nf->nd", unit, rest).max(1)
         count = np.bincount(names)
-        least = np.minimum(_LEAST, _SELF * np.bincount(names, themselves) / count)
+        least = np.minimum(_MIN, _SELF * np.bincount(names, themselves) / count)
         means.append(_unit(sums))
         common = np.bincount(names, others) / count
         usual.append(np.maximum(np.maximum(least, 0.01), 0 if own else common))

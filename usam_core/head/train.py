@@ -99,7 +99,7 @@ def _with_banks(heads: TrainedHeads, bags: BagSource, config: HeadConfig) -> Tra
 
 def _train_pair(bags: Bags, config: HeadConfig, seed: int, bar: Any) -> TrainedHeads:
     history: list[dict[str, Any]] = []
-    moments = bags.moments() if config.standardise else None
+    moments = bags.moments() if config.standardize else None
     # Dropout and initial weights draw from the global generator: fork it, seed the fork.
     with torch.random.fork_rng(devices=[]):
         teacher = _train_one("teacher", None, bags, config, seed, moments, history, bar)
@@ -126,7 +126,7 @@ def _train_one(
     if moments is not None:
         head.mean.copy_(torch.from_numpy(moments[0]))
         head.deviation.copy_(torch.from_numpy(moments[1]))
-    optimiser = torch.optim.Adam(head.parameters(), lr=config.learning_rate)
+    optimizer = torch.optim.Adam(head.parameters(), lr=config.learning_rate)
     order = generator(seed, "batches", role)
     for epoch in range(passes(len(bags), config)):
         head.train()
@@ -136,9 +136,9 @@ def _train_one(
             parts = _step(head, teacher, features, labels, targets, config)
             loss = sum(getattr(config, f"lambda_{name}") * parts[name] for name in _LOSSES)
             parts["loss"] = loss
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             for name in sums:
                 sums[name] += float(parts[name].detach()) * len(labels) / len(bags)
         history.append({"role": role, "epoch": epoch + 1, **sums})

@@ -41,7 +41,7 @@ REASONS = {
 PATH_CODES = frozenset({"missing", "unreadable", "bad_name", "changed"})
 """Codes that speak of the path, not of the content: worth another try."""
 
-MOST_ELONGATED = 64
+MAX_ELONGATED = 64
 """Largest ratio of the longer side to the shorter."""
 
 
@@ -65,7 +65,7 @@ _MISTAKES = (TypeError, AttributeError, LookupError)
 """Of a library's code, whatever words they hold."""
 
 
-class BadImage(InputError):
+class UnusableImage(InputError):
     """An image cannot be used; `quarantined` says why."""
 
     def __init__(self, code: str, reason: str) -> None:
@@ -77,16 +77,16 @@ def check_size(path: str | Path, size_hw: tuple[int, int], max_megapixels: float
     """Refuse what is larger than allowed, or too long and thin.
 
     Raises:
-        BadImage: with the code `too_large` or `elongated`.
+        UnusableImage: with the code `too_large` or `elongated`.
     """
     height, width = size_hw
     if width * height > max_megapixels * 1e6:
         allowed = f"images.max_megapixels, {max_megapixels:g}, allows"
         raise too_large(path, size_hw, allowed)
-    if max(width, height) > MOST_ELONGATED * min(width, height):
-        raise BadImage(
+    if max(width, height) > MAX_ELONGATED * min(width, height):
+        raise UnusableImage(
             "elongated",
-            f"{path}: {width} x {height} pixels; expected sides of at most {MOST_ELONGATED} to 1, "
+            f"{path}: {width} x {height} pixels; expected sides of at most {MAX_ELONGATED} to 1, "
             "because SAM sees the longer side at a few hundred pixels. Cut the image into pieces",
         )
 
@@ -95,25 +95,25 @@ def check_file(path: str | Path) -> None:
     """Refuse what is no plain file with bytes in it.
 
     Raises:
-        BadImage: with the code `missing`, `unreadable` or `empty`.
+        UnusableImage: with the code `missing`, `unreadable` or `empty`.
     """
     try:
         found = os.stat(path)
     except FileNotFoundError as error:
-        raise BadImage("missing", f"{path}: no such file") from error
+        raise UnusableImage("missing", f"{path}: no such file") from error
     except OSError as error:
         raise unreadable(path, error) from error
     # Opening a pipe would wait for a writer for ever.
     if not stat.S_ISREG(found.st_mode):
-        raise BadImage("unreadable", f"{path}: expected a plain file, got something else")
+        raise UnusableImage("unreadable", f"{path}: expected a plain file, got something else")
     if not found.st_size:
-        raise BadImage("empty", f"{path}: the file is empty (0 bytes)")
+        raise UnusableImage("empty", f"{path}: the file is empty (0 bytes)")
 
 
-def too_large(path: str | Path, size_hw: tuple[int, int], limit: str) -> BadImage:
+def too_large(path: str | Path, size_hw: tuple[int, int], limit: str) -> UnusableImage:
     """Return the verdict on an image of too many pixels; `limit` ends its sentence."""
     height, width = size_hw
-    return BadImage(
+    return UnusableImage(
         "too_large",
         f"{path}: {width} x {height} pixels are {width * height / 1e6:.1f} megapixels, more than "
         f"{limit}; set images.tile, which takes larger images that can be read in parts (TIFF in "
@@ -121,22 +121,22 @@ def too_large(path: str | Path, size_hw: tuple[int, int], limit: str) -> BadImag
     )
 
 
-def damaged(path: str | Path, error: Exception) -> BadImage:
+def damaged(path: str | Path, error: Exception) -> UnusableImage:
     """Return the verdict on what a library raised that reads images: anything, on damaged bytes."""
     said = str(error) or type(error).__name__
     if isinstance(error, Image.DecompressionBombError):
-        return BadImage(
+        return UnusableImage(
             "too_large", f"{path}: {said}; save it as a TIFF in tiles and set images.tile"
         )
     # A place in the file that cannot be, as damaged bytes name it, is the system's EINVAL.
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
         return unreadable(path, error)
     if _says(said, _UNSUPPORTED) and not isinstance(error, _MISTAKES):
-        return BadImage("unsupported", f"{path}: {said}; convert the file to PNG or JPEG")
+        return UnusableImage("unsupported", f"{path}: {said}; convert the file to PNG or JPEG")
     package = type(error).__module__.partition(".")[0]
     if isinstance(error, _ENDS_EARLY) or package in _DECODERS or _says(said, _DAMAGE):
-        return BadImage("truncated", f"{path}: {said}; copy or export the file again")
-    return BadImage(
+        return UnusableImage("truncated", f"{path}: {said}; copy or export the file again")
+    return UnusableImage(
         "undecodable",
         f"{path}: reading it failed with {type(error).__name__}: {said}; expected an image that "
         "other programs open. If they do, save it with one of them as PNG or TIFF",
@@ -147,9 +147,9 @@ def _says(text: str, words: Sequence[str]) -> bool:
     return any(word in text.lower() for word in words)
 
 
-def unreadable(path: str | Path, error: OSError) -> BadImage:
+def unreadable(path: str | Path, error: OSError) -> UnusableImage:
     """Return the verdict on a file that the system does not let be read."""
-    return BadImage("unreadable", f"{path}: {error.strerror or error}; check its permissions")
+    return UnusableImage("unreadable", f"{path}: {error.strerror or error}; check its permissions")
 
 
 @contextmanager
@@ -157,12 +157,12 @@ def verdict_on(address: str | Path) -> Iterator[None]:
     """Turn what a disk or a store says of a single file into a verdict on that image.
 
     Raises:
-        BadImage: the file is not there, or must not be read.
+        UnusableImage: the file is not there, or must not be read.
     """
     try:
         yield
     except FileNotFoundError as error:
-        raise BadImage("missing", f"{address}: no such file") from error
+        raise UnusableImage("missing", f"{address}: no such file") from error
     except OSError as error:
         raise unreadable(address, error) from error
 
@@ -172,17 +172,19 @@ def library_verdicts(address: str | Path) -> Iterator[None]:
     """Turn whatever a library raises that reads images into a verdict on the image.
 
     Raises:
-        BadImage: of whatever is raised within the block.
+        UnusableImage: of whatever is raised within the block.
         TransientError, StoreAccessError: the network failed, or keys did: that says nothing about
             the image.
     """
     try:
         yield
-    except (BadImage, TransientError, StoreAccessError):
+    except (UnusableImage, TransientError, StoreAccessError):
         raise
     except InputError as error:
-        raise BadImage("unsupported", str(error)) from error
+        raise UnusableImage("unsupported", str(error)) from error
     except MemoryError as error:
-        raise BadImage("too_large", f"{address}: memory does not hold one plane of it") from error
+        raise UnusableImage(
+            "too_large", f"{address}: memory does not hold one plane of it"
+        ) from error
     except Exception as error:  # decoders raise anything on damaged bytes
         raise damaged(address, error) from error

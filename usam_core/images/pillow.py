@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from usam_core.images.errors import (
-    BadImage,
+    UnusableImage,
     check_size,
     damaged,
     too_large,
@@ -34,7 +34,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF
 """What is read with Pillow, by its names: others run programs or fetch files, and TIFF is read by
 its own tags, of which Pillow leaves some out."""
 
-MOST_SCANS = 100
+MAX_SCANS = 100
 """Most scans of a JPEG; cameras and encoders make 1 to 12."""
 
 _PREFIX_BYTES = 16
@@ -62,7 +62,7 @@ def open_picture(
     """Return the image with its header read, checked for size and pages.
 
     Raises:
-        BadImage: the file cannot be used as a single picture.
+        UnusableImage: the file cannot be used as a single picture.
     """
     image = _identify(file, path)
     width, height = image.size
@@ -70,7 +70,7 @@ def open_picture(
     check_values(path, width * height * len(image.getbands()), lambda: _size(file))
     try:
         _check_single(path, image)
-    except BadImage:
+    except UnusableImage:
         raise
     except Exception as error:  # decoders raise anything on damaged bytes
         raise damaged(path, error) from error
@@ -88,7 +88,7 @@ def decode(path: str | Path, content: bytes, max_megapixels: float, window: Wind
     """Decode a file of a single picture of 8 bit colour, or of grey of any depth.
 
     Raises:
-        BadImage: the bytes cannot be used as a single picture.
+        UnusableImage: the bytes cannot be used as a single picture.
     """
     image = open_picture(io.BytesIO(content), path, max_megapixels)
     check_scans(path, image, content)
@@ -98,7 +98,7 @@ def decode(path: str | Path, content: bytes, max_megapixels: float, window: Wind
             image.load()
             key = window_key(grey_type(image), "0")
             rgb, used = _to_rgb(path, image, of_kind(window, key))
-    except BadImage:
+    except UnusableImage:
         raise
     except MemoryError as error:
         raise too_large(path, image.size[::-1], "memory holds") from error
@@ -123,15 +123,15 @@ def check_scans(path: str | Path, image: ImageFile.ImageFile, content: bytes) ->
     """Refuse a JPEG that would take for ever.
 
     Raises:
-        BadImage: with the code `too_many_scans`.
+        UnusableImage: with the code `too_many_scans`.
     """
     # Each scan of a progressive JPEG goes over all pixels again: a small file with thousands of
     # them would take hours. In coded data the marker's first byte never stands alone.
     scans = scans_in(content) if image.format in ("JPEG", "MPO") else 0
-    if scans > MOST_SCANS:
-        raise BadImage(
+    if scans > MAX_SCANS:
+        raise UnusableImage(
             "too_many_scans",
-            f"{path}: the JPEG has {scans} scans; expected at most {MOST_SCANS}. Save it again",
+            f"{path}: the JPEG has {scans} scans; expected at most {MAX_SCANS}. Save it again",
         )
 
 
@@ -181,7 +181,7 @@ def _identify(file: io.BufferedIOBase, path: str | Path) -> ImageFile.ImageFile:
             return factory(file)
         except Exception as error:  # decoders raise anything on damaged bytes
             raise damaged(path, error) from error
-    raise BadImage(
+    raise UnusableImage(
         "not_an_image",
         f"{path}: the first bytes {prefix!r} are of no known image format; "
         f"expected one of {', '.join(FORMATS)}, TIFF",
@@ -191,7 +191,7 @@ def _identify(file: io.BufferedIOBase, path: str | Path) -> ImageFile.ImageFile:
 def _check_single(path: str | Path, image: ImageFile.ImageFile) -> None:
     # A camera's JPEG (MPO) may carry a preview or a depth map behind its picture: that is fine.
     if image.format != "MPO" and getattr(image, "is_animated", False):
-        raise BadImage(
+        raise UnusableImage(
             "animated",
             f"{path}: the {image.format} file is animated; expected a single picture. Save the "
             "frame that counts as a file of its own",
@@ -220,4 +220,4 @@ def _to_rgb(
         return to_rgb(image, window)
     except ValueError as error:
         code = "no_values" if image.mode == "F" else "unsupported"
-        raise BadImage(code, f"{path}: {error}") from error
+        raise UnusableImage(code, f"{path}: {error}") from error

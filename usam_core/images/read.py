@@ -8,7 +8,7 @@ from pathlib import Path
 
 from usam_core.errors import InputError
 from usam_core.files.fsspec_io import is_url, open_bytes
-from usam_core.images.errors import PATH_CODES, REASONS, BadImage, library_verdicts, verdict_on
+from usam_core.images.errors import PATH_CODES, REASONS, UnusableImage, library_verdicts, verdict_on
 from usam_core.images.listing.content import bytes_key, is_zarr_url, ref_digest, remembered_content
 from usam_core.images.pillow import DecodedImage, decode, stretched
 from usam_core.images.ref import ImageRef
@@ -28,8 +28,8 @@ from usam_core.images.stores.show import Channels, paint, view
 __all__ = [
     "PATH_CODES",
     "REASONS",
-    "BadImage",
     "DecodedImage",
+    "UnusableImage",
     "check_bytes",
     "check_image",
     "read_image",
@@ -62,7 +62,7 @@ def read_image(
         stretch: let 8-bit values go through the image's own percentiles.
 
     Raises:
-        BadImage: the image cannot be used, with one of `REASONS`.
+        UnusableImage: the image cannot be used, with one of `REASONS`.
         InputError: `window` is no window, or a store's keys are missing.
         TransientError: the network failed: that says nothing about the image.
     """
@@ -126,13 +126,13 @@ def _read_plane(
     return DecodedImage(rgb, how.hull, said)
 
 
-def _changed(ref: ImageRef) -> BadImage:
-    return BadImage("changed", f"{ref}: the file changed since it was listed; run again")
+def _changed(ref: ImageRef) -> UnusableImage:
+    return UnusableImage("changed", f"{ref}: the file changed since it was listed; run again")
 
 
 def _content(address: str) -> bytes:
     with verdict_on(address):
         content = open_bytes(address)
     if not content:
-        raise BadImage("empty", f"{address}: the file is empty (0 bytes)")
+        raise UnusableImage("empty", f"{address}: the file is empty (0 bytes)")
     return content

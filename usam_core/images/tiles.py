@@ -61,7 +61,7 @@ def shared(one: Box, other: Box) -> Box | None:
     return Box(rows, columns) if rows[0] < rows[1] and columns[0] < columns[1] else None
 
 
-def neighbours(boxes: list[Box]) -> Iterator[tuple[int, int, Box]]:
+def neighbors(boxes: list[Box]) -> Iterator[tuple[int, int, Box]]:
     """Yield the numbers of every two boxes that overlap, and what they share.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import isotonic_regression
 from torch.nn import functional
 
-from usam_core.inference.calibration import Calibration, best_log_odds, centred
+from usam_core.inference.calibration import Calibration, best_log_odds, centerd
 
 NONE = -1
 """Target of a mask that shows no one class."""
@@ -60,7 +60,7 @@ def fit_calibration(scenes: Sequence[SceneMasks], names: Sequence[str]) -> Calib
 
 
 def _fit_masks(scenes: Sequence[SceneMasks], classes: int) -> Calibration:
-    logits = torch.from_numpy(np.concatenate([centred(scene.logits, classes) for scene in scenes]))
+    logits = torch.from_numpy(np.concatenate([centerd(scene.logits, classes) for scene in scenes]))
     iou = torch.from_numpy(np.concatenate([scene.predicted_iou for scene in scenes])).double()
     targets = torch.from_numpy(np.concatenate([scene.targets for scene in scenes]))
     # Logarithm of T, and what "none" has; from where a softmax alone would begin.
@@ -76,7 +76,7 @@ def _fit_masks(scenes: Sequence[SceneMasks], classes: int) -> Calibration:
         # The weak pull keeps numbers finite where the truth can be told apart without fault.
         return functional.nll_loss(log_p, wanted) + 1e-4 * free.square().sum()
 
-    _minimise(free, loss)
+    _minimize(free, loss)
     log_t, offset, slope = free.tolist()
     return Calibration(float(np.exp(log_t)), offset, slope, classes=classes)
 
@@ -114,23 +114,23 @@ def _fit_presence(
         # Where the evidence never differs, the slope is free: the pull is to leave it as it is.
         return fitted + 1e-4 * (free - start).square().sum()
 
-    _minimise(free, loss)
+    _minimize(free, loss)
     offset, slope = free.tolist()
     return offset, max(0.0, slope)
 
 
-def _minimise(free: torch.Tensor, loss) -> None:
-    optimiser = torch.optim.LBFGS(
+def _minimize(free: torch.Tensor, loss) -> None:
+    optimizer = torch.optim.LBFGS(
         [free], max_iter=200, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
     )
 
     def closure() -> torch.Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value = loss()
         value.backward()
         return value
 
-    optimiser.step(closure)
+    optimizer.step(closure)
 
 
 def class_probabilities(scene: SceneMasks, found: Calibration, classes: int) -> np.ndarray:

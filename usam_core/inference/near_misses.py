@@ -4,19 +4,19 @@ import numpy as np
 
 from usam_core.masks.overlap import Overlaps
 
-MOST = 2
+MAX = 2
 """So many are kept of an image: there are always very many masks that nobody would want."""
 
-_LEAST = 0.5
+_MIN = 0.5
 """Masks with less of their threshold than this share were not near it."""
 
 _LOOKED_AT = 16
 
 
 def near_misses(
-    packed: np.ndarray, reached: np.ndarray, kept: np.ndarray, most_iou: float
+    packed: np.ndarray, reached: np.ndarray, kept: np.ndarray, max_iou: float
 ) -> np.ndarray:
-    """Return the rows of the dropped masks that came nearest, best first, int64 (at most `MOST`,).
+    """Return the rows of the dropped masks that came nearest, best first, int64 (at most `MAX`,).
 
     A mask of what a kept one, or a nearer miss, shows already is left out.
 
@@ -24,10 +24,10 @@ def near_misses(
         packed: uint8 (p, u, b), the dropped masks.
         reached: float (p,), confidence as a share of the threshold.
         kept: uint8 (k, u, b), the masks that were kept.
-        most_iou: masks that overlap more than this show the same.
+        max_iou: masks that overlap more than this show the same.
     """
     order = np.argsort(-reached, kind="stable")[:_LOOKED_AT]
-    order = order[reached[order] >= _LEAST]
+    order = order[reached[order] >= _MIN]
     if not len(order):
         return order
     overlaps = Overlaps(np.concatenate([kept, packed[order]]))
@@ -35,9 +35,9 @@ def near_misses(
     found = []
     for row, place in enumerate(order, start=len(kept)):
         overlap, _ = overlaps(row, np.array(shown, np.int64))
-        if not (overlap > most_iou).any():
+        if not (overlap > max_iou).any():
             shown.append(row)
             found.append(place)
-        if len(found) == MOST:
+        if len(found) == MAX:
             break
     return np.array(found, np.int64)

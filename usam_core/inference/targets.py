@@ -6,7 +6,7 @@ from PIL import Image
 from usam_core.inference.fit_calibration import NONE
 from usam_core.masks.bits import areas, unpack, valid_hw
 
-LEAST_SHARE = 0.5
+MIN_SHARE = 0.5
 """A mask shows a class when so much of it lies on an object of it, whole or part: the question is
 what the mask is of, as for images whose truth is pixels alone (`usam_core.metrics.confidence`)."""
 
@@ -24,7 +24,7 @@ def shown_classes(packed: np.ndarray, truth: np.ndarray, values: np.ndarray) -> 
     masks = unpack(packed)[:, :rows, :columns].reshape(len(packed), rows * columns)
     sizes = np.maximum(areas(packed), 1)
     shown = np.full(len(packed), NONE, np.int64)
-    best = np.full(len(packed), LEAST_SHARE)
+    best = np.full(len(packed), MIN_SHARE)
     # By class and not by label: at a coarser level two objects may be of one.
     for value in np.unique(values[np.unique(small)]):
         if value == NONE:

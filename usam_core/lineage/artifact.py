@@ -20,7 +20,7 @@ SCENES, TRUTHS = "scenes/", "truth/"
 
 
 @dataclass(frozen=True)
-class Subject:
+class Artifact:
     """One output, or all outputs of a step.
 
     Attributes:
@@ -54,7 +54,7 @@ class Subject:
         return "overlay" if self.name.startswith(OVERLAYS) else "output"
 
 
-def find_subject(path: str | Path) -> Subject:
+def find_artifact(path: str | Path) -> Artifact:
     """Return what a path is.
 
     Raises:
@@ -72,10 +72,10 @@ def find_subject(path: str | Path) -> Subject:
         )
     name = file.relative_to(folder).as_posix()
     if file.parent == folder / EARLIER:
-        return Subject(file, folder, ".", file)
+        return Artifact(file, folder, ".", file)
     if name in (LINEAGE, RECORD) or file.is_dir():
         name = "."
-    return Subject(file, folder, name, folder / LINEAGE, _entry(folder, name))
+    return Artifact(file, folder, name, folder / LINEAGE, _entry(folder, name))
 
 
 def read_parts(folder: Path, names: list[str]) -> Iterator[dict[str, Any]]:

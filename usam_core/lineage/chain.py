@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from usam_core.errors import StoreError
 from usam_core.files.digest import file_digest
-from usam_core.lineage.artifact import Subject, find_subject
+from usam_core.lineage.artifact import Artifact, find_artifact
 from usam_core.lineage.document import EARLIER, LINEAGE, find_document, read_document
 
 Key = tuple[str, str | None]
@@ -52,7 +52,7 @@ class Chain:
         links: every step, each once, by path and digest; the first is the output's own.
     """
 
-    subject: Subject
+    subject: Artifact
     root: Path
     links: dict[tuple[str, str | None], Link] = field(default_factory=dict)
 
@@ -133,12 +133,12 @@ def made_by(document: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _start(path: str | Path) -> tuple[Subject, dict[str, Any], Path]:
+def _start(path: str | Path) -> tuple[Artifact, dict[str, Any], Path]:
     """Return the output, its document and the project's folder."""
     found = []
     # A linked folder of results leads to its project by the one or by the other path.
     for way in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
-        subject = find_subject(way)
+        subject = find_artifact(way)
         document = read_document(subject.document)
         root = Path(os.path.normpath(subject.folder / document["root"]))
         if (root / document["project_file"]).exists():
@@ -196,7 +196,7 @@ _DESCRIBE = {
 }
 
 
-_MOST_NAMED = 3
+_MAX_NAMED = 3
 """So many damages of one kind are named; the others are counted."""
 
 
@@ -227,7 +227,7 @@ class Finding:
     @property
     def text(self) -> str:
         """Return what is wrong, else what was compared."""
-        rest = len(self.wrong) - _MOST_NAMED
+        rest = len(self.wrong) - _MAX_NAMED
         others = f" (and {rest} more)" if rest > 0 else ""
         said = self.said or (f"{self.files} files" if self.files else "")
-        return "; ".join(self.wrong[:_MOST_NAMED]) + others or said
+        return "; ".join(self.wrong[:_MAX_NAMED]) + others or said

@@ -55,7 +55,7 @@ def read_label_png(path: Path) -> np.ndarray:
     try:
         with opened_png(path) as picture:
             if picture.mode in ("RGB", "RGBA"):
-                values, known = values_of_colours(np.asarray(picture.convert("RGB")))
+                values, known = values_of_colors(np.asarray(picture.convert("RGB")))
                 labels = np.where(known, values, _VOID).astype(np.uint8)
             else:
                 labels = np.asarray(picture)
@@ -101,7 +101,7 @@ def _signature(labels: np.ndarray) -> str:
     return hashlib.sha256(labels.astype("<u2").tobytes()).hexdigest()
 
 
-def values_of_colours(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def values_of_colors(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the values that VOC's palette gives to colours, and where it has the colour at all.
 
     Args:

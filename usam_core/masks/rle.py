@@ -7,7 +7,7 @@ from pycocotools import mask as coco_mask
 
 _LOW = 5
 """Bits of a number that one character holds."""
-_MOST = 7
+_MAX = 7
 """Characters of the longest number that pycocotools counts to."""
 _MORE, _SIGN = 0x20, 0x10
 
@@ -59,7 +59,7 @@ def run_lengths(counts: str) -> np.ndarray:
         raise ValueError("the RLE's counts end within a run, or hold a negative one")
     first = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
     sizes = np.diff(np.append(first, len(codes)))
-    if sizes.max() > _MOST:
+    if sizes.max() > _MAX:
         raise ValueError("the RLE's counts are no text of COCO's")
     place = np.arange(len(codes)) - np.repeat(first, sizes)
     numbers = np.add.reduceat((codes & 0x1F) << (_LOW * place), first)

@@ -10,7 +10,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from usam_core.images.ref import Box
-from usam_core.images.tiles import neighbours, shared
+from usam_core.images.tiles import neighbors, shared
 from usam_core.masks.rle import run_lengths
 
 Record = dict[str, Any]
@@ -70,7 +70,7 @@ def joined(
     """
     starts = np.cumsum([0, *map(len, found)])
     parent = list(range(int(starts[-1])))
-    for first, second, both in neighbours(list(boxes)):
+    for first, second, both in neighbors(list(boxes)):
         here, there = (_within(found[tile], both) for tile in (first, second))
         for one, other in _same(here, there, rectangle(both, size_hw)):
             a = _root(parent, int(starts[first]) + one)

@@ -10,7 +10,7 @@ from usam_core.inference.reliability import reliability
 from usam_core.masks.rle import decode
 from usam_core.truth.base import VOID
 
-LEAST_SHARE = 0.5
+MIN_SHARE = 0.5
 
 
 class StatedProbabilities:
@@ -38,7 +38,7 @@ class StatedProbabilities:
             if under.size:
                 self._sure.append(one["probability"])
                 share = (under == one["category_id"]).mean()
-                self._right.append(bool(share >= LEAST_SHARE))
+                self._right.append(bool(share >= MIN_SHARE))
 
     def table(self) -> pd.DataFrame:
         """Return accuracy and mean probability by bin; see `reliability`."""

@@ -8,7 +8,7 @@ from usam_core.config.schema import GateConfig
 
 COVERED = 0.9
 """A class that takes more than this share of an image covers it."""
-_LEAST_SHARE = 0.001
+_MIN_SHARE = 0.001
 """A class that covers less of the images than this may come and go."""
 
 
@@ -136,7 +136,7 @@ def _share_changes(
     for name in sorted({*now.class_share, *(n for run in last for n in run.class_share)}):
         share = now.class_share.get(name, 0.0)
         usual = median(run.class_share.get(name, 0.0) for run in last)
-        low, high = sorted((max(share, _LEAST_SHARE), max(usual, _LEAST_SHARE)))
+        low, high = sorted((max(share, _MIN_SHARE), max(usual, _MIN_SHARE)))
         if high > most * low:
             found.append(
                 Objection(

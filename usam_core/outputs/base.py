@@ -29,7 +29,7 @@ class Target:
     Attributes:
         folder: of this format alone.
         classes: names; category i + 1 is class i.
-        colours: uint8 (c + 1, 3), background first.
+        colors: uint8 (c + 1, 3), background first.
         run: key of the annotate step that made the labels.
         images: folder or URL that the images' paths count from.
         labels: folder of the annotate step.
@@ -41,7 +41,7 @@ class Target:
 
     folder: Path
     classes: Sequence[str]
-    colours: np.ndarray
+    colors: np.ndarray
     run: str
     images: str
     labels: Path

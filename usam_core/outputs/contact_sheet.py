@@ -15,16 +15,16 @@ _CAPTION = 18
 Row = tuple[str, np.ndarray, np.ndarray, np.ndarray]
 
 
-def contact_sheet(rows: Sequence[Row], classes: Sequence[str], colours: np.ndarray) -> Image.Image:
+def contact_sheet(rows: Sequence[Row], classes: Sequence[str], colors: np.ndarray) -> Image.Image:
     """Return the sheet.
 
     Args:
         rows: caption, image uint8 (h, w, 3), truth and labels, integers (h, w) each.
         classes: names of the labels 1, 2, ...
-        colours: uint8 (c + 1, 3).
+        colors: uint8 (c + 1, 3).
     """
     font = ImageFont.load_default(size=12)
-    strips = [_strip(row, colours) for row in rows]
+    strips = [_strip(row, colors) for row in rows]
     width = 3 * _SIDE
     height = sum(strip.height + _CAPTION for strip in strips)
     sheet = Image.new("RGB", (width, height), "white")
@@ -35,20 +35,20 @@ def contact_sheet(rows: Sequence[Row], classes: Sequence[str], colours: np.ndarr
         sheet.paste(strip, (0, top + _CAPTION))
         top += strip.height + _CAPTION
     every = np.arange(len(classes) + 1)[None]
-    return with_legend(np.asarray(sheet), every, classes, colours)
+    return with_legend(np.asarray(sheet), every, classes, colors)
 
 
 def save_contact_sheet(
-    path: Path, rows: Sequence[Row], classes: Sequence[str], colours: np.ndarray
+    path: Path, rows: Sequence[Row], classes: Sequence[str], colors: np.ndarray
 ) -> None:
     """Write the sheet as PNG."""
     with whole_file(path) as temporary:
-        contact_sheet(rows, classes, colours).save(temporary, format="PNG", optimize=True)
+        contact_sheet(rows, classes, colors).save(temporary, format="PNG", optimize=True)
 
 
-def _strip(row: Row, colours: np.ndarray) -> Image.Image:
+def _strip(row: Row, colors: np.ndarray) -> Image.Image:
     _, rgb, truth, labels = row
-    pictures = [rgb, overlay(rgb, truth, colours), overlay(rgb, labels, colours)]
+    pictures = [rgb, overlay(rgb, truth, colors), overlay(rgb, labels, colors)]
     height = max(1, round(_SIDE * rgb.shape[0] / rgb.shape[1]))
     strip = Image.new("RGB", (3 * _SIDE, height))
     for number, picture in enumerate(pictures):

@@ -37,9 +37,9 @@ SCHEMA = pa.schema(
 what a person decided of the mask ("accepted", "changed", or null for nothing), `run` the key of the
 annotate step that the table was made from."""
 
-_ROWS_A_BATCH = 1024
+_ROWS_PER_BATCH = 1024
 """Rows that are Python objects at a time: they take many times the memory of columns."""
-_BATCHES_A_GROUP = 16
+_BATCHES_PER_GROUP = 16
 
 
 class ParquetWriter(Writer):
@@ -79,10 +79,10 @@ class ParquetWriter(Writer):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as temporary, pq.ParquetWriter(temporary, SCHEMA) as file:
             batches = self._batches(rows)
-            while group := list(islice(batches, _BATCHES_A_GROUP)):
+            while group := list(islice(batches, _BATCHES_PER_GROUP)):
                 file.write_table(pa.Table.from_batches(group, SCHEMA))
         return [path]
 
     def _batches(self, rows: Iterator[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
-        while some := [{**row, "run": self.to.run} for row in islice(rows, _ROWS_A_BATCH)]:
+        while some := [{**row, "run": self.to.run} for row in islice(rows, _ROWS_PER_BATCH)]:
             yield pa.RecordBatch.from_pylist(some, SCHEMA)

@@ -76,9 +76,9 @@ class LabelCanvas:
     def _write(self, file: BinaryIO, signature: str) -> None:
         height, width = self._labels.shape
         is_small = self._labels.dtype == np.uint8
-        depth, colour = (8, 3) if is_small else (16, 0)
+        depth, color = (8, 3) if is_small else (16, 0)
         file.write(b"\x89PNG\r\n\x1a\n")
-        _chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+        _chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
         if is_small:
             _chunk(file, b"PLTE", voc_palette().tobytes())
         _chunk(file, b"tEXt", f"{SIGNATURE}\0{signature}".encode("ascii"))

@@ -54,8 +54,8 @@ class LabelStudioWriter(Writer):
         kind = "BrushLabels" if self.to.shapes == "brush" else "PolygonLabels"
         lines = ["<View>", '  <Image name="image" value="$image" zoom="true"/>']
         lines.append(f'  <{kind} name="label" toName="image">')
-        for name, colour in zip(self.to.classes, self.to.colours[1:], strict=True):
-            background = "#" + bytes(colour.tolist()).hex()
+        for name, color in zip(self.to.classes, self.to.colors[1:], strict=True):
+            background = "#" + bytes(color.tolist()).hex()
             lines.append(f'    <Label value={quoteattr(name)} background="{background}"/>')
         lines += [f"  </{kind}>", "</View>", ""]
         with whole_file(config) as temporary:

@@ -139,7 +139,7 @@ class OmeZarrWriter(Writer):
         found: dict[str, Any] = {}
         if labels:
             found["colors"] = [
-                {"label-value": number, "rgba": [*self.to.colours[label].tolist(), 255]}
+                {"label-value": number, "rgba": [*self.to.colors[label].tolist(), 255]}
                 for number, label in enumerate(labels, start=1)
             ]
             found["properties"] = [

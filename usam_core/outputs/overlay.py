@@ -13,24 +13,24 @@ _OPACITY = 0.5
 _LINE = 18
 
 
-def overlay(rgb: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+def overlay(rgb: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Return the image with labels blended over it and their borders drawn, uint8 (h, w, 3).
 
     Args:
         rgb: uint8 (h, w, 3).
         labels: integers (h, w), 0 is left as it is; void, below it or beyond the colours, is too.
-        colours: uint8 (c + 1, 3).
+        colors: uint8 (c + 1, 3).
     """
-    known = (labels > 0) & (labels < len(colours))
-    colour = colours[np.where(known, labels, 0)].astype(np.float32)
-    blended = np.where(known[..., None], rgb * (1 - _OPACITY) + colour * _OPACITY, rgb)
+    known = (labels > 0) & (labels < len(colors))
+    color = colors[np.where(known, labels, 0)].astype(np.float32)
+    blended = np.where(known[..., None], rgb * (1 - _OPACITY) + color * _OPACITY, rgb)
     border = known & (ndimage.grey_erosion(labels, size=3) != ndimage.grey_dilation(labels, size=3))
-    blended[border] = colour[border]
+    blended[border] = color[border]
     return blended.astype(np.uint8)
 
 
 def with_legend(
-    picture: np.ndarray, labels: np.ndarray, classes: Sequence[str], colours: np.ndarray
+    picture: np.ndarray, labels: np.ndarray, classes: Sequence[str], colors: np.ndarray
 ) -> Image.Image:
     """Return the picture with a strip below it that names the classes present."""
     present = [int(v) for v in np.unique(labels) if 0 < v <= len(classes)]
@@ -50,7 +50,7 @@ def with_legend(
     for number, items in enumerate(lines):
         top = image.height + number * _LINE
         for left, value in items:
-            fill = tuple(int(channel) for channel in colours[value])
+            fill = tuple(int(channel) for channel in colors[value])
             draw.rectangle((left, top + 4, left + 10, top + 14), fill=fill, outline="black")
             draw.text((left + 14, top + 1), classes[value - 1], fill="black", font=font)
     return strip
@@ -61,9 +61,9 @@ def save_overlay(
     rgb: np.ndarray,
     labels: np.ndarray,
     classes: Sequence[str],
-    colours: np.ndarray,
+    colors: np.ndarray,
 ) -> None:
     """Write an overlay with its legend as JPEG."""
-    picture = with_legend(overlay(rgb, labels, colours), labels, classes, colours)
+    picture = with_legend(overlay(rgb, labels, colors), labels, classes, colors)
     with whole_file(path) as temporary:
         picture.save(temporary, format="JPEG", quality=88)

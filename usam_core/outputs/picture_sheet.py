@@ -13,7 +13,7 @@ from usam_core.images.read import read_image
 _SIDE = 120
 _CAPTION = 16
 _COLUMNS = 8
-_MOST = 48
+_MAX = 48
 _QUALITY = 80
 
 
@@ -31,8 +31,8 @@ def save_picture_sheet(
     there = [(file, code) for file, code in dropped if os.path.isfile(file)]
     kept_tiles = [(file, "") for file in kept]
     parts = [
-        _part(f"{name}: {len(kept)} kept", kept_tiles[:_MOST]),
-        _part(f"{len(dropped)} dropped", there[:_MOST]),
+        _part(f"{name}: {len(kept)} kept", kept_tiles[:_MAX]),
+        _part(f"{len(dropped)} dropped", there[:_MAX]),
     ]
     sheet = Image.new("RGB", (_COLUMNS * _SIDE, sum(part.height for part in parts)), "white")
     top = 0

@@ -1,8 +1,8 @@
 """Work ahead of a loop and behind it, on threads, with bounded queues.
 
-A loop that feeds a device should wait neither for files nor for the disk: `ahead` makes its inputs
-while it is busy, `Behind` does away with its outputs. Both keep the order, hold no more than a few
-items, pass errors on to the loop, and leave no thread behind however the loop ends.
+A loop that feeds a device should wait neither for files nor for the disk: `prefetch` makes its
+inputs while it is busy, `BackgroundWriter` writes its outputs. Both keep the order, hold few items,
+pass errors on to the loop, and leave no thread behind however the loop ends.
 """
 
 from collections import deque
@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def ahead(
+def prefetch(
     function: Callable[[Item], Made], items: Iterable[Item], threads: int, depth: int
 ) -> Iterator[Made]:
     """Yield `function` of each item in order, worked out while the caller is busy with others.
@@ -43,7 +43,7 @@ def ahead(
                 future.cancel()
 
 
-class Behind:
+class BackgroundWriter:
     """Does jobs on threads behind a loop; leaving the block waits for them.
 
     If the block is left by an error, jobs that are not begun are dropped. The first error of a job
@@ -59,7 +59,7 @@ class Behind:
         self._depth = depth
         self._waiting: deque[Future[Any]] = deque()
 
-    def __enter__(self) -> "Behind":
+    def __enter__(self) -> "BackgroundWriter":
         return self
 
     def __exit__(

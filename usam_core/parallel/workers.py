@@ -15,7 +15,7 @@ import torch
 from usam_core.config.compute import ComputeConfig
 from usam_core.progress import Advance, Bar, Progress
 
-CORES_A_WORKER = 4
+CORES_PER_WORKER = 4
 """Without a GPU: torch still gains from so many threads, and memory is needed by each worker."""
 
 
@@ -126,7 +126,7 @@ def worker_count(config: ComputeConfig, device: str) -> int:
         return config.workers
     if _gpus(device) or (device != "cpu" and torch.backends.mps.is_available()):
         return _gpus(device) if _gpus(device) > 1 else 0
-    count = _cores() // CORES_A_WORKER
+    count = _cores() // CORES_PER_WORKER
     return count if count > 1 else 0
 
 

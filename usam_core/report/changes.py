@@ -8,8 +8,8 @@ from usam_core.report.found import labelled_picture
 from usam_core.report.pictures import Album
 from usam_core.report.runs import LabelledRun
 
-MOST_IMAGES = 8
-_MOST_ROWS = 50
+MAX_IMAGES = 8
+_MAX_ROWS = 50
 _SIDE = 360
 
 
@@ -18,7 +18,7 @@ def changes_part(
     before: LabelledRun,
     after: LabelledRun,
     album: Album,
-    most: int = MOST_IMAGES,
+    most: int = MAX_IMAGES,
 ) -> dict[str, Any]:
     """Return what the page says of a difference.
 
@@ -30,7 +30,7 @@ def changes_part(
         most: images that changed most, to be shown side by side.
     """
     changed = difference.images
-    rows = changed.head(_MOST_ROWS).to_dict("records")
+    rows = changed.head(_MAX_ROWS).to_dict("records")
     return {
         "before": difference.before,
         "after": difference.after,
@@ -43,11 +43,11 @@ def changes_part(
         "more": len(changed) - len(rows),
         "changed": len(changed),
         "same": difference.same,
-        "added": difference.added[:_MOST_ROWS],
+        "added": difference.added[:_MAX_ROWS],
         "added_count": len(difference.added),
-        "removed": difference.removed[:_MOST_ROWS],
+        "removed": difference.removed[:_MAX_ROWS],
         "removed_count": len(difference.removed),
-        "replaced": difference.replaced[:_MOST_ROWS],
+        "replaced": difference.replaced[:_MAX_ROWS],
         "replaced_count": len(difference.replaced),
         "pairs": [pair for row in rows[:most] if (pair := _pair(row, before, after, album))],
     }

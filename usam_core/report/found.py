@@ -14,14 +14,14 @@ from usam_core.report.pictures import Album, Picture, crop_of_mask, enlarged
 from usam_core.report.runs import LabelledRun
 from usam_core.report.samples import KINDS, Sample
 
-MOST_CHARTS = 200
+MAX_CHARTS = 200
 """Classes with charts; the table has all."""
 
-MOST_SAMPLES = 360
+MAX_SAMPLES = 360
 """Masks shown, of all classes and kinds together."""
 
-_MOST_NAMES = 50
-_MOST_OVERVIEW = 6
+_MAX_NAMES = 50
+_MAX_OVERVIEW = 6
 _SAMPLE_SIDE = 176
 _OVERVIEW_SIDE = 480
 _SCORE_TICKS = ((0.0, "0"), (0.5, "0.5"), (1.0, "1"))
@@ -38,7 +38,7 @@ def class_rows(run: LabelledRun, thresholds: Sequence[float]) -> list[dict[str, 
         scores = found.loc[own, "score"].to_numpy()
         row = {
             "name": name,
-            "colour": "#{:02x}{:02x}{:02x}".format(*run.colours[label]),
+            "colour": "#{:02x}{:02x}{:02x}".format(*run.colors[label]),
             "images": int(found.loc[own, "image"].nunique()),
             "instances": int(own.sum()),
             "share": pixels / max(1, run.tables.pixels),
@@ -48,7 +48,7 @@ def class_rows(run: LabelledRun, thresholds: Sequence[float]) -> list[dict[str, 
             "scores": None,
             "areas": None,
         }
-        if len(scores) and label <= MOST_CHARTS:
+        if len(scores) and label <= MAX_CHARTS:
             alt = f"scores of {len(scores)} instances of {name}, mean {row['score']:.2f}"
             row["scores"] = histogram(score_bins(scores), _SCORE_TICKS, alt)
             alt = f"areas of {len(scores)} instances of {name}, median {row['area']:.2%}"
@@ -72,8 +72,8 @@ def coverage(run: LabelledRun) -> dict[str, Any]:
     return {
         "share": total,
         "notes": covers_too_much(covered, len(images)),
-        "empty": empty[:_MOST_NAMES],
-        "more_empty": max(0, len(empty) - _MOST_NAMES),
+        "empty": empty[:_MAX_NAMES],
+        "more_empty": max(0, len(empty) - _MAX_NAMES),
         "empty_count": len(empty),
         "chart": histogram(score_bins(share), ticks, alt),
     }
@@ -81,14 +81,14 @@ def coverage(run: LabelledRun) -> dict[str, Any]:
 
 def samples_a_kind(classes: int, most: int) -> int:
     """Return how many masks of each kind a class shows: fewer where there are many classes."""
-    return max(1, min(most, MOST_SAMPLES // (len(KINDS) * max(1, classes)))) if most else 0
+    return max(1, min(most, MAX_SAMPLES // (len(KINDS) * max(1, classes)))) if most else 0
 
 
 def sample_rows(run: LabelledRun, samples: Sequence[Sample], album: Album) -> list[dict[str, Any]]:
     """Return the masks to be looked at, by class; classes with most instances come first."""
     count = np.bincount(run.tables.instances["label"], minlength=len(run.classes) + 1)
     labels = sorted({one.label for one in samples}, key=lambda label: (-count[label], label))
-    shown = labels[: max(1, MOST_SAMPLES // len(KINDS))]
+    shown = labels[: max(1, MAX_SAMPLES // len(KINDS))]
     drawn = _draw_samples(run, [one for one in samples if one.label in set(shown)], album)
     return [
         {
@@ -101,7 +101,7 @@ def sample_rows(run: LabelledRun, samples: Sequence[Sample], album: Album) -> li
 
 def overview(run: LabelledRun, album: Album) -> list[dict[str, Any]]:
     """Return some whole images with their labels; the same images in every run."""
-    chosen = run.tables.images.sort_values(["sha256", "file_name"]).head(_MOST_OVERVIEW)
+    chosen = run.tables.images.sort_values(["sha256", "file_name"]).head(_MAX_OVERVIEW)
     found = []
     for row in chosen.itertuples():
         drawn = labelled_picture(run, row, album, _OVERVIEW_SIDE)
@@ -130,7 +130,7 @@ def labelled_picture(
     labels = enlarged(labels, small.shape[:2])
     names = [run.classes[value - 1] for value in np.unique(labels) if value]
     said = f"labelled {', '.join(names)}" if names else "without a label"
-    return album.add(overlay(small, labels, run.colours), side, f"{row.file_name}: {said}")
+    return album.add(overlay(small, labels, run.colors), side, f"{row.file_name}: {said}")
 
 
 def _draw_samples(
@@ -149,7 +149,7 @@ def _draw_samples(
                 continue  # the file was replaced since
             name = run.classes[one.label - 1]
             crop = crop_of_mask(
-                rgb, one.record["segmentation"], one.record["bbox"], run.colours[one.label]
+                rgb, one.record["segmentation"], one.record["bbox"], run.colors[one.label]
             )
             alt = f"{name}, {one.kind}, in {file_name}"
             picture = album.add(crop, _SAMPLE_SIDE, alt)

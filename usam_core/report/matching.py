@@ -4,7 +4,7 @@ import numpy as np
 
 from usam_core.report.tables import BOX, RunTables
 
-LEAST_IOU = 0.5
+MIN_IOU = 0.5
 """Two instances of one class whose boxes overlap so much are the same thing."""
 
 
@@ -45,7 +45,7 @@ def unmatched(found: np.ndarray, others: np.ndarray) -> np.ndarray:
     left = np.ones(len(labels), bool)
     for _ in range(min(overlap.shape)):
         row, column = np.unravel_index(overlap.argmax(), overlap.shape)
-        if overlap[row, column] < LEAST_IOU:
+        if overlap[row, column] < MIN_IOU:
             break
         left[row] = False
         overlap[row], overlap[:, column] = 0, 0

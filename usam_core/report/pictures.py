@@ -13,7 +13,7 @@ from usam_core.masks.rle import decode
 
 QUALITY = 70
 _MARGIN = 0.35
-_LEAST_SIDE = 48
+_MIN_SIDE = 48
 _OPACITY = 0.35
 
 
@@ -38,14 +38,14 @@ class Album:
     """Makes pictures until they weigh too much.
 
     Args:
-        most_bytes: all pictures together, as they stand in the page.
+        max_bytes: all pictures together, as they stand in the page.
 
     Attributes:
         left_out: how many pictures found no room.
     """
 
-    def __init__(self, most_bytes: int) -> None:
-        self._left = most_bytes
+    def __init__(self, max_bytes: int) -> None:
+        self._left = max_bytes
         self.left_out = 0
 
     def add(self, rgb: np.ndarray | Image.Image, side: int, alt: str) -> Picture | None:
@@ -64,7 +64,7 @@ class Album:
 
 
 def crop_of_mask(
-    rgb: np.ndarray, rle: dict[str, object], box_xywh: Sequence[float], colour: np.ndarray
+    rgb: np.ndarray, rle: dict[str, object], box_xywh: Sequence[float], color: np.ndarray
 ) -> np.ndarray:
     """Return the surroundings of a mask with the mask drawn over them, uint8 (h, w, 3)."""
     mask = decode(rle)
@@ -74,8 +74,8 @@ def crop_of_mask(
     # As thick as will be seen when the crop is reduced.
     thick = max(1, max(part.shape) // 120)
     border = part & ~ndimage.binary_erosion(part, iterations=thick)
-    shown[part] = shown[part] * (1 - _OPACITY) + colour.astype(np.float32) * _OPACITY
-    shown[border] = colour
+    shown[part] = shown[part] * (1 - _OPACITY) + color.astype(np.float32) * _OPACITY
+    shown[border] = color
     around = ndimage.binary_dilation(part, iterations=thick) & ~part
     shown[around] = 255  # a dark colour on a dark image would not be seen
     return shown.astype(np.uint8)
@@ -94,7 +94,7 @@ def enlarged(labels: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
 def _window(box_xywh: Sequence[float], size_hw: tuple[int, ...]) -> tuple[int, int, int, int]:
     """Return top, bottom, left and right of a box with a margin."""
     x, y, w, h = box_xywh
-    side = max(w, h, _LEAST_SIDE / (1 + 2 * _MARGIN)) * (1 + 2 * _MARGIN)
+    side = max(w, h, _MIN_SIDE / (1 + 2 * _MARGIN)) * (1 + 2 * _MARGIN)
     found = []
     for middle, most in ((y + h / 2, size_hw[0]), (x + w / 2, size_hw[1])):
         found += [max(0, int(middle - side / 2)), min(most, int(np.ceil(middle + side / 2)))]

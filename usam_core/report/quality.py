@@ -10,9 +10,9 @@ import pandas as pd
 from usam_core.inference.reliability import expected_calibration_error
 from usam_core.report.charts import reliability_diagram
 
-_MOST_CONFUSED = 25
-_MOST_PAIRS = 10
-_MOST_QUARANTINED = 200
+_MAX_CONFUSED = 25
+_MAX_PAIRS = 10
+_MAX_QUARANTINED = 200
 
 
 def calibration_part(table: pd.DataFrame, what: str) -> dict[str, Any]:
@@ -67,15 +67,15 @@ def quarantine_part(bad: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     return {
         "count": len(bad),
         "codes": Counter(one["code"] for one in bad).most_common(),
-        "rows": list(bad[:_MOST_QUARANTINED]),
-        "more": max(0, len(bad) - _MOST_QUARANTINED),
+        "rows": list(bad[:_MAX_QUARANTINED]),
+        "more": max(0, len(bad) - _MAX_QUARANTINED),
     }
 
 
 def _confusion(names: Sequence[str], pixels: np.ndarray) -> dict[str, Any]:
     """Return the classes with most pixels, and what share of each one's truth went where."""
     weight = pixels.sum(0) + pixels.sum(1)
-    chosen = np.sort(np.argsort(-weight, kind="stable")[:_MOST_CONFUSED])
+    chosen = np.sort(np.argsort(-weight, kind="stable")[:_MAX_CONFUSED])
     share = pixels / np.maximum(1, pixels.sum(1, keepdims=True))
     return {
         "names": [names[n] for n in chosen],
@@ -90,7 +90,7 @@ def _confusion(names: Sequence[str], pixels: np.ndarray) -> dict[str, Any]:
 def _pairs(names: Sequence[str], pixels: np.ndarray) -> list[dict[str, Any]]:
     wrong = pixels.copy()
     np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_PAIRS]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_MAX_PAIRS]
     places = (np.unravel_index(number, wrong.shape) for number in order)
     return [
         {

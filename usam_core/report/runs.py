@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from usam_core.config.palette import class_colours
+from usam_core.config.palette import class_colors
 from usam_core.errors import InputError, StoreError
 from usam_core.files.atomic import whole_file
 from usam_core.files.digest import file_digest
@@ -27,7 +27,7 @@ from usam_core.files.fsspec_io import is_url, join
 from usam_core.files.paths import inside
 from usam_core.files.sealed import read_sealed, write_sealed
 from usam_core.images.listing.content import mismatch
-from usam_core.images.read import BadImage, read_image
+from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.ref import ImageRef
 from usam_core.lineage.artifact import IMAGES, PARTS, RECORD, read_parts
 from usam_core.lineage.document import LINEAGE
@@ -40,7 +40,7 @@ COPIES = "labels.zip"
 FILES = "files"
 """In `KEPT`, the digests of the files beside it."""
 COPY_SIDE = 256
-MOST_COPIES = 2000
+MAX_COPIES = 2000
 """Label maps of so many images are kept, reduced to `COPY_SIDE`: one or two kilobytes each."""
 
 _TABLES = ("images", "instances", "cover")
@@ -74,9 +74,9 @@ class LabelledRun:
         return self.about["classes"]
 
     @property
-    def colours(self) -> np.ndarray:
+    def colors(self) -> np.ndarray:
         """Return the colour of background and each class, uint8 (c + 1, 3)."""
-        return class_colours(self.classes, self.about["colours"])
+        return class_colors(self.classes, self.about["colours"])
 
     def labels(self, row: Any) -> np.ndarray | None:
         """Return the label map of a row of `tables.images`; reduced, or None, in a kept run."""
@@ -98,7 +98,7 @@ class LabelledRun:
         try:
             inside(IMAGES, ImageRef.parse(file_name).file, self.path, linked=True)
             return read_image(join(self.root, file_name), **self.about["reading"]).rgb
-        except (BadImage, StoreError):
+        except (UnusableImage, StoreError):
             return None
 
     @property
@@ -147,7 +147,11 @@ def describe_run(folder: Path) -> dict[str, Any]:
     return {
         "name": config["name"],
         "classes": run["head"]["classes"],
-        "colours": {spec["name"]: spec["colour"] for spec in config["classes"]},
+        "colours": {
+            # Runs of older versions spell it `colour`.
+            spec["name"]: spec.get("color", spec.get("colour"))
+            for spec in config["classes"]
+        },
         "config": config,
         "finished": document["finished"],
         "versions": run["versions"],
@@ -197,7 +201,7 @@ def _chosen(side: int, longer: int) -> np.ndarray:
 
 def _write_copies(run: LabelledRun, target: Path) -> dict[str, int]:
     # By content, so that every run keeps the same images'.
-    chosen = run.tables.images.sort_values(["sha256", "file_name"]).head(MOST_COPIES)
+    chosen = run.tables.images.sort_values(["sha256", "file_name"]).head(MAX_COPIES)
     copies = {}
     with whole_file(target) as temporary, zipfile.ZipFile(temporary, "w") as kept:
         for number, row in enumerate(chosen.itertuples()):

@@ -8,8 +8,8 @@ from usam_core.outputs.picture_sheet import thumbnail
 from usam_core.report.pictures import Album, Picture
 
 _SIDE = 88
-_MOST_A_CLASS = 6
-_MOST = 300
+_MAX_PER_CLASS = 6
+_MAX = 300
 
 
 def training_rows(
@@ -23,7 +23,7 @@ def training_rows(
         dropped: class, origin, code and reason of what was not kept.
         album: takes the thumbnails.
     """
-    most = max(1, min(_MOST_A_CLASS, _MOST // max(1, 2 * len(names))))
+    most = max(1, min(_MAX_PER_CLASS, _MAX // max(1, 2 * len(names))))
     rows = []
     for name in names:
         own, others = kept[kept["class"] == name], dropped[dropped["class"] == name]

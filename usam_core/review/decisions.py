@@ -146,7 +146,7 @@ def read_log(file: Path) -> tuple[list[Decision], list[int]]:
             if not (type(h) is type(w) is int and min(h, w) > 0 and h * w == pixels < 2**32):
                 raise ValueError("the mask's runs do not fill its image")
             found[said.id] = said
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             bad.append(number)
     return list(found.values()), bad
 

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from usam_core.errors import InputError, UserError
-from usam_core.images.read import BadImage
+from usam_core.images.read import UnusableImage
 from usam_core.masks.rle import decode
 from usam_core.review.item import Item
 from usam_core.review.session import Session
@@ -47,7 +47,7 @@ def make_app(
     session: Session,
     token: str,
     title: str,
-    colours: np.ndarray,
+    colors: np.ndarray,
     picture: Callable[[Item], np.ndarray],
     learned: bool = False,
 ) -> FastAPI:
@@ -57,12 +57,12 @@ def make_app(
         session: the review.
         token: who does not know it is refused.
         title: the project's name.
-        colours: uint8 (c + 1, 3), of background and of each class.
+        colors: uint8 (c + 1, 3), of background and of each class.
         picture: gives a mask's image, uint8 (h, w, 3).
         learned: the head has learned from decisions, which the page then says.
     """
     seen = lru_cache(maxsize=2)(lambda item_id: picture(session.item(item_id)))
-    hexes = ["#" + bytes(colour).hex() for colour in colours[1:]]
+    hexes = ["#" + bytes(color).hex() for color in colors[1:]]
     page = Environment(loader=PackageLoader(__package__, PAGE), autoescape=True)
 
     def known(token_given: str) -> None:
@@ -99,8 +99,8 @@ def make_app(
     @routes.get("/api/items/{item_id}/mask")
     def mask(item_id: str, whole: bool = False) -> Response:
         one = session.item(item_id)
-        colour = colours[session.classes.index(one.name) + 1]
-        layer = veil(decode(one.record["segmentation"]), _part(one, whole), tuple(colour.tolist()))
+        color = colors[session.classes.index(one.name) + 1]
+        layer = veil(decode(one.record["segmentation"]), _part(one, whole), tuple(color.tolist()))
         return Response(layer, media_type="image/png")
 
     @routes.post("/api/decisions")
@@ -115,7 +115,7 @@ def make_app(
 
     @app.exception_handler(InputError)
     def wrong(_: Request, error: InputError) -> JSONResponse:
-        gone = isinstance(error, BadImage)
+        gone = isinstance(error, UnusableImage)
         return JSONResponse({"detail": str(error)}, status_code=410 if gone else 422)
 
     @app.middleware("http")

@@ -10,7 +10,7 @@ LONGEST = 1024
 """Longest side of a picture that is sent, pixels."""
 _MARGIN = 0.75
 """Of the mask's longer side: so much of its surroundings is shown on each side."""
-_LEAST = 32
+_MIN = 32
 """And at least so many pixels."""
 _OPACITY = 90
 
@@ -22,7 +22,7 @@ def window(box_xywh: tuple[float, ...], size_hw: tuple[int, int]) -> tuple[int, 
     (0, 0, 82, 62)
     """
     left, top, width, height = box_xywh
-    margin = max(_LEAST, _MARGIN * max(width, height))
+    margin = max(_MIN, _MARGIN * max(width, height))
     bounds = (left - margin, top - margin, left + width + margin, top + height + margin)
     limits = (size_hw[1], size_hw[0]) * 2
     x0, y0, x1, y1 = (int(np.clip(b, 0, m)) for b, m in zip(bounds, limits, strict=True))
@@ -39,18 +39,18 @@ def photograph(rgb: np.ndarray, part: tuple[int, int, int, int]) -> bytes:
     return _encoded(_sized(Image.fromarray(rgb).crop(part), Image.Resampling.LANCZOS), "JPEG")
 
 
-def veil(mask: np.ndarray, part: tuple[int, int, int, int], colour: tuple[int, ...]) -> bytes:
+def veil(mask: np.ndarray, part: tuple[int, int, int, int], color: tuple[int, ...]) -> bytes:
     """Return a mask in its class's colour with a white and black rim, PNG, clear elsewhere.
 
     Args:
         mask: bool (h, w).
         part: as `window` returns it; the picture is as large as that of `photograph`.
-        colour: red, green, blue.
+        color: red, green, blue.
     """
     grey = Image.fromarray(mask.astype(np.uint8) * 255).crop(part)
     inside = np.asarray(_sized(grey, Image.Resampling.BILINEAR)) >= 128
     layer = np.zeros((*inside.shape, 4), np.uint8)
-    layer[inside] = (*colour, _OPACITY)
+    layer[inside] = (*color, _OPACITY)
     outer = ndimage.binary_dilation(inside, iterations=3) & ~inside
     layer[outer] = (0, 0, 0, 255)
     layer[ndimage.binary_dilation(inside, iterations=2) & ~inside] = (255, 255, 255, 255)

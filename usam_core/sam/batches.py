@@ -11,11 +11,11 @@ Made = TypeVar("Made")
 
 _SHARE_OF_FREE = 0.5
 """Of the device's free memory; the rest is for what lies between the allocations."""
-_PROMPT_BYTES_A_PIXEL = 9 * 1024
+_PROMPT_BYTES_PER_PIXEL = 9 * 1024
 """Of one prompt in the decoder for each pixel of the embedding, in float32: measured 8.3 KB."""
-_IMAGE_BYTES_A_PIXEL = 1024**2
+_IMAGE_BYTES_PER_PIXEL = 1024**2
 """Of one image in a ViT-H encoder: its global attention's scores and mask are the largest part."""
-_MOST_PROMPTS, _MOST_IMAGES = 800, 8  # larger batches fill no device better
+_MAX_PROMPTS, _MAX_IMAGES = 800, 8  # larger batches fill no device better
 _IMAGES = {"cpu": 1, "mps": 4}  # a CPU is quickest with what stays in its cache
 _CPU_BYTES = 40 * 1024**2
 """More is slower: each large tensor then comes from the system anew (docs/speed.md)."""
@@ -33,7 +33,7 @@ def images_per_batch(device: torch.device, pixels: int) -> int:
     if device.type != "cuda":
         return _IMAGES[device.type]
     free = _SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0]
-    return max(1, min(_MOST_IMAGES, int(free / (_IMAGE_BYTES_A_PIXEL * pixels))))
+    return max(1, min(_MAX_IMAGES, int(free / (_IMAGE_BYTES_PER_PIXEL * pixels))))
 
 
 def prompts_per_batch(device: torch.device, pixels: int) -> int:
@@ -41,7 +41,7 @@ def prompts_per_batch(device: torch.device, pixels: int) -> int:
     free = _CPU_BYTES if device.type == "cpu" else 2 * 1024**3
     if device.type == "cuda":
         free = int(_SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0])
-    return max(1, min(_MOST_PROMPTS, free // (_PROMPT_BYTES_A_PIXEL * pixels)))
+    return max(1, min(_MAX_PROMPTS, free // (_PROMPT_BYTES_PER_PIXEL * pixels)))
 
 
 def next_batch(left: int, most: int) -> int:

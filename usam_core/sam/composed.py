@@ -50,17 +50,17 @@ def compose(sam: "Sam") -> Composed:
     position = _double(sam.prompt_encoder.get_dense_pe())[0].flatten(1)
     added = _double(sam.prompt_encoder.no_mask_embed.weight).T
 
-    centre = torch.eye(width, dtype=torch.float64) - 1 / width
+    center = torch.eye(width, dtype=torch.float64) - 1 / width
     out_one, bias_one = _linear(one.cross_attn_image_to_token.out_proj)
     out_two, bias_two = _linear(two.cross_attn_image_to_token.out_proj)
     gain_one, shift_one = _norm(one.norm4)
     gain_two, shift_two = _norm(two.norm4)
 
     # The image side before each norm's scale: of the image, and of the tokens' values.
-    shared_one, lift_one = centre, centre @ out_one
-    shared_two = centre @ (gain_one * shared_one)
+    shared_one, lift_one = center, center @ out_one
+    shared_two = center @ (gain_one * shared_one)
     lift_two = torch.cat(
-        [centre @ (gain_one * lift_one), centre @ out_two, centre @ (shift_one + bias_two)], dim=1
+        [center @ (gain_one * lift_one), center @ out_two, center @ (shift_one + bias_two)], dim=1
     )
 
     composed = Composed({}, {}, {}, {})

@@ -12,6 +12,6 @@ def grid_points(points_per_side: int) -> np.ndarray:
     >>> grid_points(2).tolist()
     [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
     """
-    centres = (np.arange(points_per_side, dtype=np.float32) + 0.5) / points_per_side
-    columns, rows = np.meshgrid(centres, centres)
+    centers = (np.arange(points_per_side, dtype=np.float32) + 0.5) / points_per_side
+    columns, rows = np.meshgrid(centers, centers)
     return np.stack([columns.ravel(), rows.ravel()], axis=1)

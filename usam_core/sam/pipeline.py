@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeVar
 
-from usam_core.images.read import BadImage, DecodedImage
-from usam_core.parallel.threads import Behind, ahead
+from usam_core.images.read import DecodedImage, UnusableImage
+from usam_core.parallel.threads import BackgroundWriter, prefetch
 from usam_core.sam.batches import next_batch
 from usam_core.sam.embedder import Prepared, SamEmbedder
 from usam_core.store.shard import ShardRecord
@@ -26,7 +26,7 @@ Committed = TypeVar("Committed")
 
 _READERS = {"cpu": 1}
 """A CPU decodes an image in a tenth of the time that SAM takes there, on the same cores."""
-_MOST_READERS = 16
+_MAX_READERS = 16
 _WRITERS = {"cpu": 1, "cuda": 2}
 _BATCHES_AHEAD = 2
 _BATCHES_LANDING = 2
@@ -54,12 +54,12 @@ class Shard(Protocol[Committed]):
 @dataclass(frozen=True, slots=True)
 class _Read:
     file: ImageFile
-    image: Prepared | BadImage
+    image: Prepared | UnusableImage
     mode: str = ""
     window: tuple[float, float] | None = None
 
     def record(self, made: MaskSet | None) -> ShardRecord:
-        if isinstance(self.image, BadImage):
+        if isinstance(self.image, UnusableImage):
             return ShardRecord(self.file, self.image.quarantined)
         return ShardRecord(self.file, made, self.mode, self.window)
 
@@ -78,28 +78,28 @@ def embed_shards(
     Args:
         embedder: used from this thread, but for `prepare`.
         shards: the groups.
-        read: decodes a file; called on several threads. `BadImage` quarantines it.
+        read: decodes a file; called on several threads. `UnusableImage` quarantines it.
         advance: told of images that were given to the device.
     """
 
     def prepared(file: ImageFile) -> _Read:
         try:
             picture = read(file)
-        except BadImage as error:
+        except UnusableImage as error:
             return _Read(file, error)
         return _Read(file, embedder.prepare(picture.rgb), picture.mode, picture.window)
 
     device = embedder.device.type
     files = (file for shard in shards for file in shard.files)
-    readers = _READERS.get(device, min(_MOST_READERS, os.cpu_count() or 1))
+    readers = _READERS.get(device, min(_MAX_READERS, os.cpu_count() or 1))
     depth = max(readers, _BATCHES_AHEAD * embedder.batch_size)
     writers = _WRITERS.get(device, 1)
     committed: list[Future[Committed]] = []
     with (
         ExitStack() as open_shards,
-        closing(ahead(prepared, files, readers, depth)) as images,
-        Behind(1, _BATCHES_LANDING) as landing,
-        Behind(writers, writers) as writing,
+        closing(prefetch(prepared, files, readers, depth)) as images,
+        BackgroundWriter(1, _BATCHES_LANDING) as landing,
+        BackgroundWriter(writers, writers) as writing,
     ):
         for shard in shards:
             open_shards.callback(shard.close)

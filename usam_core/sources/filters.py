@@ -11,10 +11,10 @@ import pandas as pd
 from usam_core.config.training import FilterConfig
 from usam_core.sources.base import Rejected, TrainingPicture
 
-_NEIGHBOURS = 5
-_FEWEST_FOR_OUTLIERS = 2 * _NEIGHBOURS
+_NEIGHBORS = 5
+_FEWEST_FOR_OUTLIERS = 2 * _NEIGHBORS
 _MAD_TO_DEVIATION = 1.4826  # of a normal distribution
-_LEAST_DEVIATION = 0.01  # cosine: a class of near-equal pictures must not lose its margins
+_MIN_DEVIATION = 0.01  # cosine: a class of near-equal pictures must not lose its margins
 _CHUNK = 1 << 20
 
 
@@ -76,7 +76,7 @@ def nearest_bits(value: np.uint64, hashes: np.ndarray) -> int:
     )
 
 
-def similarity_to_neighbours(features: np.ndarray) -> np.ndarray:
+def similarity_to_neighbors(features: np.ndarray) -> np.ndarray:
     """Return each picture's mean cosine similarity to the five most similar others, (n,).
 
     Args:
@@ -84,7 +84,7 @@ def similarity_to_neighbours(features: np.ndarray) -> np.ndarray:
     """
     cosine = features @ features.T
     np.fill_diagonal(cosine, -np.inf)
-    return np.partition(cosine, -_NEIGHBOURS, axis=1)[:, -_NEIGHBOURS:].mean(axis=1)
+    return np.partition(cosine, -_NEIGHBORS, axis=1)[:, -_NEIGHBORS:].mean(axis=1)
 
 
 def _alone(row: object, config: FilterConfig) -> tuple[str, str] | None:
@@ -135,11 +135,9 @@ def _mark_outliers(
 ) -> None:
     if len(left) < _FEWEST_FOR_OUTLIERS:
         return
-    similar = similarity_to_neighbours(np.stack([features[i] for i in left]))
+    similar = similarity_to_neighbors(np.stack([features[i] for i in left]))
     median = np.median(similar)
-    deviation = max(
-        _MAD_TO_DEVIATION * float(np.median(np.abs(similar - median))), _LEAST_DEVIATION
-    )
+    deviation = max(_MAD_TO_DEVIATION * float(np.median(np.abs(similar - median))), _MIN_DEVIATION)
     for i, below in zip(left, (median - similar) / deviation, strict=True):
         if below > most:
             verdicts[i] = (

@@ -16,7 +16,7 @@ from PIL import Image
 
 from usam_core.config.images import ImagesConfig
 from usam_core.files.atomic import whole_file
-from usam_core.images.read import BadImage, read_image
+from usam_core.images.read import UnusableImage, read_image
 from usam_core.progress import Progress
 
 LOOKS_REVISION = 1
@@ -107,7 +107,7 @@ def _look_at(
                 projection=images.projection,
                 sha256=sha256,
             )
-        except BadImage as error:
+        except UnusableImage as error:
             bad = error.quarantined
             return _Picture(sha256, None, bad.code, bad.reason)
         return _Picture(sha256, found.rgb)

@@ -68,8 +68,8 @@ def coverage(shape: shapes.Shape, size_hw: tuple[int, int]) -> np.ndarray:
 def single_object(rng: np.random.Generator, name: str, size: int, look: Look) -> Scene:
     """Draw one object of a name on a textured background, `size` pixels square."""
     radius = size * rng.uniform(0.16, 0.42)
-    centre = tuple(rng.uniform(size * 0.4, size * 0.6, 2))
-    return _draw(rng, [(name, centre, radius)], (size, size), look)
+    center = tuple(rng.uniform(size * 0.4, size * 0.6, 2))
+    return _draw(rng, [(name, center, radius)], (size, size), look)
 
 
 def scene(
@@ -99,15 +99,15 @@ def scene(
         if len(placed) == wanted:
             break
         radius = min(h, w) * rng.uniform(smallest, 0.26)
-        centre = (
+        center = (
             rng.uniform(radius * 0.6, w - radius * 0.6),
             rng.uniform(radius * 0.6, h - radius * 0.6),
         )
         if all(
-            np.hypot(centre[0] - x, centre[1] - y) > 0.8 * (radius + r) for _, (x, y), r in placed
+            np.hypot(center[0] - x, center[1] - y) > 0.8 * (radius + r) for _, (x, y), r in placed
         ):
             name = "" if rng.random() < blobs else str(rng.choice(list(names)))
-            placed.append((name, centre, radius))
+            placed.append((name, center, radius))
     return _draw(rng, placed, size_hw, look)
 
 
@@ -119,9 +119,9 @@ def _draw(
 ) -> Scene:
     picture = textures.surface(rng, size_hw)
     instances = np.zeros(size_hw, np.uint8)
-    for number, (name, centre, radius) in enumerate(objects, start=1):
+    for number, (name, center, radius) in enumerate(objects, start=1):
         outline = shapes.SHAPES[name](rng) if name else shapes.blob(rng)
-        placed = shapes.place(outline, centre, radius, rng.uniform(0, 2 * np.pi))
+        placed = shapes.place(outline, center, radius, rng.uniform(0, 2 * np.pi))
         cover = coverage(placed, size_hw)
         paint = _contrasting(rng, picture, cover, size_hw)
         picture = picture * (1 - cover[..., None]) + paint * cover[..., None]

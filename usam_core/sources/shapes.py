@@ -127,7 +127,7 @@ def blob(rng: np.random.Generator) -> Shape:
     return [outline]
 
 
-def place(shape: Shape, centre_xy: tuple[float, float], radius: float, angle: float) -> Shape:
+def place(shape: Shape, center_xy: tuple[float, float], radius: float, angle: float) -> Shape:
     """Turn a shape by `angle` (radians), scale it to `radius` pixels, move it to a centre."""
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return [outline @ turn * radius + centre_xy for outline in shape]
+    return [outline @ turn * radius + center_xy for outline in shape]

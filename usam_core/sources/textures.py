@@ -4,7 +4,7 @@ import numpy as np
 from scipy import ndimage
 
 
-def colour(rng: np.random.Generator) -> np.ndarray:
+def color(rng: np.random.Generator) -> np.ndarray:
     """Return one colour, float32 (3,), 0 to 255, not nearly black."""
     return rng.uniform(15, 245, 3).astype(np.float32)
 
@@ -25,7 +25,7 @@ def surface(rng: np.random.Generator, size_hw: tuple[int, int]) -> np.ndarray:
     One of: plain, gradient, smooth clouds, stripes, speckle, cells of two colours.
     """
     h, w = size_hw
-    base, other = colour(rng), colour(rng)
+    base, other = color(rng), color(rng)
     kind = rng.choice(["plain", "gradient", "clouds", "stripes", "speckle", "cells"])
     rows, columns = np.mgrid[0:h, 0:w].astype(np.float32)
     angle = rng.uniform(0, np.pi)

@@ -74,7 +74,7 @@ def inputs(project: Project) -> dict[str, Any]:
         **_decisions(project),
         "overlays": project.config.outputs.overlays,
         "card": file_digest(card_path(head_path(project))),
-        "colours": [spec.colour for spec in project.config.classes],
+        "colours": [spec.color for spec in project.config.classes],
         "images": values_digest(listed_pairs(project)),
     }
 

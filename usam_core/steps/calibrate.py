@@ -40,7 +40,7 @@ CALCULATIONS = (
 
 RELIABILITY = "reliability.csv"
 DIAGRAM = "reliability.png"
-LEAST_SCENES, LEAST_MASKS = 8, 60
+MIN_SCENES, MIN_MASKS = 8, 60
 """With fewer scenes that have masks, or fewer masks, nothing is fitted: it would be chance."""
 
 _INFERENCE = ("head", "mask_choice", "min_predicted_iou", "min_stability", "min_area", "max_area")
@@ -74,7 +74,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     for stale in (CALIBRATION, RELIABILITY, DIAGRAM):
         (folder / stale).unlink(missing_ok=True)
     masks = [len(scene.targets) for scene in scenes]
-    if np.count_nonzero(masks) < LEAST_SCENES or sum(masks) < LEAST_MASKS:
+    if np.count_nonzero(masks) < MIN_SCENES or sum(masks) < MIN_MASKS:
         return _without(folder, key, int(np.count_nonzero(masks)), sum(masks))
     found = fit_calibration(scenes, names)
     sure, right = crossed(scenes, names)
@@ -113,8 +113,8 @@ def _without(folder: Path, key: str, scenes: int, masks: int) -> StepResult:
             "scenes": scenes,
             "masks": 0,
             "notes": [
-                f"{masks} masks in {scenes} held-out scenes; at least {LEAST_MASKS} in "
-                f"{LEAST_SCENES} are needed, so that probabilities are the head's own, and "
+                f"{masks} masks in {scenes} held-out scenes; at least {MIN_MASKS} in "
+                f"{MIN_SCENES} are needed, so that probabilities are the head's own, and "
                 "inference.thresholds and inference.presence have no effect "
                 "(compose.held_out_scenes, and enough pictures to hold some out)"
             ],

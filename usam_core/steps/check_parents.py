@@ -10,7 +10,7 @@ from usam_core.lineage.document import LINEAGE
 from usam_core.steps.folders import step_folder
 from usam_core.steps.lineage import PARENTS
 
-_LEAST_DIGITS = 8
+_MIN_DIGITS = 8
 
 
 def check_manifest(step: str, project: Project, manifest: str) -> None:
@@ -43,13 +43,13 @@ def check_manifest(step: str, project: Project, manifest: str) -> None:
 
 def _digest(manifest: str) -> str:
     digits = manifest.lower()
-    if re.fullmatch(rf"[0-9a-f]{{{_LEAST_DIGITS},64}}", digits):
+    if re.fullmatch(rf"[0-9a-f]{{{_MIN_DIGITS},64}}", digits):
         return digits
     file = Path(manifest)
     file = file / LINEAGE if file.is_dir() else file
     if not file.is_file():
         raise InputError(
             f"manifest: got {manifest!r}, which is no file; expected the path of a {LINEAGE}, or "
-            f"at least {_LEAST_DIGITS} digits of its SHA-256"
+            f"at least {_MIN_DIGITS} digits of its SHA-256"
         )
     return file_digest(file)

@@ -19,7 +19,7 @@ from usam_core.errors import StoreError, UserError
 from usam_core.features.base import RegionEncoder
 from usam_core.files.digest import values_digest
 from usam_core.files.locks import only_one
-from usam_core.images.read import BadImage, read_image
+from usam_core.images.read import UnusableImage, read_image
 from usam_core.parallel.workers import Piece, run_pieces
 from usam_core.progress import SILENT, Progress
 from usam_core.steps import embed
@@ -219,7 +219,7 @@ def _read(
         path = work.files[sha256]
         try:
             picture = read_image(path, sha256=sha256, **how)
-        except BadImage as error:
+        except UnusableImage as error:
             why = {"code": error.quarantined.code, "reason": error.quarantined.reason}
             bad.append({"sha256": sha256, "path": path, **why})
         else:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from usam_core.config.palette import class_colours
+from usam_core.config.palette import class_colors
 from usam_core.config.project import Project
 from usam_core.errors import ConfigError, InputError
 from usam_core.files.atomic import whole_file
@@ -52,7 +52,7 @@ def inputs(project: Project) -> dict[str, Any]:
         "labels": made_digest(record),
         "truth": truth.digest(),
         "label_of": project.config.label_of,
-        "colours": [spec.colour for spec in project.config.classes],
+        "colours": [spec.color for spec in project.config.classes],
         "edited": annotate.edited_images(project),
     }
 
@@ -152,10 +152,10 @@ def _sheet(
     project: Project, target: Path, labels: Path, entries: list[dict[str, Any]], truth: Any
 ) -> None:
     config = project.config
-    colours = class_colours(config.label_names, {s.name: s.colour for s in config.classes})
+    colors = class_colors(config.label_names, {s.name: s.color for s in config.classes})
     rows = []
     for entry in entries:
         name = entry["file_name"]
         rgb, found = picture_and_labels(project, name, labels / entry["png"])
         rows.append((name, rgb, enlarged(truth.label_map(name), found.shape), found))
-    save_contact_sheet(target, rows, config.label_names, colours)
+    save_contact_sheet(target, rows, config.label_names, colors)

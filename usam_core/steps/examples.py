@@ -15,11 +15,11 @@ from usam_core.rng import derive_seed
 from usam_core.store.store import EmbeddingStore
 from usam_core.types import MaskSet
 
-MOST = 30
+MAX = 30
 """Pictures of a name: each costs 20 ms, and a mean of more is no other."""
 MIN_EXAMPLES = 5
 """Fewer pictures of a name are taken for chance; measured was nothing below 12."""
-_LIMITS = {"min_area", "max_area", "min_centre", "max_border"}
+_LIMITS = {"min_area", "max_area", "min_center", "max_border"}
 
 
 def example_inputs(project: Project) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def example_inputs(project: Project) -> dict[str, Any]:
 
 
 def choose_examples(manifest: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Return class and sha256 of at most `MOST` pictures of each class, those of one class first.
+    """Return class and sha256 of at most `MAX` pictures of each class, those of one class first.
 
     Args:
         manifest: `class` and `sha256` of the pictures that the head learns from.
@@ -38,7 +38,7 @@ def choose_examples(manifest: pd.DataFrame, seed: int) -> pd.DataFrame:
     shared = pictures["sha256"].duplicated(keep=False)
     order = [derive_seed(seed, "examples", sha256) for sha256 in pictures["sha256"]]
     ranked = pictures.assign(shared=shared, order=order).sort_values(["class", "shared", "order"])
-    return ranked.groupby("class").head(MOST)[["class", "sha256"]].reset_index(drop=True)
+    return ranked.groupby("class").head(MAX)[["class", "sha256"]].reset_index(drop=True)
 
 
 def masks_on_objects(

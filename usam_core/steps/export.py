@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from usam_core.config.palette import class_colours
+from usam_core.config.palette import class_colors
 from usam_core.config.project import Project
 from usam_core.files.atomic import disk_errors
 from usam_core.files.code import code_digest
@@ -215,7 +215,7 @@ def _settings(project: Project) -> dict[str, Any]:
     config = project.config
     return {
         "names": config.label_names,
-        "colours": {spec.name: spec.colour for spec in config.classes},
+        "colours": {spec.name: spec.color for spec in config.classes},
         "images": config.images.path,
         "pixel_size": config.outputs.pixel_size,
     }
@@ -227,14 +227,14 @@ def _writers(project: Project, names: Iterable[str]) -> list[Writer]:
         return []
     config = project.config
     _, card = load_head(annotate.head_path(project))
-    colours = class_colours(card["classes"], {s.name: s.colour for s in config.classes})
+    colors = class_colors(card["classes"], {s.name: s.color for s in config.classes})
     return [
         open_writer(
             name,
             Target(
                 folder=step_folder(project, "export") / name,
                 classes=card["classes"],
-                colours=colours,
+                colors=colors,
                 run=labels_record(project).key,
                 images=project.images.root,
                 labels=step_folder(project, "annotate"),

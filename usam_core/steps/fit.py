@@ -130,7 +130,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         "classes": classes,
         "negatives": [spec.name for spec in config.negatives],
         "label_of": config.label_of,
-        "colours": {spec.name: spec.colour for spec in config.classes if spec.colour},
+        "colours": {spec.name: spec.color for spec in config.classes if spec.color},
         # Whoever labels puts these blocks side by side, whichever part of the head reads them.
         "settings": {**config.head.model_dump(mode="json"), "features": config.row_blocks},
         "block_widths": list(fitted.widths.values()),

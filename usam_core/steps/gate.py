@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from pydantic import TypeAdapter
 
-from usam_core.config.palette import class_colours
+from usam_core.config.palette import class_colors
 from usam_core.config.project import Project
 from usam_core.files.atomic import whole_file
 from usam_core.files.sealed import read_sealed, sealed, unsealed, write_sealed
@@ -155,11 +155,11 @@ def _draw(project: Project, entries: list[dict[str, Any]], target: Path) -> None
         target.unlink(missing_ok=True)
         return
     config, labels = project.config, step_folder(project, "annotate")
-    colours = class_colours(config.label_names, {s.name: s.colour for s in config.classes})
+    colors = class_colors(config.label_names, {s.name: s.color for s in config.classes})
     tiles = []
     for entry in entries:
         rgb, found = picture_and_labels(project, entry["file_name"], labels / entry["png"])
-        shown = overlay(rgb, found, colours)
+        shown = overlay(rgb, found, colors)
         tile = Image.fromarray(shown)
         tile.thumbnail((_SIDE, _SIDE))
         tiles.append(tile)

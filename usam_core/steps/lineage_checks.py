@@ -47,7 +47,7 @@ def check_chain(chain: Chain, progress: Progress = SILENT) -> list[Finding]:
 
 class _ChainCheck:
     def __init__(self, chain: Chain, progress: Progress) -> None:
-        self._chain, self._subject = chain, chain.subject
+        self._chain, self._artifact = chain, chain.subject
         self._walk = Walk(chain.root, progress=progress)
         self.findings: dict[tuple[Key | None, str], Finding] = {}
         self._near: set[str] = set()
@@ -102,7 +102,7 @@ class _ChainCheck:
             look.check_record()
             if look.record is not None and LINEAGE not in look.outputs:
                 finding.wrong.append(f"{link.path}: {RECORD} does not name it")
-        own, subject = link is self._chain.last, self._subject
+        own, subject = link is self._chain.last, self._artifact
         known = own and subject.name == "."
         if known:
             self.findings[None, "file"].said = f"{len(look.outputs)} files"
@@ -130,7 +130,7 @@ class _ChainCheck:
 
     def _place(self, claim: Claim) -> tuple[Key | None, str] | None:
         """Return what a file of the output's own step is part of; None if of other outputs."""
-        subject, entry = self._subject, self._subject.entry
+        subject, entry = self._artifact, self._artifact.entry
         key = next(iter(self._chain.links))
         if claim.kind == "lineage":
             return key, "lineage"

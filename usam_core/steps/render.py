@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from usam_core.config.palette import class_colours
+from usam_core.config.palette import class_colors
 from usam_core.config.project import Project
 from usam_core.images.read import read_image
 from usam_core.images.ref import ImageRef
@@ -17,7 +17,7 @@ from usam_core.progress import Progress
 from usam_core.steps.images_to_label import tiled_images
 from usam_core.steps.read_settings import reading
 
-_MOST_PIXELS = 4_000_000
+_MAX_PIXELS = 4_000_000
 
 
 def picture_and_labels(project: Project, path: str, png: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +35,7 @@ def picture_and_labels(project: Project, path: str, png: Path) -> tuple[np.ndarr
     if tiled is None:
         return read_image(project.image_address(path), **how).rgb, labels
     ref = ImageRef.parse(project.image_address(path))
-    step = math.ceil(math.sqrt(labels.size / _MOST_PIXELS))
+    step = math.ceil(math.sqrt(labels.size / _MAX_PIXELS))
     labels = np.ascontiguousarray(labels[::step, ::step])
     rgb = np.zeros((*labels.shape, 3), np.uint8)
     for tile in tiled.tiles:
@@ -67,11 +67,11 @@ def draw_overlays(
     shutil.rmtree(folder, ignore_errors=True)
     drawn = []
     specs = project.config.classes
-    colours = class_colours(classes, {spec.name: spec.colour for spec in specs})
+    colors = class_colors(classes, {spec.name: spec.color for spec in specs})
     with progress.bar("Overlays", len(images)) as bar:
         for path, (png, name) in images.items():
             rgb, labels = picture_and_labels(project, path, png)
             drawn.append(folder / f"{name}.jpg")
-            save_overlay(drawn[-1], rgb, labels, classes, colours)
+            save_overlay(drawn[-1], rgb, labels, classes, colors)
             bar.advance()
     return drawn

@@ -36,7 +36,7 @@ from usam_core.steps.review_log import decided, decisions_file
 ORDERS = ("mix", "entropy", "disagreement", "threshold", "random")
 """What may come first; `mix` takes turns among the measures that there are."""
 PRECISION = "precision.json"
-MOST_ASKED = 2000
+MAX_ASKED = 2000
 """The other head is asked about at most so many images: those of the smallest digests."""
 LOOKED_BACK = 100
 """So many of the last decisions may be gone back to."""
@@ -128,7 +128,7 @@ def picture(project: Project, item: Item) -> np.ndarray:
     """Return the image of a mask, uint8 (h, w, 3).
 
     Raises:
-        BadImage: the file is gone or not the one that was labelled.
+        UnusableImage: the file is gone or not the one that was labelled.
     """
     address = project.image_address(item.file_name)
     return read_image(address, sha256=item.sha256, **reading(project)).rgb
@@ -261,7 +261,7 @@ def _disagreement(project: Project, progress: Progress) -> dict[tuple[str, int],
     for entry in _entries(project):
         records = [*entry["annotations"], *entry.get("rejected", [])]
         prompts[entry["sha256"]] = [record["prompt"] for record in records]
-    asked = heapq.nsmallest(MOST_ASKED, (sha256 for sha256, some in prompts.items() if some))
+    asked = heapq.nsmallest(MAX_ASKED, (sha256 for sha256, some in prompts.items() if some))
     found: dict[tuple[str, int], float] = {}
     with progress.bar("Asking the other head", len(asked)) as bar:
         for sha256 in asked:

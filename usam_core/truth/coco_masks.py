@@ -7,7 +7,7 @@ from pycocotools import mask as coco_mask
 
 from usam_core.masks.rle import run_lengths
 
-_LEAST = 6
+_MIN = 6
 """Numbers of a polygon: three points."""
 
 
@@ -52,7 +52,7 @@ def _from_polygons(polygons: list[Any], size_hw: tuple[int, int]) -> dict[str, A
             raise ValueError("a polygon holds coordinates that are not finite")
         if len(numbers) and np.abs(numbers).max() > reach:
             raise ValueError("a polygon lies far outside its image")
-        if len(numbers) >= _LEAST:
+        if len(numbers) >= _MIN:
             good.append(numbers.astype(float).tolist())
     if not good:
         raise ValueError("a polygon has fewer than 3 points")

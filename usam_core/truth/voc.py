@@ -12,10 +12,10 @@ from PIL import Image
 
 from usam_core.errors import InputError
 from usam_core.files.digest import files_digest, value_digest
-from usam_core.images.errors import BadImage
+from usam_core.images.errors import UnusableImage
 from usam_core.images.ref import ImageRef
 from usam_core.images.stores.limits import check_values
-from usam_core.masks.label_png import opened_png, values_of_colours
+from usam_core.masks.label_png import opened_png, values_of_colors
 from usam_core.masks.rle import mask_record
 from usam_core.truth.base import VOID, Notes, label_numbers
 
@@ -139,7 +139,7 @@ class VocTruth:
                     return None
                 values = _values(picture, path)
         except Exception as error:  # decoders raise anything on damaged bytes
-            if isinstance(error, InputError) and not isinstance(error, BadImage):
+            if isinstance(error, InputError) and not isinstance(error, UnusableImage):
                 raise
             self._notes.fault(f"{without}, their truth cannot be read as a label PNG", str(path))
             return None
@@ -161,13 +161,13 @@ def _values(picture: Image.Image, path: Path) -> np.ndarray:
     if picture.mode not in ("RGB", "RGBA"):
         return np.asarray(picture)
     rgb = np.asarray(picture)[..., :3]
-    values, known = values_of_colours(rgb)
+    values, known = values_of_colors(rgb)
     if known.all():
         return values
     if (rgb == rgb[..., :1]).all():
         return rgb[..., 0]  # greyscale, saved in colour
-    colour = "#" + bytes(rgb[~known][0]).hex()
+    color = "#" + bytes(rgb[~known][0]).hex()
     raise InputError(
-        f"{path}: holds the colour {colour}, which is none of VOC's; expected a palette or "
+        f"{path}: holds the colour {color}, which is none of VOC's; expected a palette or "
         "greyscale PNG of labels, or the colours of VOC's palette"
     )

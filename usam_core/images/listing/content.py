@@ -26,7 +26,7 @@ _COPIES = (".zmetadata",)
 _TRUSTED_S = 60
 """For so long, seconds, what was told of a Zarr behind a URL holds, or for ten times as long as the
 look took: each asks for each of its files."""
-_MOST_MARKS = 256
+_MAX_MARKS = 256
 _MARKS: dict[str, tuple[str, float]] = {}
 """What the last look at a Zarr behind a URL found, and until when that holds, by its address."""
 _LOOKING = threading.Lock()
@@ -194,7 +194,7 @@ def _mark_of_zarr(address: str) -> str:
             # A look that took long is trusted for long, or there would be nothing but looks.
             until = ended + max(_TRUSTED_S, 10 * (ended - began))
         _MARKS[address] = mark, until
-        if len(_MARKS) > _MOST_MARKS:
+        if len(_MARKS) > _MAX_MARKS:
             del _MARKS[next(iter(_MARKS))]
         return mark
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from usam_core.images.errors import BadImage, verdict_on
+from usam_core.images.errors import UnusableImage, verdict_on
 from usam_core.images.listing.content import Stamp, folder_stamp, plane_digest, remembered_content
 from usam_core.images.ref import ImageRef
 from usam_core.images.stores.base import Plane
@@ -40,7 +40,7 @@ def planes_of(
         tile: larger planes are cut into tiles; None or 0 cuts none.
 
     Raises:
-        BadImage: the file cannot be used.
+        UnusableImage: the file cannot be used.
     """
     if not tile and not needs_store(address, max_megapixels, content):
         return ""
@@ -59,7 +59,7 @@ def named_key(ref: ImageRef) -> str:
     A file is read once, however many of its planes are named.
 
     Raises:
-        BadImage: the file cannot be read.
+        UnusableImage: the file cannot be read.
     """
     with verdict_on(ref.file):
         return plane_digest(remembered_content(ref.file), ref.plane)
@@ -74,10 +74,12 @@ def check_named(
         The plane, as `planes_of` does for those to be cut into tiles; else "".
 
     Raises:
-        BadImage: the file cannot be used, or there is no such plane.
+        UnusableImage: the file cannot be used, or there is no such plane.
     """
     if ref.box is not None:
-        raise BadImage("unsupported", f"{ref}: expected an image or a plane, got a tile of one")
+        raise UnusableImage(
+            "unsupported", f"{ref}: expected an image or a plane, got a tile of one"
+        )
     with opened(ref.file, max_megapixels, projection) as store:
         check_plane(store, ref, max_megapixels, bool(tile))
         return _size(store.size(ref.plane), tile)
@@ -87,7 +89,7 @@ def stamp_of(path: str) -> Stamp:
     """Return size and times of a file or of a Zarr folder.
 
     Raises:
-        BadImage: it is not there, or cannot be looked at.
+        UnusableImage: it is not there, or cannot be looked at.
     """
     try:
         found = os.stat(path)
@@ -96,10 +98,12 @@ def stamp_of(path: str) -> Stamp:
         if is_store_folder(path):
             return folder_stamp(path)
     except FileNotFoundError as error:
-        raise BadImage("missing", f"{path}: no such file, or a link that leads nowhere") from error
+        raise UnusableImage(
+            "missing", f"{path}: no such file, or a link that leads nowhere"
+        ) from error
     except (OSError, ValueError) as error:  # a name may be too long, or hold a NUL
-        raise BadImage("unreadable", f"{path}: {getattr(error, 'strerror', error)}") from error
-    raise BadImage("unreadable", f"{path}: the folder cannot be listed; check its permissions")
+        raise UnusableImage("unreadable", f"{path}: {getattr(error, 'strerror', error)}") from error
+    raise UnusableImage("unreadable", f"{path}: the folder cannot be listed; check its permissions")
 
 
 def expand(batch: pa.RecordBatch, projection: str) -> Iterator[pa.RecordBatch]:

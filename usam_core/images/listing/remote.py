@@ -12,7 +12,7 @@ from typing import Any
 from usam_core.config.images import ImagesConfig
 from usam_core.errors import InputError
 from usam_core.files.fsspec_io import FileInfo, file_system, info_of, join, try_again
-from usam_core.images.errors import BadImage
+from usam_core.images.errors import UnusableImage
 from usam_core.images.listing.globs import Globs
 from usam_core.images.listing.walk import image_ending, is_store
 
@@ -83,7 +83,7 @@ def _images_in(name: str, root: str) -> list[str]:
 
     try:
         inside = images_behind(join(root, name))
-    except BadImage as error:
+    except UnusableImage as error:
         _log.warning("%s", error)
         inside = [""]
     return [f"{name}/{image}" if image else name for image in inside]

@@ -32,7 +32,7 @@ def images_behind(address: str) -> list[str]:
     """Return where the images of a Zarr group lie below its URL, as `zarr_store.images_in`.
 
     Raises:
-        BadImage: it cannot be read, or does not say what it holds.
+        UnusableImage: it cannot be read, or does not say what it holds.
         TransientError: the network failed.
     """
     with library_verdicts(address), verdict_on(address):
@@ -46,7 +46,7 @@ def zarr_digest(address: str) -> tuple[str, int]:
     """Return the digest of an image's files, as a folder of them has it, and their bytes.
 
     Raises:
-        BadImage: the image cannot be read.
+        UnusableImage: the image cannot be read.
         TransientError: the network failed.
     """
 
@@ -62,7 +62,7 @@ def zarr_info(address: str) -> FileInfo:
     """Return what is told of an image's files without reading their values.
 
     Raises:
-        BadImage: the image cannot be read.
+        UnusableImage: the image cannot be read.
         TransientError: the network failed.
     """
 

@@ -19,7 +19,7 @@ from usam_core.images.listing.content import (
     told_of,
 )
 from usam_core.images.listing.planes import check_named, named_key, planes_of, stamp_of
-from usam_core.images.read import BadImage, check_bytes, check_image, verdict_on
+from usam_core.images.read import UnusableImage, check_bytes, check_image, verdict_on
 from usam_core.images.ref import ImageRef
 from usam_core.images.stores.factory import is_tiff
 from usam_core.images.tiles import is_large
@@ -52,7 +52,7 @@ def look_at(
     try:
         if not _is_unicode(name):
             row = row._replace(path=name.encode("utf-8", "replace").decode("utf-8"))
-            raise BadImage("bad_name", f"{row.path}: the name is not valid Unicode; rename it")
+            raise UnusableImage("bad_name", f"{row.path}: the name is not valid Unicode; rename it")
         if is_url(address):
             return _look_remote(row, address, told, before)
         ref = ImageRef.parse(os.fspath(address))
@@ -66,12 +66,12 @@ def look_at(
             return row._replace(planes=planes), True
         row = row._replace(sha256=_digest(ref.file))
         row = row._replace(planes=_check(ref.file, row))
-    except BadImage as error:
+    except UnusableImage as error:
         row = _quarantined(row, error)
     return row, True
 
 
-def _quarantined(row: Row, error: BadImage) -> Row:
+def _quarantined(row: Row, error: UnusableImage) -> Row:
     bad = error.quarantined
     reason = bad.reason.encode("utf-8", "replace").decode("utf-8")
     return row._replace(status="quarantined", code=bad.code, reason=reason)
@@ -80,7 +80,7 @@ def _quarantined(row: Row, error: BadImage) -> Row:
 def _look_remote(row: Row, address: str, told: FileInfo | None, before: Row | None) -> Looked:
     """Read a file of a store once, for its digest and its header, unless its mark is known."""
     if any(part in ("", ".", "..") for part in row.path.split("/")):
-        raise BadImage(
+        raise UnusableImage(
             "bad_name", f"{address}: outputs take the images' names; expected one without .. in it"
         )
     limit = row.max_megapixels
@@ -108,7 +108,7 @@ def _look_remote(row: Row, address: str, told: FileInfo | None, before: Row | No
         row = row._replace(
             planes=_planes(lambda: check_bytes(content, address, limit), row, address, content)
         )
-    except BadImage as error:
+    except UnusableImage as error:
         row = _quarantined(row, error)
     return row, True
 
@@ -120,7 +120,7 @@ def _look_at_zarr(row: Row, address: str, told: FileInfo) -> Row:
     row = row._replace(sha256=sha256, bytes=size, mtime_ns=told.mtime_ns, stamp=told.stamp)
     try:
         return row._replace(planes=planes_of(address, row.max_megapixels, tile=row.tile))
-    except BadImage as error:
+    except UnusableImage as error:
         return _quarantined(row, error)
 
 
@@ -153,7 +153,9 @@ def _digest(path: str) -> str | None:
             return folder_digest(path)
         return as_read(file_digest(path), path) if os.path.isfile(path) else None
     except OSError as error:
-        raise BadImage("unreadable", f"{path}: {error.strerror}; check its permissions") from error
+        raise UnusableImage(
+            "unreadable", f"{path}: {error.strerror}; check its permissions"
+        ) from error
 
 
 def _is_unchanged(before: Row, row: Row, found: Stamp) -> bool:

@@ -10,7 +10,7 @@ import tifffile
 
 from usam_core.errors import InputError
 from usam_core.files.digest import value_digest
-from usam_core.images.errors import BadImage
+from usam_core.images.errors import UnusableImage
 from usam_core.images.stores.tiff import TiffStore
 from usam_core.images.stores.tiff_tags import Pixels
 
@@ -35,7 +35,7 @@ def is_read_anew(source: str | bytes) -> bool:
         with TiffStore(source if isinstance(source, str) else io.BytesIO(source)) as store:
             is_single = len(store.planes()) == 1
             return any(_looked_otherwise(*found, is_single) for found in store.kinds())
-    except (BadImage, InputError):
+    except (UnusableImage, InputError):
         return False
     except Exception:  # the library raises anything on damaged bytes
         return False

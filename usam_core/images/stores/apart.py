@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import IO, Any, TypeVar
 
-from usam_core.images.errors import BadImage, library_verdicts
+from usam_core.images.errors import UnusableImage, library_verdicts
 
 _T = TypeVar("_T")
 
@@ -37,7 +37,7 @@ def apart(address: str, most: int, function: Callable[..., _T], *arguments: Any)
         function: of a module; it and its arguments are pickled.
 
     Raises:
-        BadImage: what went wrong in there, or the end of the process.
+        UnusableImage: what went wrong in there, or the end of the process.
     """
     with _lock:
         child = _running()
@@ -48,7 +48,7 @@ def apart(address: str, most: int, function: Callable[..., _T], *arguments: Any)
             code, found = pickle.load(child.stdout)
         except (EOFError, OSError, pickle.UnpicklingError) as error:
             _end()
-            raise BadImage(
+            raise UnusableImage(
                 "undecodable",
                 f"{address}: its decoder crashed, or took more than {_SECONDS:g} seconds; the "
                 "file is damaged or made to do harm. Save it again as PNG or TIFF",
@@ -56,7 +56,7 @@ def apart(address: str, most: int, function: Callable[..., _T], *arguments: Any)
         finally:
             timer.cancel()
     if code:
-        raise BadImage(code, found)
+        raise UnusableImage(code, found)
     return found
 
 
@@ -74,7 +74,7 @@ def serve() -> None:
         try:
             with library_verdicts(address):
                 answer: tuple[str, Any] = "", function(*arguments)
-        except BadImage as error:
+        except UnusableImage as error:
             answer = error.quarantined.code, error.quarantined.reason
         _send(answers, answer)
 

@@ -22,7 +22,7 @@ class PlaneInfo:
         channels: their names; "0", "1" and so on where the file has none.
         dtype: NumPy's name of the values' type, such as "uint16".
         bits: how many bits of an integer are used, where the file says so: 12 of 16.
-        is_colour: whether the channels are red, green, blue and perhaps alpha of one picture,
+        is_color: whether the channels are red, green, blue and perhaps alpha of one picture,
             rather than measurements of their own.
         nodata: the value that says that there is none, where the file names one.
     """
@@ -31,7 +31,7 @@ class PlaneInfo:
     channels: tuple[str, ...]
     dtype: str
     bits: int | None = None
-    is_colour: bool = False
+    is_color: bool = False
     nodata: float | None = None
 
 

@@ -44,7 +44,7 @@ def guard(address: str, array: zarr.Array) -> None:
 
     Raises:
         InputError: it holds other values than numbers, or its codecs are not on the list.
-        BadImage: its chunks are too large.
+        UnusableImage: its chunks are too large.
     """
     dtype = np.dtype(array.dtype)
     if dtype.kind not in f"{_NUMBERS}c":

@@ -12,7 +12,7 @@ from PIL import ImageFile
 
 from usam_core.files.fsspec_io import is_url, open_bytes, try_again
 from usam_core.images.errors import (
-    BadImage,
+    UnusableImage,
     check_file,
     check_size,
     library_verdicts,
@@ -23,7 +23,7 @@ from usam_core.images.pillow import open_picture
 from usam_core.images.ref import ImageRef
 from usam_core.images.rgb import DEEP
 from usam_core.images.stores.base import ImageStore
-from usam_core.images.stores.picture import PictureStore, deep_colours
+from usam_core.images.stores.picture import PictureStore, deep_colors
 from usam_core.images.stores.projection import Projected, depth_axis
 from usam_core.images.stores.tiff import TiffStore
 from usam_core.images.stores.zarr_store import ZarrStore
@@ -44,7 +44,7 @@ def needs_store(path: str, max_megapixels: float, content: bytes | None = None) 
         content: of a URL, what it holds.
 
     Raises:
-        BadImage: the file cannot be used, as far as its header says.
+        UnusableImage: the file cannot be used, as far as its header says.
     """
     if is_zarr_url(path):
         return True
@@ -55,14 +55,14 @@ def needs_store(path: str, max_megapixels: float, content: bytes | None = None) 
         return True
     with _picture(path, max_megapixels, content) as (file, image):
         file.seek(0)
-        return deep_colours(image, file.read(_HEAD_BYTES)) > 0
+        return deep_colors(image, file.read(_HEAD_BYTES)) > 0
 
 
 def is_tiff(path: str, content: bytes | None = None) -> bool:
     """Return whether a file begins like a TIFF.
 
     Raises:
-        BadImage: it is no plain file with bytes in it, or cannot be read.
+        UnusableImage: it is no plain file with bytes in it, or cannot be read.
     """
     if content is not None:
         return content.startswith(TIFF)
@@ -78,7 +78,7 @@ def check_image(path: str | Path, max_megapixels: float = 100.0) -> tuple[int, i
         Rows and columns; of other files than TIFF before they are turned upright.
 
     Raises:
-        BadImage: the file cannot be used as a single picture, with one of `REASONS`.
+        UnusableImage: the file cannot be used as a single picture, with one of `REASONS`.
     """
     return _check(os.fspath(path), max_megapixels, None)
 
@@ -86,7 +86,7 @@ def check_image(path: str | Path, max_megapixels: float = 100.0) -> tuple[int, i
 def check_bytes(content: bytes, address: str, max_megapixels: float = 100.0) -> tuple[int, int]:
     """Check the header of a file that has been read; as `check_image`."""
     if not content:
-        raise BadImage("empty", f"{address}: the file is empty (0 bytes)")
+        raise UnusableImage("empty", f"{address}: the file is empty (0 bytes)")
     return _check(address, max_megapixels, content)
 
 
@@ -115,7 +115,7 @@ def may_be_deep(path: str, max_megapixels: float) -> bool:
     """Return whether a file may hold more than 8 bit a channel, as far as its header says.
 
     Raises:
-        BadImage: the file cannot be used.
+        UnusableImage: the file cannot be used.
     """
     if is_url(path) or needs_store(path, max_megapixels):
         return True
@@ -138,7 +138,7 @@ def open_image(
         content: of a URL, what it holds, where that is known.
 
     Raises:
-        BadImage: it cannot be used; what is no plane's fault alone.
+        UnusableImage: it cannot be used; what is no plane's fault alone.
     """
     with library_verdicts(path):
         found = _open(path, max_megapixels, content)
@@ -152,7 +152,7 @@ def opened(path: str, max_megapixels: float, projection: str) -> Iterator[ImageS
     """Yield a file's store; the last few stay open, for planes are read one after the other.
 
     Raises:
-        BadImage: as `open_image`; and whatever goes wrong within the block.
+        UnusableImage: as `open_image`; and whatever goes wrong within the block.
     """
     with library_verdicts(path):
         with verdict_on(path):
@@ -172,7 +172,7 @@ def check_plane(
         tiled: larger planes are cut into tiles, where they can be read in parts.
 
     Raises:
-        BadImage: with the code `multi_page`, `no_plane`, `too_large` or `elongated`.
+        UnusableImage: with the code `multi_page`, `no_plane`, `too_large` or `elongated`.
     """
     planes = store.planes()
     try:
@@ -180,7 +180,7 @@ def check_plane(
     except KeyError:
         first, last = (ImageRef(Path(ref.file).name, plane) for plane in (planes[0], planes[-1]))
         code = "no_plane" if ref.plane else "multi_page"
-        raise BadImage(
+        raise UnusableImage(
             code,
             f"{ref}: the file holds {len(planes)} planes, {first} to {last}; expected the address "
             "of one of them (images.projection takes z together)",
@@ -226,7 +226,7 @@ def is_store_folder(path: str) -> bool:
 
 def _check_folder(path: str) -> None:
     if not is_store_folder(path):
-        raise BadImage(
+        raise UnusableImage(
             "unreadable",
             f"{path}: expected a plain file, or a Zarr folder with one of {', '.join(_ZARR)}; got "
             "a folder without",

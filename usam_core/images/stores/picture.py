@@ -9,14 +9,14 @@ import numpy as np
 from PIL import ImageFile
 
 from usam_core.files.fsspec_io import open_bytes
-from usam_core.images.errors import BadImage, check_file, damaged, too_large, verdict_on
+from usam_core.images.errors import UnusableImage, check_file, damaged, too_large, verdict_on
 from usam_core.images.pillow import check_scans, grey_type, open_picture, stored_mode
 from usam_core.images.rgb import DEEP, orientation, to_rgb, upright, upright_planes
 from usam_core.images.stores.apart import apart
 from usam_core.images.stores.base import ALL, ImageStore, Plane, PlaneInfo
 
-_COLOURS = ("red", "green", "blue")
-_CHANNELS = {1: ("0",), 2: ("grey", "alpha"), 3: _COLOURS, 4: (*_COLOURS, "alpha")}
+_COLORS = ("red", "green", "blue")
+_CHANNELS = {1: ("0",), 2: ("grey", "alpha"), 3: _COLORS, 4: (*_COLORS, "alpha")}
 _SIZ = b"\xff\x4f\xff\x51"  # JPEG 2000: start of the codestream and of its sizes
 _SIZ_CHANNELS = 38
 """Bytes from there to the number of channels; two further on stands the first one's depth."""
@@ -31,7 +31,7 @@ class PictureStore(ImageStore):
         content: what it holds, where that is known.
 
     Raises:
-        BadImage: the file cannot be used as a single picture.
+        UnusableImage: the file cannot be used as a single picture.
     """
 
     def __init__(self, path: str, max_megapixels: float, content: bytes | None = None) -> None:
@@ -50,15 +50,15 @@ class PictureStore(ImageStore):
             height, width = image.size[::-1]
             if orientation(image) >= 5:
                 height, width = width, height
-            self._info = PlaneInfo((height, width), channels, dtype, is_colour=len(channels) >= 3)
+            self._info = PlaneInfo((height, width), channels, dtype, is_color=len(channels) >= 3)
 
     def _kind(self, image: ImageFile.ImageFile, content: bytes) -> tuple[str, tuple[str, ...]]:
-        channels = deep_colours(image, content)
+        channels = deep_colors(image, content)
         if channels:
             return "uint16", _CHANNELS[channels]
         if image.mode in DEEP:
             return grey_type(image), _CHANNELS[1]
-        return "uint8", _COLOURS
+        return "uint8", _COLORS
 
     def planes(self) -> list[Plane]:
         """Return the address of the one plane."""
@@ -82,7 +82,7 @@ class PictureStore(ImageStore):
         """Return (c, h, w), upright.
 
         Raises:
-            BadImage: the pixels are damaged.
+            UnusableImage: the pixels are damaged.
         """
         self.info(plane)
         with self._lock:
@@ -98,7 +98,7 @@ class PictureStore(ImageStore):
     def _decode(self, content: bytes) -> np.ndarray:
         try:
             with open_picture(io.BytesIO(content), self._path, self._max_megapixels) as image:
-                is_deep = deep_colours(image, content) > 0
+                is_deep = deep_colors(image, content) > 0
                 # To look for the orientation Pillow may decode the image, and forget its depth.
                 if is_deep:
                     values = _decode_deep(self._path, image, content)
@@ -109,7 +109,7 @@ class PictureStore(ImageStore):
                 if image.mode in DEEP:
                     return upright(np.asarray(image)[..., None], turned).transpose(2, 0, 1)
                 return to_rgb(image, "full")[0].transpose(2, 0, 1)
-        except BadImage:
+        except UnusableImage:
             raise
         except MemoryError as error:
             raise too_large(self._path, self._info.size_hw, "memory holds") from error
@@ -117,7 +117,7 @@ class PictureStore(ImageStore):
             raise damaged(self._path, error) from error
 
 
-def deep_colours(image: ImageFile.ImageFile, content: bytes) -> int:
+def deep_colors(image: ImageFile.ImageFile, content: bytes) -> int:
     """Return how many channels a colour image of more than 8 bit has, of which Pillow gives 8.
 
     Grey with alpha counts as colour; 0 says that Pillow drops nothing, or that it is ink (CMYK),

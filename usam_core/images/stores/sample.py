@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from usam_core.images.errors import BadImage
+from usam_core.images.errors import UnusableImage
 from usam_core.images.ref import ImageRef
 from usam_core.images.rgb import limits
 from usam_core.images.stores.base import ImageStore
@@ -15,11 +15,11 @@ from usam_core.images.stores.show import SHOWN_AS_THEY_ARE, Channels, kinds, vie
 
 _log = logging.getLogger(__name__)
 
-MOST_LOOKED_AT = 2000
+MAX_LOOKED_AT = 2000
 """Images whose headers are read in search of deep ones."""
-MOST_PLANES = 64
+MAX_PLANES = 64
 """Deep planes that are read: their percentiles differ little from those of all."""
-_MOST_VALUES = 2**16
+_MAX_VALUES = 2**16
 """Values that one plane gives, so that a large one counts no more than a small one."""
 _READ_WHOLE = 2**22
 _BLOCKS, _SIDE = 16, 512
@@ -62,7 +62,7 @@ def sample_windows(
     found: dict[str, list[np.ndarray]] = {}
     planes: list[str] = []
     shallow: set[str] = set()
-    order = rng.permutation(len(addresses))[:MOST_LOOKED_AT]
+    order = rng.permutation(len(addresses))[:MAX_LOOKED_AT]
     looked_at = 0
     for number in order:
         ref = ImageRef.parse(addresses[number])
@@ -79,11 +79,11 @@ def sample_windows(
                     continue
                 for key, values in _values(store, ref, channels, rng):
                     found.setdefault(key, []).append(values)
-        except (BadImage, KeyError) as error:
+        except (UnusableImage, KeyError) as error:
             _log.debug("left out of the sample: %s", error)
             continue
         planes.append(str(ref))
-        if len(planes) == MOST_PLANES:
+        if len(planes) == MAX_PLANES:
             break
     windows = {
         key: limits(np.concatenate(parts), "percentile", (0.0, 1.0))
@@ -97,7 +97,7 @@ def _values(
 ) -> Iterator[tuple[str, np.ndarray]]:
     info = store.info(ref.plane)
     # A window that costs nothing: which channels are shown is all that is asked.
-    shown = sorted(set(view(store, ref, "full", channels).colours.values()))
+    shown = sorted(set(view(store, ref, "full", channels).colors.values()))
     blocks = list(_blocks(info.size_hw, rng))
     for key, numbers in kinds(info, shown):
         parts = [
@@ -107,7 +107,7 @@ def _values(
         values = np.concatenate(parts)
         values = values[np.isfinite(values)]
         if len(values):
-            yield key, rng.choice(values, min(len(values), _MOST_VALUES), replace=False)
+            yield key, rng.choice(values, min(len(values), _MAX_VALUES), replace=False)
 
 
 def _blocks(size_hw: tuple[int, int], rng: np.random.Generator) -> Iterator[tuple[slice, slice]]:

@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 
-from usam_core.images.errors import BadImage
+from usam_core.images.errors import UnusableImage
 from usam_core.images.ref import ImageRef
 from usam_core.images.rgb import (
     OWN_WINDOW,
@@ -26,7 +26,7 @@ from usam_core.images.stores.base import ALL, ImageStore, Plane, PlaneInfo, is_n
 Channels = Mapping[str, int | str]
 """Number or name of the channel that is shown as `red`, `green`, `blue`; or as `grey` alone."""
 
-COLOURS = ("red", "green", "blue")
+COLORS = ("red", "green", "blue")
 WITHOUT = "without="
 """Begins the word that names channels that are not shown."""
 _ALPHA = "alpha"
@@ -41,7 +41,7 @@ class View:
     """What of a plane is shown, and how.
 
     Attributes:
-        colours: number of the channel behind each colour; "grey" stands alone.
+        colors: number of the channel behind each colour; "grey" stands alone.
         alpha: number of the channel that says how opaque each pixel is.
         left_out: names of the channels that are not shown.
         window: the values that become 0 and 255, by channel; None where nothing is changed.
@@ -49,7 +49,7 @@ class View:
         is_own: whether a window for all images was asked for, but there is none for such values.
     """
 
-    colours: Mapping[str, int]
+    colors: Mapping[str, int]
     alpha: int | None
     left_out: tuple[str, ...]
     window: Mapping[int, tuple[float, float]] | None
@@ -67,10 +67,10 @@ class View:
     def __str__(self) -> str:
         """Say it in words, as the store's index keeps it."""
         words = [self.info.dtype]
-        if self.info.is_colour and list(self.colours) == list(COLOURS):
+        if self.info.is_color and list(self.colors) == list(COLORS):
             words.append("RGB")
         else:
-            words += [self._word(colour, number) for colour, number in self.colours.items()]
+            words += [self._word(color, number) for color, number in self.colors.items()]
         if self.left_out:
             words.append(f"{WITHOUT}{','.join(self.left_out)}")
         if self.is_own:
@@ -79,8 +79,8 @@ class View:
             words.append(STRETCHED)
         return " ".join(words)
 
-    def _word(self, colour: str, number: int) -> str:
-        text = f"{colour}={self.info.channels[number]}"
+    def _word(self, color: str, number: int) -> str:
+        text = f"{color}={self.info.channels[number]}"
         if self.window and len(self.window) > 1:
             low, high = self.window[number]
             text += f"[{low:g}:{high:g}]"
@@ -110,37 +110,39 @@ def view(
         stretch: let 8-bit values go through the plane's own percentiles.
 
     Raises:
-        BadImage: there is no such channel, no finite value, or values of a kind that is not shown.
+        UnusableImage: no such channel, no finite value, or values of a kind that is not shown.
     """
     info = store.info(ref.plane)
     if info.dtype not in _FULL and not info.dtype.startswith("float"):
-        raise BadImage("unsupported", f"{ref}: values of type {info.dtype}; expected real numbers")
+        raise UnusableImage(
+            "unsupported", f"{ref}: values of type {info.dtype}; expected real numbers"
+        )
     measured = [n for n, name in enumerate(info.channels) if name != _ALPHA]
     one = len(measured) == 1 and info.channels[measured[0]] in _UNNAMED
-    if channels is None or info.is_colour or one:
-        colours = _by_order(measured)
+    if channels is None or info.is_color or one:
+        colors = _by_order(measured)
     else:
-        colours = _declared(ref, info, channels)
+        colors = _declared(ref, info, channels)
     alpha = info.channels.index(_ALPHA) if _ALPHA in info.channels else None
-    shown = set(colours.values())
+    shown = set(colors.values())
     left_out = tuple(info.channels[n] for n in measured if n not in shown)
     if stretch and info.dtype == "uint8":
         window = "percentile"
     elif info.dtype in SHOWN_AS_THEY_ARE:
-        return View(colours, alpha, left_out, None, info)
+        return View(colors, alpha, left_out, None, info)
     found: dict[int, tuple[float, float]] = {}
     is_own = False
     for key, numbers in kinds(info, sorted(shown)):
         found |= dict.fromkeys(numbers, _limits(store, ref, numbers, of_kind(window, key)))
         is_own |= not has_kind(window, key)
-    return View(colours, alpha, left_out, found, info, is_own)
+    return View(colors, alpha, left_out, found, info, is_own)
 
 
 def paint(
     store: ImageStore, plane: Plane, how: View, rows: slice = ALL, columns: slice = ALL
 ) -> np.ndarray:
     """Return uint8 (h, w, 3) of a plane, or of a window of it."""
-    wanted = sorted({*how.colours.values(), *([] if how.alpha is None else [how.alpha])})
+    wanted = sorted({*how.colors.values(), *([] if how.alpha is None else [how.alpha])})
     values = dict(zip(wanted, store.read(plane, rows, columns, wanted), strict=True))
 
     empty = without_data(how.info, values)
@@ -156,10 +158,10 @@ def paint(
             found[empty[number]] = 0
         return found
 
-    done = {number: shown(number) for number in set(how.colours.values())}
-    names = ["grey"] * 3 if "grey" in how.colours else COLOURS
+    done = {number: shown(number) for number in set(how.colors.values())}
+    names = ["grey"] * 3 if "grey" in how.colors else COLORS
     black = np.zeros_like(next(iter(done.values())))
-    planes = [done[how.colours[name]] if name in how.colours else black for name in names]
+    planes = [done[how.colors[name]] if name in how.colors else black for name in names]
     if how.alpha is None:
         return np.stack(planes, axis=-1)
     alpha = apply_window(values[how.alpha], *full_range(how.info))
@@ -178,7 +180,7 @@ def without_data(info: PlaneInfo, values: Mapping[int, np.ndarray]) -> dict[int,
         for number, channel in values.items()
         if info.channels[number] != _ALPHA
     }
-    if info.is_colour:
+    if info.is_color:
         every = np.logical_and.reduce(list(found.values()))
         return dict.fromkeys(found, every)
     return found
@@ -194,7 +196,7 @@ def with_data(info: PlaneInfo, numbers: Sequence[int], values: np.ndarray) -> np
 
 def kinds(info: PlaneInfo, numbers: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
     """Yield the channels that share a window, with the name of their kind of values."""
-    if info.is_colour:
+    if info.is_color:
         yield window_key(info.dtype, _RGB), [n for n in range(3) if n < len(info.channels)]
         return
     for number in numbers:
@@ -229,7 +231,7 @@ def _limits(
     try:
         return limits(values, window, full_range(info))
     except ValueError as error:
-        raise BadImage("no_values", f"{ref}: {error}") from error
+        raise UnusableImage("no_values", f"{ref}: {error}") from error
 
 
 @functools.lru_cache(maxsize=8)
@@ -250,22 +252,22 @@ def _spread(store: ImageStore, plane: Plane, numbers: tuple[int, ...]) -> np.nda
 def _by_order(measured: Sequence[int]) -> dict[str, int]:
     if len(measured) == 1:
         return {"grey": measured[0]}
-    return dict(zip(COLOURS, measured, strict=False))
+    return dict(zip(COLORS, measured, strict=False))
 
 
 def _declared(ref: ImageRef, info: PlaneInfo, channels: Channels) -> dict[str, int]:
     found = {}
-    for colour in (name for name in (*COLOURS, "grey") if name in channels):
-        channel = channels[colour]
+    for color in (name for name in (*COLORS, "grey") if name in channels):
+        channel = channels[color]
         names = info.channels
         number = channel if isinstance(channel, int) else _number(names, channel)
         if not 0 <= number < len(names):
-            raise BadImage(
+            raise UnusableImage(
                 "no_channel",
-                f"{ref}: images.channels.{colour}: got {channel!r}; expected one of its channels "
+                f"{ref}: images.channels.{color}: got {channel!r}; expected one of its channels "
                 f"{list(names)}, or a number from 0 to {len(names) - 1}",
             )
-        found[colour] = number
+        found[color] = number
     return found
 
 

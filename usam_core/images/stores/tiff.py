@@ -51,7 +51,7 @@ class TiffStore(ImageStore):
 
     Raises:
         InputError: a kind of TIFF that is not read here; the message says which.
-        BadImage: its header speaks of more than the file can hold.
+        UnusableImage: its header speaks of more than the file can hold.
         Exception: whatever the library raises on damaged bytes.
     """
 
@@ -146,7 +146,7 @@ class _Series:
             channels=self.pixels.channels,
             dtype=self.pixels.dtype.name,
             bits=self.pixels.bits,
-            is_colour=self.pixels.is_colour,
+            is_color=self.pixels.is_color,
             nodata=self.pixels.nodata,
         )
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import tifffile
 
-from usam_core.images.pillow import MOST_SCANS, jpeg_size, scans_in
-from usam_core.images.stores.limits import MOST, check_count, check_metadata
+from usam_core.images.pillow import MAX_SCANS, jpeg_size, scans_in
+from usam_core.images.stores.limits import MAX, check_count, check_metadata
 
 _PAGES_LOOKED_AT = 16
 
@@ -26,8 +26,8 @@ def within(decode: Callable[..., Any], pixels: int) -> Callable[..., Any]:
             raise ValueError(
                 f"cannot decompress: a JPEG of {width} x {height} in a tile of {pixels} values"
             )
-        if data and scans_in(data) > MOST_SCANS:
-            raise ValueError(f"cannot decompress: a JPEG of more than {MOST_SCANS} scans")
+        if data and scans_in(data) > MAX_SCANS:
+            raise ValueError(f"cannot decompress: a JPEG of more than {MAX_SCANS} scans")
         return decode(data, index, **options)
 
     return checked
@@ -37,7 +37,7 @@ def check_claims(file: tifffile.TiffFile) -> None:
     """Refuse pages and OME-XML that would fill the memory before the library believes them.
 
     Raises:
-        BadImage: the file cannot hold what they speak of.
+        UnusableImage: the file cannot hold what they speak of.
     """
     path, size = file.filehandle.path, file.filehandle.size
     check_count(path, "pages", len(file.pages), size)
@@ -63,7 +63,7 @@ def check_claims(file: tifffile.TiffFile) -> None:
     for along in root.iter():
         if "Start" in along.attrib and "End" in along.attrib:
             start, end, step = (float(along.get(key, 1)) for key in ("Start", "End", "Step"))
-            check_count(path, "planes", int(min(MOST + 1, abs(end - start) / abs(step or 1))), size)
+            check_count(path, "planes", int(min(MAX + 1, abs(end - start) / abs(step or 1))), size)
 
 
 def _number(element: ElementTree.Element, name: str, default: int) -> int:

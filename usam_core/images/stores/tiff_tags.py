@@ -17,10 +17,10 @@ from usam_core.images.stores.axes import Layout, named
 _EXTRA = tifffile.EXTRASAMPLE
 _KIND = tifffile.PHOTOMETRIC
 _COMPRESSION = tifffile.COMPRESSION
-_COLOURS = ("red", "green", "blue")
+_COLORS = ("red", "green", "blue")
 _ORIENTATION_TAG, _INKS_TAG, _EXTRA_TAG, _FORMATS_TAG, _NODATA_TAG = 274, 332, 338, 339, 42113
 _CMYK = 1
-_WITH_COLOURS = (
+_WITH_COLORS = (
     *(_COMPRESSION.JPEG, _COMPRESSION.ALT_JPEG, _COMPRESSION.JPEG_LOSSY, _COMPRESSION.PNG),
     *(_COMPRESSION.JPEG2000, _COMPRESSION.JPEG_2000_LOSSY, _COMPRESSION.APERIO_JP2000_YCBC),
     *(_COMPRESSION.APERIO_JP2000_RGB, _COMPRESSION.JPEGXL, _COMPRESSION.JPEGXL_DNG),
@@ -40,7 +40,7 @@ class Pixels:
 
     Attributes:
         channels: their names, once `shown` has run.
-        is_colour: whether they are those of one picture.
+        is_color: whether they are those of one picture.
         values: their type in the file.
         dtype: their type once `shown` has run.
         bits: how many bits of an unsigned integer are used, where these are fewer than it has.
@@ -55,7 +55,7 @@ class Pixels:
     """
 
     channels: tuple[str, ...]
-    is_colour: bool
+    is_color: bool
     values: np.dtype
     dtype: np.dtype
     bits: int | None
@@ -138,7 +138,7 @@ def pixels_of(
         InputError: they are of a kind that is not read here.
     """
     kind = page.photometric
-    by_libtiff = kind == _KIND.YCBCR and page.compression not in _WITH_COLOURS
+    by_libtiff = kind == _KIND.YCBCR and page.compression not in _WITH_COLORS
     _refuse(page, dtype, layout, by_libtiff)
     used = page.bitspersample if isinstance(page.bitspersample, int) else None
     bits = used if dtype.kind == "u" and used and used < 8 * dtype.itemsize else None
@@ -160,7 +160,7 @@ def pixels_of(
             colormap[:, int(nodata)] = 0
     return Pixels(
         channels=_channels(kind, layout, alpha, names),
-        is_colour=_is_colour(kind, layout),
+        is_color=_is_color(kind, layout),
         values=dtype,
         dtype=np.dtype(np.uint8) if kind in (_KIND.PALETTE, _KIND.SEPARATED) else dtype,
         bits=None if kind in (_KIND.PALETTE, _KIND.SEPARATED) else bits,
@@ -205,8 +205,8 @@ def _refuse(page: tifffile.TiffPage, dtype: np.dtype, layout: Layout, by_libtiff
 def _alpha(page: tifffile.TiffPage, samples: int) -> tuple[int | None, bool]:
     """Return which sample is opacity, and whether the others were multiplied by it."""
     extra = tuple(page.extrasamples or ())
-    colours = max(1, samples - len(extra))
-    for number, kind in enumerate(extra, start=colours):
+    colors = max(1, samples - len(extra))
+    for number, kind in enumerate(extra, start=colors):
         if kind in (_EXTRA.ASSOCALPHA, _EXTRA.UNASSALPHA) and number < samples:
             return number, kind == _EXTRA.ASSOCALPHA
     # Programs that leave the tag away mean opacity.
@@ -216,7 +216,7 @@ def _alpha(page: tifffile.TiffPage, samples: int) -> tuple[int | None, bool]:
     )
 
 
-def _is_colour(kind: int, layout: Layout) -> bool:
+def _is_color(kind: int, layout: Layout) -> bool:
     if kind in (_KIND.PALETTE, _KIND.SEPARATED):
         return True
     return kind in (_KIND.RGB, _KIND.YCBCR) and layout.channels == 1 and 3 <= layout.samples <= 4
@@ -227,10 +227,10 @@ def _channels(
 ) -> tuple[str, ...]:
     found, samples = layout.channels, layout.samples
     if kind in (_KIND.PALETTE, _KIND.SEPARATED):
-        return _COLOURS
+        return _COLORS
     every = list(named(names, found * samples))
     if found == 1 and kind in (_KIND.RGB, _KIND.YCBCR) and samples >= 3:
-        every[:3] = _COLOURS
+        every[:3] = _COLORS
     if found == 1 and samples == 2 and alpha == 1:
         every[0] = "grey"
     if alpha is not None:

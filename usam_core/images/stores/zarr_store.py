@@ -18,7 +18,7 @@ from usam_core.images.stores.base import ALL, ImageStore, Plane, PlaneInfo
 from usam_core.images.stores.codecs import guard
 from usam_core.images.stores.limits import (
     FREE,
-    MOST,
+    MAX,
     check_count,
     check_metadata,
     check_values,
@@ -26,7 +26,7 @@ from usam_core.images.stores.limits import (
 
 _OLD_AXES = "tczyx"
 """Of OME-Zarr 0.1 and 0.2, which have no others."""
-_COLOURS = {3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
+_COLORS = {3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
 _NARROW = 4
 """An axis so many times shorter than both others is none of a picture's sides."""
 _EXPECTED = "expected an OME-Zarr image, or an array"
@@ -71,14 +71,14 @@ class ZarrStore(ImageStore):
             )
         self._layout = layout(axes, self._array.shape)
         self._check_claims()
-        is_colour = self._layout.channels == 1 and self._layout.samples in _COLOURS
+        is_color = self._layout.channels == 1 and self._layout.samples in _COLORS
         self._info = PlaneInfo(
             size_hw=self._layout.size_hw,
-            channels=_COLOURS[self._layout.samples]
-            if is_colour
+            channels=_COLORS[self._layout.samples]
+            if is_color
             else named(names, self._layout.channels * self._layout.samples),
             dtype=np.dtype(self._array.dtype).name,
-            is_colour=is_colour,
+            is_color=is_color,
         )
 
     def _check_claims(self) -> None:
@@ -150,7 +150,7 @@ def images_in(path: str) -> list[str]:
     node = open_node(path)
     if isinstance(node, zarr.Array):
         return [""]
-    found = list(islice(_images_of(node, _DEEPEST), MOST + 1))
+    found = list(islice(_images_of(node, _DEEPEST), MAX + 1))
     check_count(path, "images", len(found), None)
     return found
 
@@ -159,7 +159,7 @@ def open_node(path: str) -> zarr.Group | zarr.Array:
     """Open a group or an array, its description no larger than can be.
 
     Raises:
-        BadImage: it is larger.
+        UnusableImage: it is larger.
         Exception: whatever the library raises on damaged metadata.
     """
     if not is_url(path):
@@ -287,12 +287,12 @@ def _guessed(shape: Sequence[int]) -> str | None:
     >>> _guessed((512, 512, 31)), _guessed((4, 5, 512, 512))
     (None, None)
     """
-    few = max(_COLOURS)
+    few = max(_COLORS)
     if len(shape) == 4:
         return "iyxc" if shape[3] <= few or _NARROW * shape[3] < min(shape[1:3]) else None
     if len(shape) != 3:
         return "yx" if len(shape) == 2 else None
-    if shape[2] in _COLOURS and shape[0] > few:
+    if shape[2] in _COLORS and shape[0] > few:
         return "yxs" if shape[1] > few else None
     return None if _NARROW * shape[2] < min(shape[:2]) else "iyx"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from usam_core.files.atomic import scratch_file, whole_file
-from usam_core.images.read import BadImage, check_image, read_image
+from usam_core.images.read import UnusableImage, check_image, read_image
 from usam_core.sources.web.failures import FetchFailed
 from usam_core.sources.web.journal import Verdict
 from usam_core.sources.web.session import Answer
@@ -55,7 +55,7 @@ def keep(answer: Answer, folder: Path, max_megapixels: float) -> Verdict:
             with _one_at_a_time:
                 check_image(original, max_megapixels)
                 picture = Image.fromarray(read_image(original, max_megapixels=max_megapixels).rgb)
-        except BadImage as error:
+        except UnusableImage as error:
             said = str(error).replace("images.max_megapixels", "training.web.max_megapixels")
             return Verdict(error.quarantined.code, said.replace(str(original), answer.url))
     content = io.BytesIO()

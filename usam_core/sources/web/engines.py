@@ -23,7 +23,7 @@ from usam_core.sources.web.journal import Candidate, Page
 from usam_core.sources.web.pools import PageReader
 from usam_core.sources.web.session import Answer
 
-MOST_RESULTS = 1000
+MAX_RESULTS = 1000
 """No engine gives more for one query; icrawler's crawlers stop there too."""
 
 _MARKS = re.compile("[\ue000\ue001]|</?strong>")

@@ -15,14 +15,14 @@ class Budget:
 
     Args:
         seconds: most time, from now.
-        most_bytes: most bytes received.
+        max_bytes: most bytes received.
         used: seconds and bytes of both that are used up already.
     """
 
-    def __init__(self, seconds: float, most_bytes: int, used: tuple[float, int] = (0.0, 0)) -> None:
+    def __init__(self, seconds: float, max_bytes: int, used: tuple[float, int] = (0.0, 0)) -> None:
         self._seconds = seconds
         self._end = time.monotonic() + seconds - used[0]
-        self._most_bytes = most_bytes
+        self._most_bytes = max_bytes
         self._received = used[1]
         self._lock = threading.Lock()
         self._stopped = threading.Event()

@@ -19,7 +19,7 @@ KEPT_SECONDS = 24 * 3600.0
 """How long a robots.txt counts before it is fetched again (RFC 9309, section 2.4)."""
 
 
-MOST_DELAY = 60.0
+MAX_DELAY = 60.0
 """A site that asks for more seconds between requests is left alone."""
 
 
@@ -58,13 +58,13 @@ class Robots:
             if rules is None:
                 rules = self._rules[origin] = Protego.parse(self._text(origin))
                 delay = _delay(rules)
-                if delay <= MOST_DELAY:
+                if delay <= MAX_DELAY:
                     self._session.pace.slow_down(parts.hostname or "", delay)
-        if _delay(rules) > MOST_DELAY:
+        if _delay(rules) > MAX_DELAY:
             raise FetchFailed(
                 "robots",
                 f"{origin}/robots.txt asks for {_delay(rules):g} s between requests; at most "
-                f"{MOST_DELAY:g} are waited",
+                f"{MAX_DELAY:g} are waited",
             )
         if not rules.can_fetch(url, AGENT):
             raise FetchFailed("robots", f"{origin}/robots.txt asks programs not to read {url}")

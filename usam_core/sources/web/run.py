@@ -11,7 +11,7 @@ from usam_core.config.schema import ClassSpec
 from usam_core.config.training import WebConfig
 from usam_core.errors import TransientError
 from usam_core.sources.web.decode import check_type, keep
-from usam_core.sources.web.engines import ENGINES, MOST_RESULTS, at
+from usam_core.sources.web.engines import ENGINES, MAX_RESULTS, at
 from usam_core.sources.web.failures import CapReached, FetchFailed
 from usam_core.sources.web.journal import Candidate, Journal, Page, Verdict
 from usam_core.sources.web.limits import Budget
@@ -24,7 +24,7 @@ from usam_core.sources.web.session import PoliteSession
 from usam_core.sources.web.sitecrawl import SiteCrawl
 from usam_core.sources.web.tally import Tally
 
-MOST_LOST = 8
+MAX_LOST = 8
 """After so many addresses without a network, the others are not tried."""
 
 LOST_RUNS = 3
@@ -143,7 +143,7 @@ class ClassRun:
     def _search(self, engine: str, query: str) -> Iterator[list[Candidate]]:
         asked = ENGINES[engine]
         seen: set[str] = set()
-        for number in range(min(self._config.most_pages, MOST_RESULTS // asked.step)):
+        for number in range(min(self._config.max_pages, MAX_RESULTS // asked.step)):
             page = self._journal.page(engine, query, str(number))
             if page is None:
                 page = self._read_results(engine, query, number)
@@ -225,7 +225,7 @@ class ClassRun:
         except FetchFailed as failure:
             if failure.lost and self._journal.count_lost(url) < LOST_RUNS:
                 self._lost.append(url)
-                if len(self._lost) >= MOST_LOST:
+                if len(self._lost) >= MAX_LOST:
                     self.tally.stop()
                 return None
             return Verdict(failure.code, failure.reason)

@@ -20,13 +20,13 @@ from usam_core.sources.web.failures import CapReached, FetchFailed, Permit
 from usam_core.sources.web.guard import Guard, GuardedAdapter, Lifeline
 from usam_core.sources.web.limits import Budget, Pace
 
-MOST_HOPS = 10
+MAX_HOPS = 10
 """Redirects followed for one address."""
 
 FIRST_WAIT = 1.0
 """Seconds before the first further try, more or less; each next wait is twice as long."""
 
-MOST_WAIT = 120.0
+MAX_WAIT = 120.0
 """Longest wait before a further try, also when a server asks for more."""
 
 CHUNK = 16 * 1024
@@ -100,7 +100,7 @@ class PoliteSession(Session):
             _check_address(url)
             if permit is not None:
                 permit(url)
-            if url in seen or len(seen) > MOST_HOPS:
+            if url in seen or len(seen) > MAX_HOPS:
                 raise FetchFailed(
                     "redirect_loop", f"{seen[0]} redirects in a circle or too often, last to {url}"
                 )
@@ -124,8 +124,8 @@ class PoliteSession(Session):
                 wait = FIRST_WAIT * 2**tried * random.uniform(0.5, 1.5)
                 if failure.wait is not None:
                     wait = max(failure.wait, wait)
-                    self.pace.pause(host, min(failure.wait, MOST_WAIT))
-                budget.sleep(min(wait, MOST_WAIT))
+                    self.pace.pause(host, min(failure.wait, MAX_WAIT))
+                budget.sleep(min(wait, MAX_WAIT))
         raise AssertionError("the last try returns or raises")
 
     def _once(

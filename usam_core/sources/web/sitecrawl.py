@@ -91,7 +91,7 @@ class SiteCrawl:
         """
         reached: list[str] = []
         unread: list[str] = []
-        for url in breadth_first(self._starts, self._page, self._config.most_pages):
+        for url in breadth_first(self._starts, self._page, self._config.max_pages):
             if self._page(url) is None and url not in self.failed:
                 unread.append(url)
                 if len(unread) == self._config.concurrency:

@@ -45,7 +45,7 @@ def stay_on(hosts: frozenset[str], robots: Permit) -> Permit:
 
 
 def breadth_first(
-    starts: list[str], known: Callable[[str], Page | None], most_pages: int
+    starts: list[str], known: Callable[[str], Page | None], max_pages: int
 ) -> Iterator[str]:
     """Yield the addresses of pages in the order of their discovery, each once.
 
@@ -55,14 +55,14 @@ def breadth_first(
     Args:
         starts: where the crawl begins.
         known: returns a page that was read, or None.
-        most_pages: most pages of one host.
+        max_pages: most pages of one host.
     """
     order = list(dict.fromkeys(starts))
     seen = set(order)
     pages: Counter[str] = Counter()
     for url in order:
         host = urlsplit(url).netloc
-        if pages[host] == most_pages:
+        if pages[host] == max_pages:
             continue
         pages[host] += 1
         yield url

@@ -61,7 +61,7 @@ class WebSource:
             "engines": config.engines,
             "engine_urls": config.engine_urls,
             "per_class": config.per_class,
-            "most_pages": config.most_pages,
+            "most_pages": config.max_pages,
             "sites": self._sites(spec),
             "urls": value_digest([astuple(row) for row in self._listed(spec)]),
             "max_file_mb": config.max_file_mb,
