@@ -33,7 +33,7 @@ from usam_core.sources.web.journal import Candidate, Journal, Verdict
 from usam_core.sources.web.source import _tidy
 from usam_core.sources.web.tally import sort_out
 from usam_core.steps import annotate, collect, compose, export, review
-from usam_core.steps import collect_class as gather
+from usam_core.steps import class_pictures as gather
 from usam_core.steps.exporting import Job, export_part
 from usam_core.steps.label_shard import part_holds
 from usam_core.steps.lineage_checks import check_chain
@@ -409,7 +409,7 @@ DELETIONS = {
         "steps/exporting.py",
         "steps/fit.py",
         "steps/gate.py",
-        "steps/collect_class.py",
+        "steps/class_pictures.py",
         "steps/label_shard.py",  # what it has just written
         "steps/label_tiled.py",
         "steps/read_settings.py",

@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from usam_core.config.images import ImagesConfig
 from usam_core.errors import UserError
+from usam_core.images.listing.row import look_at
 from usam_core.images.read import PATH_CODES, REASONS, UnusableImage, check_image, read_image
 
 RNG = np.random.default_rng(0)
@@ -229,7 +231,7 @@ def test_what_the_system_refuses_is_unreadable(tmp_path, monkeypatch):
 
     path = tmp_path / "x.png"
     NOISE.save(path)
-    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    monkeypatch.setattr("builtins.open", refuse)
     assert code_of(read_image, path) == "unreadable"
 
 
@@ -240,6 +242,24 @@ def test_folders_and_pipes_are_unreadable(tmp_path, look):
     os.mkfifo(pipe)
     assert code_of(look, folder) == "unreadable"
     assert code_of(look, pipe) == "unreadable"
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "webp"])
+def test_a_picture_is_opened_once_to_be_listed_and_once_to_be_read(tmp_path, ending, monkeypatch):
+    path = tmp_path / f"x.{ending}"
+    NOISE.save(path)
+    opened, plain_open = [], open
+
+    def counting(file, *args, **kwargs):
+        opened.append(os.fspath(file))
+        return plain_open(file, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", counting)
+    row, _ = look_at(path.name, str(path), None, None, ImagesConfig(path="images"))
+    assert (row.status, row.sha256) == ("ok", hashlib.sha256(path.read_bytes()).hexdigest())
+    assert opened.count(str(path)) == 1
+    read_image(path)
+    assert opened.count(str(path)) == 2
 
 
 def test_a_file_that_changed_since_it_was_listed(tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -44,13 +45,13 @@ def settled(monkeypatch):
 def read_files(monkeypatch) -> list[str]:
     """Return the names of the files that were hashed, as they are."""
     names: list[str] = []
-    digest = listing_row.file_digest
+    key = listing_row.file_key
 
-    def counting(path: Path) -> str:
+    def counting(path: str, file: BinaryIO) -> str:
         names.append(Path(path).name)
-        return digest(path)
+        return key(path, file)
 
-    monkeypatch.setattr(listing_row, "file_digest", counting)
+    monkeypatch.setattr(listing_row, "file_key", counting)
     return names
 
 
@@ -234,15 +235,15 @@ def test_a_listing_that_is_killed_goes_on_from_its_last_saving(tmp_path, read_fi
     class KilledError(Exception):
         pass
 
-    def die_at_the_fifth(path: Path, limit: float) -> None:
-        if path.name == "4.png":
+    def die_at_the_fifth(path: str, *_: object) -> None:
+        if Path(path).name == "4.png":
             raise KilledError
 
     monkeypatch.setattr(listing_row, "check_image", die_at_the_fifth)
     with pytest.raises(KilledError):
         list_images(config(root), root, cache)
     read_files.clear()
-    monkeypatch.setattr(listing_row, "check_image", lambda path, limit: None)
+    monkeypatch.setattr(listing_row, "check_image", lambda *_: None)
     assert len(list_images(config(root), root, cache)) == 6
     assert sorted(read_files) == ["4.png", "5.png"]
 
@@ -252,11 +253,11 @@ def test_what_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
     cache = tmp_path / "cache.parquet"
     picture(tmp_path / "a.png")
 
-    def refuse(path: Path) -> str:
+    def refuse(*_: object) -> str:
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(listing_row, "file_digest", refuse)
+        patch.setattr(listing_row, "file_key", refuse)
         assert list_images(config(tmp_path), tmp_path, cache)["code"].tolist() == ["unreadable"]
     assert list_images(config(tmp_path), tmp_path, cache)["code"].tolist() == [""]
 

@@ -35,7 +35,7 @@ import json, resource, sys, time
 from pathlib import Path
 sys.path.insert(0, {str(BENCHMARKS)!r})
 import fuzz
-from usam_core.images.stores import open, zarr_store, tiff
+from usam_core.images.stores import factory, zarr_store, tiff
 def status(word):
     said = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in said if line.startswith(word)) * 1024

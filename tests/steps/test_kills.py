@@ -24,8 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 import usam_core.files.atomic as atomic
-from usam_core import faults
-from usam_core.images.stores import remembered
+from usam_core.files import faults
+from usam_core.images.listing import cache as remembered
 from usam_core.outputs import ledger as ledgers
 from usam_core.outputs.ledger import Ledger, Written
 from usam_core.review import decisions

@@ -8,7 +8,14 @@ from pathlib import Path
 
 from usam_core.errors import InputError
 from usam_core.files.fsspec_io import is_url, open_bytes
-from usam_core.images.errors import PATH_CODES, REASONS, UnusableImage, library_verdicts, verdict_on
+from usam_core.images.errors import (
+    PATH_CODES,
+    REASONS,
+    UnusableImage,
+    check_file,
+    library_verdicts,
+    verdict_on,
+)
 from usam_core.images.listing.content import bytes_key, is_zarr_url, ref_digest, remembered_content
 from usam_core.images.pillow import DecodedImage, decode, stretched
 from usam_core.images.ref import ImageRef
@@ -71,16 +78,14 @@ def read_image(
             f"images.window: expected [low, high] with low below high, got {list(window)}"
         )
     ref = path if isinstance(path, ImageRef) else ImageRef.parse(os.fspath(path))
-    # A URL is read once, for its bytes tell what it is.
     is_part = bool(ref.plane) or ref.box is not None
-    is_file = is_url(ref.file) and not is_zarr_url(ref.file)
-    content = _content(ref.file) if is_file and not is_part else None
-    if is_part or needs_store(ref.file, max_megapixels, content):
+    # A file is opened once, for its bytes tell what it is.
+    content = None if is_part else _content(ref.file, max_megapixels)
+    if content is None or (is_url(ref.file) and needs_store(ref.file, max_megapixels, content)):
         with _store(ref, max_megapixels, projection, content) as store:
             if sha256 is not None and sha256 != _key(ref, content):
                 raise _changed(ref)
             return _read_plane(store, ref, max_megapixels, window, channels, projection, stretch)
-    content = _content(ref.file) if content is None else content
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise _changed(ref)
     found = decode(ref.file, content, max_megapixels, window)
@@ -130,9 +135,22 @@ def _changed(ref: ImageRef) -> UnusableImage:
     return UnusableImage("changed", f"{ref}: the file changed since it was listed; run again")
 
 
-def _content(address: str) -> bytes:
+def _content(address: str, max_megapixels: float) -> bytes | None:
+    """Return the bytes of a URL's file, or of a local picture; None for what only a store reads."""
+    if is_zarr_url(address) or os.path.isdir(address):
+        needs_store(address, max_megapixels)  # refuses a folder that is no Zarr
+        return None
+    if not is_url(address):
+        check_file(address)  # opening a pipe would wait for a writer for ever
     with verdict_on(address):
-        content = open_bytes(address)
+        if is_url(address):
+            content = open_bytes(address)
+        else:
+            with open(address, "rb") as file:
+                if needs_store(address, max_megapixels, file):
+                    return None
+                file.seek(0)
+                content = file.read()
     if not content:
         raise UnusableImage("empty", f"{address}: the file is empty (0 bytes)")
     return content

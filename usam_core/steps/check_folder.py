@@ -21,7 +21,7 @@ from usam_core.lineage.artifact import PARTS, read_parts
 from usam_core.lineage.document import LINEAGE, portable, read_document
 from usam_core.sources.base import class_folder, manifest_path
 from usam_core.steps import annotate, compose, export
-from usam_core.steps.collect_class import FOUND
+from usam_core.steps.class_pictures import FOUND
 from usam_core.steps.damage import Remade, Walk
 from usam_core.steps.record import RECORD, made_digest, read_record
 from usam_core.store.commit import remove_folder

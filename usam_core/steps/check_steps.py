@@ -20,7 +20,7 @@ from usam_core.report.history import HISTORY, RUNS, kept_runs, names_all, rewrit
 from usam_core.report.runs import damaged_kept
 from usam_core.steps import annotate, collect, export, gate
 from usam_core.steps.check_folder import FolderCheck
-from usam_core.steps.collect_class import FOUND
+from usam_core.steps.class_pictures import FOUND
 from usam_core.steps.damage import Remade, Walk
 from usam_core.steps.folders import step_folder
 from usam_core.steps.read_settings import windows_file

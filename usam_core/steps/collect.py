@@ -23,7 +23,7 @@ from usam_core.sources.base import (
     to_frame,
 )
 from usam_core.sources.choose import choose_source
-from usam_core.steps.collect_class import forget_gathered, gather, gathered, looks_for_leaks
+from usam_core.steps.class_pictures import forget_gathered, gather, gathered, looks_for_leaks
 from usam_core.steps.folders import step_folder
 from usam_core.steps.images_to_label import labelled_files
 from usam_core.steps.record import (
@@ -35,7 +35,7 @@ from usam_core.steps.record import (
     whole_output,
 )
 
-CALCULATIONS = ("usam_core.steps.collect_class",)
+CALCULATIONS = ("usam_core.steps.class_pictures",)
 """Modules that decide the step's results."""
 
 _ORIGINS = (

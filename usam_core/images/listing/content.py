@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from usam_core.files.digest import file_digest, value_digest
 from usam_core.files.fsspec_io import FileInfo, info, is_url, open_bytes
@@ -67,21 +67,27 @@ def folder_digest(path: str | Path) -> str:
     return value_digest([[name, file_digest(file)] for name, file in sorted(names)])
 
 
-def as_read(digest: str, source: str | bytes) -> str:
-    """Return the content key of a file: the digest of its bytes, but for some TIFFs (`anew`).
+def file_key(path: str, file: BinaryIO | None = None) -> str:
+    """Return the content key of a file.
 
     Args:
-        digest: of its bytes.
-        source: its path, or the bytes.
+        path: the file.
+        file: the same, opened already.
 
     Raises:
         OSError: it cannot be read.
     """
-    if isinstance(source, str):
-        with open(source, "rb") as file:
-            head = file.read(4)
-    else:
-        head = source[:4]
+    if file is None:
+        with open(path, "rb") as file:
+            return file_key(path, file)
+    file.seek(0)
+    head = file.read(4)
+    file.seek(0)
+    return _as_read(hashlib.file_digest(file, "sha256").hexdigest(), head, path)
+
+
+def _as_read(digest: str, head: bytes, source: str | bytes) -> str:
+    """Return the digest of a file's bytes, but for some TIFFs (`anew`)."""
     if head not in TIFF:
         return digest
     # Only who has one pays for the import.
@@ -92,7 +98,7 @@ def as_read(digest: str, source: str | bytes) -> str:
 
 def bytes_key(content: bytes) -> str:
     """Return the content key of a file that holds these bytes."""
-    return as_read(hashlib.sha256(content).hexdigest(), content)
+    return _as_read(hashlib.sha256(content).hexdigest(), content[:4], content)
 
 
 def ref_digest(content: str, ref: ImageRef) -> str:
@@ -140,7 +146,7 @@ def content_key(address: str | Path) -> str:
     """
     ref = ImageRef.parse(os.fspath(address))
     if ref.file == str(ref) and not (is_url(ref.file) or os.path.isdir(ref.file)):
-        return as_read(file_digest(ref.file), ref.file)
+        return file_key(ref.file)
     return ref_digest(remembered_content(ref.file), ref)
 
 
@@ -209,7 +215,7 @@ def _remembered(address: str, _mark: str) -> str:
         return bytes_key(open_bytes(address))
     if os.path.isdir(address):
         return folder_digest(address)
-    return as_read(file_digest(address), address)
+    return file_key(address)
 
 
 def _files(folder: str) -> Iterator[str]:

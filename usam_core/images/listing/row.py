@@ -2,18 +2,19 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from usam_core.config.images import ImagesConfig
-from usam_core.files.digest import file_digest
 from usam_core.files.fsspec_io import FileInfo, is_url, open_bytes
 from usam_core.files.stamps import SETTLED_NS
 from usam_core.images.listing.cache import Row
 from usam_core.images.listing.content import (
     Stamp,
-    as_read,
     bytes_key,
+    file_key,
     folder_digest,
     is_zarr_url,
     told_of,
@@ -21,7 +22,7 @@ from usam_core.images.listing.content import (
 from usam_core.images.listing.planes import check_named, named_key, planes_of, stamp_of
 from usam_core.images.read import UnusableImage, check_bytes, check_image, verdict_on
 from usam_core.images.ref import ImageRef
-from usam_core.images.stores.factory import is_tiff
+from usam_core.images.stores.factory import Source, is_tiff
 from usam_core.images.tiles import is_large
 
 Looked = tuple[Row, bool]
@@ -64,8 +65,9 @@ def look_at(
             row = row._replace(sha256=named_key(ref))
             planes = check_named(ref, limit, config.projection, config.tile)
             return row._replace(planes=planes), True
-        row = row._replace(sha256=_digest(ref.file))
-        row = row._replace(planes=_check(ref.file, row))
+        with _opened(ref.file) as file:
+            row = row._replace(sha256=_digest(ref.file, file))
+            row = row._replace(planes=_check(ref.file, row, file))
     except UnusableImage as error:
         row = _quarantined(row, error)
     return row, True
@@ -124,15 +126,15 @@ def _look_at_zarr(row: Row, address: str, told: FileInfo) -> Row:
         return _quarantined(row, error)
 
 
-def _check(path: str, row: Row) -> str:
+def _check(path: str, row: Row, file: BinaryIO | None) -> str:
     """Return the planes of a file that holds several or large ones; "" for any other picture."""
     if os.path.isdir(path):
         return planes_of(path, row.max_megapixels, tile=row.tile)
-    return _planes(lambda: check_image(Path(path), row.max_megapixels), row, path)
+    return _planes(lambda: check_image(path, row.max_megapixels, file), row, path, file)
 
 
 def _planes(
-    check: Callable[[], tuple[int, int]], row: Row, address: str, content: bytes | None = None
+    check: Callable[[], tuple[int, int]], row: Row, address: str, content: Source = None
 ) -> str:
     """Return the planes of a TIFF, and of a picture that is to be cut into tiles.
 
@@ -140,22 +142,39 @@ def _planes(
         check: checks a picture's header, and returns its size.
         row: with the settings.
         address: the file or URL.
-        content: what a URL holds.
+        content: what it holds.
     """
     if not is_tiff(address, content) and not is_large(check(), row.tile):
         return ""
-    return planes_of(address, row.max_megapixels, content, row.tile)
+    held = content if isinstance(content, bytes) else None
+    return planes_of(address, row.max_megapixels, held, row.tile)
 
 
-def _digest(path: str) -> str | None:
+def _digest(path: str, file: BinaryIO | None) -> str | None:
     try:
         if os.path.isdir(path):
             return folder_digest(path)
-        return as_read(file_digest(path), path) if os.path.isfile(path) else None
+        return None if file is None else file_key(path, file)
     except OSError as error:
-        raise UnusableImage(
-            "unreadable", f"{path}: {error.strerror}; check its permissions"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[BinaryIO | None]:
+    """Open a plain file once for all that a listing wants of it; None for anything else."""
+    if not os.path.isfile(path):
+        yield None
+        return
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(path, "rb"))
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        yield file
+
+
+def _unreadable(path: str, error: OSError) -> UnusableImage:
+    return UnusableImage("unreadable", f"{path}: {error.strerror}; check its permissions")
 
 
 def _is_unchanged(before: Row, row: Row, found: Stamp) -> bool:

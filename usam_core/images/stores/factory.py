@@ -33,7 +33,11 @@ _HEAD_BYTES = 2**16
 """Within these JPEG 2000 says how deep it is."""
 
 
-def needs_store(path: str, max_megapixels: float, content: bytes | None = None) -> bool:
+Source = bytes | BinaryIO | None
+"""What a file holds: its bytes, the file opened already, or None to open it by its path."""
+
+
+def needs_store(path: str, max_megapixels: float, content: Source = None) -> bool:
     """Return whether Pillow's 8 bit are not enough: a TIFF, a Zarr, or colour of more.
 
     Pillow's modes leave out how many samples a TIFF has, of what type, and where they lie.
@@ -41,7 +45,7 @@ def needs_store(path: str, max_megapixels: float, content: bytes | None = None) 
     Args:
         path: the file or the folder.
         max_megapixels: limit on a picture's size.
-        content: of a URL, what it holds.
+        content: what it holds.
 
     Raises:
         UnusableImage: the file cannot be used, as far as its header says.
@@ -58,20 +62,35 @@ def needs_store(path: str, max_megapixels: float, content: bytes | None = None) 
         return deep_colors(image, file.read(_HEAD_BYTES)) > 0
 
 
-def is_tiff(path: str, content: bytes | None = None) -> bool:
+def is_tiff(path: str, content: Source = None) -> bool:
     """Return whether a file begins like a TIFF.
 
     Raises:
         UnusableImage: it is no plain file with bytes in it, or cannot be read.
     """
-    if content is not None:
+    if isinstance(content, bytes):
         return content.startswith(TIFF)
     check_file(path)
-    with verdict_on(path), open(path, "rb") as file:
+    with verdict_on(path), _file(path, content) as file:
         return file.read(4) in TIFF
 
 
-def check_image(path: str | Path, max_megapixels: float = 100.0) -> tuple[int, int]:
+@contextmanager
+def _file(path: str, content: Source) -> Iterator[BinaryIO]:
+    """Open a file's content for reading from its first byte."""
+    if content is None:
+        with open(path, "rb") as file:
+            yield file
+    elif isinstance(content, bytes):
+        yield io.BytesIO(content)
+    else:
+        content.seek(0)
+        yield content
+
+
+def check_image(
+    path: str | Path, max_megapixels: float = 100.0, file: BinaryIO | None = None
+) -> tuple[int, int]:
     """Check what the header of a file tells, decoding no pixel; `read_image` checks the rest.
 
     Returns:
@@ -80,7 +99,7 @@ def check_image(path: str | Path, max_megapixels: float = 100.0) -> tuple[int, i
     Raises:
         UnusableImage: the file cannot be used as a single picture, with one of `REASONS`.
     """
-    return _check(os.fspath(path), max_megapixels, None)
+    return _check(os.fspath(path), max_megapixels, file)
 
 
 def check_bytes(content: bytes, address: str, max_megapixels: float = 100.0) -> tuple[int, int]:
@@ -90,22 +109,23 @@ def check_bytes(content: bytes, address: str, max_megapixels: float = 100.0) -> 
     return _check(address, max_megapixels, content)
 
 
-def _check(path: str, max_megapixels: float, content: bytes | None) -> tuple[int, int]:
+def _check(path: str, max_megapixels: float, content: Source) -> tuple[int, int]:
     if not is_tiff(path, content):
         with _picture(path, max_megapixels, content) as (_, image):
             return image.size[::-1]
-    with open_image(path, max_megapixels, content=content) as store:
+    held = content if isinstance(content, bytes) else None
+    with open_image(path, max_megapixels, content=held) as store:
         check_plane(store, ImageRef(path, ()), max_megapixels)
         return store.size(())
 
 
 @contextmanager
 def _picture(
-    path: str, max_megapixels: float, content: bytes | None = None
+    path: str, max_megapixels: float, content: Source = None
 ) -> Iterator[tuple[BinaryIO, ImageFile.ImageFile]]:
     with (
         verdict_on(path),
-        open(path, "rb") if content is None else io.BytesIO(content) as file,
+        _file(path, content) as file,
         open_picture(file, path, max_megapixels) as image,
     ):
         yield file, image
