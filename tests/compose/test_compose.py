@@ -341,7 +341,7 @@ def test_negative_names_are_collected_and_learned_and_never_listed(copied):
     values = yaml.safe_load(copied.read_text())
     values["negatives"] = ["star"]
     values["compose"]["backgrounds"] = ["negative"]
-    values["head"] |= {"composed": "masks", "background": True, "bank": "nearest"}
+    values["head"] |= {"composed": "masks", "background": True}
     values["inference"]["threshold"] = 0.0
     copied.write_text(yaml.safe_dump(values))
     project = load_project(copied)

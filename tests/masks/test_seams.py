@@ -106,7 +106,7 @@ def test_neighbors_that_touch_stay_two():
     for categories in ((1, 2), (1, 1)):
         found, boxes = split([(left, categories[0], 0.9), (right, categories[1], 0.8)])
         objects = joined(found, boxes, SIZE)
-        kept, gone = suppressed(objects, boxes, 0.5, 0.8)
+        kept, gone = suppressed(objects, boxes, 0.5)
         assert not gone
         assert [one["area"] for one in kept] == [left.sum(), right.sum()]
 
@@ -124,7 +124,7 @@ def test_one_thing_has_one_name():
     mask = box_mask((10, 30), (42, 58))
     found, boxes = split([(mask, 1, 0.5)])
     found[1][0] |= {"category_id": 2, "score": 0.8}
-    kept, gone = suppressed(joined(found, boxes, SIZE), boxes, 0.5, 0.8)
+    kept, gone = suppressed(joined(found, boxes, SIZE), boxes, 0.5)
     assert [one["category_id"] for one in kept] == [2]
     assert [(a["category_id"], b["category_id"]) for a, b in gone] == [(1, 2)]
 
@@ -134,7 +134,7 @@ def test_a_slice_of_an_object_is_no_second_one():
     mask, part = box_mask((10, 30), (10, 58)), box_mask((10, 16), (41, 58))
     found, boxes = split([(mask, 1, 0.9)])
     found[1] = [{**measures(encode(part)), "category_id": 1, "score": 0.4}]
-    kept, gone = suppressed(joined(found, boxes, SIZE), boxes, 0.5, 0.8)
+    kept, gone = suppressed(joined(found, boxes, SIZE), boxes, 0.5)
     assert ([one["area"] for one in kept], len(gone)) == ([mask.sum()], 1)
 
 
