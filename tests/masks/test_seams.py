@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from usam_core.images.ref import Box, ImageRef
-from usam_core.images.tiles import neighbors, shared, tile_digest, tiles_of
+from usam_core.images.ref import Box, ImageRef, neighbors, shared, tile_digest, tiles_of
 from usam_core.masks.rle import decode, encode
 from usam_core.masks.seams import joined, measures, rectangle, shifted, suppressed
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from usam_core.config.base import Bool, Float, Fraction, Int, Section, without
-from usam_core.config.text import NAME, BlockName
+from usam_core.config.features import NAME, BlockName
 
 Width = Annotated[Int, Field(ge=1, le=65536)]
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from usam_core.config.base import IN_QUOTES, WAS_REMOVED, PlacedError
 from usam_core.config.checks import mistakes_on_disk
-from usam_core.config.image_place import ImagePlace, image_place
+from usam_core.config.images import ImagePlace, image_place
 from usam_core.config.schema import ProjectConfig
 from usam_core.config.yaml_source import Location, dotted, read_yaml
 from usam_core.errors import ConfigError, InputError

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from usam_core.images.ref import Box
-from usam_core.images.tiles import neighbors, shared
+from usam_core.images.ref import Box, neighbors, shared
 from usam_core.masks.rle import run_lengths
 
 Record = dict[str, Any]

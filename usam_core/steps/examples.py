@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from usam_core.compose.cutout import object_mask
-from usam_core.compose.targets import mask_targets
+from usam_core.compose.scene import mask_targets
 from usam_core.config.project import Project
 from usam_core.head.bags import choose_masks
 from usam_core.masks.bits import valid_hw

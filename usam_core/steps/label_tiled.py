@@ -12,7 +12,7 @@ from usam_core.config.palette import label_dtype
 from usam_core.config.project import Project
 from usam_core.files.atomic import write_json
 from usam_core.files.digest import file_digest
-from usam_core.images.tiles import Tile
+from usam_core.images.ref import Tile
 from usam_core.masks.label_png import edited_png
 from usam_core.masks.rle import crop
 from usam_core.masks.seams import Record, joined, measures, shifted, suppressed

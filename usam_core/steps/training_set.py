@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from usam_core.compose.targets import mask_targets
+from usam_core.compose.scene import mask_targets
 from usam_core.config.project import Project
 from usam_core.errors import InputError
 from usam_core.head.bags import choose_masks
