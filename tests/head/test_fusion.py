@@ -101,7 +101,7 @@ def test_heads_of_other_days(tmp_path):
     with pytest.raises(StoreError, match=r"format 4; expected at most 3"):
         load_head(edited(path, format=4))
     with pytest.raises(StoreError, match="does not describe the head"):
-        load_head(edited(path, format=3, block_widths=[8, 8]))
+        load_head(edited(path, format=3, block_widths=[8, 8], settings=settings))
 
 
 @pytest.mark.parametrize(
