@@ -216,9 +216,8 @@ def _read_all(folder: Path, tile: int | None) -> dict[str, Any]:
     from usam_core.images.listing.planes import large_size
     from usam_core.images.listing.scan import list_images
     from usam_core.images.read import UnusableImage, read_image
-    from usam_core.images.ref import ImageRef
+    from usam_core.images.ref import ImageRef, tile_digest, tiles_of
     from usam_core.images.stores.tiff import TiffStore
-    from usam_core.images.tiles import tile_digest, tiles_of
 
     config = ImagesConfig(path=str(folder), extensions=_ENDINGS, tile=tile)
     found: dict[str, Any] = {"end": "read", "apart": 0}

@@ -94,7 +94,7 @@ def before_painting(head: torch.nn.Module, sets: Sequence, config: InferenceConf
     for masks in sets:
         kept = passed(head, masks, config)
         scores = mask_scores(kept.confidence, kept.predicted_iou, config)
-        suppress(kept.packed, scores, kept.classes, config.nms_iou, config.nms_containment)
+        suppress(kept.packed, scores, config.nms_iou)
 
 
 def at_full_size(head: torch.nn.Module, sets: Sequence, config: InferenceConfig) -> None:

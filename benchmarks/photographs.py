@@ -79,7 +79,6 @@ ROWS = {
     "minus predicted IoU in the score": {"inference": {"score": "confidence"}},
     "minus the single mask: best predicted IoU": {"inference": {"mask_choice": "best_iou"}},
     "minus the low threshold: 0.8 (the papers name none)": {"inference": {"threshold": 0.8}},
-    "plus suppression by containment": {"inference": {"nms_containment": 0.9}},
     "plus presence gate at 0.5": {"inference": {"presence": 0.5}},
     "plus calibrated thresholds": {"inference": {"thresholds": "calibrated"}},
     # Heads of their own.
@@ -91,7 +90,6 @@ ROWS = {
     "plus tokens, late fusion": {"head": {"features": ["tokens", "encoder"]}},
     'minus "none of these"': {"head": {"familiar": 0.0}},
     "plus class balance": {"head": {"class_balance": True}},
-    "plus a bank of means": {"head": {"bank": "mean", "bank_weight": 0.3}},
     "plus composed scenes and background": {
         "compose": {"scenes": 100},
         "head": {"composed": "bags", "background": True},

@@ -110,7 +110,7 @@ def measure(folder: Path, images: int, classes: int, epochs: int) -> dict[str, f
     some = next(source.batches(generator(SEED, "peer"), min(PEER_BAGS, images)))
     bags, wanted = map(torch.from_numpy, some[:2])
     torch.manual_seed(SEED)
-    head = make_head(source.widths, classes, config.hidden, config.dropout, config.fusion)
+    head = make_head(source.widths, classes, config.hidden, config.dropout)
     for name, moment in zip(("mean", "deviation"), source.moments(), strict=True):
         getattr(head, name).copy_(torch.from_numpy(moment))
     few = slice(config.batch_size)

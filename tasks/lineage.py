@@ -8,8 +8,8 @@ from prefect.artifacts import create_markdown_artifact
 from usam_core.config.project import Project
 from usam_core.files.atomic import write_json
 from usam_core.lineage.chain import read_chain
-from usam_core.lineage.diagram import markdown
 from usam_core.lineage.document import LINEAGE
+from usam_core.lineage.show import markdown
 from usam_core.steps import StepResult, step_folder
 
 

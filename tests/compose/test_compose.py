@@ -11,14 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from usam_core.compose import backdrops
+from usam_core.compose import cutout as cutouts
 from usam_core.compose.cutout import Cutout, object_mask
-from usam_core.compose.deal import deal, held_out
-from usam_core.compose.scene import compose
-from usam_core.compose.studio import Studio
-from usam_core.compose.targets import mask_targets
-from usam_core.config.compose import ComposeConfig
+from usam_core.compose.scene import compose, mask_targets
+from usam_core.compose.studio import Studio, deal, held_out
 from usam_core.config.project import load_project
+from usam_core.config.training import ComposeConfig
 from usam_core.errors import ConfigError, MissingStepError
 from usam_core.head.mask_loss import UNKNOWN
 from usam_core.masks.label_png import read_label_png
@@ -150,7 +148,7 @@ def test_the_object_is_the_best_mask_that_is_neither_ground_nor_speck_nor_aside(
 @given(st.integers(0, 500))
 def test_the_largest_empty_rectangle_is_empty_and_none_is_larger(seed):
     taken = np.random.default_rng(seed).random((6, 7)) < 0.3
-    top, left, bottom, right = backdrops.largest_empty(taken)
+    top, left, bottom, right = cutouts.largest_empty(taken)
     assert not taken[top:bottom, left:right].any()
     every = [
         (b - t) * (r - c)
@@ -167,11 +165,11 @@ def test_the_part_beside_an_object_shows_nothing_of_it():
     cutout = plain_cutout("red", side=64)
     rgb = np.pad(cutout.rgb, ((0, 0), (0, 64), (0, 0)))
     shifted = Cutout("red", "x", rgb, np.pad(cutout.mask, ((0, 0), (0, 64))))
-    part = backdrops.beside(shifted, (60, 90))
+    part = cutouts.beside(shifted, (60, 90))
     assert part.shape == (60, 90, 3)
     assert part.max() == 0
     everywhere = Cutout("red", "x", cutout.rgb, np.ones_like(cutout.mask))
-    assert backdrops.beside(everywhere, (60, 90)) is None
+    assert cutouts.beside(everywhere, (60, 90)) is None
 
 
 def test_a_class_without_a_usable_mask_is_left_out():
@@ -341,7 +339,7 @@ def test_negative_names_are_collected_and_learned_and_never_listed(copied):
     values = yaml.safe_load(copied.read_text())
     values["negatives"] = ["star"]
     values["compose"]["backgrounds"] = ["negative"]
-    values["head"] |= {"composed": "masks", "background": True, "bank": "nearest"}
+    values["head"] |= {"composed": "masks", "background": True}
     values["inference"]["threshold"] = 0.0
     copied.write_text(yaml.safe_dump(values))
     project = load_project(copied)

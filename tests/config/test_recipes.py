@@ -20,7 +20,6 @@ BASE = {"classes": ["dog", "cat"], "images": {"path": "images"}, "training": {"s
 # Typed again from the papers and METHOD.md: a change of the recipe has to be made twice.
 HEAD = {
     "features": ["tokens"],
-    "fusion": "late",
     "mask_choice": "single",
     "hidden": (512, 256, 128),
     "dropout": 0.9,
@@ -39,7 +38,6 @@ HEAD = {
     "familiar": 0,
     "reviewed": False,
     "class_balance": False,
-    "bank": "off",
     "text": "off",
 }
 INFERENCE = {
@@ -53,14 +51,13 @@ INFERENCE = {
     "min_area": 0,
     "max_area": 1,
     "nms_iou": 0.5,
-    "nms_containment": 1,
     "score": "confidence",
     "paint": "score",
 }
 FREE = {
     HeadConfig: {
         # Without the options above these have no effect; memory changes no result.
-        *("lambda_masks", "lambda_background", "bank_weight", "bank_size", "bank_neighbors"),
+        *("lambda_masks", "lambda_background"),
         *("text_block", "text_weight", "text_prompts", "cache_mb"),
     },
     InferenceConfig: {"head"},  # teacher and student are both the papers'

@@ -1,4 +1,4 @@
-"""The head's options beyond the papers: background output, mask truth, bank, balance."""
+"""The head's options beyond the papers: background output, mask truth, balance."""
 
 import math
 
@@ -8,8 +8,7 @@ import torch
 
 from tests.head.test_train import CLASSES, CONFIG, PROMPTS, source, toy
 from usam_core.config.schema import InferenceConfig
-from usam_core.head.bags import BagSource
-from usam_core.head.bank import BankedHead, balanced_weights
+from usam_core.head.bags import BagSource, balanced_weights
 from usam_core.head.checkpoint import load_head, save_head
 from usam_core.head.mask_loss import UNKNOWN, background_loss, class_loss, corrected
 from usam_core.head.train import train
@@ -93,31 +92,9 @@ def test_options_that_are_off_change_nothing():
     assert all(torch.equal(plain[name], known[name]) for name in plain)
 
 
-@pytest.mark.parametrize("mode", ["mean", "nearest"])
-def test_the_bank_alone_tells_the_classes(mode):
-    rows, labels, truth = toy()
-    bags = source(rows, labels)
-    config = CONFIG.model_copy(update={"bank": mode, "bank_size": 8, "bank_weight": 1.0})
-    heads = train(bags, config, seed=0)
-    assert isinstance(heads.student, BankedHead)
-    found = outputs(heads.student, bags)[:, :3].argmax(-1)
-    assert (found == truth[:, None]).mean() > 0.8
-    lengths = heads.student.vectors.norm(dim=-1)
-    assert torch.allclose(lengths, torch.ones_like(lengths), atol=1e-4)
-
-
-def test_a_bank_without_weight_leaves_the_probabilities():
-    rows, labels, _ = toy(30)
-    bags = source(rows, labels)
-    config = CONFIG.model_copy(update={"steps": 5, "bank": "mean", "bank_weight": 0.0})
-    banked = train(bags, config, seed=0).student
-    alone = outputs(banked.head, bags)
-    assert np.allclose(outputs(banked, bags), alone, atol=1e-4)
-
-
 def test_a_head_with_everything_comes_back_from_disk(tmp_path):
     bags, _ = with_truth(30)
-    update = {"steps": 3, "composed": "masks", "background": True, "bank": "nearest"}
+    update = {"steps": 3, "composed": "masks", "background": True}
     config = CONFIG.model_copy(update=update)
     head = train(bags, config, seed=0).student
     settings = config.model_dump(mode="json")

@@ -135,13 +135,10 @@ def card_of(head, config, outputs, classes=("a", "b", "c"), widths=(16,), **text
     }
 
 
-@pytest.mark.parametrize("bank", ["off", "mean"])
 @pytest.mark.parametrize("mode", ["alone", "fuse"])
-def test_a_saved_head_says_the_same(tmp_path, mode, bank):
+def test_a_saved_head_says_the_same(tmp_path, mode):
     rows, labels, _ = toy(30)
-    config = CONFIG.model_copy(
-        update={"text": mode, "text_weight": 0.3, "steps": 6, "bank": bank, "bank_size": 4}
-    )
+    config = CONFIG.model_copy(update={"text": mode, "text_weight": 0.3, "steps": 6})
     learned = None
     if mode == "fuse":
         learned = train(source(rows, labels), config, seed=0).student

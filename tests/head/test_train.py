@@ -190,18 +190,11 @@ def test_moments_are_those_of_all_masks():
     assert deviation == pytest.approx(flat.std(0), rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("choice", "expected"), [("single", [0, 0]), ("best_iou", [2, 3]), ("largest", [3, 1])]
-)
+@pytest.mark.parametrize(("choice", "expected"), [("single", [0, 0]), ("best_iou", [2, 3])])
 def test_choice_of_a_prompts_mask(choice, expected):
-    packed = np.zeros((2, 4, 1, 1), np.uint8)
-    packed[:, :, 0, 0] = [[255, 1, 3, 7], [255, 15, 3, 1]]
-    columns = {
-        # Mask 0 is best and largest, but only `single` may take it; ties go to the lowest.
-        "predicted_iou": np.array([[0.9, 0.1, 0.8, 0.8], [0.9, 0.1, 0.2, 0.3]], np.float32),
-        "packed_masks": packed,
-    }
-    assert choose_masks(columns, choice).tolist() == expected
+    # Mask 0 is best, but only `single` may take it; ties go to the lowest.
+    predicted_iou = np.array([[0.9, 0.1, 0.8, 0.8], [0.9, 0.1, 0.2, 0.3]], np.float32)
+    assert choose_masks(predicted_iou, choice).tolist() == expected
 
 
 def test_blocks_stand_side_by_side_and_tokens_serve_every_mask():

@@ -13,8 +13,8 @@ from usam_core.config.images import ImagesConfig
 from usam_core.config.project import Project, load_project
 from usam_core.config.template import write_template
 from usam_core.errors import ConfigError, InputError
-from usam_core.images.listing.globs import Globs
 from usam_core.images.listing.scan import list_images
+from usam_core.images.listing.walk import Globs
 from usam_core.steps.images_to_label import labelled_files, labelled_images
 
 

@@ -21,7 +21,7 @@ from usam_core.errors import ConfigError
 from usam_core.head.checkpoint import card_path
 from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.stores import show
-from usam_core.lineage import run_json
+from usam_core.lineage import document
 from usam_core.masks.label_png import edited_png, read_label_png
 from usam_core.masks.rle import decode
 from usam_core.progress import SILENT
@@ -110,7 +110,7 @@ class ReadsTokens(torch.nn.Module):
 def sam(monkeypatch, tmp_path):
     """Put the exact SAM and the exact head in place."""
     seeing, head = SeesDrawings(), tmp_path / "head.safetensors"
-    card = dict.fromkeys(run_json._OF_THE_CARD, "")
+    card = dict.fromkeys(document._OF_THE_CARD, "")
     card |= {"classes": CLASSES, "settings": {"features": ["tokens"]}, "encoder": {}}
     head.write_bytes(b"head")
     card_path(head).write_text(json.dumps(card))

@@ -19,8 +19,8 @@ from usam_core.errors import StoreAccessError, TransientError
 from usam_core.files import fsspec_io as opener
 from usam_core.images.listing import content, remote_zarr
 from usam_core.images.listing.content import content_key, is_zarr_url
-from usam_core.images.listing.globs import Globs
 from usam_core.images.listing.scan import list_images, list_names
+from usam_core.images.listing.walk import Globs
 from usam_core.images.read import UnusableImage, read_image
 
 VALUES = noise((2, 3, 1, 20, 30), "uint16")

@@ -12,23 +12,19 @@ from torch import nn
 from torch.nn import functional
 
 from usam_core.config.schema import InferenceConfig
-from usam_core.inference.scoring import candidates, choose, label_image
+from usam_core.inference.scoring import candidates, label_image
 from usam_core.masks.bits import areas, pack, unpack, upscale, upscale_part, valid_hw
-from usam_core.masks.nms import suppress
-from usam_core.masks.overlap import Overlaps
+from usam_core.masks.nms import Overlaps, suppress
 from usam_core.masks.paint import paint, paint_votes
 from usam_core.types import Instances, MaskSet
 
 masks_16 = arrays.arrays(bool, st.tuples(st.integers(0, 6), st.just(16), st.just(16)))
 
 
-def iou_and_containment(packed):
-    """Return both for all pairs, float64 (p, p) each."""
+def iou_of_pairs(packed):
+    """Return the IoU of all pairs, float64 (p, p)."""
     compare, everyone = Overlaps(packed), np.arange(len(packed))
-    tables = np.zeros((2, len(packed), len(packed)))
-    for one in everyone:
-        tables[:, one] = compare(one, everyone)
-    return tables
+    return np.array([compare(one, everyone) for one in everyone])
 
 
 def box(top, left, height, width, side=16):
@@ -45,12 +41,11 @@ def test_unpacking_gives_back_what_was_packed(masks):
 
 @given(masks_16)
 def test_overlap_counts_as_whole_masks_do(masks):
-    iou, inside = iou_and_containment(pack(masks))
+    iou = iou_of_pairs(pack(masks))
     for i, a in enumerate(masks):
         for j, b in enumerate(masks):
             shared, union = (a & b).sum(), (a | b).sum()
             assert iou[i, j] == pytest.approx(shared / max(union, 1))
-            assert inside[i, j] == pytest.approx(shared / max(min(a.sum(), b.sum()), 1))
 
 
 @settings(max_examples=50)
@@ -58,39 +53,23 @@ def test_overlap_counts_as_whole_masks_do(masks):
 def test_nms_keeps_no_conflict_and_drops_nothing_without_one(masks, seed):
     rng = np.random.default_rng(seed)
     scores = rng.random(len(masks)).astype(np.float32)
-    classes = rng.integers(0, 2, len(masks))
     packed = pack(masks)
-    kept = suppress(packed, scores, classes, 0.5, 0.8)
+    kept = suppress(packed, scores, 0.5)
     assert list(scores[kept]) == sorted(scores[kept], reverse=True)
-    iou, inside = iou_and_containment(packed)
-    conflict = (iou > 0.5) | ((inside > 0.8) & (classes[:, None] == classes[None]))
+    conflict = iou_of_pairs(packed) > 0.5
     for number in range(len(masks)):
         better = [k for k in kept if k != number and scores[k] >= scores[number]]
         assert (number in kept) == (not any(conflict[k, number] for k in better))
     # Suppressing what was kept changes nothing.
-    again = suppress(packed[kept], scores[kept], classes[kept], 0.5, 0.8)
+    again = suppress(packed[kept], scores[kept], 0.5)
     assert again.tolist() == list(range(len(kept)))
 
 
 def test_a_suppressed_mask_suppresses_nothing():
     # Each overlaps the next by two thirds of a mask, the first and the last by one third.
     packed = pack(np.stack([box(0, left, 6, 6) for left in (0, 2, 4)]))
-    kept = suppress(packed, np.array([0.9, 0.8, 0.7], np.float32), np.zeros(3, int), 0.4, 1.0)
+    kept = suppress(packed, np.array([0.9, 0.8, 0.7], np.float32), 0.4)
     assert kept.tolist() == [0, 2]
-
-
-@pytest.mark.parametrize(
-    ("classes", "kept"),
-    [
-        # The part lies in the whole: of one class it goes, of another it stays.
-        ([0, 0], [0]),
-        ([0, 1], [0, 1]),
-    ],
-)
-def test_containment_counts_within_a_class(classes, kept):
-    packed = pack(np.stack([box(0, 0, 10, 10), box(0, 0, 4, 4)]))
-    scores = np.array([0.9, 0.8], np.float32)
-    assert suppress(packed, scores, np.array(classes), 0.7, 0.9).tolist() == kept
 
 
 @pytest.mark.parametrize(
@@ -159,22 +138,6 @@ class Doubling(nn.Module):
         return rows.float()[..., :2]
 
 
-@pytest.mark.parametrize(
-    ("choice", "expected"),
-    [("single", [0]), ("best_iou", [1]), ("largest", [3]), ("most_confident", [2])],
-)
-def test_each_choice_takes_its_mask(choice, expected):
-    masks = [[box(0, 0, 16, 16), box(0, 0, 2, 2), box(0, 0, 3, 3), box(0, 0, 9, 9)]]
-    some = mask_set(masks, np.zeros((1, 4, 2)), [[0.99, 0.9, 0.1, 0.2]])
-    confidence = np.array([[0.99, 0.5, 0.9, 0.6]], np.float32)
-    assert choose(some, choice, confidence).tolist() == expected
-
-
-def test_equal_confidence_leaves_the_choice_to_the_predicted_iou():
-    some = mask_set(np.zeros((1, 4, 16, 16), bool), np.zeros((1, 4, 2)), [[0.9, 0.1, 0.7, 0.3]])
-    assert choose(some, "most_confident", np.full((1, 4), 0.5, np.float32)).tolist() == [2]
-
-
 def labelled(config, classes=("a", "b"), score="confidence"):
     whole, part = box(0, 0, 8, 8), box(8, 8, 8, 8)
     masks = np.stack([np.stack([whole] * 4), np.stack([part] * 4), np.stack([whole] * 4)])
@@ -202,7 +165,7 @@ def test_thresholds_and_nms_leave_the_best_mask_of_each_thing():
         ({"min_stability": 0.9}, []),
         ({"max_area": 0.2}, []),
         ({"min_area": 0.3}, []),
-        ({"nms_iou": 1.0, "nms_containment": 1.0}, [0, 2, 1]),
+        ({"nms_iou": 1.0}, [0, 2, 1]),
     ],
 )
 def test_each_setting_does_its_part(setting, prompts):
@@ -217,8 +180,8 @@ def test_score_may_count_the_predicted_iou():
 
 def test_candidates_carry_the_entropy_of_their_own_mask():
     masks = np.zeros((1, 4, 16, 16), bool)
-    some = mask_set(masks, [[[0, 0], [0, 0], [9, 0], [0, 0]]], np.full((1, 4), 0.5))
-    config = InferenceConfig(mask_choice="most_confident")
+    some = mask_set(masks, [[[0, 0], [0, 0], [9, 0], [0, 0]]], [[0.9, 0.1, 0.5, 0.2]])
+    config = InferenceConfig(mask_choice="best_iou")
     found = candidates(Doubling(), some, ["encoder"], config)
     assert found.confidence[0] > 0.99
     assert found.entropy[0] < 0.01
@@ -239,18 +202,11 @@ def instances(masks, classes, scores):
     )
 
 
-@pytest.mark.parametrize(
-    ("rule", "shared"),
-    [
-        ("score", 1),  # the large mask has the best score
-        ("smallest", 2),  # the small one is smallest
-    ],
-)
-def test_who_gets_a_pixel_that_several_claim(rule, shared):
+def test_the_best_score_gets_a_pixel_that_several_claim():
     large, middle, small = box(0, 0, 12, 12), box(0, 0, 8, 8), box(0, 0, 4, 4)
     found = instances([large, small, middle, middle], [0, 1, 2, 2], [0.9, 0.3, 0.5, 0.5])
-    labels = paint(found, rule, 3)
-    assert labels[0, 0] == shared
+    labels = paint(found, 3)
+    assert labels[0, 0] == 1
     assert labels[10, 10] == 1
     assert labels[15, 15] == 0
     assert labels.dtype == np.uint8
@@ -291,10 +247,8 @@ def test_equal_votes_go_to_the_lowest_class_and_equal_scores_to_the_first_mask()
     half = np.full(2, 0.5, np.float32)
     for order in ([2, 1], [1, 2]):
         assert paint_votes(pack(whole), np.array(order), half, (16, 16), least)[0, 0] == 2
-    assert paint(instances(whole, [2, 1], half), "score", 3)[0, 0] == 3
-    assert paint(instances(whole, [1, 2], half), "smallest", 3)[0, 0] == 2
-    for classes in ([0, 1], [1, 0]):
-        assert suppress(pack(whole), half, np.array(classes), 0.5, 1.0).tolist() == [0]
+    assert paint(instances(whole, [2, 1], half), 3)[0, 0] == 3
+    assert suppress(pack(whole), half, 0.5).tolist() == [0]
 
 
 def test_limits_of_the_thresholds_belong_to_the_kept():
@@ -320,9 +274,7 @@ def test_limits_of_the_thresholds_belong_to_the_kept():
 def test_an_overlap_just_at_the_limit_is_kept(limit, kept):
     packed = pack(np.stack([box(0, 0, 8, 8), box(0, 4, 8, 8)]))
     scores = np.array([0.9, 0.8], np.float32)
-    assert suppress(packed, scores, np.array([0, 1]), limit, 1.0).tolist() == kept
-    half = (0.5, [0, 1]) if limit == 1 / 3 else (0.49, [0])
-    assert suppress(packed, scores, np.array([0, 0]), 1.0, half[0]).tolist() == half[1]
+    assert suppress(packed, scores, limit).tolist() == kept
 
 
 def test_an_image_is_painted_by_the_rule_that_the_settings_name():
@@ -353,10 +305,10 @@ def test_a_mask_without_any_pixel_in_the_image_is_no_instance():
 
 
 def test_nothing_kept_is_all_background_and_many_classes_need_sixteen_bits():
-    assert not paint(instances([], [], []), "score", 3).any()
+    assert not paint(instances([], [], []), 3).any()
     nothing = pack(np.zeros((0, 16, 16), bool))
     assert not paint_votes(nothing, *2 * [np.zeros(0)], (5, 7), np.zeros(3)).any()
-    assert paint(instances([], [], []), "score", 300).dtype == np.uint16
+    assert paint(instances([], [], []), 300).dtype == np.uint16
 
 
 def test_tokens_alone_give_every_mask_of_a_prompt_the_same_logits():

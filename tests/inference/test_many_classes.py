@@ -313,7 +313,7 @@ def test_no_class_is_void_in_its_png(tmp_path, classes):
     drawn = Scene(np.zeros((2, 2, 3), np.uint8), objects, ("last", "class 2"))
     composed = ComposedScene(drawn.image, objects, drawn.names, ())
     for labels in (
-        paint(instances, "score", classes),
+        paint(instances, classes),
         of_votes,
         drawn.label_map(names),
         composed.label_map(names),

@@ -10,11 +10,10 @@ from PIL import Image
 
 from tests.lineage.tampered import PNG, broken, document, replace_head
 from usam_core.config.project import load_project
-from usam_core.lineage import environment
+from usam_core.lineage import document as documents
 from usam_core.lineage.chain import read_chain
-from usam_core.lineage.diagram import markdown
 from usam_core.lineage.document import LINEAGE
-from usam_core.lineage.show import broken_links, to_json, tree
+from usam_core.lineage.show import broken_links, markdown, to_json, tree
 from usam_core.steps import STEPS, run_step
 from usam_core.steps.embed import open_store
 from usam_core.steps.lineage_checks import check_chain
@@ -164,16 +163,16 @@ def test_the_commit_is_that_of_this_checkout_alone(tmp_path, monkeypatch):
 
     git("init")
     git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-m", "x")
-    inside = tmp_path / "usam_core" / "lineage" / "environment.py"
-    monkeypatch.setattr(environment, "__file__", str(inside))
-    found = environment.checkout.__wrapped__()
+    inside = tmp_path / "usam_core" / "lineage" / "document.py"
+    monkeypatch.setattr(documents, "__file__", str(inside))
+    found = documents.checkout.__wrapped__()
     assert found is not None
     assert len(found["commit"]) == 40
     assert not found["changed"]
     (tmp_path / "venv").mkdir()
-    installed = tmp_path / "venv" / "usam_core" / "lineage" / "environment.py"
-    monkeypatch.setattr(environment, "__file__", str(installed))
-    assert environment.checkout.__wrapped__() is None
+    installed = tmp_path / "venv" / "usam_core" / "lineage" / "document.py"
+    monkeypatch.setattr(documents, "__file__", str(installed))
+    assert documents.checkout.__wrapped__() is None
 
 
 def test_usam_lineage_prints_the_chain_and_its_exit_code(root):

@@ -7,8 +7,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 
-from usam_core.masks.polygons import fill, join, part_polygons
-from usam_core.masks.rle import Crop, crop, decode, encode, pixels, run_lengths
+from usam_core.masks.rle import (
+    Crop,
+    crop,
+    decode,
+    encode,
+    fill,
+    join,
+    part_polygons,
+    pixels,
+    run_lengths,
+)
 
 sizes = st.tuples(st.integers(1, 23), st.integers(1, 31))
 masks = sizes.flatmap(lambda size: arrays(bool, size))

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from usam_core.images.ref import Box, ImageRef
-from usam_core.images.tiles import neighbors, shared, tile_digest, tiles_of
+from usam_core.images.ref import Box, ImageRef, neighbors, shared, tile_digest, tiles_of
 from usam_core.masks.rle import decode, encode
 from usam_core.masks.seams import joined, measures, rectangle, shifted, suppressed
 
@@ -106,7 +105,7 @@ def test_neighbors_that_touch_stay_two():
     for categories in ((1, 2), (1, 1)):
         found, boxes = split([(left, categories[0], 0.9), (right, categories[1], 0.8)])
         objects = joined(found, boxes, SIZE)
-        kept, gone = suppressed(objects, boxes, 0.5, 0.8)
+        kept, gone = suppressed(objects, boxes, 0.5)
         assert not gone
         assert [one["area"] for one in kept] == [left.sum(), right.sum()]
 
@@ -124,7 +123,7 @@ def test_one_thing_has_one_name():
     mask = box_mask((10, 30), (42, 58))
     found, boxes = split([(mask, 1, 0.5)])
     found[1][0] |= {"category_id": 2, "score": 0.8}
-    kept, gone = suppressed(joined(found, boxes, SIZE), boxes, 0.5, 0.8)
+    kept, gone = suppressed(joined(found, boxes, SIZE), boxes, 0.5)
     assert [one["category_id"] for one in kept] == [2]
     assert [(a["category_id"], b["category_id"]) for a, b in gone] == [(1, 2)]
 
@@ -134,7 +133,7 @@ def test_a_slice_of_an_object_is_no_second_one():
     mask, part = box_mask((10, 30), (10, 58)), box_mask((10, 16), (41, 58))
     found, boxes = split([(mask, 1, 0.9)])
     found[1] = [{**measures(encode(part)), "category_id": 1, "score": 0.4}]
-    kept, gone = suppressed(joined(found, boxes, SIZE), boxes, 0.5, 0.8)
+    kept, gone = suppressed(joined(found, boxes, SIZE), boxes, 0.5)
     assert ([one["area"] for one in kept], len(gone)) == ([mask.sum()], 1)
 
 

@@ -11,19 +11,17 @@ import pytest
 import yaml
 from PIL import Image
 
-from usam_core.config.image_place import ImagePlace
-from usam_core.config.images import ImagesConfig
+from usam_core.config.images import ImagePlace, ImagesConfig
 from usam_core.config.project import load_project
 from usam_core.config.schema import ClassSpec
 from usam_core.errors import ConfigError, InputError, StoreError, UsamError
 from usam_core.images.listing.lists import read_names
-from usam_core.images.listing.spelling import below
+from usam_core.images.listing.walk import below
 from usam_core.masks.rle import decode, encode
 from usam_core.outputs.ledger import Ledger
 from usam_core.progress import SILENT
 from usam_core.review.decisions import Decision, append_decision, append_undo, read_all, standing
-from usam_core.sources.folder import FolderSource
-from usam_core.sources.table import class_table
+from usam_core.sources.folder import FolderSource, class_table
 from usam_core.sources.web.urllist import read_url_list
 from usam_core.steps import intact, run_step, step_folder
 from usam_core.steps.record import StepResult, read_record, write_record

@@ -138,7 +138,7 @@ def rule(decisions, masks, classes, scores):
     """Return what rulings leave of masks that lie in one image, by their own suppression."""
     packed, classes = pack(np.stack(masks)), np.array(classes)
     config = InferenceConfig()
-    stay = suppress(packed, np.array(scores, np.float32), classes, 0.5, 0.9)
+    stay = suppress(packed, np.array(scores, np.float32), 0.5)
     p = len(stay)
     instances = Instances(
         masks=upscale(packed[stay], (64, 64)),

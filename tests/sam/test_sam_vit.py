@@ -6,8 +6,8 @@ import pytest
 import torch
 from segment_anything.modeling import ImageEncoderViT
 
+from usam_core.sam.composed import FusedAttention, fuse_attention
 from usam_core.sam.nano import untrained_nano_sam
-from usam_core.sam.vit import FusedAttention, fuse_attention
 
 
 @pytest.fixture(scope="module")

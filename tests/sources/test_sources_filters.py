@@ -12,8 +12,12 @@ from usam_core.config.training import FilterConfig
 from usam_core.files.digest import file_digest
 from usam_core.progress import SILENT
 from usam_core.sources.base import TrainingPicture
-from usam_core.sources.filters import filter_pictures, nearest_bits, similarity_to_neighbors
-from usam_core.sources.image_stats import picture_looks
+from usam_core.sources.filters import (
+    filter_pictures,
+    nearest_bits,
+    picture_looks,
+    similarity_to_neighbors,
+)
 
 NONE = np.empty(0, np.uint64)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tests.store.test_store import SPEC, good, mask_set, sha
-from usam_core.store import int8 as rows8
+from usam_core.store.arrays import decode_rows8, encode_rows8
 from usam_core.store.layout import PRECISION
 from usam_core.store.shard import ShardRecord
 from usam_core.store.store import EmbeddingStore
@@ -19,7 +19,7 @@ NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=16)
 @given(arrays.arrays(np.float16, st.tuples(*3 * [st.integers(1, 5)]), elements=NUMBERS))
 @example(np.full((1, 1, 1), 65504, np.float16))  # its scale is rounded up
 def test_a_number_is_off_by_at_most_a_254th_of_its_rows_largest(values):
-    found = rows8.decode(rows8.encode(values))
+    found = decode_rows8(encode_rows8(values))
     assert found.dtype == np.float16
     assert found.shape == values.shape
     largest = np.abs(values.astype(np.float64)).max(axis=-1, keepdims=True)
@@ -29,14 +29,14 @@ def test_a_number_is_off_by_at_most_a_254th_of_its_rows_largest(values):
 
 
 def test_a_hand_worked_row():
-    packed = rows8.encode(np.array([[2.54, -1, 0, 0.06]], np.float16))
+    packed = encode_rows8(np.array([[2.54, -1, 0, 0.06]], np.float16))
     assert packed[0, :4].tolist() == [127, -50, 0, 3]
     assert packed.shape == (1, 6)
 
 
 def test_a_row_with_an_infinity_is_no_number_afterwards():
     values = np.array([[1, np.inf], [1, 2]], np.float16)
-    found = rows8.decode(rows8.encode(values))
+    found = decode_rows8(encode_rows8(values))
     assert np.isnan(found[0]).any()
     assert found[1].tolist() == pytest.approx([1, 2], rel=0.01)
 
@@ -55,5 +55,5 @@ def test_a_store_of_bytes_gives_near_features_and_the_very_masks(tmp_path):
         ours = found.tokens if name == "tokens" else found.features[name]
         theirs = exact.tokens if name == "tokens" else exact.features[name]
         assert ours.dtype == np.float16
-        np.testing.assert_array_equal(ours, rows8.decode(rows8.encode(theirs)))
+        np.testing.assert_array_equal(ours, decode_rows8(encode_rows8(theirs)))
     assert store.verify() == []

@@ -18,8 +18,8 @@ from usam_core.errors import InputError, UsamError
 from usam_core.masks.label_png import read_label_png, save_label_png
 from usam_core.masks.rle import encode
 from usam_core.steps import run_step
+from usam_core.truth.base import ByName
 from usam_core.truth.coco import CocoTruth
-from usam_core.truth.names import ByName
 from usam_core.truth.voc import VocTruth
 
 LABELS = ["dog", "plane"]

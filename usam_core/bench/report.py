@@ -7,18 +7,170 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import psutil
+from PIL import Image, ImageDraw, ImageFont
 
-from usam_core.bench.figure import save_figure
+from usam_core.bench.datasets import papers_classwise, published_rows
 from usam_core.bench.plan import Plan
 from usam_core.bench.run import Measured
-from usam_core.bench.tables import class_table, result_table
 from usam_core.files.atomic import whole_file, write_json
 from usam_core.files.digest import file_digest, value_digest
 from usam_core.files.spreadsheet import write_csv
-from usam_core.lineage.environment import checkout, versions
+from usam_core.lineage.document import checkout, versions
 from usam_core.steps import STEPS, code_revision, embed
+
+OURS = "ours"
+NOT_RUN = "published, not run by us"
+_CLASS_NUMBERS = ("iou", "ap50", "false_positive_rate", "false_positive_area")
+
+
+def result_table(plan: Plan, measured: Sequence[Measured]) -> pd.DataFrame:
+    """Return one row a method: ours first, then the papers', then the best published; percent.
+
+    Columns: method, training, group, names, runs, miou, miou_deviation, map50, map50_deviation,
+    false_positive_rate, source, note. Deviations are those of a sample (n - 1), over the seeds.
+    """
+    rows = [_our_row(plan, head, measured) for head in plan.choices.heads]
+    rows += [
+        {
+            "method": row.method,
+            "training": row.training,
+            "group": row.group,
+            "miou": row.miou,
+            "map50": row.map50,
+            "source": f"{NOT_RUN}: {row.source}",
+            "note": row.note,
+        }
+        for row in published_rows(plan.benchmark.name)
+    ]
+    columns = [
+        "method",
+        "training",
+        "group",
+        "names",
+        "runs",
+        "miou",
+        "miou_deviation",
+        "map50",
+        "map50_deviation",
+        "false_positive_rate",
+        "source",
+        "note",
+    ]
+    return pd.DataFrame(rows, columns=columns).astype({"runs": "Int64"})
+
+
+def class_table(plan: Plan, measured: Sequence[Measured]) -> pd.DataFrame:
+    """Return one row a head and class, percent, means over the seeds; the papers' IoU beside.
+
+    `false_positive_rate` is the share of the images without the class in which it was painted,
+    `false_positive_area` the mean share of such an image's pixels that it took.
+    """
+    papers = papers_classwise(plan.benchmark.name)
+    tables = []
+    for head in plan.choices.heads:
+        runs = [one.classes for one in measured if one.run.head == head]
+        table = runs[0][["class", "images"]].copy()
+        table.insert(0, "head", head)
+        for number in _CLASS_NUMBERS:
+            values = pd.concat([run[number] for run in runs], axis=1).astype(float) * 100
+            table[number] = values.mean(axis=1)
+            if number == "iou":
+                table["iou_deviation"] = values.std(axis=1, ddof=1)
+        for training, values in papers.items():
+            table[f"papers_iou_{training}"] = values
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _our_row(plan: Plan, head: str, measured: Sequence[Measured]) -> dict:
+    runs = [one for one in measured if one.run.head == head]
+    miou = [one.metrics["semantic"]["miou"] for one in runs]
+    instance = [one.metrics["instance"] for one in runs]
+    map50 = [scores["map50"] for scores in instance if scores and scores["map50"] is not None]
+    absent = [one.metrics["absent_classes"]["rate"] for one in runs]
+    used, total = len(plan.split.names), plan.split.total
+    mode = ", papers' mode" if plan.choices.papers else ""
+    names_alone = plan.settings.get("head", {}).get("text") == "alone"
+    return {
+        "method": "usam, names alone (text)" if names_alone else f"usam {head}{mode}",
+        "training": plan.training,
+        "group": OURS,
+        "names": plan.choices.names,
+        "runs": len(runs),
+        "miou": _percent(miou),
+        "miou_deviation": _deviation(miou),
+        "map50": _percent(map50),
+        "map50_deviation": _deviation(map50),
+        "false_positive_rate": _percent(absent),
+        "source": "this run",
+        "note": f"{used} of {total} images: not comparable" if used < total else "",
+    }
+
+
+def _percent(values: Sequence[float]) -> float | None:
+    return float(np.mean(values) * 100) if values else None
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    return float(np.std(values, ddof=1) * 100) if len(values) > 1 else None
+
+
+_COLORS = {OURS: "#c0392b", "papers": "#2c6fa6", "best": "#9aa5ad"}
+_LEGEND = {
+    OURS: "this run",
+    "papers": f"the papers' tables ({NOT_RUN})",
+    "best": f"best published, names only ({NOT_RUN})",
+}
+_WIDTH, _LEFT, _RIGHT = 1000, 330, 120
+_ROW, _TOP, _BOTTOM = 26, 64, 84
+
+
+def save_figure(path: Path, table: pd.DataFrame, measure: str, title: str) -> None:
+    """Write the chart as PNG, the largest bar on top.
+
+    Args:
+        path: where to.
+        table: as `result_table` returns it; rows without the measure are left out.
+        measure: `miou` or `map50`, percent.
+        title: the headline.
+    """
+    rows = table[table[measure].notna()].sort_values(measure, ascending=False, kind="stable")
+    picture = Image.new("RGB", (_WIDTH, _TOP + _ROW * len(rows) + _BOTTOM), "white")
+    pen = ImageDraw.Draw(picture)
+    font, bold = ImageFont.load_default(14), ImageFont.load_default(18)
+    name = {"miou": "mIoU", "map50": "mAP50 of masks"}[measure]
+    pen.text((16, 14), f"{title}: {name}, %", fill="black", font=bold)
+    scale = (_WIDTH - _LEFT - _RIGHT) / 100
+    bottom = _TOP + _ROW * len(rows)
+    for tick in range(0, 101, 20):
+        x = _LEFT + tick * scale
+        pen.line([(x, _TOP - 8), (x, bottom)], fill="#dddddd")
+        pen.text((x, _TOP - 10), str(tick), fill="#666666", font=font, anchor="mb")
+    for number, row in enumerate(rows.to_dict("records")):
+        middle = _TOP + _ROW * number + _ROW // 2
+        value, deviation = row[measure], row[f"{measure}_deviation"]
+        label = f"{row['method']} ({row['training']})"
+        pen.text((_LEFT - 8, middle), label, fill="black", font=font, anchor="rm")
+        end = _LEFT + value * scale
+        box = [(_LEFT, middle - 8), (max(end, _LEFT + 1), middle + 8)]
+        pen.rectangle(box, fill=_COLORS[row["group"]])
+        text = f"{value:.1f}"
+        if pd.notna(deviation):
+            text = f"{text} ± {deviation:.1f}"
+            reach = deviation * scale
+            pen.line([(end - reach, middle), (end + reach, middle)], fill="black", width=2)
+            end += reach
+        pen.text((end + 8, middle), text, fill="black", font=font, anchor="lm")
+    for number, (group, words) in enumerate(_LEGEND.items()):
+        y = bottom + 14 + 20 * number
+        pen.rectangle([(16, y), (28, y + 12)], fill=_COLORS[group])
+        pen.text((36, y + 6), words, fill="black", font=font, anchor="lm")
+    with whole_file(path) as temporary:
+        picture.save(temporary, format="PNG")
+
 
 PROTOCOL = "protocol.json"
 

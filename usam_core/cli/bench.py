@@ -62,9 +62,8 @@ def bench(
     row of the papers' tables.
     """
     from usam_core.bench.plan import HEADS, Choices, check_plan, make_plan
-    from usam_core.bench.report import write_report
+    from usam_core.bench.report import NOT_RUN, OURS, write_report
     from usam_core.bench.run import run_plan
-    from usam_core.bench.tables import NOT_RUN, OURS
 
     set_logging(verbose)
     plan = make_plan(

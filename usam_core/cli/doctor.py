@@ -10,9 +10,8 @@ import psutil
 import torch
 
 from usam_core.config.project import Project
-from usam_core.lineage.environment import versions
-from usam_core.sam.download import cache_folder
-from usam_core.sam.registry import NANO_WEIGHTS, OFFICIAL
+from usam_core.lineage.document import versions
+from usam_core.sam.download import NANO_WEIGHTS, OFFICIAL, cache_folder
 from usam_core.sources.model_files import KNOWN_GB, local_folder
 
 _GIB = 1 << 30

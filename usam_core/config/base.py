@@ -2,7 +2,7 @@
 
 import logging
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -48,6 +48,18 @@ def text_of(form: str, pattern: str, **limits: Any) -> Any:
     return Annotated[str, field, AfterValidator(fits)]
 
 
+def without(*values: str) -> BeforeValidator:
+    """Refuse values that a setting once had, saying what became of them."""
+
+    def refuse(value: object) -> object:
+        if value in values:
+            raise ValueError(f"this value {WAS_REMOVED}")
+        return value
+
+    return BeforeValidator(refuse)
+
+
+WAS_REMOVED = "was removed, measured worthless (docs/decisions/0019-what-went.md); delete the line"
 _OLD_SPELLINGS = {"colour": "color", "standardise": "standardize", "min_centre": "min_center"}
 _log = logging.getLogger(__name__)
 
@@ -56,16 +68,23 @@ class Section(BaseModel):
     """A part of `project.yaml`: immutable, and strict about keys and types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    removed: ClassVar[dict[str, object]] = {}
+    """Keys that are no more, each with the value that still says what is done; `...` stands for
+    every value, where the key alone does nothing."""
 
     @model_validator(mode="before")
     @classmethod
-    def _old_spellings_and_empty_sections(cls, value: object) -> object:
+    def _old_keys_and_empty_sections(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value
         for old, new in _OLD_SPELLINGS.items():
             if old in value and new in cls.model_fields and new not in value:
                 _log.warning("%s: this key of project.yaml is spelled %s now", old, new)
                 value = {new if key == old else key: part for key, part in value.items()}
+        for key, harmless in cls.removed.items():
+            if key in value and harmless in (..., value[key]):
+                _log.warning("%s: this key of project.yaml %s", key, WAS_REMOVED)
+                value = {name: part for name, part in value.items() if name != key}
         # A section whose lines are all commented out is None to YAML: then its defaults hold.
         empty = {
             name

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from usam_core.config.features import FAMILY_OF
-from usam_core.config.image_place import LIST_ENDINGS
-from usam_core.config.text import WITH_TEXT
+from usam_core.config.features import FAMILY_OF, WITH_TEXT
+from usam_core.config.images import LIST_ENDINGS
 from usam_core.files.fsspec_io import is_url
 
 if TYPE_CHECKING:

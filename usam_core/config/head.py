@@ -8,14 +8,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from usam_core.config.base import Bool, Float, Fraction, Int, Section
-from usam_core.config.text import NAME, BlockName
+from usam_core.config.base import Bool, Float, Fraction, Int, Section, without
+from usam_core.config.features import NAME, BlockName
 
 Width = Annotated[Int, Field(ge=1, le=65536)]
 
 
 class HeadOptions(Section):
     """Options of the `head` section that are ours."""
+
+    removed = {
+        "bank": "off",
+        **dict.fromkeys(("bank_weight", "bank_size", "bank_neighbors", "bank_neighbours"), ...),
+        "fusion": "late",
+    }
 
     composed: Literal["off", "bags", "masks"] = "off"
     """Learn from composed scenes too: `bags` from the names of what they show, as from pictures;
@@ -36,15 +42,6 @@ class HeadOptions(Section):
     with fewer than 5 pictures."""
     class_balance: Bool = False
     """Draw the pictures of an epoch so that every class is seen alike, however many it has."""
-    bank: Literal["off", "mean", "nearest"] = "off"
-    """Ask, beside the perceptron, which class's surest training masks are most alike: their `mean`
-    or the `nearest` of them."""
-    bank_weight: Fraction = 0.5
-    """Weight of the bank's log-probabilities against the perceptron's."""
-    bank_size: Annotated[Int, Field(ge=1, le=10_000)] = 64
-    """Masks of each class in the bank."""
-    bank_neighbors: Annotated[Int, Field(ge=1)] = 5
-    """With `bank: nearest`: how many of a class's masks are asked."""
     text: Literal["off", "fuse", "alone"] = "off"
     """Compare masks with the class names themselves, where a block of CLIP or SigLIP 2 is there:
     `fuse` weighs that against the learned head, `alone` learns nothing and needs no pictures."""
@@ -74,11 +71,8 @@ class HeadConfig(HeadOptions):
 
     features: Annotated[list[str], Field(min_length=1)] = ["encoder"]
     """Feature blocks that the head sees: `tokens` (alone, the papers' mode), `encoder` (of the
-    nano SAM), and names under `features`."""
-    fusion: Literal["concat", "concat_equal", "late"] = "late"
-    """Several blocks: `concat` puts them side by side, `concat_equal` at one length each, `late`
-    trains a head for each and averages their logits."""
-    mask_choice: Literal["single", "best_iou", "largest"] = "best_iou"
+    nano SAM), and names under `features`. Of several, each trains a head; logits are averaged."""
+    mask_choice: Annotated[Literal["single", "best_iou"], without("largest")] = "best_iou"
     """Which mask of a prompt gives the region features of its instance in the bag."""
     top_k_share: Annotated[Float, Field(ge=1)] = 20.0
     """The papers' `a`: a class score is the mean of the ceil(d / a) largest logits."""

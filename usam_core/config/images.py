@@ -1,14 +1,17 @@
-"""The `images` section of `project.yaml`: which images are to be labelled, and how read."""
+"""The `images` section of `project.yaml`: which images are labelled, and how they are read."""
 
 import os
 import re
+from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from pathspec import GitIgnoreSpec
 from pydantic import BeforeValidator, Field, StrictInt, StrictStr, field_validator, model_validator
 
 from usam_core.config.base import Bool, Float, Section
+from usam_core.files.fsspec_io import is_url, join
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -170,3 +173,53 @@ class ImagesConfig(Section):
         if value is not None and (not value or ("grey" in value and len(value) > 1)):
             raise ValueError("expected some of red, green and blue, or grey alone")
         return value
+
+
+LIST_ENDINGS = (".txt", ".csv", ".parquet", ".json")
+"""Files that name images: lists, and the instances of a COCO data set."""
+
+_VOC_SETS = "ImageSets"
+_VOC_IMAGES = "JPEGImages"
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePlace:
+    """Where images are looked for.
+
+    Attributes:
+        root: folder or URL that the images' names count from.
+        names: file or URL that names them; None takes all that lie below `root`.
+        is_voc: whether `names` holds names without an ending, as PASCAL VOC's sets do.
+    """
+
+    root: str
+    names: str | None = None
+    is_voc: bool = False
+
+
+def image_place(config: ImagesConfig, base: Path) -> ImagePlace:
+    """Return where the images of a project lie.
+
+    Args:
+        config: the project's `images`.
+        base: folder of the project file, which relative paths count from.
+    """
+    path = _absolute(config.path, base)
+    if config.files is not None:
+        return ImagePlace(path, _absolute(config.files, base))
+    if not path.lower().endswith(LIST_ENDINGS) or os.path.isdir(path):
+        return ImagePlace(path)
+    folder = path.rpartition("/")[0] if is_url(path) else os.path.dirname(path)
+    is_voc = path.lower().endswith(".txt") and PurePosixPath(folder).parent.name == _VOC_SETS
+    if config.root is not None:
+        return ImagePlace(_absolute(config.root, base), path, is_voc)
+    if is_voc:
+        return ImagePlace(join(folder.rsplit("/", 2)[0], _VOC_IMAGES), path, True)
+    beside = join(folder, "images")
+    if path.lower().endswith(".json") and os.path.isdir(beside):
+        return ImagePlace(beside, path)
+    return ImagePlace(folder, path)
+
+
+def _absolute(given: str, base: Path) -> str:
+    return given if is_url(given) else str(base / given)

@@ -1,16 +1,18 @@
 """The `inference` section of `project.yaml`: from scored masks to one label a pixel."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import model_validator
 
-from usam_core.config.base import Float, Fraction, PlacedError, Section
+from usam_core.config.base import Float, Fraction, PlacedError, Section, without
 
-MaskChoice = Literal["single", "best_iou", "largest", "most_confident"]
+MaskChoice = Annotated[Literal["single", "best_iou"], without("largest", "most_confident")]
 
 
 class InferenceConfig(Section):
     """From scored masks to one label a pixel (U-SAM, section 3.6)."""
+
+    removed = {"nms_containment": 1.0}
 
     head: Literal["student", "teacher"] = "student"
     """Which head labels; the teacher is kept beside the student for comparison."""
@@ -30,9 +32,6 @@ class InferenceConfig(Section):
     """Drop masks larger than this share of the image."""
     nms_iou: Fraction = 0.5
     """Of two masks that overlap more than this (mask IoU), the better scored stays."""
-    nms_containment: Fraction = 1.0
-    """Of two masks of one class of which one lies in the other by more than this share, the better
-    stays; 1 switches it off."""
     thresholds: Literal["fixed", "calibrated"] = "fixed"
     """`fixed`: `threshold` and `class_thresholds` count against the head's confidence.
     `calibrated`: each class's own, fitted on held-out composed scenes, against the calibrated
@@ -42,9 +41,9 @@ class InferenceConfig(Section):
     0 switches the gate off."""
     score: Literal["confidence", "confidence_x_iou"] = "confidence_x_iou"
     """What orders masks in NMS, in painting, and in the COCO file."""
-    paint: Literal["score", "smallest", "vote"] = "vote"
-    """Who gets a pixel that several masks claim: the best score, the smallest mask, or the class
-    with the largest sum of scores over all masks that pass the thresholds, before NMS."""
+    paint: Annotated[Literal["score", "vote"], without("smallest")] = "vote"
+    """Who gets a pixel that several masks claim: the best score, as in the papers' mode, or the
+    class with the largest sum of scores over all masks that pass the thresholds, before NMS."""
 
     @model_validator(mode="after")
     def _areas_are_in_order(self) -> "InferenceConfig":

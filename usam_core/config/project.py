@@ -10,9 +10,9 @@ from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from usam_core.config.base import IN_QUOTES, PlacedError
+from usam_core.config.base import IN_QUOTES, WAS_REMOVED, PlacedError
 from usam_core.config.checks import mistakes_on_disk
-from usam_core.config.image_place import ImagePlace, image_place
+from usam_core.config.images import ImagePlace, image_place
 from usam_core.config.schema import ProjectConfig
 from usam_core.config.yaml_source import Location, dotted, read_yaml
 from usam_core.errors import ConfigError, InputError
@@ -188,7 +188,9 @@ def _explain(name: str, error: ValidationError, lines: dict[Location, int]) -> I
     for place, problems in seen.items():
         first = problems[0]
         at = f"{name}:{_line(place, lines)}"
-        if first["type"] == "extra_forbidden":
+        if first["type"] == "extra_forbidden" and place[-1] in _removed(place):
+            yield f"{at}: {dotted(place)}: got {_shown(first['input'])}; this setting {WAS_REMOVED}"
+        elif first["type"] == "extra_forbidden":
             # A line of another file may pass for a key: it is not quoted.
             key = dotted(place) if _KEY.fullmatch(str(place[-1])) else "what stands there"
             yield f"{at}: {key}: unknown key{_suggestion(place)}"
@@ -255,6 +257,10 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for inner in getattr(annotation, "__args__", ()):
         yield from _models(inner)
+
+
+def _removed(place: Location) -> dict[str, object]:
+    return getattr(_section(place[:-1]), "removed", {})
 
 
 def _suggestion(place: Location) -> str:

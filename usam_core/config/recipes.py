@@ -18,7 +18,6 @@ PAPERS: dict[str, Any] = {
     "compose": {"scenes": 0, "held_out_scenes": 0},
     "head": {
         "features": ["tokens"],  # U-SAM 3.3: the four mask tokens
-        "fusion": "late",  # one block: nothing to fuse
         "mask_choice": "single",  # open; tokens are the same for all masks of a prompt
         "hidden": (512, 256, 128),  # GranSAM, supplement 2
         "dropout": 0.9,  # GranSAM, supplement 2
@@ -37,7 +36,6 @@ PAPERS: dict[str, Any] = {
         "familiar": 0.0,
         "reviewed": False,
         "class_balance": False,
-        "bank": "off",
         "text": "off",
     },
     "inference": {
@@ -51,7 +49,6 @@ PAPERS: dict[str, Any] = {
         "min_area": 0.0,
         "max_area": 1.0,
         "nms_iou": 0.5,  # open: how much, and of masks or boxes
-        "nms_containment": 1.0,
         "score": "confidence",  # open: of mAP50
         "paint": "score",  # open: overlaps; the survivors of NMS, the best on top
     },
@@ -63,8 +60,8 @@ RECIPES: dict[str, dict[str, Any]] = {"papers": PAPERS}
 def with_recipe(values: dict[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return a project's values with those of a recipe where it says nothing itself.
 
-    >>> with_recipe({"head": {"steps": 9}}, {"head": {"steps": 150, "bank": "off"}})
-    {'head': {'steps': 9, 'bank': 'off'}}
+    >>> with_recipe({"head": {"steps": 9}}, {"head": {"steps": 150, "text": "off"}})
+    {'head': {'steps': 9, 'text': 'off'}}
     """
     both = dict(values)
     for key, value in recipe.items():

@@ -10,9 +10,8 @@ from pydantic import Field, field_validator, model_validator
 
 from usam_core.config.base import Int, PlacedError, Section
 from usam_core.config.classes import CLASSES, PARENTS, ClassSpec
-from usam_core.config.compose import ComposeConfig
-from usam_core.config.compute import ComputeConfig
-from usam_core.config.features import FeatureBlocks, check_blocks
+from usam_core.config.compute import ComputeConfig, SamConfig
+from usam_core.config.features import FeatureBlocks, check_blocks, find_text_block
 from usam_core.config.head import HeadConfig
 from usam_core.config.images import ImagesConfig
 from usam_core.config.inference import InferenceConfig
@@ -20,9 +19,7 @@ from usam_core.config.palette import MAX_CLASSES
 from usam_core.config.presets.in_project import expand_preset, list_or_preset_schema
 from usam_core.config.recipes import RECIPES, departures, with_recipe
 from usam_core.config.results import EvaluationConfig, GateConfig, OutputsConfig, ReportConfig
-from usam_core.config.sam import SamConfig
-from usam_core.config.text import find_text_block
-from usam_core.config.training import TrainingConfig
+from usam_core.config.training import ComposeConfig, TrainingConfig
 from usam_core.files.text import normalize_name
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from usam_core.config.compose import ComposeConfig
 from usam_core.config.compute import ComputeConfig
 from usam_core.config.features import FeatureConfig
 from usam_core.config.images import ImagesConfig
@@ -24,6 +23,7 @@ from usam_core.config.schema import (
     SamConfig,
 )
 from usam_core.config.training import (
+    ComposeConfig,
     FilterConfig,
     RenderConfig,
     SyntheticConfig,

@@ -10,7 +10,7 @@ from usam_core.head.mask_loss import UNKNOWN
 from usam_core.types import TOKENS_BLOCK
 
 MULTIMASKS = slice(1, 4)
-"""The masks of a prompt among which the best or the largest is chosen; 0 is the single mask."""
+"""The masks of a prompt among which the best is chosen; 0 is the single mask."""
 
 
 class Rows(Protocol):
@@ -32,20 +32,16 @@ def block_column(block: str) -> str:
     return TOKENS_BLOCK if block == TOKENS_BLOCK else f"features/{block}"
 
 
-def choose_masks(columns: dict[str, np.ndarray], choice: str) -> np.ndarray:
+def choose_masks(predicted_iou: np.ndarray, choice: str) -> np.ndarray:
     """Return which mask of each prompt stands for it, int64 (d,).
 
     Args:
-        columns: `predicted_iou` (d, m), and `packed_masks` (d, m, u, b) for `largest`.
-        choice: `single` (mask 0), or among masks 1 to 3 `best_iou` or `largest`; ties go to the
-            lowest.
+        predicted_iou: float32 (d, m).
+        choice: `single` (mask 0), or `best_iou` among masks 1 to 3; ties go to the lowest.
     """
     if choice == "single":
-        return np.zeros(len(columns["predicted_iou"]), np.int64)
-    if choice == "best_iou":
-        return columns["predicted_iou"][:, MULTIMASKS].argmax(axis=1) + 1
-    packed = columns["packed_masks"][:, MULTIMASKS]
-    return np.bitwise_count(packed).sum(axis=(2, 3), dtype=np.int64).argmax(axis=1) + 1
+        return np.zeros(len(predicted_iou), np.int64)
+    return predicted_iou[:, MULTIMASKS].argmax(axis=1) + 1
 
 
 def assemble(
@@ -66,6 +62,25 @@ def assemble(
         for block in features
     ]
     return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+
+def balanced_weights(labels: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
+    """Return how often each picture shall be seen so that classes are seen alike, sum 1.
+
+    A bag of no class comes as often as the others do on average.
+
+    Args:
+        labels: (n, c), multi-hot.
+
+    >>> balanced_weights([[1, 0], [1, 0], [0, 1]]).tolist()
+    [0.25, 0.25, 0.5]
+    """
+    labels = np.asarray(labels, np.float64)
+    rarity = 1 / np.maximum(labels.sum(axis=0), 1)
+    weights = (labels * rarity).sum(axis=1) / np.maximum(labels.sum(axis=1), 1)
+    named = labels.any(axis=1)
+    weights[~named] = weights[named].mean()
+    return weights / weights.sum()
 
 
 class Bags(Protocol):
@@ -141,8 +156,6 @@ class BagSource:
         self.features = list(features)
         self._choice = mask_choice
         self._columns = ["predicted_iou", *map(block_column, features)]
-        if mask_choice == "largest":
-            self._columns.append("packed_masks")
         first, self.widths = self._first()
         self.prompts, self.width = first.shape
         shape = (len(self._shas), self.prompts)
@@ -191,7 +204,7 @@ class BagSource:
     def _first(self) -> tuple[np.ndarray, list[int]]:
         """Return the first bag, and the length of each block's vectors."""
         ((_, columns),) = self._store.read_rows(self._shas[:1], self._columns)
-        chosen = choose_masks(columns, self._choice)
+        chosen = choose_masks(columns["predicted_iou"], self._choice)
         widths = [columns[block_column(block)].shape[-1] for block in self.features]
         return assemble(columns, self.features, np.arange(len(chosen)), chosen), widths
 
@@ -222,7 +235,8 @@ class BagSource:
         for place, row in enumerate(rows):
             places.setdefault(self._shas[row], []).append(place)
         for sha256, columns in self._store.read_rows(list(places), self._columns):
-            every = np.stack([np.arange(self.prompts), choose_masks(columns, self._choice)], axis=1)
+            chosen = choose_masks(columns["predicted_iou"], self._choice)
+            every = np.stack([np.arange(self.prompts), chosen], axis=1)
             for place in places[sha256]:
                 picked = self._picked[rows[place]]
                 prompts, masks = (every if picked is None else picked).T

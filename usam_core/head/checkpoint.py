@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save
 from usam_core.errors import StoreError
 from usam_core.files.atomic import whole_file, write_json
 from usam_core.files.digest import file_digest
-from usam_core.head.bank import add_bank
 from usam_core.head.familiar import FamiliarHead, add_familiar
 from usam_core.head.model import Head, LateHead, make_head
 from usam_core.head.text import TextHead, add_text
@@ -50,7 +49,7 @@ def load_head(path: Path) -> tuple[Head | LateHead | FamiliarHead | TextHead, di
 
     Raises:
         StoreError: weights or card are missing, damaged, of a newer usam, or do not belong
-            together.
+            together, or the head was trained with an option that is no more.
     """
     try:
         card = json.loads(card_path(path).read_text(encoding="utf-8"))
@@ -72,14 +71,14 @@ def load_head(path: Path) -> tuple[Head | LateHead | FamiliarHead | TextHead, di
         labels = len(card["classes"]) + len(card.get("negatives", []))
         head = None
         if settings.get("text", "off") != "alone":
+            widths = card.get("block_widths", [card["features_width"]])
+            _refuse_removed(path, settings, len(widths))
             head = make_head(
-                card.get("block_widths", [card["features_width"]]),
+                widths,
                 labels + settings.get("background", False),
                 settings["hidden"],
                 settings["dropout"],
-                settings.get("fusion", "concat"),
             )
-            head = add_bank(head, head.width, labels, settings)
             head = add_familiar(head, head.width, card.get("familiar"))
         head = add_text(head, card.get("text"))
         head.load_state_dict(load_file(path))
@@ -88,3 +87,14 @@ def load_head(path: Path) -> tuple[Head | LateHead | FamiliarHead | TextHead, di
             f"{card_path(path)}: does not describe the head beside it ({error!r}); fit again"
         ) from error
     return head.eval(), card
+
+
+def _refuse_removed(path: Path, settings: dict[str, Any], blocks: int) -> None:
+    removed = [("bank", "off"), *([("fusion", "late")] if blocks > 1 else [])]
+    for key, same in removed:
+        if (value := settings.get(key, same)) != same:
+            raise StoreError(
+                f"{path}: the head was trained with head.{key}: {value}, which was removed, "
+                "measured worthless (docs/decisions/0019-what-went.md); delete that line of "
+                "project.yaml and train it anew: usam fit project.yaml"
+            )

@@ -17,8 +17,6 @@ class Head(nn.Module):
         classes: c, the number of classes; background is not one of them.
         hidden: widths of the three hidden layers.
         dropout: probability on the third hidden layer.
-        equal: widths of the feature blocks that are brought to one length, after the inputs were
-            standardised; empty leaves the row as it is.
     """
 
     mean: Tensor
@@ -30,11 +28,9 @@ class Head(nn.Module):
         classes: int,
         hidden: Sequence[int] = (512, 256, 128),
         dropout: float = 0.9,
-        equal: Sequence[int] = (),
     ) -> None:
         super().__init__()
         first, second, third = hidden
-        self.equal = tuple(equal)
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("deviation", torch.ones(features))
         self.layers = nn.Sequential(
@@ -55,8 +51,7 @@ class Head(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return logits, float32 (..., c), of feature rows, float32 (..., f)."""
-        rows = (rows - self.mean) / self.deviation
-        return self.layers(equal_lengths(rows, self.equal) if self.equal else rows)
+        return self.layers((rows - self.mean) / self.deviation)
 
 
 class LateHead(nn.Module):
@@ -86,21 +81,18 @@ class LateHead(nn.Module):
 
 
 def make_head(
-    widths: Sequence[int], classes: int, hidden: Sequence[int], dropout: float, fusion: str
+    widths: Sequence[int], classes: int, hidden: Sequence[int], dropout: float
 ) -> Head | LateHead:
-    """Return an untrained head for feature blocks of these widths.
+    """Return an untrained head for feature blocks of these widths: one for each, averaged.
 
     Args:
         widths: length of each block's vectors, in the order in which they stand in a row.
         classes: c.
         hidden: widths of the hidden layers.
         dropout: probability on the third hidden layer.
-        fusion: as `head.fusion` of the project file; one block needs none.
     """
-    if fusion == "late" and len(widths) > 1:
-        return LateHead([Head(width, classes, hidden, dropout) for width in widths])
-    equal = widths if fusion == "concat_equal" and len(widths) > 1 else ()
-    return Head(sum(widths), classes, hidden, dropout, equal)
+    heads = [Head(width, classes, hidden, dropout) for width in widths]
+    return LateHead(heads) if len(heads) > 1 else heads[0]
 
 
 def mixed_logits(logits: Tensor, others: Tensor, weight: float) -> Tensor:
@@ -123,16 +115,3 @@ def mixed_logits(logits: Tensor, others: Tensor, weight: float) -> Tensor:
     both = (1 - weight) * known.log_softmax(-1) + weight * others.log_softmax(-1)
     share = known.logsumexp(-1, keepdim=True)
     return torch.cat([both.log_softmax(-1) + share, further], dim=-1)
-
-
-def equal_lengths(rows: Tensor, widths: Sequence[int]) -> Tensor:
-    """Return rows whose blocks all have one length, so that no block drowns another.
-
-    The whole row keeps the length of one whose columns have deviation 1.
-
-    >>> equal_lengths(torch.tensor([[3.0, 4.0, 0.5]]), (2, 1)).round(decimals=2)
-    tensor([[0.7300, 0.9800, 1.2200]])
-    """
-    length = (rows.shape[-1] / len(widths)) ** 0.5
-    blocks = rows.split(list(widths), dim=-1)
-    return torch.cat([length * nn.functional.normalize(block, dim=-1) for block in blocks], dim=-1)

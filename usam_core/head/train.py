@@ -1,19 +1,18 @@
 """Train the head: the MIL teacher, then the uncertainty-distilled student (U-SAM, section 3.5)."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from usam_core.config.schema import HeadConfig
 from usam_core.head.bags import Bags, BagSource
-from usam_core.head.bank import add_bank, fill_bank
 from usam_core.head.distill import bad_masks, uncertainty_loss
 from usam_core.head.mask_loss import background_loss, class_loss, corrected
-from usam_core.head.mil import image_scores, mil_loss, top_k
+from usam_core.head.mil import image_scores, mil_loss
 from usam_core.head.model import Head, LateHead, make_head
 from usam_core.progress import SILENT, Progress
 from usam_core.rng import derive_seed, generator
@@ -43,7 +42,7 @@ def train(
 ) -> TrainedHeads:
     """Train teacher and student; the same seed and bags give the same weights.
 
-    With `fusion: late`, each block's pair is trained by itself.
+    Of several blocks, each one's pair is trained by itself.
 
     Args:
         bags: the training pictures.
@@ -51,15 +50,14 @@ def train(
         seed: the project's seed. The global generator is left as it was.
         progress: told each epoch.
     """
-    late = config.fusion == "late" and len(bags.widths) > 1
-    parts = bags.blocks() if late else [bags]
+    parts = bags.blocks() if len(bags.widths) > 1 else [bags]
     epochs = passes(len(bags), config) * (2 if config.distil else 1) * len(parts)
     with progress.bar("Training the head", epochs) as bar:
         trained = [_train_pair(part, config, seed, bar) for part in parts]
-    if not late:
-        return _with_banks(trained[0], bags, config)
+    if len(parts) == 1:
+        return trained[0]
     students = [heads.student for heads in trained if heads.student is not None]
-    heads_of_all = TrainedHeads(
+    return TrainedHeads(
         LateHead([heads.teacher for heads in trained]).eval(),
         LateHead(students).eval() if students else None,
         [
@@ -68,7 +66,6 @@ def train(
             for epoch in heads.history
         ],
     )
-    return _with_banks(heads_of_all, bags, config)
 
 
 def passes(pictures: int, config: HeadConfig) -> int:
@@ -78,23 +75,6 @@ def passes(pictures: int, config: HeadConfig) -> int:
     4
     """
     return math.ceil(config.steps / math.ceil(pictures / config.batch_size))
-
-
-def _with_banks(heads: TrainedHeads, bags: BagSource, config: HeadConfig) -> TrainedHeads:
-    """Give each head its bank of training masks, if the settings want one."""
-    if config.bank == "off":
-        return heads
-    moments = bags.moments()
-    most = top_k(bags.prompts, config.top_k_share)
-
-    def banked(head: nn.Module | None) -> nn.Module | None:
-        if head is None:
-            return None
-        whole = add_bank(head, bags.width, bags.labels.shape[1], config.model_dump()).eval()
-        fill_bank(whole, bags.in_order(), moments, most)
-        return whole
-
-    return replace(heads, teacher=banked(heads.teacher), student=banked(heads.student))
 
 
 def _train_pair(bags: Bags, config: HeadConfig, seed: int, bar: Any) -> TrainedHeads:
@@ -122,7 +102,7 @@ def _train_one(
     torch.manual_seed(derive_seed(seed, "head", role))
     classes = bags.labels.shape[1]
     outputs = classes + config.background
-    head = make_head(bags.widths, outputs, config.hidden, config.dropout, config.fusion)
+    head = make_head(bags.widths, outputs, config.hidden, config.dropout)
     if moments is not None:
         head.mean.copy_(torch.from_numpy(moments[0]))
         head.deviation.copy_(torch.from_numpy(moments[1]))

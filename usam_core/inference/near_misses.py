@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from usam_core.masks.overlap import Overlaps
+from usam_core.masks.nms import Overlaps
 
 MAX = 2
 """So many are kept of an image: there are always very many masks that nobody would want."""
@@ -34,8 +34,7 @@ def near_misses(
     shown = list(range(len(kept)))
     found = []
     for row, place in enumerate(order, start=len(kept)):
-        overlap, _ = overlaps(row, np.array(shown, np.int64))
-        if not (overlap > max_iou).any():
+        if not (overlaps(row, np.array(shown, np.int64)) > max_iou).any():
             shown.append(row)
             found.append(place)
         if len(found) == MAX:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from usam_core.config.schema import InferenceConfig
+from usam_core.head.bags import choose_masks
 from usam_core.head.distill import entropy
 from usam_core.inference.calibration import Calibration
 from usam_core.inference.near_misses import near_misses
@@ -106,29 +107,6 @@ def class_logits(
     return head(torch.from_numpy(rows.astype(np.float32))).numpy()
 
 
-def choose(mask_set: MaskSet, choice: str, confidence: np.ndarray | None = None) -> np.ndarray:
-    """Return each prompt's mask, int64 (d,).
-
-    Args:
-        mask_set: the masks.
-        choice: `single` takes mask 0; the others choose among masks 1 to 3: `best_iou` the best
-            predicted IoU, `largest` the largest area, `most_confident` the highest confidence,
-            predicted IoU deciding ties (so that it equals `best_iou` for tokens alone).
-        confidence: float32 (d, m), the best class's probability for every mask; `most_confident`
-            alone needs it.
-    """
-    if choice == "single":
-        return np.zeros(len(mask_set), np.int64)
-    keys = {
-        "best_iou": mask_set.predicted_iou,
-        "largest": areas(mask_set.packed_masks).astype(np.float32),
-        "most_confident": confidence,
-    }
-    key = keys[choice][:, 1:]
-    tied = key >= key.max(axis=1, keepdims=True) - 1e-6
-    return np.where(tied, mask_set.predicted_iou[:, 1:], -np.inf).argmax(axis=1) + 1
-
-
 def candidates(
     head: nn.Module,
     mask_set: MaskSet,
@@ -149,15 +127,9 @@ def candidates(
         classes: c; None when the head has no other outputs.
     """
     prompts = np.arange(len(mask_set))
-    if config.mask_choice == "most_confident":
-        every = class_logits(head, mask_set, features)
-        confidence = torch.from_numpy(every).softmax(-1).numpy()[..., :classes].max(-1)
-        chosen = choose(mask_set, config.mask_choice, confidence)
-        logits = every[prompts, chosen]
-    else:
-        # Without asking the head of the masks that will not be candidates.
-        chosen = choose(mask_set, config.mask_choice)
-        logits = class_logits(head, mask_set, features, chosen)
+    # Without asking the head of the masks that will not be candidates.
+    chosen = choose_masks(mask_set.predicted_iou, config.mask_choice)
+    logits = class_logits(head, mask_set, features, chosen)
     probability = torch.from_numpy(logits).softmax(-1).numpy()
     claimed = probability.argmax(-1) < probability[:, :classes].shape[-1]
     probability = probability[:, :classes]
@@ -262,7 +234,7 @@ def label_image(
         wanted &= calibration.presence(every)[found.classes] >= config.presence
     kept, probability = found[wanted], every[wanted]
     scores = mask_scores(confidence[wanted], kept.predicted_iou, config)
-    stay = suppress(kept.packed, scores, kept.classes, config.nms_iou, config.nms_containment)
+    stay = suppress(kept.packed, scores, config.nms_iou)
     instances, shown = _instances(kept[stay], scores[stay], probability[stay], mask_set.size_hw)
     stay = stay[shown]
     best, rejected = kept.packed[stay], None
@@ -273,7 +245,7 @@ def label_image(
     if config.paint == "vote":
         labels = paint_votes(kept.packed, kept.classes, scores, mask_set.size_hw, limits / 2)
     else:
-        labels = paint(instances, config.paint, len(class_names))
+        labels = paint(instances, len(class_names))
     if rejected is not None:
         # Doubles of other instances may still reach into what a person did not want.
         labels[rejected.masks.any(axis=0) & ~instances.masks.any(axis=0)] = 0

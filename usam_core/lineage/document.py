@@ -8,15 +8,84 @@ be verified. Paths count from the project's folder with forward slashes, so that
 moved; only what lies outside that folder is named absolutely.
 """
 
+import functools
 import json
 import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from usam_core.config.project import Project
 from usam_core.errors import StoreError
 from usam_core.files.atomic import whole_file, write_json
 from usam_core.files.digest import file_digest
+from usam_core.files.fsspec_io import is_url
 from usam_core.redact import all_without_secrets
+
+PACKAGES = (
+    "usam",
+    "torch",
+    "torchvision",
+    "segment-anything",
+    "zarr",
+    "numpy",
+    "pandas",
+    "pycocotools",
+    "pillow",
+    "prefect",
+    "diffusers",
+    "transformers",
+    "icrawler",
+)
+
+_SECONDS_FOR_GIT = 10
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide results."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+@functools.cache
+def checkout() -> dict[str, Any] | None:
+    """Return the `commit` that this code was run from and whether files were `changed` since.
+
+    None where the code is installed and not a checkout, or git is not there. Asked once a
+    process: a later commit is not the code that was loaded.
+    """
+    root = Path(__file__).parents[2]
+    # An installed package may lie in a virtual environment within somebody else's checkout.
+    if not (root / ".git").exists():
+        return None
+    commit = _git(root, "rev-parse", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    if not commit or changed is None:
+        return None
+    return {"commit": commit, "changed": bool(changed)}
+
+
+def _git(root: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *words],
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS_FOR_GIT,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
 
 FORMAT = 1
 """Raised when a document changes so that older code cannot read it."""
@@ -88,3 +157,41 @@ def _keep(file: Path) -> None:
 
 def _way(folder: Path, root: Path) -> str:
     return Path(os.path.relpath(root, folder)).as_posix()
+
+
+_OF_THE_CARD = ("role", "classes", "weights_sha256", "training_digest", "training_provenance")
+
+
+def write_run(
+    path: Path,
+    project: Project,
+    head: Mapping[str, Any],
+    images: Mapping[str, str],
+    reading: Mapping[str, Any],
+) -> None:
+    """Write configuration, versions, and the digests of checkpoint, head and images.
+
+    Args:
+        path: where to.
+        project: the project that was labelled.
+        head: card of the head.
+        images: content digest of every labelled image by its path.
+        reading: how the images were read, `read_image`'s arguments.
+    """
+    write_json(
+        path,
+        {
+            "config": all_without_secrets(project.config.model_dump(mode="json")),
+            "seed": project.config.seed,
+            "versions": versions(),
+            "encoder": head["encoder"],
+            "head": {key: head[key] for key in _OF_THE_CARD},
+            "pictures": {"root": _root(project), "reading": dict(reading)},
+            "images": dict(images),
+        },
+    )
+
+
+def _root(project: Project) -> str:
+    root = project.images.root
+    return root if is_url(root) else portable(Path(root), project.root)

@@ -7,23 +7,18 @@ from usam_core.masks.bits import unpack, upscale_part, valid_hw
 from usam_core.types import Instances
 
 
-def paint(instances: Instances, rule: str, classes: int) -> np.ndarray:
+def paint(instances: Instances, classes: int) -> np.ndarray:
     """Return the label map, uint8 (h, w), or uint16 from 255 classes on.
 
-    0 is background, 1 + i is class i. A pixel that several masks claim goes, by `rule`:
-
-    * `score`: to the mask with the best score;
-    * `smallest`: to the smallest mask (a wheel stays visible on its car).
+    0 is background, 1 + i is class i. A pixel that several masks claim goes to the best score.
 
     Args:
-        instances: the kept masks; scores order them.
-        rule: `score` or `smallest`.
+        instances: the kept masks.
         classes: c, the number of classes.
     """
-    ranks = instances.scores if rule == "score" else -instances.masks.sum(axis=(1, 2))
     labels = np.zeros(instances.masks.shape[1:], label_dtype(classes))
     # Worst first, so that the best is painted last; of equals the first is painted last.
-    for number in np.argsort(-ranks, kind="stable")[::-1]:
+    for number in np.argsort(-instances.scores, kind="stable")[::-1]:
         labels[instances.masks[number]] = instances.classes[number] + 1
     return labels
 

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
+from scipy import ndimage
 
 _LOW = 5
 """Bits of a number that one character holds."""
@@ -104,3 +105,118 @@ def mask_record(mask: np.ndarray, category_id: int) -> dict[str, Any]:
         "bbox": [float(value) for value in coco_mask.toBbox(rle)],
         "iscrowd": 0,
     }
+
+
+Ring = np.ndarray
+"""float or int (corners, 2), x before y; the last corner is joined to the first."""
+
+
+def part_polygons(crop: Crop) -> list[Ring]:
+    """Return one polygon for each part of a mask, int64; pixels that touch at a corner are apart.
+
+    Args:
+        crop: the mask.
+    """
+    mask = crop.mask
+    if not mask.any():
+        return []
+    parts, count = ndimage.label(mask)
+    padded = np.pad(parts, 1)
+    outer: list[Ring] = [np.empty((0, 2), np.int64)] * count
+    holes: list[list[Ring]] = [[] for _ in range(count)]
+    for ring in _rings(mask):
+        x, y = ring[0]  # the leftmost corner of the top row
+        inside = padded[y + 1, x + 1]
+        if inside:
+            outer[inside - 1] = ring
+        else:
+            holes[padded[y, x + 1] - 1].append(ring[::-1])
+    shift = np.array([crop.left, crop.top])
+    return [join([ring, *inner]) + shift for ring, inner in zip(outer, holes, strict=True)]
+
+
+def join(rings: list[Ring]) -> Ring:
+    """Return one polygon of several rings, tied together by paths along rows and columns."""
+    joined = rings[0]
+    for ring in rings[1:]:
+        apart = np.abs(joined - ring[0]).sum(axis=1)
+        at = int(apart.argmin())
+        corner = np.array([[joined[at][0], ring[0][1]]])
+        # There, around, and the same way back.
+        way = [joined[: at + 1], corner, ring, ring[:1], corner, joined[at:]]
+        joined = np.concatenate(way)
+    return joined
+
+
+def fill(polygon: Ring, size_hw: tuple[int, int]) -> np.ndarray:
+    """Return the pixels whose centres lie inside a polygon, by the even-odd rule, bool (h, w).
+
+    Args:
+        polygon: float (corners, 2), x before y.
+        size_hw: rows and columns of the image.
+    """
+    h, w = size_hw
+    begin = np.asarray(polygon, np.float64)
+    end = np.roll(begin, -1, axis=0)
+    # Always from the upper end, so that an edge walked twice crosses a row at the same place.
+    turned = (begin[:, 1] > end[:, 1])[:, None]
+    top, bottom = np.where(turned, end, begin), np.where(turned, begin, end)
+    first = np.clip(np.ceil(top[:, 1] - 0.5), 0, h).astype(np.int64)
+    count = np.clip(np.ceil(bottom[:, 1] - 0.5), 0, h).astype(np.int64) - first
+    edge = np.repeat(np.arange(len(begin)), count)
+    rows = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + first[edge]
+    rise = (bottom - top)[edge]
+    x = top[edge, 0] + (rows + 0.5 - top[edge, 1]) * rise[:, 0] / rise[:, 1]
+    columns = np.clip(np.ceil(x - 0.5), 0, w).astype(np.int64)
+    crossings = np.zeros((h, w + 1), np.int64)
+    np.add.at(crossings, (rows, columns), 1)
+    return (np.cumsum(crossings[:, :w], axis=1) & 1).astype(bool)
+
+
+def _rings(mask: np.ndarray) -> list[Ring]:
+    """Return the closed lines between a mask and what is not mask, int64 (corners, 2) each.
+
+    Every ring begins at the leftmost corner of its top row and goes right from there.
+    """
+    padded = np.pad(mask, 1).astype(np.int8)
+    above_left, above_right = padded[:-1, :-1], padded[:-1, 1:]
+    left, right = padded[1:, :-1], padded[1:, 1:]
+    total = above_left + above_right + left + right
+    touching = (total == 2) & (above_left == right)  # two pixels meet at this corner alone
+    y, x = np.nonzero((total % 2 == 1) | touching)
+    twice = touching[y, x]
+    # Of a corner where two pixels meet there are two: the first ends a line that comes from the
+    # left, the second begins one to the right. Which of them the line from above ends at depends on
+    # which two pixels meet.
+    y, x = np.repeat(y, 1 + twice), np.repeat(x, 1 + twice)
+    number = np.arange(len(x))
+    copy = np.zeros(len(x), np.int64)
+    copy[1:] = (y[1:] == y[:-1]) & (x[1:] == x[:-1])
+    falling = above_left[y, x] == 1
+    along_rows = number.reshape(-1, 2)
+    rank = np.where(falling, copy, 1 - copy)
+    along_columns = np.lexsort((rank, y, x)).reshape(-1, 2)
+    across, down = np.empty_like(number), np.empty_like(number)
+    for partner, pairs in ((across, along_rows), (down, along_columns)):
+        partner[pairs[:, 0]], partner[pairs[:, 1]] = pairs[:, 1], pairs[:, 0]
+    corners = np.stack([x, y], axis=1)
+    return [corners[ring] for ring in _loops(across.tolist(), down.tolist())]
+
+
+def _loops(across: list[int], down: list[int]) -> list[list[int]]:
+    """Follow rows and columns in turn until every corner is in a loop."""
+    seen = bytearray(len(across))
+    loops = []
+    for start in range(len(across)):
+        if seen[start]:
+            continue
+        loop, at = [], start
+        while True:
+            following = across[at]
+            loop += [at, following]
+            seen[at] = seen[following] = 1
+            at = down[following]
+            if at == start:
+                break
+        loops.append(loop)
+    return loops

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from usam_core.images.ref import Box
-from usam_core.images.tiles import neighbors, shared
+from usam_core.images.ref import Box, neighbors, shared
 from usam_core.masks.rle import run_lengths
 
 Record = dict[str, Any]
@@ -18,6 +17,8 @@ Record = dict[str, Any]
 
 SAME_OBJECT = 0.5
 """Least IoU, within what two tiles share, of two masks that are parts of one object."""
+SLICE = 0.9
+"""What lies in an object of its class by more than this share is a slice that a border left."""
 
 
 def shifted(rle: Record, box: Box, size_hw: tuple[int, int]) -> Record:
@@ -85,17 +86,17 @@ def joined(
 
 
 def suppressed(
-    objects: Sequence[Record], boxes: Sequence[Box], iou: float, containment: float
+    objects: Sequence[Record], boxes: Sequence[Box], iou: float
 ) -> tuple[list[Record], list[tuple[Record, Record]]]:
     """Return which objects stay, and each that goes with the one that it gives way to.
 
-    As `nms.suppress` does within a tile; objects of one tile have been compared there.
+    As `nms.suppress` does within a tile; objects of one tile have been compared there. Slices of an
+    object go too (`SLICE`).
 
     Args:
         objects: best first, with `tiles`.
         boxes: of the tiles.
         iou: an object that a better one overlaps by more goes, whatever its class.
-        containment: one of the same class of which more lies in the other goes.
     """
     kept: list[Record] = []
     gone: list[tuple[Record, Record]] = []
@@ -104,7 +105,7 @@ def suppressed(
         touched = [n for n, box in enumerate(boxes) if shared(_box(one), box) is not None]
         near = sorted({number for tile in touched for number in by_tile.get(tile, ())})
         others = [kept[number] for number in near if _are_to_compare(one, kept[number])]
-        winner = _winner(one, others, iou, containment)
+        winner = _winner(one, others, iou)
         if winner is not None:
             gone.append((one, winner))
             continue
@@ -119,7 +120,7 @@ def _are_to_compare(one: Record, other: Record) -> bool:
     return not in_one_tile and shared(_box(one), _box(other)) is not None
 
 
-def _winner(one: Record, others: list[Record], iou: float, containment: float) -> Record | None:
+def _winner(one: Record, others: list[Record], iou: float) -> Record | None:
     if not others:
         return None
     masks = [other["segmentation"] for other in others]
@@ -130,7 +131,7 @@ def _winner(one: Record, others: list[Record], iou: float, containment: float) -
     for other, over, within in zip(others, overlap, inside, strict=True):
         of_smaller = within * one["area"] / max(1, min(one["area"], other["area"]))
         same = one["category_id"] == other["category_id"]
-        if over > iou or (same and of_smaller > containment):
+        if over > iou or (same and of_smaller > SLICE):
             return other
     return None
 

@@ -18,8 +18,7 @@ import numpy as np
 from usam_core.files.atomic import whole_file
 from usam_core.files.fsspec_io import join
 from usam_core.images.ref import ImageRef
-from usam_core.masks.polygons import part_polygons
-from usam_core.masks.rle import Crop, crop, pixels
+from usam_core.masks.rle import Crop, crop, part_polygons, pixels
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from usam_core.config.palette import voc_palette
 from usam_core.files.atomic import whole_file
-from usam_core.images.tiles import Tile
+from usam_core.images.ref import Tile
 from usam_core.masks.label_png import SIGNATURE
 from usam_core.masks.rle import Crop
 

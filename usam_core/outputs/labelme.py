@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from usam_core.masks.polygons import fill
+from usam_core.masks.rle import fill
 from usam_core.outputs.base import (
     UNKNOWN_LABEL,
     LabelledImage,

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from usam_core.files.atomic import whole_file
-from usam_core.masks.polygons import fill, join
+from usam_core.masks.rle import fill, join
 from usam_core.outputs.base import LabelledImage, Labels, Writer, painted
 
 _READ = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}

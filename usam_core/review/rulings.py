@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from usam_core.config.inference import InferenceConfig
-from usam_core.masks.overlap import Overlaps
+from usam_core.masks.nms import Overlaps
 from usam_core.masks.rle import encode
 from usam_core.review.decisions import Decision
 from usam_core.review.matching import judged, match
@@ -67,7 +67,7 @@ class Rulings:
         stays = ruled != _REJECTED
         said = np.where(ruled == _UNTOUCHED, instances.classes, ruled)
         head_said = np.where(ruled == _UNTOUCHED, -1, instances.classes)
-        of_each = ruled[_leaders(packed, classes, stay, config)]
+        of_each = ruled[_leaders(packed, stay, config)]
         voters = np.flatnonzero(of_each != _REJECTED)
         renamed = np.where(of_each == _UNTOUCHED, classes, of_each)[voters]
         changed = replace(instances, classes=said, head_said=head_said)
@@ -98,17 +98,13 @@ def rows_of(instances: Instances, rows: np.ndarray) -> Instances:
     return Instances(**{k: None if v is None else v[rows] for k, v in columns.items()})
 
 
-def _leaders(
-    packed: np.ndarray, classes: np.ndarray, stay: np.ndarray, config: InferenceConfig
-) -> np.ndarray:
+def _leaders(packed: np.ndarray, stay: np.ndarray, config: InferenceConfig) -> np.ndarray:
     """Return for each mask the instance that it was suppressed for, or that it is, int64 (p,)."""
     if not len(stay):
         return np.zeros(0, np.int64)
     overlaps, everyone = Overlaps(packed), np.arange(len(packed))
     conflict = np.zeros((len(packed), len(stay)), bool)
     for column, leader in enumerate(stay):
-        overlap, inside = overlaps(leader, everyone)
-        contained = (classes == classes[leader]) & (inside > config.nms_containment)
-        conflict[:, column] = (overlap > config.nms_iou) | contained
+        conflict[:, column] = overlaps(leader, everyone) > config.nms_iou
     conflict[stay] = np.eye(len(stay), dtype=bool)
     return conflict.argmax(axis=1)

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from usam_core.masks.bits import valid_hw
 from usam_core.sam.batches import Limit, images_per_batch, prompts_per_batch
+from usam_core.sam.composed import fuse_attention
 from usam_core.sam.decoder import GridDecoder
 from usam_core.sam.grid import grid_points
 from usam_core.sam.pooling import pool_in_masks
 from usam_core.sam.tokens import Decoded
 from usam_core.sam.transfer import Columns, land, pack
-from usam_core.sam.vit import fuse_attention
 from usam_core.types import MASKS_PER_PROMPT, MaskSet
 
 if TYPE_CHECKING:

@@ -15,9 +15,8 @@ from usam_core.config.schema import SamConfig
 from usam_core.errors import InputError, StoreError
 from usam_core.files.digest import remembered_digest
 from usam_core.progress import SILENT, Progress
-from usam_core.sam.download import cache_folder, download
+from usam_core.sam.download import NANO_WEIGHTS, OFFICIAL, cache_folder, download
 from usam_core.sam.embedder import SamEmbedder, embedder_spec
-from usam_core.sam.registry import NANO_WEIGHTS, OFFICIAL
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam

@@ -18,7 +18,7 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from usam_core.errors import StoreError
-from usam_core.sam.registry import NANO_WEIGHTS
+from usam_core.sam.download import NANO_WEIGHTS
 
 NANO_SIZE = 320
 NANO_STRIDE = 16

@@ -1,13 +1,34 @@
 """Choose the source of training pictures that a project names."""
 
 from pathlib import Path
+from typing import Any
 
 from usam_core.config.project import Project
+from usam_core.config.schema import ClassSpec
 from usam_core.errors import ConfigError
-from usam_core.sources.base import PictureSource
+from usam_core.progress import Progress
+from usam_core.sources.base import Collected, PictureSource
 from usam_core.sources.folder import FolderSource
-from usam_core.sources.none import NoSource
 from usam_core.sources.render import RenderSource
+
+
+class NoSource:
+    """The source of a project whose head learns nothing; see `PictureSource`."""
+
+    name = "none"
+    filtered = False
+    wanted = None
+
+    def inputs(self, spec: ClassSpec) -> Any:
+        """Return nothing: no class has pictures."""
+        return None
+
+    def collect(self, spec: ClassSpec, progress: Progress, spare: int = 0) -> Collected:
+        """Return no picture."""
+        return Collected([])
+
+    def forget(self, spec: ClassSpec) -> None:
+        """There is nothing to drop."""
 
 
 def choose_source(project: Project, folder: Path) -> PictureSource:

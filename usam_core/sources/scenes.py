@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
 from usam_core.config.palette import label_dtype
-from usam_core.sources import shapes, textures
+from usam_core.sources import shapes
 
 _SUPERSAMPLING = 3
 
@@ -117,7 +117,7 @@ def _draw(
     size_hw: tuple[int, int],
     look: Look,
 ) -> Scene:
-    picture = textures.surface(rng, size_hw)
+    picture = shapes.surface(rng, size_hw)
     instances = np.zeros(size_hw, np.uint8)
     for number, (name, center, radius) in enumerate(objects, start=1):
         outline = shapes.SHAPES[name](rng) if name else shapes.blob(rng)
@@ -126,7 +126,7 @@ def _draw(
         paint = _contrasting(rng, picture, cover, size_hw)
         picture = picture * (1 - cover[..., None]) + paint * cover[..., None]
         instances[cover >= 0.5] = number
-    image = textures.camera(rng, picture, blur=look.blur, noise=look.noise, light=look.light)
+    image = shapes.camera(rng, picture, blur=look.blur, noise=look.noise, light=look.light)
     return Scene(image, instances, tuple(name for name, _, _ in objects))
 
 
@@ -136,9 +136,9 @@ def _contrasting(
     """Return a surface whose mean colour differs from what lies under the object."""
     inside = cover > 0.5
     under = picture[inside].mean(0) if inside.any() else picture.mean((0, 1))
-    best = textures.surface(rng, size_hw)
+    best = shapes.surface(rng, size_hw)
     for _ in range(4):
         if np.abs(best[inside].mean(0) - under).max() > 50 if inside.any() else True:
             break
-        best = textures.surface(rng, size_hw)
+        best = shapes.surface(rng, size_hw)
     return best

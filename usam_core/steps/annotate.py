@@ -14,7 +14,7 @@ from usam_core.files.paths import remove
 from usam_core.files.stamps import CheckedFolders
 from usam_core.head.checkpoint import card_path, load_head
 from usam_core.lineage.artifact import read_parts
-from usam_core.lineage.run_json import write_run
+from usam_core.lineage.document import write_run
 from usam_core.masks.label_png import edited_png, read_label_png
 from usam_core.metrics.gate import covers_too_much
 from usam_core.outputs.coco_json import assemble
@@ -55,7 +55,7 @@ CALCULATIONS = (
     *_LABELLING,
     "usam_core.outputs.coco_json",
     "usam_core.outputs.overlay",
-    "usam_core.lineage.run_json",
+    "usam_core.lineage.document",
 )
 """Modules that decide the step's results."""
 

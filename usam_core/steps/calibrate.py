@@ -44,7 +44,7 @@ MIN_SCENES, MIN_MASKS = 8, 60
 """With fewer scenes that have masks, or fewer masks, nothing is fitted: it would be chance."""
 
 _INFERENCE = ("head", "mask_choice", "min_predicted_iou", "min_stability", "min_area", "max_area")
-_INFERENCE += ("nms_iou", "nms_containment", "score")
+_INFERENCE += ("nms_iou", "score")
 
 
 def inputs(project: Project) -> dict[str, Any]:
@@ -151,10 +151,7 @@ def _scenes(project: Project, progress: Progress) -> list[SceneMasks]:
             masks = candidates(head, mask_set, features, config, len(names))
             masks = masks[is_good(masks, mask_set.size_hw, config)]
             scores = mask_scores(masks.confidence, masks.predicted_iou, config)
-            order = suppress(
-                masks.packed, scores, masks.classes, config.nms_iou, config.nms_containment
-            )
-            masks = masks[order]
+            masks = masks[suppress(masks.packed, scores, config.nms_iou)]
             truth = read_label_png(Path(row.truth))
             targets = shown_classes(masks.packed, truth, of_label)
             present = np.zeros(len(names), bool)

@@ -14,8 +14,7 @@ from usam_core.files.sealed import read_sealed, write_sealed
 from usam_core.lineage.document import portable
 from usam_core.progress import Progress
 from usam_core.sources.base import Collected, PictureSource, class_folder
-from usam_core.sources.filters import filter_pictures
-from usam_core.sources.image_stats import picture_looks
+from usam_core.sources.filters import filter_pictures, picture_looks
 from usam_core.steps.folders import step_folder
 from usam_core.steps.images_to_label import labelled_files
 

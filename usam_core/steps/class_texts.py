@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from usam_core.config.features import NAME
 from usam_core.config.project import Project
 from usam_core.config.schema import ClassSpec
-from usam_core.config.text import NAME
 from usam_core.errors import InputError
 from usam_core.features.text import TEMPLATES, open_text
 from usam_core.head.text import TextHead, add_text

@@ -15,9 +15,8 @@ import pandas as pd
 from PIL import Image
 
 from usam_core.compose.cutout import Cutout, object_mask
-from usam_core.compose.deal import held_out
 from usam_core.compose.scene import ComposedScene
-from usam_core.compose.studio import Studio
+from usam_core.compose.studio import Studio, held_out
 from usam_core.config.project import Project
 from usam_core.errors import MissingStepError, StoreError, UserError
 from usam_core.files.atomic import whole_file

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from usam_core.compose.cutout import object_mask
-from usam_core.compose.targets import mask_targets
+from usam_core.compose.scene import mask_targets
 from usam_core.config.project import Project
 from usam_core.head.bags import choose_masks
 from usam_core.masks.bits import valid_hw
@@ -59,6 +59,6 @@ def _on_object(project: Project, mask_set: MaskSet, choice: str) -> np.ndarray:
     whole = object_mask(small, project.config.compose)
     if whole is None:
         return np.zeros(len(mask_set), bool)
-    columns = {"predicted_iou": mask_set.predicted_iou, "packed_masks": mask_set.packed_masks}
-    packed = mask_set.packed_masks[np.arange(len(mask_set)), choose_masks(columns, choice)]
+    chosen = choose_masks(mask_set.predicted_iou, choice)
+    packed = mask_set.packed_masks[np.arange(len(mask_set)), chosen]
     return mask_targets(packed, whole.astype(np.uint8), np.array([0, 1])) == 1

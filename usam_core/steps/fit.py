@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from usam_core.config.project import Project
 from usam_core.files.atomic import whole_file
 from usam_core.files.digest import value_digest
-from usam_core.head.bags import BagSource
-from usam_core.head.bank import balanced_weights
+from usam_core.head.bags import BagSource, balanced_weights
 from usam_core.head.checkpoint import card_path, save_head
 from usam_core.head.familiar import FamiliarHead, learn_familiar
 from usam_core.head.train import train

@@ -11,12 +11,11 @@ import pandas as pd
 from usam_core.config.project import Project
 from usam_core.errors import InputError
 from usam_core.files.fsspec_io import join
-from usam_core.images.listing.globs import Globs
 from usam_core.images.listing.lists import read_names
 from usam_core.images.listing.planes import large_size
 from usam_core.images.listing.scan import list_images, list_names
-from usam_core.images.ref import ImageRef
-from usam_core.images.tiles import Tile, tile_digest, tiles_of
+from usam_core.images.listing.walk import Globs
+from usam_core.images.ref import ImageRef, Tile, tile_digest, tiles_of
 from usam_core.progress import SILENT, Progress
 from usam_core.steps.folders import step_folder
 

@@ -12,7 +12,7 @@ from usam_core.config.palette import label_dtype
 from usam_core.config.project import Project
 from usam_core.files.atomic import write_json
 from usam_core.files.digest import file_digest
-from usam_core.images.tiles import Tile
+from usam_core.images.ref import Tile
 from usam_core.masks.label_png import edited_png
 from usam_core.masks.rle import crop
 from usam_core.masks.seams import Record, joined, measures, shifted, suppressed
@@ -21,9 +21,6 @@ from usam_core.progress import Progress
 from usam_core.steps.folders import step_folder
 from usam_core.steps.images_to_label import TiledImage
 from usam_core.steps.label_shard import Labeller, listed, part_holds
-
-_SLICE = 0.9
-"""What lies in an object of its class by more than this share is a slice of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +73,7 @@ def label_large(
                 nearly = _placed(records["missed"], tile, image.size_hw, before)
                 missed += [record for record in nearly if _is_answered_for(tile, record)]
                 bar.advance()
-        # Between tiles also where it is off within one: a slice that a border left is no object.
-        containment = min(settings.nms_containment, _SLICE)
-        objects, gone = suppressed(
-            joined(found, boxes, image.size_hw), boxes, settings.nms_iou, containment
-        )
+        objects, gone = suppressed(joined(found, boxes, image.size_hw), boxes, settings.nms_iou)
         for record, winner in gone:
             _rename(canvas, record, winner)
         png = folder / part.png

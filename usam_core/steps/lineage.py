@@ -14,8 +14,7 @@ from usam_core.config.project import Project
 from usam_core.files.digest import file_digest, files_digest, listed_digest, value_digest
 from usam_core.files.fsspec_io import is_url
 from usam_core.head.checkpoint import card_path
-from usam_core.lineage.document import LINEAGE, portable
-from usam_core.lineage.environment import checkout, versions
+from usam_core.lineage.document import LINEAGE, checkout, portable, versions
 from usam_core.sources.base import manifest_path
 from usam_core.steps import annotate, collect, embed
 from usam_core.steps.blocks import block_specs, head_blocks

@@ -15,9 +15,10 @@ from usam_core.config.project import Project
 from usam_core.errors import InputError, UserError
 from usam_core.files.atomic import sweep
 from usam_core.files.sealed import write_sealed
+from usam_core.head.bags import choose_masks
 from usam_core.head.checkpoint import card_path, load_head
 from usam_core.images.read import read_image
-from usam_core.inference.scoring import choose, class_logits, thresholds
+from usam_core.inference.scoring import class_logits, thresholds
 from usam_core.lineage.artifact import read_parts
 from usam_core.progress import SILENT, Progress
 from usam_core.review.item import Item
@@ -253,7 +254,7 @@ def _disagreement(project: Project, progress: Progress) -> dict[tuple[str, int],
     if record is None or file.name not in record.outputs:
         return {}
     (head, card), (other, _) = load_head(own), load_head(file)
-    features, classes = card["settings"]["features"], len(card["classes"])
+    features = card["settings"]["features"]
     choice = project.config.inference.mask_choice
     store = embed.open_store(project)
     store.use_blocks(head_blocks(project))
@@ -270,7 +271,7 @@ def _disagreement(project: Project, progress: Progress) -> dict[tuple[str, int],
                 torch.from_numpy(class_logits(one, mask_set, features)).softmax(-1).numpy()
                 for one in (head, other)
             )
-            chosen = choose(mask_set, choice, p[..., :classes].max(-1))
+            chosen = choose_masks(mask_set.predicted_iou, choice)
             rows = prompts[sha256]
             apart = np.abs(p - q)[rows, chosen[rows]].sum(axis=-1) / 2
             found.update({(sha256, r): float(a) for r, a in zip(rows, apart, strict=True)})

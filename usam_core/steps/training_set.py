@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from usam_core.compose.targets import mask_targets
+from usam_core.compose.scene import mask_targets
 from usam_core.config.project import Project
 from usam_core.errors import InputError
 from usam_core.head.bags import choose_masks
@@ -155,7 +155,7 @@ def _targets(
     targets = np.full((len(scenes), prompts), UNKNOWN, np.int64)
     place = {sha256: number for number, sha256 in enumerate(scenes["sha256"])}
     for sha256, columns in store.read_rows(list(place), ["predicted_iou", "packed_masks"]):
-        chosen = choose_masks(columns, project.config.head.mask_choice)
+        chosen = choose_masks(columns["predicted_iou"], project.config.head.mask_choice)
         packed = columns["packed_masks"][np.arange(prompts), chosen]
         truth = read_label_png(scenes["truth"].iloc[place[sha256]])
         targets[place[sha256]] = mask_targets(packed, truth, np.array(values))

@@ -21,7 +21,34 @@ from zarrs import ZarrsCodecPipeline
 from usam_core.files import faults
 from usam_core.files.atomic import write_json
 from usam_core.files.digest import file_digest
-from usam_core.store import int8 as rows8
+
+_LARGEST = 127
+_FLOAT16 = float(np.finfo(np.float16).max)
+_SCALE_BYTES = 2
+
+
+def encode_rows8(values: np.ndarray) -> np.ndarray:
+    """Return int8 (..., f + 2) of float16 (..., f): the numbers, then their scale's two bytes.
+
+    A row that holds a number that is not finite comes back as NaN.
+    """
+    wide = values.astype(np.float32)
+    scale = (np.abs(wide).max(axis=-1, keepdims=True) / _LARGEST).astype(np.float16)
+    with np.errstate(invalid="ignore"):
+        steps = np.nan_to_num(wide / np.where(scale > 0, scale, 1).astype(np.float32))
+    whole = np.clip(np.rint(steps), -_LARGEST, _LARGEST).astype(np.int8)
+    return np.concatenate([whole, scale.astype("<f2").view(np.int8)], axis=-1)
+
+
+def decode_rows8(packed: np.ndarray) -> np.ndarray:
+    """Return float16 (..., f) of what `encode` returned."""
+    scale = np.ascontiguousarray(packed[..., -_SCALE_BYTES:]).view("<f2")
+    whole = packed[..., :-_SCALE_BYTES].astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        numbers = whole * scale.astype(np.float32)
+        # A scale that was rounded up may reach beyond what float16 holds.
+        return np.clip(numbers, -_FLOAT16, _FLOAT16).astype(np.float16)
+
 
 SEAL_FILE = "seal.json"
 _METADATA_FILE = "zarr.json"
@@ -56,7 +83,7 @@ def write_array(
             attributes.
     """
     if bytes8:
-        values, attributes = rows8.encode(values), {**(attributes or {}), _ROWS8: True}
+        values, attributes = encode_rows8(values), {**(attributes or {}), _ROWS8: True}
     by_mask = (*values.shape[1:2], 1, *values.shape[3:]) if values.ndim > 3 else values.shape[1:]
     array = zarr.create_array(
         LocalStore(folder),
@@ -129,7 +156,7 @@ class SealedArray:
             raise Damaged(f"{self.file}: rows {start} to {stop - 1}: {error}") from error
         if self._inode() != before:
             raise Damaged(f"{self.file}: replaced while it was read")
-        return rows8.decode(values) if self.array.attrs.get(_ROWS8) else values
+        return decode_rows8(values) if self.array.attrs.get(_ROWS8) else values
 
     def _inode(self) -> int:
         try:

@@ -18,8 +18,7 @@ from usam_core.images.read import PATH_CODES
 from usam_core.progress import SILENT, Progress
 from usam_core.store.arrays import Damaged
 from usam_core.store.blocks import add_block, drop_damaged, lacking_images
-from usam_core.store.commit import commit, remove_folder
-from usam_core.store.folder import make_store, stored_spec
+from usam_core.store.commit import commit, make_store, remove_folder, stored_spec
 from usam_core.store.index import Place, StoreIndex, shard_names
 from usam_core.store.layout import (
     CHECKED_FILE,

@@ -1,9 +1,11 @@
 """What a listing knows of each file, kept in columns, and the parquet file that remembers it."""
 
 import logging
+import pickle
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,37 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from usam_core.files.atomic import whole_file
+
+_T = TypeVar("_T")
+
+
+class Packed(Generic[_T]):
+    """Values kept pickled, some thousand together: as Python objects they take several times that.
+
+    Args:
+        values: the values, in their order; each is looked at once.
+        size: how many are unpacked together.
+
+    >>> list(Packed("abc", 2).chunks())
+    [['a', 'b'], ['c']]
+    """
+
+    def __init__(self, values: Iterable[_T], size: int) -> None:
+        self._chunks: list[bytes] = []
+        self._length = 0
+        left = iter(values)
+        while chunk := list(islice(left, size)):
+            self._chunks.append(pickle.dumps(chunk, pickle.HIGHEST_PROTOCOL))
+            self._length += len(chunk)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def chunks(self) -> Iterator[list[_T]]:
+        """Yield the values again, `size` at a time."""
+        for chunk in self._chunks:
+            yield pickle.loads(chunk)
+
 
 _log = logging.getLogger(__name__)
 

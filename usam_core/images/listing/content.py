@@ -12,9 +12,8 @@ from typing import BinaryIO, NamedTuple
 
 from usam_core.files.digest import file_digest, value_digest
 from usam_core.files.fsspec_io import FileInfo, info, is_url, open_bytes
-from usam_core.images.ref import ImageRef
+from usam_core.images.ref import ImageRef, tile_digest
 from usam_core.images.stores.base import Plane
-from usam_core.images.tiles import tile_digest
 
 ENDING = ".zarr"
 """Folders of this ending are image stores, not folders of images."""

@@ -9,11 +9,11 @@ from pathlib import PurePosixPath, PureWindowsPath
 
 import pandas as pd
 
-from usam_core.config.image_place import ImagePlace
+from usam_core.config.images import ImagePlace
 from usam_core.errors import InputError
-from usam_core.files.csv_dialect import read_separated
 from usam_core.files.fsspec_io import file_system, is_url, join, open_bytes, try_again
-from usam_core.images.listing.spelling import below, with_slashes
+from usam_core.files.spreadsheet import read_separated
+from usam_core.images.listing.walk import below, with_slashes
 
 _COLUMNS = ("path", "file_name")
 """The column with the images, the first that is there; others are left alone."""

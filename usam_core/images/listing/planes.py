@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from usam_core.images.errors import UnusableImage, verdict_on
 from usam_core.images.listing.content import Stamp, folder_stamp, plane_digest, remembered_content
-from usam_core.images.ref import ImageRef
+from usam_core.images.ref import ImageRef, is_large
 from usam_core.images.stores.base import Plane
 from usam_core.images.stores.factory import (
     check_plane,
@@ -22,7 +22,6 @@ from usam_core.images.stores.factory import (
     opened,
 )
 from usam_core.images.stores.projection import depth_axis, flat
-from usam_core.images.tiles import is_large
 
 _BETWEEN = ";"
 _SIZE = "@"

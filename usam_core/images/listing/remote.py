@@ -13,8 +13,7 @@ from usam_core.config.images import ImagesConfig
 from usam_core.errors import InputError
 from usam_core.files.fsspec_io import FileInfo, file_system, info_of, join, try_again
 from usam_core.images.errors import UnusableImage
-from usam_core.images.listing.globs import Globs
-from usam_core.images.listing.walk import image_ending, is_store
+from usam_core.images.listing.walk import Globs, image_ending, is_store
 
 _log = logging.getLogger(__name__)
 

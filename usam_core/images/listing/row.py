@@ -21,9 +21,8 @@ from usam_core.images.listing.content import (
 )
 from usam_core.images.listing.planes import check_named, named_key, planes_of, stamp_of
 from usam_core.images.read import UnusableImage, check_bytes, check_image, verdict_on
-from usam_core.images.ref import ImageRef
+from usam_core.images.ref import ImageRef, is_large
 from usam_core.images.stores.factory import Source, is_tiff
-from usam_core.images.tiles import is_large
 
 Looked = tuple[Row, bool]
 """A file's row, and whether it was not known already."""

@@ -12,6 +12,7 @@ from usam_core.config.images import ImagesConfig
 from usam_core.errors import TransientError
 from usam_core.files.fsspec_io import FileInfo, is_url, join
 from usam_core.images.listing.cache import (
+    Packed,
     Remembered,
     Row,
     batch_of,
@@ -19,12 +20,10 @@ from usam_core.images.listing.cache import (
     to_frame,
     write_remembered,
 )
-from usam_core.images.listing.globs import EVERY_FILE, Globs
-from usam_core.images.listing.packed import Packed
 from usam_core.images.listing.planes import expand
 from usam_core.images.listing.remote import find_remote
 from usam_core.images.listing.row import Looked, look_at
-from usam_core.images.listing.walk import find_files
+from usam_core.images.listing.walk import EVERY_FILE, Globs, find_files
 from usam_core.progress import SILENT, Progress
 
 COLUMNS = ["path", "sha256", "bytes", "mtime_ns", "status", "code", "reason", "planes"]

@@ -1,15 +1,92 @@
-"""Finds the files below a local folder, in the order of their paths, one folder in memory."""
+"""Finds the files below a local folder that count, in the order of their paths."""
 
 import logging
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+from pathspec import GitIgnoreSpec
 
 from usam_core.config.images import NOT_READ, READ, ImagesConfig
 from usam_core.errors import InputError
 from usam_core.images.listing.content import ENDING
-from usam_core.images.listing.globs import Globs
+
+_FILE = "file://"
+
+
+def plain_path(text: str) -> str:
+    r"""Return a path as names of images are compared: composed, with slashes, without a scheme.
+
+    >>> plain_path(" images\\sub\\a.jpg "), plain_path("file:///lab/a%20b.jpg"), plain_path("./a")
+    ('images/sub/a.jpg', '/lab/a b.jpg', 'a')
+    """
+    text = local_path(unicodedata.normalize("NFC", text.strip()))
+    return PurePosixPath(text.replace("\\", "/")).as_posix()
+
+
+def below(text: str, root: str) -> str | None:
+    """Return a whole path or URL as it counts from `root`, a folder or URL; None if not below it.
+
+    >>> below("file:///lab/im%20g/a.jpg", "/lab/im g"), below("/other/a.jpg", "/lab")
+    ('a.jpg', None)
+    """
+    whole = PurePosixPath(local_path(text))
+    folder = local_path(root)
+    for known in (root, folder, os.path.abspath(folder), os.path.realpath(folder)):
+        if whole.is_relative_to(known):
+            return whole.relative_to(known).as_posix()
+    return None
+
+
+def with_slashes(text: str, folder: str) -> str:
+    """Return a path with slashes for backslashes, unless a file of that very name lies there."""
+    if "\\" not in text or "\0" in text or os.path.lexists(os.path.join(folder, text)):
+        return text
+    return text.replace("\\", "/")
+
+
+def local_path(text: str) -> str:
+    """Return a path as it is, and a `file://` URL as the path that it means."""
+    if not text.lower().startswith(_FILE):
+        return text
+    path = unquote(text[len(_FILE) :])
+    return path.removeprefix("localhost") if path.startswith("localhost/") else path
+
+
+class Globs:
+    """Patterns that say which paths are wanted.
+
+    Args:
+        include: a path counts if these select it; None lets every path count.
+        exclude: a path that these select does not count, nor does what lies in such a folder.
+
+    Raises:
+        ValueError: a pattern cannot be read.
+
+    >>> Globs(["plates/**/*.tif"], ["*_thumb.*"]).wants("plates/a/b/w1.tif")
+    True
+    """
+
+    def __init__(self, include: Sequence[str] | None = None, exclude: Sequence[str] = ()) -> None:
+        self._include = None if include is None else GitIgnoreSpec.from_lines(include)
+        self._exclude = GitIgnoreSpec.from_lines(exclude) if exclude else None
+
+    def wants(self, path: str) -> bool:
+        """Return whether a file counts; `path` counts from the images' folder, with `/`."""
+        if self._exclude is not None and self._exclude.match_file(path):
+            return False
+        return self._include is None or self._include.match_file(path)
+
+    def enters(self, folder: str) -> bool:
+        """Return whether anything in a folder may count, so that it has to be looked into."""
+        return self._exclude is None or not self._exclude.match_file(f"{folder}/")
+
+
+EVERY_FILE = Globs()
+
 
 _log = logging.getLogger(__name__)
 

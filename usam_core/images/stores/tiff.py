@@ -18,11 +18,9 @@ import zarr
 from usam_core.errors import InputError
 from usam_core.images.rgb import upright_planes
 from usam_core.images.stores.apart import apart
-from usam_core.images.stores.axes import Layout, layout
-from usam_core.images.stores.base import ALL, ImageStore, Plane, PlaneInfo
+from usam_core.images.stores.base import ALL, ImageStore, Layout, Plane, PlaneInfo, layout
 from usam_core.images.stores.limits import check_count, check_part, check_values
-from usam_core.images.stores.tiff_claims import check_claims, within
-from usam_core.images.stores.tiff_tags import Pixels, pixels_of
+from usam_core.images.stores.tiff_tags import Pixels, check_claims, pixels_of, within
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # verdicts say what counts
 _SECONDARY = 0b101  # NewSubfileType: bit 0 a smaller copy of another page, bit 2 a mask

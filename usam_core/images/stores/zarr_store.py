@@ -13,8 +13,16 @@ import zarr
 from usam_core.errors import InputError
 from usam_core.files.fsspec_io import file_system, is_url, join, try_again
 from usam_core.images.listing.content import folder_stamp
-from usam_core.images.stores.axes import CHANNELS, SAMPLES, layout, named
-from usam_core.images.stores.base import ALL, ImageStore, Plane, PlaneInfo
+from usam_core.images.stores.base import (
+    ALL,
+    CHANNELS,
+    SAMPLES,
+    ImageStore,
+    Plane,
+    PlaneInfo,
+    layout,
+    named,
+)
 from usam_core.images.stores.codecs import guard
 from usam_core.images.stores.limits import (
     FREE,

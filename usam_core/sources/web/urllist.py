@@ -4,7 +4,7 @@ from pathlib import Path
 
 from usam_core.config.schema import ClassSpec
 from usam_core.errors import InputError
-from usam_core.files.csv_dialect import read_separated
+from usam_core.files.spreadsheet import read_separated
 from usam_core.files.text import normalize_name
 from usam_core.sources.web.journal import Candidate
 
