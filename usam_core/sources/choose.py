@@ -4,6 +4,7 @@ from pathlib import Path
 
 from usam_core.config.project import Project
 from usam_core.errors import ConfigError
+from usam_core.extras import need
 from usam_core.sources.base import PictureSource
 from usam_core.sources.folder import FolderSource
 from usam_core.sources.none import NoSource
@@ -11,19 +12,25 @@ from usam_core.sources.render import RenderSource
 
 
 def choose_source(project: Project, folder: Path) -> PictureSource:
-    """Return the project's source; `folder` is where a source may keep what it makes."""
+    """Return the project's source; `folder` is where a source may keep what it makes.
+
+    Raises:
+        MissingExtraError: the source's packages are not installed.
+    """
     training = project.config.training
     if training.source == "none":
         return NoSource()
     if training.source == "render":
         return RenderSource(folder / "pictures", training.render, project.config.seed)
     if training.source == "synthetic":
+        need("synthetic", "training.source: synthetic")
         from usam_core.sources.synthetic import SyntheticSource
 
         return SyntheticSource(
             folder / "pictures", training.synthetic, project.config.seed, project.root
         )
     if training.source == "web":
+        need("web", "training.source: web")
         from usam_core.sources.web.source import WebSource
 
         if training.web is None:
