@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from usam_core.config.checks import check_extras
 from usam_core.config.project import Project, load_project
 from usam_core.errors import ConfigError, InputError
 
@@ -122,6 +123,12 @@ class AnnotateDatasetSettings(StepSettings):
         "from collect on, pictures that were made or fetched are dropped and got anew; from embed "
         "on, all images of the project are embedded again.",
     )
+
+    @model_validator(mode="after")
+    def _extras_are_installed(self) -> "AnnotateDatasetSettings":
+        if self.start == "collect":  # a later start needs less; its steps say what they lack
+            check_extras(self.load())
+        return self
 
 
 class CollectSettings(ProjectSettings):

@@ -4,6 +4,7 @@
     ├── UserError              2  the user can fix it: a value, a file, a missing step
     │   ├── ConfigError           project.yaml says something that cannot be meant
     │   ├── InputError            a file or folder that the user named is not usable
+    │   ├── MissingExtraError     a setting needs packages that are not installed
     │   └── MissingStepError      an earlier step has to run first
     ├── StoreError             1  what we wrote before is damaged or of another kind
     ├── GateError              1  the run ended, but its results are not to be trusted
@@ -44,6 +45,10 @@ class StoreAccessError(InputError):
 
     It says nothing about any image: none may be left out for it.
     """
+
+
+class MissingExtraError(UserError):
+    """A setting or a command needs an extra of usam that is not installed."""
 
 
 class MissingStepError(UserError):

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from usam_core.bench.plan import PICTURES, Plan, Run, write_project
+from usam_core.config.checks import check_extras
 from usam_core.config.project import Project, load_project
 from usam_core.files.spreadsheet import read_csv, write_csv
 from usam_core.progress import SILENT, Progress
@@ -61,6 +62,7 @@ def run_plan(
         if run != plan.runs[0] and plan.collects:
             _write_pictures(plan, measured[0].project)
         project = load_project(run.file)
+        check_extras(project)
         steps = {}
         for step in STEPS:
             steps[step] = run_step(step, project, progress=progress)

@@ -9,7 +9,9 @@ from typing import Any
 import psutil
 import torch
 
+from usam_core.config.checks import needed_extras
 from usam_core.config.project import Project
+from usam_core.extras import EXTRAS, complaint, lacking
 from usam_core.lineage.document import versions
 from usam_core.sam.download import NANO_WEIGHTS, OFFICIAL, cache_folder
 from usam_core.sources.model_files import KNOWN_GB, local_folder
@@ -43,8 +45,13 @@ class Check:
 def examine(project: Project | None = None) -> list[Check]:
     """Look at the machine, and at what a project needs if one is given."""
     checks = [*_machine(project.out if project else Path.cwd()), *_checkpoints(project)]
-    checks += [Check(name, found, *_version_verdict(found)) for name, found in versions().items()]
-    return checks
+    optional = {module for modules in EXTRAS.values() for module in modules}
+    for name, found in versions().items():
+        if found != "not installed":
+            checks.append(Check(name, found))
+        elif name not in optional:
+            checks.append(Check(name, found, "bad", "pip install it"))
+    return [*checks, *_extras(project)]
 
 
 def _machine(folder: Path) -> list[Check]:
@@ -109,5 +116,17 @@ def _diffusion_model(project: Project) -> Check:
     )
 
 
-def _version_verdict(found: str) -> tuple[str, str]:
-    return ("bad", "pip install it") if found == "not installed" else ("good", "")
+def _extras(project: Project | None) -> list[Check]:
+    needed = dict(needed_extras(project)) if project else {}
+    checks = []
+    for extra in EXTRAS:
+        if not (missing := lacking(extra)):
+            checks.append(Check(f"extra {extra}", "installed"))
+        elif extra in needed:
+            checks.append(
+                Check(f"extra {extra}", "not installed", "bad", complaint(extra, needed[extra]))
+            )
+        else:
+            advice = f"not needed; if chosen: pip install 'usam[{extra}]' ({', '.join(missing)})"
+            checks.append(Check(f"extra {extra}", "not installed", "note", advice))
+    return checks

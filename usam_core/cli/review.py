@@ -11,6 +11,7 @@ from usam_core.cli import terminal
 from usam_core.cli.options import Json, LabelsLevel, Only, ProjectFile, Verbose
 from usam_core.cli.running import set_logging
 from usam_core.config.project import open_project
+from usam_core.extras import need
 
 Order = Literal["mix", "entropy", "disagreement", "threshold", "random"]
 
@@ -46,6 +47,7 @@ def review(
     if summary:
         _print_precision(loaded, summed_up(loaded), json)
         return
+    need("review", "usam review")
     from usam_core.config.palette import class_colors
     from usam_core.review.server import HOST, listen, make_app, serve
     from usam_core.steps.review import only_review, picture

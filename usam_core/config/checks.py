@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from usam_core.config.features import FAMILY_OF, WITH_TEXT
 from usam_core.config.images import LIST_ENDINGS
-from usam_core.files.fsspec_io import is_url
+from usam_core.errors import MissingExtraError
+from usam_core.extras import complaint
+from usam_core.files.fsspec_io import EXTRA_OF, is_url
 
 if TYPE_CHECKING:
     from usam_core.config.project import Project
@@ -54,6 +56,31 @@ def mistakes_on_disk(project: "Project") -> Iterator[Mistake]:
             f"got {str(config.outputs.path)!r}, the folder of the images; expected another, so "
             "that results are not labelled too",
         )
+
+
+def needed_extras(project: "Project") -> Iterator[tuple[str, str]]:
+    """Yield each extra that a project's settings need, and the setting."""
+    config, place = project.config, project.images
+    for address in (place.root, place.names or ""):
+        if (protocol := address.partition("://")[0]) != address and protocol in EXTRA_OF:
+            yield EXTRA_OF[protocol], f"images: {address}"
+    if config.training.source in ("synthetic", "web"):
+        yield config.training.source, f"training.source: {config.training.source}"
+    for name, block in config.features.items():
+        yield "features", f"features.{name}: {block.model}"
+    if config.compute.workers or config.compute.scheduler:
+        yield "dask", f"compute: {config.compute.scheduler or f'{config.compute.workers} workers'}"
+
+
+def check_extras(project: "Project") -> None:
+    """Check that everything which a whole run of a project needs is installed.
+
+    Raises:
+        MissingExtraError: one line a setting whose extra is not.
+    """
+    found = [complaint(extra, setting) for extra, setting in needed_extras(project)]
+    if any(found):
+        raise MissingExtraError("\n".join(f"{project.file.name}: {text}" for text in found if text))
 
 
 def _images(project: "Project") -> Iterator[Mistake]:

@@ -9,6 +9,7 @@ import torch
 
 from usam_core.config.features import FeatureConfig
 from usam_core.errors import InputError
+from usam_core.extras import need
 from usam_core.features.families import SETTING, Kind, read_kind
 from usam_core.files.hub import commit_of, explained, weights_digest
 
@@ -53,8 +54,10 @@ def find_model(config: FeatureConfig, root: Path, *, with_weights: bool = True) 
 
     Raises:
         InputError: there is no such model, or it is of no known family.
+        MissingExtraError: the packages of encoders are not installed.
         TransientError: the hub cannot be reached and the model is not cached.
     """
+    need("features", f"{SETTING}: {config.model}")
     folder = root / config.model
     if folder.is_dir():
         return ModelFiles(folder, weights_digest(folder, _OF_TEXTS), read_kind(folder, config))

@@ -13,6 +13,7 @@ WITHOUT_INFLUENCE = (
     "usam_core.cli",
     "usam_core.config",  # settings enter every key by their values
     "usam_core.errors",
+    "usam_core.extras",
     "usam_core.files.atomic",
     "usam_core.files.faults",
     "usam_core.files.locks",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from usam_core.errors import InputError, StoreAccessError, TransientError, UsamError
+from usam_core.extras import complaint
 from usam_core.files.stamps import SETTLED_NS
 
 _NETWORK = ("aiohttp", "botocore", "aiobotocore", "gcsfs", "google", "requests", "urllib3", "s3fs")
@@ -103,12 +104,8 @@ def _status(error: Exception) -> int | None:
 _T = TypeVar("_T")
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
-_PACKAGES = {
-    **dict.fromkeys(("s3", "s3a"), "s3fs"),
-    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
-    **dict.fromkeys(("http", "https"), "aiohttp"),
-}
-"""The package that opens what a protocol names."""
+EXTRA_OF = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "http"}
+"""The extra that opens what a protocol names."""
 
 _WAITS = (0.5, 1.0, 2.0)
 """Seconds before a failed request is made again."""
@@ -193,13 +190,13 @@ def file_system(url: str) -> tuple[Any, str]:
     import fsspec
 
     protocol = url.partition("://")[0]
+    if protocol in EXTRA_OF and (missing := complaint(EXTRA_OF[protocol], url)):
+        raise StoreAccessError(missing)
     try:
         return fsspec.core.url_to_fs(url)
     except ImportError as error:
-        package = _PACKAGES.get(protocol)
-        install = f"pip install {package}" if package else "install what it names"
         raise StoreAccessError(
-            f"{url}: {protocol}:// needs a package that is not installed ({error}); {install}"
+            f"{url}: {protocol}:// needs a package that is not installed ({error}); install it"
         ) from error
     except ValueError as error:
         raise StoreAccessError(

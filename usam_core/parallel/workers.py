@@ -5,18 +5,23 @@ become a shard, and labels of a shard; both are kept on disk when they are done,
 is cut short loses the pieces in flight.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from usam_core.config.compute import ComputeConfig
+from usam_core.extras import lacking, need
 from usam_core.progress import Advance, Bar, Progress
 
 CORES_PER_WORKER = 4
 """Without a GPU: torch still gains from so many threads, and memory is needed by each worker."""
+
+_log = logging.getLogger(__name__)
 
 
 class Piece(NamedTuple):
@@ -66,16 +71,22 @@ def open_workers(config: ComputeConfig, device: str, pieces: int) -> Iterator[Wo
         pieces: how much there is to do; more workers than pieces are not started.
 
     Raises:
+        MissingExtraError: workers were asked for, and Dask is not installed.
         TransientError: the scheduler cannot be reached, or no worker comes.
     """
     if _open:
         yield _open[-1]
         return
     count = 0 if config.scheduler else min(pieces, worker_count(config, device))
+    if count and config.workers is None and lacking("dask"):
+        if count > 1:
+            _warn_of_one_process(count)
+        count = 0
     if not pieces or not (count or config.scheduler):
         with _threads(config.threads):
             yield InProcess()
         return
+    need("dask", f"compute: {config.scheduler or f'{count} workers'}")
     # Dask takes a second to import, which the many runs without it need not wait for.
     from usam_core.parallel.dask_workers import cluster_workers, local_workers
 
@@ -90,6 +101,15 @@ def open_workers(config: ComputeConfig, device: str, pieces: int) -> Iterator[Wo
             yield workers
         finally:
             _open.remove(workers)
+
+
+@cache
+def _warn_of_one_process(count: int) -> None:
+    """Warn, once a process, that nobody asked for workers and the default cannot have them."""
+    _log.warning(
+        "one process works where %d could: run pip install 'usam[dask]', or set compute.workers: 0",
+        count,
+    )
 
 
 def run_pieces(

@@ -6,6 +6,7 @@ from typing import Any
 from usam_core.config.project import Project
 from usam_core.config.schema import ClassSpec
 from usam_core.errors import ConfigError
+from usam_core.extras import need
 from usam_core.progress import Progress
 from usam_core.sources.base import Collected, PictureSource
 from usam_core.sources.folder import FolderSource
@@ -32,19 +33,25 @@ class NoSource:
 
 
 def choose_source(project: Project, folder: Path) -> PictureSource:
-    """Return the project's source; `folder` is where a source may keep what it makes."""
+    """Return the project's source; `folder` is where a source may keep what it makes.
+
+    Raises:
+        MissingExtraError: the source's packages are not installed.
+    """
     training = project.config.training
     if training.source == "none":
         return NoSource()
     if training.source == "render":
         return RenderSource(folder / "pictures", training.render, project.config.seed)
     if training.source == "synthetic":
+        need("synthetic", "training.source: synthetic")
         from usam_core.sources.synthetic import SyntheticSource
 
         return SyntheticSource(
             folder / "pictures", training.synthetic, project.config.seed, project.root
         )
     if training.source == "web":
+        need("web", "training.source: web")
         from usam_core.sources.web.source import WebSource
 
         if training.web is None:
