@@ -17,7 +17,7 @@ def labelled_image(
         done: what labelling gave.
         mask_set: that it was given.
         label_map: the head's classes.
-        known: more of the image's attributes; `path` and `sha256` are needed.
+        known: more of the image's attributes: `path` and `sha256`, and `painted` or `png`.
     """
     height, width = mask_set.size_hw
     points = mask_set.points_xy[done.instances.prompts] * [width, height]
@@ -28,6 +28,5 @@ def labelled_image(
         missed=list_instances(done.missed, thresholds=done.least),
         rejected=None if done.rejected is None else list_instances(done.rejected),
         pixels=count_labels(done.labels),
-        painted=done.labels,
         **known,
     )
