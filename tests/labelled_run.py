@@ -16,7 +16,7 @@ from usam_core.masks.label_png import save_label_png
 from usam_core.masks.rle import mask_record
 
 
-def entry_of(folder: Path, name: str, labels: np.ndarray, sha256: str, score=None, missed=()):
+def image_of(folder: Path, name: str, labels: np.ndarray, sha256: str, score=None, missed=()):
     """Write an image's label PNG and return the labelled image: one instance a label.
 
     Args:
@@ -60,26 +60,30 @@ def write_run(root: Path, labels: dict[str, np.ndarray], classes: list[str], **s
         settings: of the project, beside classes and images.
     """
     folder = root / "out" / "annotate"
-    entries = []
+    images = []
     for name, of_image in labels.items():
         image = root / "images" / name
         image.parent.mkdir(parents=True, exist_ok=True)
         if not image.exists():
             grey = np.full((*of_image.shape, 3), 120, np.uint8)
             Image.fromarray(grey).save(image, format="PNG")
-        entries.append(entry_of(folder, name, of_image, file_digest(image)))
-    finish_run(folder, entries, classes, **settings)
+        images.append(image_of(folder, name, of_image, file_digest(image)))
+    finish_run(folder, images, classes, **settings)
     return folder
 
 
-def finish_run(folder: Path, images: list[LabelledImage], classes: list[str], **settings) -> None:
-    """Write what stands beside the labels of a finished run."""
+def finish_run(
+    folder: Path, images: list[LabelledImage], classes: list[str], per_part=None, **settings
+) -> None:
+    """Write what stands beside the labels of a finished run, in parts of so many or in one."""
     config = ProjectConfig.model_validate(
         {"classes": classes, "images": {"path": "images"}, **settings}
     )
-    part = "parts/all.parquet"
-    write_part(folder / part, images)
-    outputs = {part: file_digest(folder / part)}
+    outputs, step = {}, per_part or max(1, len(images))
+    for start in range(0, max(1, len(images)), step):
+        part = f"parts/{start:07}.parquet" if per_part else "parts/all.parquet"
+        write_part(folder / part, images[start : start + step])
+        outputs[part] = file_digest(folder / part)
     write_json(
         folder / "run.json",
         {

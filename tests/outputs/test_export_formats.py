@@ -35,7 +35,7 @@ def test_label_tiff_and_ome_zarr_hold_the_number_of_every_pixel(case):
         writer, group, _ = written("ome_zarr", image, folder)
         assert np.array_equal(zarr.open_group(group, mode="r")["0"][...], expected)
         labels = writer.read(image, group)
-        assert np.array_equal(labels.classes, image.object_classes()[expected])
+        assert np.array_equal(labels.classes, image.object_ids()[expected])
 
 
 @few
@@ -70,7 +70,7 @@ def test_yolo_polygons_fill_to_the_masks(case):
             assert polygon.max() <= 1
             assert np.array_equal(filled([np.round(polygon * [w, h])], (h, w)), mask)
         again = writer.read(image, path).classes
-        assert np.array_equal(again, image.object_classes()[painted(masks, (h, w))])
+        assert np.array_equal(again, image.object_ids()[painted(masks, (h, w))])
         said = yaml.safe_load(data.read_text(encoding="utf-8"))
         assert said["names"] == dict(enumerate(CLASSES))
 
@@ -89,7 +89,7 @@ def test_labelme_shapes_of_a_group_fill_to_the_mask(case):
             assert {shape["label"] for shape in shapes} == {CLASSES[(number - 1) % len(CLASSES)]}
             assert np.array_equal(filled([shape["points"] for shape in shapes], size), mask)
         again = writer.read(image, path).classes
-        assert np.array_equal(again, image.object_classes()[painted(masks, size)])
+        assert np.array_equal(again, image.object_ids()[painted(masks, size)])
 
 
 @pytest.mark.parametrize("name", sorted(WRITERS.keys() - {"voc"}))
