@@ -195,7 +195,9 @@ def _batches(part: Path, columns: Sequence[str] | None) -> Iterator[pa.Table]:
         records = json.loads(part.read_text(encoding="utf-8"))
         yield _table([_from_json(record) for record in records])
         return
-    with pq.ParquetFile(part, memory_map=False) as file:
+    with pq.ParquetFile(part) as file:
+        if not file.schema_arrow.equals(SCHEMA):
+            raise ValueError("other columns than labels have")
         for batch in file.iter_batches(_ROWS, columns=columns):
             yield pa.Table.from_batches([batch])
 

@@ -75,7 +75,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     shown: list[LabelledImage] = []
     scored = edited = 0
     with progress.bar("Scoring", total) as bar:
-        for image in annotate.labels(project).sorted_images(["instances", "tiles"]):
+        for image in annotate.labels(project).sorted_images(["instances"]):
             bar.advance()
             expected = truth.label_map(image.path, image.size_hw)
             if expected is None:
@@ -153,7 +153,6 @@ def _reliability(folder: Path, table: pd.DataFrame, error: float | None) -> list
 def _sheet(project: Project, target: Path, images: list[LabelledImage], truth: Truth) -> None:
     label_map, rows = LabelMap.of(project.config), []
     for image in images:
-        is_tiled = image.tiles is not None
-        rgb, found = picture_and_labels(project, image.path, image.png_file, is_tiled)
+        rgb, found = picture_and_labels(project, image.path, image.png_file)
         rows.append((image.path, rgb, enlarged(truth.label_map(image.path), found.shape), found))
     save_contact_sheet(target, rows, label_map.names, label_map.colors)

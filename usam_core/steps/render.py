@@ -20,9 +20,7 @@ from usam_core.steps.read_settings import reading
 _MAX_PIXELS = 4_000_000
 
 
-def picture_and_labels(
-    project: Project, path: str, png: Path, is_tiled: bool = True
-) -> tuple[np.ndarray, np.ndarray]:
+def picture_and_labels(project: Project, path: str, png: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return an image, uint8 (h, w, 3), and its labels (h, w).
 
     Of an image that is embedded in tiles every so many pixels are left out.
@@ -31,11 +29,9 @@ def picture_and_labels(
         project: the project.
         path: the image as it is listed.
         png: its label PNG.
-        is_tiled: false says that it was read whole, and saves listing all images.
     """
     labels, how = read_label_png(png), reading(project)
-    every = tiled_images(project) if is_tiled else ()
-    tiled = next((one for one in every if one.path == path), None)
+    tiled = next((one for one in tiled_images(project) if one.path == path), None)
     if tiled is None:
         return read_image(project.image_address(path), **how).rgb, labels
     ref = ImageRef.parse(project.image_address(path))
