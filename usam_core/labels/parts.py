@@ -119,9 +119,11 @@ class Parts:
         self, name: str, columns: Sequence[str] | None
     ) -> Iterator[tuple[str, LabelledImage | None]]:
         # What comes first says where the part begins; the rest is read when its turn comes.
-        first = next(_tables(self.folder, name, ["path"]), None)
-        if first is not None and len(first):
-            yield first["path"][0].as_py(), None
+        tables = _tables(self.folder, name, ["path"])
+        begins = (table["path"][0].as_py() for table in tables if len(table))
+        if (first := next(begins, None)) is not None:
+            begins.close()
+            yield first, None
             for image in self._images(name, columns):
                 yield image.path, image
 
