@@ -105,7 +105,8 @@ class Parts:
 
         Args:
             columns: `instances`, `missed`, `rejected`, `pixels` or `tiles`, of which the images
-                are to know; None for all.
+                are to know, or `instances.list.element.area` and the like, of which at least
+                `class_index`, `area` and `score`; None for all.
         """
         for name in self.files:
             yield from self._images(name, columns)
@@ -237,10 +238,10 @@ _SPREAD = ("rle", "bbox")
 
 
 def _instance(row: dict[str, Any], size_hw: tuple[int, int]) -> Instance:
-    rle = {"size": list(size_hw), "counts": row.pop("counts")}
-    bbox = tuple(row.pop(side) for side in "xywh")
-    point = row.pop("point")
-    return Instance(**row, rle=rle, bbox=bbox, point=None if point is None else tuple(point))
+    rle = {"size": list(size_hw), "counts": row.pop("counts", None)}
+    bbox = tuple(row.pop(side, None) for side in "xywh")
+    point = row.pop("point", None)
+    return Instance(**row, rle=rle, bbox=bbox, point=point and tuple(point))
 
 
 def _from_json(record: dict[str, Any]) -> LabelledImage:
