@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from usam_core.rng import generator
 from usam_core.sam.nano import NANO_SIZE
-from usam_core.sources import scenes, shapes, textures
+from usam_core.sources import scenes, shapes
 
 VOID = 255
 LOW = NANO_SIZE // 4
@@ -107,7 +107,7 @@ def _draw_on(rng, image, objects):
         center = (rng.uniform(0, size_hw[1]), rng.uniform(0, size_hw[0]))
         outline = shapes.place(shapes.blob(rng), center, radius, rng.uniform(0, 6.3))
         cover = scenes.coverage(outline, size_hw)
-        image += (textures.surface(rng, size_hw) - image) * cover[..., None]
+        image += (shapes.surface(rng, size_hw) - image) * cover[..., None]
         free = next(v for v in range(1, VOID) if not (objects == v).any())
         objects[cover >= 0.5] = free
     return np.clip(image, 0, 255).astype(np.uint8), objects
