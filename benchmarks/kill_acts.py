@@ -62,7 +62,7 @@ def add_blocks(file: Path) -> None:
 def decide(file: Path) -> None:
     """Reject masks, one after the other; what was told to the person stands in a second file."""
     project = load_project(file)
-    log = decisions_file(project)
+    log = decisions_file(project.out)
     told = log.with_name("told")
     known = {decision.id for decision in read_all(log)}
     before = told.read_text().split() if told.exists() else []

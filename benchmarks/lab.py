@@ -150,7 +150,7 @@ def measure(file: Path, known: dict[tuple[str, bool], list[dict[str, Any]]]) -> 
         known: SAM's masks by image, and whether it was cut up; they are the same for every row.
     """
     project = load_project(file)
-    for step in STEPS[: STEPS.index("annotate") + 1]:
+    for step in list(STEPS)[: list(STEPS).index("annotate") + 1]:
         run_step(step, project)
     truth = open_truth(project)
     large = {image.path: image for image in tiled_images(project)}

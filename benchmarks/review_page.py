@@ -34,7 +34,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         project = load_project(prepare_demo(given.work or Path(folder), 4, 6).default)
-        for step in STEPS[: STEPS.index("annotate") + 1]:
+        for step in list(STEPS)[: list(STEPS).index("annotate") + 1]:
             print(run_step(step, project).summary)
         with subprocess.Popen(
             [sys.executable, "-m", "flows", "review", str(project.file), "--json"],

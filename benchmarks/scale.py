@@ -144,7 +144,7 @@ def steps_on_a_server(folder: Path, sets: list, images: int, workers: int) -> di
     """Run embed and annotate as flows; return what embed took."""
     # After the server's address is set: Prefect reads it at import.
     from flows import steps
-    from flows.parameters import CollectSettings, ComposeSettings, EmbedSettings, OneStepSettings
+    from flows.parameters import SETTINGS
 
     file = str(make_project(folder, "out", workers))
     fake_encoder(sets)
@@ -152,13 +152,13 @@ def steps_on_a_server(folder: Path, sets: list, images: int, workers: int) -> di
     with open_workers(load_project(file).config.compute, "cpu", workers) as opened:
         if workers:
             opened.client.run(fake_encoder_of_worker, sets)
-        steps.collect(CollectSettings(project_file=file))
-        embed = EmbedSettings(project_file=file)
+        steps.collect(SETTINGS["collect"](project_file=file))
+        embed = SETTINGS["embed"](project_file=file)
         taken = measured("embed, Prefect", images, latency, lambda: steps.embed(embed))
-        steps.compose(ComposeSettings(project_file=file))
-        for step in (steps.fit, steps.calibrate):
-            step(OneStepSettings(project_file=file))
-        annotate = OneStepSettings(project_file=file)
+        steps.compose(SETTINGS["compose"](project_file=file))
+        for name in ("fit", "calibrate"):
+            steps.FLOWS[name](SETTINGS[name](project_file=file))
+        annotate = SETTINGS["annotate"](project_file=file)
         measured("annotate, Prefect", images, latency, lambda: steps.annotate(annotate))
     return taken
 

@@ -16,6 +16,7 @@ from usam_core.cli.app import app
 from usam_core.cli.options import Json, Level, ProjectFile, Verbose
 from usam_core.cli.running import set_logging
 from usam_core.errors import TransientError, UsamError
+from usam_core.steps import STEPS
 
 _OUTPUT_FAILS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -44,7 +45,7 @@ def run(
             "--refresh repeats work; expected the first step to repeat too: --from annotate is the "
             "least, --from collect drops pictures and embeddings"
         )
-    results, seconds = _run_flow(project, level, start or "collect", refresh, verbose)
+    results, seconds = _run_flow(project, level, start or next(iter(STEPS)), refresh, verbose)
     if json:
         terminal.print_json({"seconds": round(seconds, 1), "steps": results})
     else:
@@ -139,7 +140,6 @@ def _run_flow(
 ) -> tuple[list[dict[str, Any]], float]:
     set_logging(verbose)
     from flows.parameters import AnnotateDatasetSettings
-    from usam_core.steps import STEPS
 
     if start not in STEPS:
         raise typer.BadParameter(f"{start!r} is no step; expected one of {', '.join(STEPS)}")
@@ -191,9 +191,7 @@ def _use_local_server() -> bool:
 
 
 def _print_run(title: str, results: list[dict[str, Any]], seconds: float) -> None:
-    from usam_core.cli.summary import sentence
-
-    rows = [[r["step"], sentence(r["step"], r["summary"], r["reused"])] for r in results]
+    rows = [[r["step"], STEPS[r["step"]].sentence(r["summary"], r["reused"])] for r in results]
     terminal.print_table(f"{title}: {seconds:.1f} s", ["step", "outcome"], rows)
     for result in results:
         if result["step"] in ("annotate", "evaluate", "report"):

@@ -1,5 +1,7 @@
 """What each flow takes: one model a flow, which the Prefect UI shows as a form.
 
+The models of the steps' flows are made from `STEPS`.
+
 Choices are `Literal` and numbers have bounds, because those are in the JSON schema: the server
 refuses a wrong value before there is a run. What only the machine that runs the flow can know (is
 there such a file?) is checked when the run starts, before any work. A model's docstring is the
@@ -8,26 +10,14 @@ heading of its form.
 
 import platform
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from usam_core.config.checks import check_extras
 from usam_core.config.project import Project, load_project
 from usam_core.errors import ConfigError, InputError
-
-Step = Literal[
-    "collect",
-    "embed",
-    "compose",
-    "describe",
-    "fit",
-    "calibrate",
-    "annotate",
-    "evaluate",
-    "export",
-    "report",
-]
+from usam_core.steps import STEPS, Step
 
 
 class ProjectSettings(BaseModel):
@@ -87,32 +77,11 @@ class LevelSettings(ProjectSettings):
         )
 
 
-class StepSettings(LevelSettings):
-    """Which project, at which level, and whether to do the step again."""
-
-    refresh: bool = Field(
-        False, title="Refresh", description="Do it again even if nothing has changed."
-    )
-
-
-class OneStepSettings(StepSettings):
-    """Which project, at which level, and what the step shall be built on."""
-
-    manifest: str = Field(
-        "",
-        title="Manifest",
-        description="The lineage.json that a step before wrote: its path, or the first digits of "
-        "its SHA-256, as run pages show them. The run ends at once if the project has another by "
-        "now. Empty: whatever is there.",
-        examples=["out/collect/lineage.json", "3f0c9a51b2de"],
-    )
-
-
-class AnnotateDatasetSettings(StepSettings):
+class AnnotateDatasetSettings(LevelSettings):
     """Which project, at which level, and where to start."""
 
-    start: Step = Field(
-        "collect",
+    start: Literal[tuple(STEPS)] = Field(
+        next(iter(STEPS)),
         title="First step",
         description="Steps before this one are left untouched.",
     )
@@ -131,14 +100,7 @@ class AnnotateDatasetSettings(StepSettings):
         return self
 
 
-class CollectSettings(ProjectSettings):
-    """Which project, and what to get again."""
-
-    refresh: bool = Field(
-        False,
-        title="Refresh",
-        description="Drop the pictures that were made or fetched, and begin anew.",
-    )
+class _CollectSettings(ProjectSettings):
     only: list[str] = Field(
         default_factory=list,
         title="Only these classes",
@@ -146,7 +108,7 @@ class CollectSettings(ProjectSettings):
     )
 
     @model_validator(mode="after")
-    def _classes_exist(self) -> "CollectSettings":
+    def _classes_exist(self) -> "_CollectSettings":
         names = [spec.name for spec in self.load().config.collected]
         unknown = [name for name in self.only if name not in names]
         if unknown:
@@ -157,31 +119,7 @@ class CollectSettings(ProjectSettings):
         return self
 
 
-class EmbedSettings(ProjectSettings):
-    """Which project; images that the store has are not embedded again."""
-
-    refresh: bool = Field(
-        False,
-        title="Refresh",
-        description="Remove what the store has of the project's images, and embed all again.",
-    )
-
-
-class ComposeSettings(ProjectSettings):
-    """Which project, and whether to compose its scenes again."""
-
-    refresh: bool = Field(
-        False, title="Refresh", description="Do it again even if nothing has changed."
-    )
-
-
-class DescribeSettings(ProjectSettings):
-    """Which project; images that have all features are not described again."""
-
-
-class ReportSettings(ProjectSettings):
-    """Which project, and how much of it to show."""
-
+class _ReportSettings(LevelSettings):
     pictures: int = Field(
         4,
         ge=0,
@@ -189,3 +127,33 @@ class ReportSettings(ProjectSettings):
         title="Pictures",
         description="How many labelled images to show on the page.",
     )
+
+
+_WITH_MORE: dict[str, type[ProjectSettings]] = {
+    "collect": _CollectSettings,
+    "report": _ReportSettings,
+}
+"""Of steps that take more than all of them do."""
+
+
+def _settings(step: Step) -> type[ProjectSettings]:
+    """What the flow of a step takes: the project, its level if it has one, and what to do again."""
+    fields: dict[str, Any] = {
+        "refresh": (bool, Field(False, title="Refresh", description=step.refresh))
+    }
+    if step.parents:
+        described = (
+            "The lineage.json that a step before wrote: its path, or the first digits of its "
+            "SHA-256, as run pages show them. The run ends at once if the project has another by "
+            "now. Empty: whatever is there."
+        )
+        examples = ["out/collect/lineage.json", "3f0c9a51b2de"]
+        manifest = Field("", title="Manifest", description=described, examples=examples)
+        fields["manifest"] = (str, manifest)
+    base = _WITH_MORE.get(step.name, LevelSettings if step.has_levels else ProjectSettings)
+    name = f"{step.name.capitalize()}Settings"
+    return create_model(name, __base__=base, __doc__=step.title, __module__=__name__, **fields)
+
+
+SETTINGS = {step.name: _settings(step) for step in STEPS.values()}
+"""The model of each step's flow, by the step's name."""

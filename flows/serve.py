@@ -27,33 +27,10 @@ from prefect.states import Crashed
 
 from flows.alive import ALIVE, end_killed, runs_folder
 from flows.annotate import annotate_dataset
-from flows.steps import (
-    annotate,
-    calibrate,
-    collect,
-    compose,
-    describe,
-    embed,
-    evaluate,
-    export,
-    fit,
-    report,
-)
+from flows.steps import FLOWS as STEP_FLOWS
 from usam_core.files.atomic import write_json
 
-FLOWS = (
-    annotate_dataset,
-    collect,
-    embed,
-    compose,
-    describe,
-    fit,
-    calibrate,
-    annotate,
-    evaluate,
-    export,
-    report,
-)
+FLOWS = (annotate_dataset, *STEP_FLOWS.values())
 
 MAX_RUNS_AT_ONCE = 2
 """A long step and something short beside it; models are big, and one machine has one memory."""

@@ -4,12 +4,12 @@ import base64
 import io
 import json
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from usam_core.cli.summary import sentence
 from usam_core.config.project import Project
 from usam_core.errors import MissingStepError
 from usam_core.files.spreadsheet import read_csv
@@ -20,7 +20,7 @@ from usam_core.steps.record import read_record
 _WIDEST = 900
 _JPEG_QUALITY = 70
 _MAX_SHEETS = 4
-_MAX_OVERLAYS = 4
+MAX_OVERLAYS = 4
 
 
 def last_results(project: Project) -> list[StepResult]:
@@ -39,15 +39,25 @@ def last_results(project: Project) -> list[StepResult]:
     return results
 
 
-def has_labels(project: Project) -> bool:
-    """Return whether there are labels to write a report of."""
-    return read_record(step_folder(project, "annotate")) is not None
+def show(result: StepResult, pictures: int = MAX_OVERLAYS) -> None:
+    """Show on the run page what of a step's result wants to be seen.
+
+    Args:
+        result: the result.
+        pictures: how many labelled images.
+    """
+    if STEPS[result.step].table:
+        _show_table(result, STEPS[result.step].table)
+    if result.step in _SHOW:
+        _SHOW[result.step](result)
+    if result.step == "annotate" and pictures:
+        _show_overlays(result, pictures)
 
 
-def report_page(result: StepResult) -> None:
+def _show_page(result: StepResult) -> None:
     """Link to the report; browsers open it where its file is, not through a server."""
     page = Path(result.path)
-    said = sentence("report", result.summary, result.reused)
+    said = _sentence(result)
     create_link_artifact(
         page.as_uri(),
         link_text=markdown(page),
@@ -57,17 +67,17 @@ def report_page(result: StepResult) -> None:
     )
 
 
-def report_metrics(result: StepResult) -> None:
-    """Show the per-class table of an evaluate step."""
-    table = read_csv(Path(result.path).with_name("per_class.csv"))
+def _show_table(result: StepResult, name: str) -> None:
+    """Show a CSV file beside a step's main output."""
+    table = read_csv(Path(result.path).with_name(name))
     create_table_artifact(
         table.round(4).astype(object).where(table.notna(), None).to_dict("records"),
-        key="metrics-per-class",
-        description=markdown(sentence("evaluate", result.summary, result.reused)),
+        key=f"metrics-{Path(name).stem.replace('_', '-')}",
+        description=markdown(_sentence(result)),
     )
 
 
-def report_collected(result: StepResult) -> None:
+def _show_collected(result: StepResult) -> None:
     """Show what was kept and dropped of every class, what sources had to say, and sheets."""
     folder = Path(result.path).parent
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -83,17 +93,7 @@ def report_collected(result: StepResult) -> None:
     _show(result, "training-pictures", lines)
 
 
-def report_quarantine(result: StepResult) -> None:
-    """Show the images that could not be used, if there are any."""
-    _show_bad("quarantine", result.summary["quarantined"])
-
-
-def report_left_out(result: StepResult) -> None:
-    """Show the images that could not be described, if there are any."""
-    _show_bad("left-out", result.summary["left_out"])
-
-
-def report_calibration(result: StepResult) -> None:
+def _show_calibration(result: StepResult) -> None:
     """Show how far stated probabilities are to be believed, and each class's threshold."""
     picture = Path(result.path).parent / "reliability.png"
     if not result.summary["masks"] or not picture.is_file():
@@ -105,7 +105,7 @@ def report_calibration(result: StepResult) -> None:
     _show(result, "calibration", lines)
 
 
-def report_export(result: StepResult) -> None:
+def _show_export(result: StepResult) -> None:
     """Show which formats were written, and how many files of each a person has changed."""
     edited = result.summary["edited"]
     if not edited:
@@ -116,7 +116,7 @@ def report_export(result: StepResult) -> None:
     _show(result, "export", lines)
 
 
-def report_overlays(result: StepResult, most: int = _MAX_OVERLAYS) -> None:
+def _show_overlays(result: StepResult, most: int) -> None:
     """Show the first labelled images, if the project draws overlays."""
     overlays = _overlays(Path(result.path).parent)[:most]
     if overlays:
@@ -128,9 +128,7 @@ def report_overlays(result: StepResult, most: int = _MAX_OVERLAYS) -> None:
 def report_run(name: str, results: list[StepResult]) -> None:
     """Show what every step did, and the contact sheet or an overlay."""
     lines = [f"# {markdown(name)}", "", "| step | outcome | key |", "| --- | --- | --- |"]
-    for result in results:
-        text = sentence(result.step, result.summary, result.reused)
-        lines.append(f"| {result.step} | {markdown(text)} | `{result.key[:12]}` |")
+    lines += [f"| {r.step} | {markdown(_sentence(r))} | `{r.key[:12]}` |" for r in results]
     picture = _picture(results)
     if picture is not None:
         lines += ["", f"![image, truth and labels of the first images]({data_uri(picture)})"]
@@ -140,13 +138,28 @@ def report_run(name: str, results: list[StepResult]) -> None:
 
 def _show(result: StepResult, key: str, lines: list[str]) -> None:
     """Show lines of Markdown under what their step did."""
-    said = markdown(sentence(result.step, result.summary, result.reused))
+    said = markdown(_sentence(result))
     create_markdown_artifact("\n".join(lines), key=key, description=said)
 
 
 def _show_bad(key: str, bad: list[dict[str, str]]) -> None:
     if bad:
         create_table_artifact(bad, key=key, description=f"{len(bad)} images left out")
+
+
+_SHOW: dict[str, Callable[[StepResult], None]] = {
+    "collect": _show_collected,
+    "embed": lambda result: _show_bad("quarantine", result.summary["quarantined"]),
+    "describe": lambda result: _show_bad("left-out", result.summary["left_out"]),
+    "calibrate": _show_calibration,
+    "export": _show_export,
+    "report": _show_page,
+}
+"""What there is to see of a step beside its sentence."""
+
+
+def _sentence(result: StepResult) -> str:
+    return STEPS[result.step].sentence(result.summary, result.reused)
 
 
 def _picture(results: list[StepResult]) -> Path | None:

@@ -1,5 +1,6 @@
 """The steps as Prefect tasks: each one call to `usam_core.steps`, which knows what still holds."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from prefect import task
@@ -30,6 +31,22 @@ def run_step(step: str, project_file: str, level: str | None, refresh: bool) -> 
     return cached(result.to_json()) if result.reused else result.to_json()
 
 
+@task(name="collect-class", task_run_name="collect {name}", tags=["usam-collect"], **TASK)
+def collect_class(project_file: str, level: str | None, name: str, refresh: bool) -> Any:
+    """See `usam_core.steps.collect_class`; what is there already is not got again.
+
+    Crawls take turns over all runs of a machine by a lock of the core's, which a kill frees; a
+    limit of Prefect's was seen to stay taken for ever after one. For several machines, give the
+    tag `usam-collect` a concurrency limit.
+    """
+    project = open_project(project_file, level)
+    if done_in_this_run(project, "collect", name):
+        return cached()
+    counts = stages.collect_class(project, name, refresh=refresh, progress=RunProgress())
+    note_done(project, "collect", name)
+    return counts
+
+
 @task(name="embed-shards", task_run_name="embed shards {first} of {total}", **TASK)
 def embed_shards(
     project_file: str, groups: list[dict[str, str]], first: str, total: int
@@ -42,7 +59,7 @@ def embed_shards(
 @task(name="plan-embed", **TASK)
 def plan_embed(project_file: str) -> list[dict[str, str]]:
     """Return the groups of images that the store does not have."""
-    return stages.plan_embed(open_project(project_file, None), RunProgress()).groups
+    return stages.plan_embed(open_project(project_file, None), RunProgress())
 
 
 @task(name="forget-embeddings", **TASK)
@@ -56,7 +73,31 @@ def forget_embeddings(project_file: str) -> Any:
     return count
 
 
-def cached_step(
+def do_step(
+    step: str,
+    project_file: str,
+    level: str | None,
+    refresh: bool = False,
+    only: Sequence[str] = (),
+) -> StepResult:
+    """Run a step, in several tasks where its work can be parted.
+
+    Args:
+        step: one of `STEPS`.
+        project_file: the project.
+        level: replaces the file's level when given.
+        refresh: do it again even if nothing has changed.
+        only: of `collect`: drop the pictures of these classes alone; the others are got where they
+            miss some.
+    """
+    if step == "embed":
+        return _embed_all(project_file, level, refresh)
+    if step == "collect":
+        _collect_all(project_file, level, refresh, only)
+    return _cached_step(step, project_file, level, refresh)
+
+
+def _cached_step(
     step: str, project_file: str, level: str | None, refresh: bool = False
 ) -> StepResult:
     """Run a step's task; a step that is intact does nothing, and is shown as Cached."""
@@ -64,23 +105,26 @@ def cached_step(
     return StepResult.from_json(state.result())
 
 
-def embed_all(project_file: str, level: str | None, refresh: bool = False) -> StepResult:
-    """Embed what is missing, in at most `MAX_EMBED_TASKS` tasks, then record the step.
+def _collect_all(project_file: str, level: str | None, refresh: bool, only: Sequence[str]) -> None:
+    """Collect class by class; the step itself writes the manifest."""
+    project = open_project(project_file, level)
+    if refresh or stages.intact("collect", project) is None:
+        for spec in project.config.collected:
+            wanted = not only or spec.name in only
+            collect_class(project_file, level, spec.name, refresh and wanted)
 
-    Args:
-        project_file: the project.
-        level: replaces the file's level when given.
-        refresh: forget what is stored of the project's images first.
-    """
+
+def _embed_all(project_file: str, level: str | None, refresh: bool) -> StepResult:
+    """Embed what is missing, in at most `MAX_EMBED_TASKS` tasks, then record the step."""
     if refresh:
         forget_embeddings(project_file)
     # Images that come meanwhile are the next run's: the record speaks of what was planned.
     with stages.listed_once():
         groups = plan_embed(project_file)
         if not groups:
-            return cached_step("embed", project_file, level)
+            return _cached_step("embed", project_file, level)
         counts = _embed(project_file, level, groups)
-        result = cached_step("embed", project_file, level)
+        result = _cached_step("embed", project_file, level)
     embedded = sum(count["embedded"] for count in counts)
     done = embedded + sum(count["quarantined"] for count in counts)
     summary = {**result.summary, "embedded": embedded, "reused": result.summary["images"] - done}

@@ -12,7 +12,6 @@ from PIL import Image
 
 from tests.conftest import change
 from tests.feature_models import PUBLISHED, random_model, save_model
-from usam_core.cli.summary import sentence
 from usam_core.config.project import load_project
 from usam_core.errors import ConfigError, InputError
 from usam_core.features.encoder import open_encoder
@@ -102,7 +101,7 @@ def test_the_papers_baseline_is_clip_of_each_masked_image_at_70_percent(bare, mo
     assert results["compose"].summary["notes"] == []
     assert results["describe"].summary["described"] == 4
     assert results["fit"].summary["used"] == "zero_shot"
-    said = sentence("fit", results["fit"].summary, False)
+    said = STEPS["fit"].sentence(results["fit"].summary, False)
     assert said == "3 classes by their names alone (clip), no pictures"
     head, card = load_head(head_path(project))
     store = open_store(project)
@@ -137,7 +136,7 @@ def test_the_papers_baseline_is_clip_of_each_masked_image_at_70_percent(bare, mo
 
 def test_labelling_by_names_loads_no_text_model(bare, monkeypatch):
     project = load_project(bare)
-    for step in STEPS[: STEPS.index("annotate")]:
+    for step in list(STEPS)[: list(STEPS).index("annotate")]:
         run_step(step, project)
 
     def loaded(*_):

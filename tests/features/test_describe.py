@@ -15,7 +15,7 @@ from usam_core.config.project import load_project
 from usam_core.errors import MissingStepError
 from usam_core.images.read import read_image
 from usam_core.lineage.chain import read_chain
-from usam_core.steps import STEPS, describe, intact, lineage, run_step, step_folder, step_key
+from usam_core.steps import STEPS, describe, intact, run_step, step_folder, step_key
 from usam_core.steps.annotate import labels
 from usam_core.steps.embed import open_store
 from usam_core.steps.lineage_checks import check_chain
@@ -159,4 +159,3 @@ def test_the_lineage_names_the_blocks_and_the_step(project_file):
     broken = [one for one in check_chain(chain) if one.verdict == "broken"]
     assert {one.name for one in broken} == {"blocks"}
     assert "usam describe" in broken[0].text
-    assert set(lineage.PARENTS) == set(STEPS)

@@ -18,7 +18,7 @@ from usam_core.cli import terminal
 from usam_core.config.project import load_project
 from usam_core.steps import STEPS, run_step
 project = load_project(sys.argv[1])
-for step in STEPS[:STEPS.index(sys.argv[2])]:
+for step in list(STEPS)[:list(STEPS).index(sys.argv[2])]:
     run_step(step, project)
 # Files larger than this are refused, as a full disk refuses them.
 resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))

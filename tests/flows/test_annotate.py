@@ -18,12 +18,7 @@ from prefect.settings import (
 from prefect.states import StateType
 
 from flows.annotate import annotate_dataset
-from flows.parameters import (
-    AnnotateDatasetSettings,
-    CollectSettings,
-    EmbedSettings,
-    OneStepSettings,
-)
+from flows.parameters import SETTINGS, AnnotateDatasetSettings
 from flows.steps import collect, embed, fit
 from tasks import steps as task_steps
 from usam_core.config.project import load_project
@@ -37,7 +32,7 @@ def settings(file, **parameters):
 
 
 def step_settings(file, **parameters):
-    return OneStepSettings(project_file=str(file), **parameters)
+    return SETTINGS["fit"](project_file=str(file), **parameters)
 
 
 def run(file, **parameters):
@@ -229,17 +224,17 @@ def test_a_retry_of_a_refresh_goes_on_where_the_first_attempt_was(project_file, 
     groups = once_failing(monkeypatch, stages, "embed_groups", 3)
     again = embed.with_options(retries=1)
     file = str(project_file)
-    result = again(EmbedSettings(project_file=file, refresh=True))
+    result = again(SETTINGS["embed"](project_file=file, refresh=True))
     assert len(forgotten) == 1
     assert [call[0] for call in groups].count(groups[2][0]) == 2
     assert len(groups) == 5
     assert result["summary"]["embedded"] + result["summary"]["reused"] == 13
 
     classes = once_failing(monkeypatch, stages, "collect_class", 2)
-    collect.with_options(retries=1)(CollectSettings(project_file=file, refresh=True))
+    collect.with_options(retries=1)(SETTINGS["collect"](project_file=file, refresh=True))
     assert [name for (name,) in classes] == ["disc", "ring", "ring", "rod"]
     # The next run is asked anew.
-    collect(CollectSettings(project_file=file, refresh=True))
+    collect(SETTINGS["collect"](project_file=file, refresh=True))
     assert [name for (name,) in classes[4:]] == ["disc", "ring", "rod"]
 
 

@@ -2,7 +2,7 @@
 
 from prefect.client.orchestration import get_client
 
-from flows.parameters import CollectSettings
+from flows.parameters import SETTINGS
 from flows.steps import collect
 from tests.sources.test_web_collect import project_of
 
@@ -16,13 +16,13 @@ def task_names(state):
 
 def test_a_crawl_is_a_task_a_class_and_one_class_is_got_anew_alone(site, tmp_path):
     file = project_of(tmp_path / "p", site, ["dog", "cat"])
-    state = collect(CollectSettings(project_file=str(file)), return_state=True)
+    state = collect(SETTINGS["collect"](project_file=str(file)), return_state=True)
     assert state.result()["summary"]["per_class"] == {"dog": 10, "cat": 10}
     assert task_names(state) == ["collect", "collect cat", "collect dog"]
     before = site.counts
-    assert collect(CollectSettings(project_file=str(file)))["reused"]
+    assert collect(SETTINGS["collect"](project_file=str(file)))["reused"]
     assert site.counts == before
-    collect(CollectSettings(project_file=str(file), refresh=True, only=["cat"]))
+    collect(SETTINGS["collect"](project_file=str(file), refresh=True, only=["cat"]))
     again = site.counts - before
     assert [path for path in again if "q=cat" in path]
     assert not [path for path in again if "q=dog" in path]

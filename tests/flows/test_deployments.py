@@ -9,6 +9,7 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.schema_tools.validation import is_valid_schema, validate
 
 from flows.serve import FLOWS
+from usam_core.steps import STEPS
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
@@ -26,20 +27,16 @@ def test_the_entrypoint_is_a_flow_that_takes_the_parameters(deployment):
 
 
 def test_every_flow_that_is_served_can_be_deployed_too():
-    steps = {
-        "collect",
-        "embed",
-        "compose",
-        "describe",
-        "fit",
-        "calibrate",
-        "annotate",
-        "evaluate",
-        "export",
-        "report",
-    }
-    assert {d["name"] for d in DEPLOYMENTS} == steps | {"annotate-dataset"}
-    assert {flow.name for flow in FLOWS} == {d["name"] for d in DEPLOYMENTS}
+    assert [d["name"] for d in DEPLOYMENTS] == ["annotate-dataset", *STEPS]
+    assert [flow.name for flow in FLOWS] == ["annotate-dataset", *STEPS]
+
+
+def test_the_deployment_of_a_step_says_what_its_command_says():
+    for deployment in DEPLOYMENTS[1:]:
+        step = STEPS[deployment["name"]]
+        assert deployment["entrypoint"] == f"flows.steps:{step.name}"
+        assert deployment["description"] == step.title
+        assert deployment["tags"] == ["usam", "step"]
 
 
 @pytest.mark.parametrize("name", ["docker-compose.yaml", "kubernetes-job.yaml"])

@@ -3,16 +3,10 @@
 import pytest
 from pydantic import ValidationError
 
-from flows.parameters import (
-    AnnotateDatasetSettings,
-    CollectSettings,
-    EmbedSettings,
-    ReportSettings,
-    StepSettings,
-)
+from flows.parameters import SETTINGS, AnnotateDatasetSettings
 from usam_core.errors import ConfigError, InputError
 
-MODELS = [AnnotateDatasetSettings, CollectSettings, EmbedSettings, ReportSettings, StepSettings]
+MODELS = [AnnotateDatasetSettings, *SETTINGS.values()]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -42,10 +36,10 @@ def test_every_field_has_a_title_and_a_description(model):
     ("model", "wrong"),
     [
         (AnnotateDatasetSettings, {"start": "train"}),
-        (StepSettings, {"level": ""}),
-        (StepSettings, {"refersh": True}),
-        (ReportSettings, {"pictures": 13}),
-        (EmbedSettings, {"project_file": ""}),
+        (SETTINGS["fit"], {"level": ""}),
+        (SETTINGS["fit"], {"refersh": True}),
+        (SETTINGS["report"], {"pictures": 13}),
+        (SETTINGS["embed"], {"project_file": ""}),
     ],
 )
 def test_a_wrong_choice_is_refused(model, wrong, tiny_project):
@@ -54,18 +48,18 @@ def test_a_wrong_choice_is_refused(model, wrong, tiny_project):
 
 
 def test_only_classes_of_the_project_can_be_collected(tiny_project):
-    assert CollectSettings(project_file=str(tiny_project), only=["rod"]).only == ["rod"]
+    assert SETTINGS["collect"](project_file=str(tiny_project), only=["rod"]).only == ["rod"]
     with pytest.raises(ConfigError, match=r"no class 'cat' .*; expected some of disc, ring, rod"):
-        CollectSettings(project_file=str(tiny_project), only=["rod", "cat"])
+        SETTINGS["collect"](project_file=str(tiny_project), only=["rod", "cat"])
 
 
 def test_the_level_of_the_file_is_no_other_level(tiny_project):
     file = str(tiny_project)
-    assert StepSettings(project_file=file).other_level is None
-    parents = StepSettings(project_file=file, level="parents")
+    assert SETTINGS["fit"](project_file=file).other_level is None
+    parents = SETTINGS["fit"](project_file=file, level="parents")
     assert parents.other_level == "parents"
     assert parents.load().config.level == "parents"
-    one = StepSettings(project_file=file, level="round")
+    one = SETTINGS["fit"](project_file=file, level="round")
     assert one.load().config.label_names == ["round", "rod"]
     with pytest.raises(ConfigError, match=r"got 'sideways'; .* of a parent: 'round', 'long'"):
-        StepSettings(project_file=file, level="sideways")
+        SETTINGS["fit"](project_file=file, level="sideways")

@@ -13,17 +13,17 @@ from PIL import Image
 from tests.conftest import write_tiny_project
 from tests.images.test_imagestores_zarr import write_image
 from usam_core.config.project import load_project
-from usam_core.errors import ConfigError
+from usam_core.errors import ConfigError, MissingStepError
 from usam_core.files.sealed import write_sealed
 from usam_core.images.listing.content import _remembered, content_key, mismatch
 from usam_core.lineage.chain import read_chain
 from usam_core.rng import generator
 from usam_core.sources.scenes import TRAINING_LOOK, scene
 from usam_core.steps import STEPS, run_step, step_folder
-from usam_core.steps.embed import open_store, spec
+from usam_core.steps.embed import how_to_read, open_store, spec
 from usam_core.steps.embed_notes import notes_on_endings
 from usam_core.steps.lineage_checks import check_chain
-from usam_core.steps.read_settings import reading, windows_file
+from usam_core.steps.read_settings import windows_file as file_of
 
 CLASSES = ["disc", "ring", "rod"]
 
@@ -36,6 +36,10 @@ def planes(*lengths: int) -> np.ndarray:
     ]
     values = np.stack(drawn).transpose(0, 3, 1, 2).astype(np.uint16) * 9 + 100
     return values.reshape(*lengths, *values.shape[1:])
+
+
+def windows_file(project):
+    return file_of(project.config.images, step_folder(project, "embed"))
 
 
 def stack(path, values, names=("DAPI", "GFP", "Cy5")):
@@ -134,8 +138,9 @@ def test_windows_stay_when_images_are_added_and_go_with_a_refresh(project, tmp_p
 def test_other_channels_have_other_windows_and_other_embeddings(project):
     every, flat = project(), project(projection="max")
     assert windows_file(every) != windows_file(flat)
+    open_store(flat, create=True)
     assert spec(flat)["projection"] == "max"
-    assert len(reading(flat)["window"]) == 3
+    assert len(how_to_read(flat)["window"]) == 3
     run_step("collect", flat)
     summary = run_step("embed", flat).summary
     assert summary["shown"]["uint16 red=DAPI green=GFP blue=Cy5 max of z"] == 2
@@ -143,16 +148,19 @@ def test_other_channels_have_other_windows_and_other_embeddings(project):
 
 def test_of_8_bit_images_the_embeddings_are_what_they_were(tiny_project):
     # Before there were windows of a store, this was the default.
-    assert spec(load_project(tiny_project))["window"] == "percentile"
-    assert "channels" not in spec(load_project(tiny_project))
-    assert "stretch" not in spec(load_project(tiny_project))
-    assert "stretch" not in reading(load_project(tiny_project))
+    one = load_project(tiny_project)
+    open_store(one, create=True)
+    assert spec(one)["window"] == "percentile"
+    assert "channels" not in spec(one)
+    assert "stretch" not in spec(one)
+    assert "stretch" not in how_to_read(one)
 
 
 @pytest.mark.slow
 def test_stretched_8_bit_images_have_other_embeddings_and_say_so(tiny_project):
     text = yaml.safe_load(tiny_project.read_text())
     text["images"]["stretch"] = True
+    open_store(load_project(tiny_project), create=True)
     before = spec(load_project(tiny_project))
     tiny_project.write_text(yaml.safe_dump(text))
     one = load_project(tiny_project)
@@ -168,8 +176,12 @@ def test_stretched_8_bit_images_have_other_embeddings_and_say_so(tiny_project):
 
 def test_a_damaged_file_of_windows_is_made_anew(project):
     one = project()
+    open_store(one, create=True)
     before = spec(one)
     windows_file(one).write_text('{"windows": [1]}')
+    with pytest.raises(MissingStepError, match="run `usam embed` first"):
+        spec(one)
+    open_store(one, create=True)
     assert spec(one) == before
 
 
@@ -235,7 +247,8 @@ def test_windows_of_images_that_were_read_wrongly_are_computed_anew(project, tmp
     ):
         scene_of_a_satellite(tmp_path / "images/a.tif")
         write_sealed(windows_file(one), {**old, "sample": sample})
-        low, _ = reading(one)["window"]["float32 0"]
+        open_store(one, create=True)
+        low, _ = how_to_read(one)["window"]["float32 0"]
         assert (low == -9999) == kept
     assert low >= 50
     assert json.loads(windows_file(one).read_text())["reading"] == 2

@@ -134,7 +134,7 @@ def test_another_checkpoint_is_noticed(tiny_project):
     tiny_project.write_text(yaml.safe_dump(settings))
     shutil.copy(NANO_WEIGHTS, root / "my_sam.safetensors")
     project = load_project(tiny_project)
-    for step in STEPS[:2]:
+    for step in list(STEPS)[:2]:
         run_step(step, project)
     assert broken(root / "out" / "embed") == []
     change_bytes("my_sam.safetensors")(root)

@@ -329,7 +329,7 @@ def test_a_line_that_is_no_decision_is_noted_and_stays(project_file):
     log = project.out / "review" / "decisions.jsonl"
     log.parent.mkdir(parents=True)
     log.write_bytes(b'{"undo": []}\n')
-    (note,) = notes_on_decisions(project)
+    (note,) = notes_on_decisions(project.out)
     assert note.endswith("line 1")
     assert note in run_step("annotate", project).summary["notes"]
     assert log.read_bytes() == b'{"undo": []}\n'

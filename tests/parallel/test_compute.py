@@ -17,7 +17,7 @@ from usam_core.parallel import workers as compute
 from usam_core.parallel.workers import InProcess, Piece, open_workers, run_pieces, worker_count
 from usam_core.progress import SILENT, Advance, Pace
 from usam_core.sam import load
-from usam_core.steps import embed_group, plan_embed, run_step
+from usam_core.steps import embed_groups, plan_embed, run_step
 from usam_core.store.index import StoreIndex
 
 TWO = ComputeConfig(workers=2, threads=1)
@@ -262,28 +262,28 @@ def test_nothing_to_do_starts_no_worker(none_open):
 def test_what_another_run_embedded_meanwhile_is_not_done_again(tiny_project):
     project = load_project(tiny_project)
     run_step("collect", project)
-    first, second, *_ = plan_embed(project).groups
-    assert embed_group(project, first)["embedded"] == 4
+    first, second, *_ = plan_embed(project)
+    assert embed_groups(project, [first])[0]["embedded"] == 4
     # Cut otherwise than here, as another run's plan may be.
     mixed = dict([*first.items()][2:] + [*second.items()][:2])
     other = "import sys; from usam_core.config.project import load_project as p\n"
-    other += "from usam_core.steps import embed_group\n"
-    other += f"print(embed_group(p({str(tiny_project)!r}), {second!r}))"
+    other += "from usam_core.steps import embed_groups\n"
+    other += f"print(*embed_groups(p({str(tiny_project)!r}), [{second!r}]))"
     ran = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, check=True)
     assert "'embedded': 4" in ran.stdout
-    assert embed_group(project, mixed) == {"embedded": 0, "quarantined": 0}
-    assert embed_group(project, second) == {"embedded": 0, "quarantined": 0}
+    assert embed_groups(project, [mixed]) == [{"embedded": 0, "quarantined": 0}]
+    assert embed_groups(project, [second]) == [{"embedded": 0, "quarantined": 0}]
 
 
 def test_shards_that_are_there_are_not_read_for_each_new_one(tiny_project, monkeypatch):
     project = load_project(tiny_project)
     run_step("collect", project)
-    groups = plan_embed(project).groups
+    groups = plan_embed(project)
     looks = []
     refresh = StoreIndex.refresh
     monkeypatch.setattr(StoreIndex, "refresh", lambda self: looks.append(1) or refresh(self))
     for group in groups:
-        embed_group(project, group)
+        embed_groups(project, [group])
     assert len(groups) == 4
     assert len(looks) <= 1
 

@@ -133,7 +133,7 @@ def test_keys_decide_and_nothing_is_lost(browser, page, wait, serve, own):
     page.decided(4)
     page.press("u")
     page.decided(3)
-    log = read_all(decisions_file(project))
+    log = read_all(decisions_file(project.out))
     assert [one.label for one in log] == [log[0].head_class, None, "rod"]
     assert log[0].head_class in name
 
@@ -147,7 +147,7 @@ def test_keys_decide_and_nothing_is_lost(browser, page, wait, serve, own):
     review.kill()
     page.press(Keys.ARROW_RIGHT)
     wait(page.find("trouble").is_displayed, "nobody says that the server is gone")
-    assert read_all(decisions_file(project)) == log
+    assert read_all(decisions_file(project.out)) == log
     again = serve("--order", "entropy")
     page.open(again.page)
     page.decided(3)

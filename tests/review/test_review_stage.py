@@ -190,7 +190,7 @@ def test_without_labels_there_is_nothing_to_review(tiny_project):
 def test_a_decision_knows_the_masks_of_its_point_again(judged):
     project, (gone, _, _), _, _, _ = judged
     packed = open_store(project).read(gone.sha256).packed_masks
-    (said,) = [d for d in decided(project)[gone.sha256] if d.label is None]
+    (said,) = [d for d in decided(project.out)[gone.sha256] if d.label is None]
     picked = same_masks(packed, said)
     assert gone.instance.prompt in picked[:, 0]
     assert len(picked) < packed.shape[0] * packed.shape[1] / 2
@@ -212,13 +212,13 @@ def test_another_head_keeps_the_decisions_and_learns_from_them_when_asked(judged
     """The last test of this file: it leaves the project with another head."""
     project, (_, other, kept), new, _, _ = judged
     file = project.file
-    log = decisions_file(project).read_bytes()
-    lost = read_all(decisions_file(project))[0]
+    log = decisions_file(project.out).read_bytes()
+    lost = read_all(decisions_file(project.out))[0]
     corner = np.zeros(lost.mask["size"], bool)
     corner[0, 0] = True
     far = encode(corner)
     append_decision(
-        decisions_file(project),
+        decisions_file(project.out),
         replace(lost, id="far", mask=far),
     )
     project = change(file, "head", reviewed=True, background=True, steps=6)
@@ -231,7 +231,7 @@ def test_another_head_keeps_the_decisions_and_learns_from_them_when_asked(judged
     said = result.summary["reviewed"]
     assert sum(said.values()) == 4
     assert said["not_applied"] >= 1, "the mask that no run has made"
-    assert decisions_file(project).read_bytes().startswith(log)
+    assert decisions_file(project.out).read_bytes().startswith(log)
     now, names = labels(project), project.config.label_names
     for item, name in ((other, new), (kept, kept.name)):
         if key_of(item) in now:

@@ -94,7 +94,9 @@ def test_a_web_project_from_names_to_labels_and_one_class_anew(tmp_path):
     with Site() as site:
         file = project_of(tmp_path / "p", site, ["dog", "cat"])
         project = load_project(file)
-        results = {step: run_step(step, project) for step in STEPS[: STEPS.index("evaluate")]}
+        results = {
+            step: run_step(step, project) for step in list(STEPS)[: list(STEPS).index("evaluate")]
+        }
         before = site.counts
         assert run_step("collect", project).reused
         assert site.counts == before, "a second run asks nothing"
@@ -208,11 +210,13 @@ def test_other_provenance_reaches_the_head_and_the_lineage(tmp_path):
         rows = [f"dog,{site.url}/img/{n}.jpg" for n in range(10)]
         (file.parent / "list.csv").write_text("\n".join(["class,url", *rows]))
         project = load_project(file)
-        for step in STEPS[: STEPS.index("evaluate")]:
+        for step in list(STEPS)[: list(STEPS).index("evaluate")]:
             run_step(step, project)
         licensed = [f"{row},CC0" for row in rows]
         (file.parent / "list.csv").write_text("\n".join(["class,url,licence", *licensed]))
-        results = {step: run_step(step, project) for step in STEPS[: STEPS.index("evaluate")]}
+        results = {
+            step: run_step(step, project) for step in list(STEPS)[: list(STEPS).index("evaluate")]
+        }
     provenance = results["collect"].summary["provenance"]
     assert provenance["licence"] == {"CC0": 10}
     _, card = load_head(step_folder(project, "fit") / "student.safetensors")

@@ -11,12 +11,20 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from tests.conftest import change
-from usam_core import steps as stages
 from usam_core.config.project import load_project
 from usam_core.errors import InputError, StoreError
 from usam_core.head.checkpoint import load_head
 from usam_core.masks.label_png import read_label_png
-from usam_core.steps import STEPS, embed_group, intact, plan_embed, run_step, step_folder
+from usam_core.steps import (
+    STEPS,
+    base,
+    embed,
+    embed_groups,
+    intact,
+    plan_embed,
+    run_step,
+    step_folder,
+)
 from usam_core.steps.embed import open_store
 from usam_core.steps.images_to_label import labelled_images
 from usam_core.truth.choose import open_truth
@@ -78,12 +86,12 @@ def test_an_image_that_goes_while_others_are_embedded_stops_nothing(project_file
         picture = np.full((64, 64, 3), 100 * number, np.uint8)
         Image.fromarray(picture).save(images / f"new{number}.png")
     project = load_project(project_file)
-    (group,) = plan_embed(project).groups
+    (group,) = plan_embed(project)
     if fate == "deleted":
         (images / "new0.png").unlink()
     else:
         Image.fromarray(np.full((64, 64, 3), 7, np.uint8)).save(images / "new0.png")
-    assert embed_group(project, group) == {"embedded": 1, "quarantined": 1}
+    assert embed_groups(project, [group]) == [{"embedded": 1, "quarantined": 1}]
     # What was said of a path is not held against the content.
     assert run_step("embed", project).summary["embedded"] == (fate == "changed")
 
@@ -214,7 +222,7 @@ def test_embeddings_made_by_other_code_are_kept_and_the_run_says_so(
 ):
     shutil.copytree(finished_project.parent, tmp_path / "copy")
     project = load_project(tmp_path / "copy" / "project.yaml")
-    for module in (stages, stages.embed):
+    for module in (base, embed):
         monkeypatch.setattr(module, "code_digest", lambda *_: "other")
     summary = run_step("embed", project).summary
     assert (summary["embedded"], summary["reused"]) == (0, 13)

@@ -1,27 +1,19 @@
-"""The `usam` command's steps that need no Prefect; `flows.cli` adds `run` and `demo`."""
+"""The `usam` command, as far as it needs no Prefect; `flows.cli` adds `run` and `demo`."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from usam_core.cli import bench, review, terminal
 from usam_core.cli.check import check
+from usam_core.cli.collect import collect
 from usam_core.cli.export import export
-from usam_core.cli.options import (
-    Contact,
-    Json,
-    Level,
-    Names,
-    Only,
-    ProjectFile,
-    Refresh,
-    SamName,
-    Verbose,
-)
-from usam_core.cli.running import print_classes, run_file, set_logging
+from usam_core.cli.options import Contact, Json, Level, Names, ProjectFile, SamName, Verbose
+from usam_core.cli.running import run_file
 from usam_core.config.presets import preset_names
+from usam_core.steps import STEPS, Step
 
 app = typer.Typer(
     name="usam",
@@ -91,107 +83,48 @@ def init(
         terminal.screen.print(f"wrote {written}; next: usam run {written}", soft_wrap=True)
 
 
-@app.command(
-    epilog="Examples: `usam collect project.yaml`, "
-    "`usam collect project.yaml --class dog --refresh`"
-)
-def collect(
-    project: ProjectFile,
-    only: Only = None,
-    refresh: Annotated[
-        bool, typer.Option("--refresh", help="Drop the pictures made or fetched, and begin anew.")
-    ] = False,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Get single-object pictures of every class, filter them, and list where they came from."""
-    from usam_core.cli.collect import collect_classes
+def _command(step: Step) -> Callable[..., None]:
+    """The command of a step that takes what all of them do."""
+    Refresh = Annotated[bool, typer.Option("--refresh", help=step.refresh)]
 
-    set_logging(verbose)
-    if not collect_classes(project, only, refresh, json):
-        return
-    run_file("collect", project, None, bool(only) or refresh, json, verbose)
-
-
-def _step(step: str) -> Callable[..., None]:
-    """Return the command of a step that is the same at every level."""
-
-    def command(
-        project: ProjectFile, refresh: Refresh = False, json: Json = False, verbose: Verbose = False
-    ) -> None:
-        run_file(step, project, None, refresh, json, verbose)
-
-    return command
-
-
-def _step_of_level(step: str, show: Callable[[Any], None] | None = None) -> Callable[..., None]:
-    """Return the command of a step that each level has a result of.
-
-    Args:
-        step: its name.
-        show: prints more of the result, for people.
-    """
-
-    def command(
+    def of_level(
         project: ProjectFile,
         level: Level = None,
         refresh: Refresh = False,
         json: Json = False,
         verbose: Verbose = False,
     ) -> None:
-        result = run_file(step, project, level, refresh, json, verbose)
-        if show is not None and not json:
-            show(result)
+        run_file(step.name, project, level, refresh, json, verbose)
 
-    return command
+    def of_all(
+        project: ProjectFile, refresh: Refresh = False, json: Json = False, verbose: Verbose = False
+    ) -> None:
+        run_file(step.name, project, None, refresh, json, verbose)
+
+    return of_level if step.has_levels else of_all
 
 
-app.command(
-    "embed",
-    help="Run SAM once over every image that the store does not have yet.",
-    epilog="Example: `usam embed project.yaml`",
-)(_step("embed"))
-app.command(
-    "compose",
-    help="Put cut-out objects together to scenes with known truth, and embed them.",
-    epilog="Example: `usam compose project.yaml`",
-)(_step("compose"))
-app.command(
-    "describe",
-    help="Make the blocks of `features:` for every embedded image that lacks them; SAM is not run.",
-    epilog="Example: `usam describe project.yaml`",
-)(_step("describe"))
-app.command(
-    "fit",
-    help="Learn the head from the training pictures' embeddings; embeds nothing.",
-    epilog="Examples: `usam fit project.yaml --level parents`, "
-    "`usam fit project.yaml --level animals`",
-)(_step_of_level("fit"))
-app.command(
-    "calibrate",
-    help="Fit probabilities, thresholds and presence to held-out composed scenes; no labels "
-    "needed.",
-    epilog="Example: `usam calibrate project.yaml`",
-)(_step_of_level("calibrate"))
-app.command(
-    "annotate",
-    help="Label every image: COCO JSON, palette PNGs, overlays, lineage.json.",
-    epilog="Example: `usam annotate project.yaml`",
-)(_step_of_level("annotate"))
-app.command(
-    "evaluate",
-    help="Measure the labels against truth: mIoU, mAP50, false positives, a contact sheet.",
-    epilog="Example: `usam evaluate project.yaml --json`",
-)(_step_of_level("evaluate", show=print_classes))
-app.command(
-    epilog="Examples: `usam export project.yaml --format yolo --format coco`, "
-    "`usam export project.yaml --show-edits`"
-)(export)
-app.command(
-    "report",
-    help="Write one HTML file that shows a run: what was done, what came out, what changed.",
-    epilog="Example: `usam report project.yaml`",
-)(_step_of_level("report"))
+def _examples(step: Step) -> str:
+    ways = ["", " --refresh", *([" --level parents"] if step.has_levels else [])]
+    return "Examples: " + ", ".join(f"`usam {step.name} project.yaml{way}`" for way in ways)
+
+
+_WITH_MORE: dict[str, tuple[Callable[..., None], str]] = {
+    "collect": (
+        collect,
+        "Examples: `usam collect project.yaml`, `usam collect project.yaml --class dog --refresh`",
+    ),
+    "export": (
+        export,
+        "Examples: `usam export project.yaml --format yolo --format coco`, "
+        "`usam export project.yaml --show-edits`",
+    ),
+}
+"""Commands of steps that take more, with their examples."""
+
+for _step in STEPS.values():
+    _run, _epilog = _WITH_MORE.get(_step.name) or (_command(_step), _examples(_step))
+    app.command(_step.name, help=_step.title, epilog=_epilog)(_run)
 
 
 @app.command(

@@ -9,9 +9,9 @@ import typer
 from usam_core.cli import terminal
 from usam_core.cli.options import Contact, Json, Names, SamName, Verbose
 from usam_core.cli.running import set_logging
-from usam_core.cli.summary import sentence
 from usam_core.config.presets import NAMES, preset_classes, preset_names, preset_summary
 from usam_core.errors import InputError
+from usam_core.steps import STEPS
 
 BenchmarkName = Annotated[
     Literal["voc21", "voc-superclasses", "coco-object"], typer.Argument(help="What to measure.")
@@ -89,7 +89,7 @@ def bench(
         return
 
     def done(run: Any, result: Any) -> None:
-        line = sentence(result.step, result.summary, result.reused)
+        line = STEPS[result.step].sentence(result.summary, result.reused)
         terminal.errors.print(
             f"{run.head}, seed {run.seed}: {result.step}: {line}", soft_wrap=True, highlight=False
         )

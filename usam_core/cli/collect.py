@@ -1,20 +1,44 @@
 """`usam collect`: some classes alone, or anew, before the step makes the manifest of all."""
 
-from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from usam_core.cli import terminal
-from usam_core.config.project import load_project
-from usam_core.steps import collect_class, step_folder
+from usam_core.cli.options import Json, Only, ProjectFile, Verbose
+from usam_core.cli.running import run_one, set_logging
+from usam_core.config.project import Project, load_project
+from usam_core.steps import STEPS, collect_class, step_folder
 from usam_core.steps.record import read_record
 
 
-def collect_classes(file: Path, only: list[str] | None, refresh: bool, as_json: bool) -> bool:
-    """Get the pictures of the named classes, or of all if they are to be made anew.
+def collect(
+    project: ProjectFile,
+    only: Only = None,
+    refresh: Annotated[bool, typer.Option("--refresh", help=STEPS["collect"].refresh)] = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Get pictures; the step makes the manifest, not before every class has been asked for."""
+    set_logging(verbose)
+    loaded = load_project(project)
+    counts = _collect_classes(loaded, only, refresh)
+    if not only or read_record(step_folder(loaded, "collect")) is not None:
+        run_one("collect", loaded, bool(only) or refresh, json)
+        return
+    if json:
+        terminal.print_json(counts)
+    terminal.errors.print(
+        f"no manifest yet: `usam collect {project}` gets the other classes and writes it",
+        soft_wrap=True,
+        highlight=False,
+    )
 
-    Returns:
-        Whether the step may go on to the manifest: not before every class has been asked for.
-    """
-    project = load_project(file)
+
+def _collect_classes(
+    project: Project, only: list[str] | None, refresh: bool
+) -> dict[str, dict[str, int]]:
+    """Get the pictures of the named classes, or of all if they are to be made anew."""
     names = only or ([spec.name for spec in project.config.collected] if refresh else [])
     progress = terminal.progress_for_terminal()
     counts = {}
@@ -24,13 +48,4 @@ def collect_classes(file: Path, only: list[str] | None, refresh: bool, as_json: 
             f"{name}: {counts[name]['pictures']} pictures, {counts[name]['rejected']} rejected",
             highlight=False,
         )
-    if not only or read_record(step_folder(project, "collect")) is not None:
-        return True
-    if as_json:
-        terminal.print_json(counts)
-    terminal.errors.print(
-        f"no manifest yet: `usam collect {file}` gets the other classes and writes it",
-        soft_wrap=True,
-        highlight=False,
-    )
-    return False
+    return counts

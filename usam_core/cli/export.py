@@ -6,11 +6,12 @@ from typing import Annotated, get_args
 import typer
 
 from usam_core.cli import terminal
-from usam_core.cli.options import Json, LabelsLevel, ProjectFile, Refresh, Verbose
+from usam_core.cli.options import Json, LabelsLevel, ProjectFile, Verbose
 from usam_core.cli.running import run_one, set_logging
 from usam_core.config.project import Project, open_project
 from usam_core.config.results import Format
 from usam_core.errors import InputError
+from usam_core.steps import STEPS
 
 
 def export(
@@ -28,7 +29,7 @@ def export(
     overwrite_edited: Annotated[
         bool, typer.Option("--overwrite-edited", help="Write files changed by hand anew.")
     ] = False,
-    refresh: Refresh = False,
+    refresh: Annotated[bool, typer.Option("--refresh", help=STEPS["export"].refresh)] = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:

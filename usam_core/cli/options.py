@@ -8,7 +8,6 @@ import typer
 ProjectFile = Annotated[Path, typer.Argument(help="The project file, project.yaml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log.")]
-Refresh = Annotated[bool, typer.Option("--refresh", help="Do it again even if nothing changed.")]
 
 Level = Annotated[
     str | None,

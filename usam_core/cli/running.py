@@ -2,12 +2,10 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from usam_core.cli import terminal
-from usam_core.cli.summary import sentence
 from usam_core.config.project import Project, open_project
-from usam_core.files.spreadsheet import read_csv
+from usam_core.steps import STEPS, StepResult, run_step
 
 
 def set_logging(verbose: bool) -> None:
@@ -22,32 +20,31 @@ def set_logging(verbose: bool) -> None:
 
 def run_file(
     step: str, file: Path, level: str | None, refresh: bool, as_json: bool, verbose: bool
-) -> Any:
+) -> None:
     """Run one step of a project file and print what it did."""
     set_logging(verbose)
-    return run_one(step, open_project(file, level), refresh, as_json)
+    run_one(step, open_project(file, level), refresh, as_json)
 
 
-def run_one(step: str, project: Project, refresh: bool, as_json: bool) -> Any:
+def run_one(step: str, project: Project, refresh: bool, as_json: bool) -> None:
     """Run one step of a project and print what it did."""
-    from usam_core.steps import run_step
-
-    progress = terminal.progress_for_terminal()
-    result = run_step(step, project, refresh=refresh, progress=progress)
+    result = run_step(step, project, refresh=refresh, progress=terminal.progress_for_terminal())
     if as_json:
         terminal.print_json(result.to_json())
-    else:
-        line = f"{step}: {sentence(step, result.summary, result.reused)}"
-        terminal.screen.print(line, soft_wrap=True, highlight=False)
-        terminal.screen.print(f"  {result.path}", soft_wrap=True, highlight=False)
-        for note in result.summary.get("notes", []):
-            terminal.screen.print(f"  {note}", soft_wrap=True, highlight=False)
-    return result
+        return
+    line = f"{step}: {STEPS[step].sentence(result.summary, result.reused)}"
+    terminal.screen.print(line, soft_wrap=True, highlight=False)
+    terminal.screen.print(f"  {result.path}", soft_wrap=True, highlight=False)
+    for note in result.summary.get("notes", []):
+        terminal.screen.print(f"  {note}", soft_wrap=True, highlight=False)
+    if STEPS[step].table:
+        _print_table(result, STEPS[step].table)
 
 
-def print_classes(result: Any) -> None:
-    """Print the per-class table of an evaluate result."""
+def _print_table(result: StepResult, name: str) -> None:
+    from usam_core.files.spreadsheet import read_csv
 
-    table = read_csv(Path(result.path).with_name("per_class.csv"))
+    table = read_csv(Path(result.path).with_name(name))
     shown = table.astype(object).where(table.notna(), None)
-    terminal.print_table("per class", list(table.columns), shown.values.tolist())
+    title = Path(name).stem.replace("_", " ")
+    terminal.print_table(title, list(table.columns), shown.values.tolist())

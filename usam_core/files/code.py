@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +20,8 @@ WITHOUT_INFLUENCE = (
     "usam_core.files.locks",
     "usam_core.progress",
     "usam_core.redact",  # what messages leave out
+    "usam_core.steps.base",  # what steps read enters their keys by its values
+    "usam_core.steps.folders",
 )
 """Modules, with those whose names begin likewise, that decide no result."""
 
@@ -53,6 +56,8 @@ def closure(modules: Iterable[str]) -> set[str]:
 
 
 def _file(module: str) -> Path:
+    if module.split(".")[0] != PACKAGE:
+        return Path(importlib.util.find_spec(module).origin)  # of a step from elsewhere
     # Not by `importlib`, which imports the packages above, and with them a second of libraries.
     path = Path(__file__).parents[1].joinpath(*module.split(".")[1:])
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

@@ -98,19 +98,16 @@ def read_chain(path: str | Path) -> Chain:
 
 
 def entries(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return what a step read, and the pictures that `collect` made, in an order that reads well.
-
-    The keys are those of `_DESCRIBE`.
-    """
+    """What a step read, and the pictures that `collect` made, in an order that reads well."""
     own = {"pictures": document["pictures"]} if "pictures" in document else {}
     every = {**document["inputs"], **document["weights"], **own}
-    return {name: every[name] for name in _DESCRIBE if every.get(name)}
+    return {name: every[name] for name in [*_DESCRIBE, *every] if every.get(name)}
 
 
 def facts(document: dict[str, Any]) -> list[Fact]:
     """Return what a step read, for people."""
     return [
-        Fact(name, _DESCRIBE[name](entry), entry.get("sha256"))
+        Fact(name, _DESCRIBE.get(name, _place)(entry), entry.get("sha256"))
         for name, entry in entries(document).items()
     ]
 
@@ -180,16 +177,20 @@ def _checkpoint(entry: dict[str, Any]) -> str:
     return f"SAM {entry['model']}, {where}"
 
 
+def _place(entry: dict[str, Any]) -> str:
+    return entry.get("path", "")
+
+
 _DESCRIBE = {
     "images": lambda entry: f"{entry['count']} in {entry['path']}",
-    "labels": lambda entry: entry["path"],
-    "truth": lambda entry: entry["path"],
-    "head": lambda entry: entry["path"],
-    "calibration": lambda entry: entry["path"],
+    "labels": _place,
+    "truth": _place,
+    "head": _place,
+    "calibration": _place,
     "decisions": lambda entry: f"{entry['count']} of a person, in {entry['path']}",
     "source": lambda entry: f"{entry['name']}, its settings and what it draws on",
     "pictures": _pictures,
-    "store": lambda entry: entry["path"],
+    "store": _place,
     "blocks": lambda entry: ", ".join(f"{k} ({v})" for k, v in entry["ids"].items()),
     "text": lambda entry: f"{entry['family']} {entry['weights']}, and the sentences of each name",
     "checkpoint": _checkpoint,

@@ -26,24 +26,32 @@ from usam_core.outputs.names import output_names
 from usam_core.parallel.workers import Piece, run_pieces
 from usam_core.progress import Progress
 from usam_core.steps import embed
-from usam_core.steps.annotate_notes import Tally, notes_on_edits, notes_on_settings
+from usam_core.steps.annotate_notes import (
+    Tally,
+    notes_on_edits,
+    notes_on_settings,
+)
+from usam_core.steps.base import Inputs, StepResult, identities
 from usam_core.steps.blocks import block_inputs, head_blocks
-from usam_core.steps.calibrated import calibration_file
+from usam_core.steps.calibrated import calibration_file, calibration_input, head_input
 from usam_core.steps.folders import step_folder
-from usam_core.steps.images_to_label import listed_pairs, tiled_images
+from usam_core.steps.images_to_label import images_input, listed_pairs, tiled_images
 from usam_core.steps.label_shard import Part, label_part, part_holds
 from usam_core.steps.label_targets import labellable
 from usam_core.steps.label_tiled import LargePart, label_large
-from usam_core.steps.read_settings import reading
 from usam_core.steps.record import (
-    StepResult,
     digests,
     intact_record,
     labels_record,
     read_record,
 )
 from usam_core.steps.render import draw_overlays
-from usam_core.steps.review_log import decided, decisions_digest, notes_on_decisions
+from usam_core.steps.review_log import (
+    decided,
+    decision_inputs,
+    decisions_digest,
+    notes_on_decisions,
+)
 
 _LABELLING = ("usam_core.steps.label_shard", "usam_core.steps.label_tiled")
 """Modules that decide an image's labels."""
@@ -63,15 +71,15 @@ OVERLAYS = "overlays"
 CHECKED = ".checked.json"
 
 
-def inputs(project: Project) -> dict[str, Any]:
-    """Return what the labels depend on: the head, the settings, and the images by content."""
+def inputs(project: Project) -> Inputs:
+    """What the labels depend on: the head, the settings, and the images by content."""
     return {
-        **_labelling(project),
-        **_decisions(project),
-        "overlays": project.config.outputs.overlays,
+        **_read_by_all(project),
+        **decision_inputs(project.out, project.root),
         "card": file_digest(card_path(head_path(project))),
+        "overlays": project.config.outputs.overlays,
         "colours": [spec.color for spec in project.config.classes],
-        "images": values_digest(listed_pairs(project)),
+        "images": images_input(project, values_digest(listed_pairs(project))),
     }
 
 
@@ -92,7 +100,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     _drop_damaged(folder)
     written = _written(folder)
     blocks = head_blocks(project)
-    said = decided(project)
+    said = decided(project.out)
     pieces, done = [], []
     for shard, group in found.whole.groupby("shard", sort=True):
         rows = sorted(zip(group["path"], group["sha256"], strict=True))
@@ -128,7 +136,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     first = list(contents)[: config.outputs.overlays]
     shown = {p: (folder / MASKS / names[p], names[p].removesuffix(".png")) for p in first}
     overlays = draw_overlays(project, folder / OVERLAYS, shown, card["classes"], progress)
-    write_run(folder / RUN, project, card, contents, reading(project))
+    write_run(folder / RUN, project, card, contents, embed.how_to_read(project))
     return StepResult(
         step="annotate",
         key=key,
@@ -229,19 +237,22 @@ def _notes(project: Project, edited: int, covered: dict[str, int], images: int) 
         *covers_too_much(covered, images),
         *notes_on_settings(project),
         *notes_on_edits(edited),
-        *notes_on_decisions(project),
+        *notes_on_decisions(project.out),
     ]
 
 
 def _labelling(project: Project) -> dict[str, Any]:
-    """Return what decides the labels of a single image."""
-    fitted = calibration_file(project)
+    """What decides the labels of a single image."""
+    return {"code": code_digest(__name__, _LABELLING), **identities(_read_by_all(project))}
+
+
+def _read_by_all(project: Project) -> Inputs:
+    """What every image's labels depend on."""
     return {
-        "code": code_digest(__name__, _LABELLING),
-        "head": file_digest(head_path(project)),
-        "calibration": file_digest(fitted) if fitted else None,
+        "head": head_input(head_path(project), project.root),
+        "calibration": calibration_input(calibration_file(project), project.root),
         "inference": project.config.inference.model_dump(mode="json"),
-        "encoder": embed.spec(project),
+        **embed.embedding_inputs(project),
         **_tiles(project),
         **block_inputs(project),
     }
@@ -251,14 +262,6 @@ def _tiles(project: Project) -> dict[str, Any]:
     """Return how images are cut into tiles, if any are."""
     images = project.config.images
     return {"tiles": [images.tile, images.overlap]} if tiled_images(project) else {}
-
-
-def _decisions(project: Project) -> dict[str, str]:
-    """Return the digest of what a person has decided; nothing where there is nothing."""
-    said = decided(project)
-    if not said:
-        return {}
-    return {"decisions": decisions_digest(d for of_image in said.values() for d in of_image)}
 
 
 def _parts(folder: Path) -> dict[str, str]:
@@ -297,3 +300,19 @@ def _sweep(folder: Path, parts: list[Path], pngs: set[str], written: dict[str, s
         name = old.relative_to(folder / MASKS).as_posix()
         if name not in pngs and not edited_png(old, None, written.get(f"{MASKS}/{name}")):
             remove(folder, old)
+
+
+def sentence(summary: dict[str, Any]) -> str:
+    """Sum up a result."""
+    s = summary
+    text = (
+        f"{s['instances']} instances in {s['images']} images; {s['labelled']} images labelled, "
+        f"{s['reused']} reused" + (f", {s['edited']} edited by hand" if s.get("edited") else "")
+    )
+    said = s.get("reviewed")
+    if not said:
+        return text
+    return (
+        f"{text}; reviewed: {said['accepted']} accepted, {said['changed']} changed, "
+        f"{said['rejected']} rejected, {said['not_applied']} not applied"
+    )

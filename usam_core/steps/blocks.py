@@ -12,6 +12,7 @@ from usam_core.features.encoder import encoder_spec, open_encoder
 from usam_core.features.model import is_commit
 from usam_core.files.hub import weights_digest
 from usam_core.lineage.document import LINEAGE, read_document
+from usam_core.steps.base import Input, Inputs
 from usam_core.steps.folders import step_folder
 from usam_core.steps.record import read_record
 from usam_core.store.blocks import block_id
@@ -54,10 +55,13 @@ def text_spec(project: Project) -> dict[str, Any]:
     return {"family": spec["family"], "weights": weights}
 
 
-def block_inputs(project: Project) -> dict[str, Any]:
-    """Return what a step that reads the head's blocks depends on; nothing if there are none."""
+def block_inputs(project: Project) -> Inputs:
+    """What a step that reads the head's blocks depends on; nothing if there are none."""
     blocks = head_blocks(project)
-    return {"blocks": blocks, "left_out": sorted(_left_out(project))} if blocks else {}
+    if not blocks:
+        return {}
+    said = Input(blocks, lambda: {"ids": blocks}, "describe")
+    return {"blocks": said, "left_out": sorted(_left_out(project))}
 
 
 def with_blocks(project: Project, store: EmbeddingStore, shas: Iterable[str]) -> set[str]:

@@ -23,11 +23,12 @@ from usam_core.masks.label_png import read_label_png
 from usam_core.masks.nms import suppress
 from usam_core.progress import Progress
 from usam_core.steps import annotate, embed
+from usam_core.steps.base import Inputs, StepResult
 from usam_core.steps.blocks import block_inputs, head_blocks, with_blocks
-from usam_core.steps.calibrated import CALIBRATION
-from usam_core.steps.compose import HELD_OUT, read_scenes
+from usam_core.steps.calibrated import CALIBRATION, head_input
+from usam_core.steps.compose import HELD_OUT, read_scenes, scenes_input
 from usam_core.steps.folders import step_folder
-from usam_core.steps.record import StepResult, digests
+from usam_core.steps.record import digests
 
 CALCULATIONS = (
     "usam_core.inference.fit_calibration",
@@ -47,17 +48,16 @@ _INFERENCE = ("head", "mask_choice", "min_predicted_iou", "min_stability", "min_
 _INFERENCE += ("nms_iou", "score")
 
 
-def inputs(project: Project) -> dict[str, Any]:
-    """Return what the calibration depends on: the head, the scenes, and how masks are chosen."""
-    scenes = read_scenes(project, HELD_OUT)
+def inputs(project: Project) -> Inputs:
+    """What the calibration depends on: the head, the scenes, and how masks are chosen."""
     head = annotate.head_path(project)
     return {
-        "scenes": sorted(map(list, zip(scenes["sha256"], scenes["truth_sha256"], strict=True))),
-        "head": file_digest(head),
+        "scenes": scenes_input(read_scenes(project, HELD_OUT)),
+        "head": head_input(head, project.root),
         "card": file_digest(card_path(head)),
         "labels": project.config.label_of,
         "inference": project.config.inference.model_dump(mode="json", include=set(_INFERENCE)),
-        "encoder": embed.spec(project),
+        **embed.embedding_inputs(project),
         **block_inputs(project),
     }
 
@@ -100,6 +100,17 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "thresholds": found.thresholds,
         },
         outputs=digests(folder, [folder / name for name in (CALIBRATION, RELIABILITY, DIAGRAM)]),
+    )
+
+
+def sentence(summary: dict[str, Any]) -> str:
+    """Sum up a result."""
+    s = summary
+    if not s["masks"]:
+        return f"no calibration: {s['scenes']} held-out scenes"
+    return (
+        f"ECE {s['ece']:.3f} on held-out scenes, {s['ece_before']:.3f} before; temperature "
+        f"{s['temperature']:.2f}; {s['masks']} masks of {s['scenes']} scenes"
     )
 
 

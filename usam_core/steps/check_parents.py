@@ -1,24 +1,22 @@
 """Whether what a step is about to build on is what somebody chose, and not a newer one."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
-from usam_core.config.project import Project
 from usam_core.errors import InputError
 from usam_core.files.digest import file_digest
 from usam_core.lineage.document import LINEAGE
-from usam_core.steps.folders import step_folder
-from usam_core.steps.lineage import PARENTS
 
 _MIN_DIGITS = 8
 
 
-def check_manifest(step: str, project: Project, manifest: str) -> None:
+def check_manifest(step: str, parents: Mapping[str, Path], manifest: str) -> None:
     """Refuse to build on anything but the chosen outputs of an earlier step.
 
     Args:
         step: the step that is about to run.
-        project: the project.
+        parents: folders of the steps that it reads, by their names.
         manifest: the `lineage.json` that a step before wrote: its path, or the beginning of its
             SHA-256 as run pages and `usam lineage` show it. Empty accepts whatever is there.
 
@@ -29,8 +27,8 @@ def check_manifest(step: str, project: Project, manifest: str) -> None:
         return
     chosen = _digest(manifest)
     now = {}
-    for parent in PARENTS[step]:
-        file = step_folder(project, parent) / LINEAGE
+    for parent, folder in parents.items():
+        file = folder / LINEAGE
         if file.exists():
             now[parent] = file_digest(file)
     if not any(digest.startswith(chosen) for digest in now.values()):

@@ -100,7 +100,10 @@ class StepCheck(FolderCheck):
         if known and known == pictures["sha256"]:  # else pictures came since
             self.walk.need(manifest["sha256"])
         spec = read.get("store", {}).get("spec", {})
-        now, of_all = windows_file(self._project), "window" in spec and "colour" not in spec
+        now, of_all = (
+            windows_file(self._project.config.images, self.folder),
+            "window" in spec and "colour" not in spec,
+        )
         wanted = [now] if of_all and self._project.config.images.window == "store" else []
         for file in sorted({*self.folder.glob("windows-*.json"), *wanted}):
             if file.is_file() and not _unreadable(file):
@@ -167,7 +170,7 @@ class StepCheck(FolderCheck):
             self.walk.count(file)
 
     def _check_review(self) -> None:
-        log = decisions_file(self._project)
+        log = decisions_file(self._project.out)
         used = [self._decisions(step) for step in ("fit", "annotate")]
         what = next((what for said in used if said and (what := _not_the_log(log, said))), "")
         if what:

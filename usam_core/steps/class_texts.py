@@ -1,7 +1,6 @@
 """The text side of a project: which sentences stand for which class, and their vectors."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -11,15 +10,19 @@ from usam_core.config.project import Project
 from usam_core.config.schema import ClassSpec
 from usam_core.errors import InputError
 from usam_core.features.text import TEMPLATES, open_text
+from usam_core.files.digest import value_digest
 from usam_core.head.text import TextHead, add_text
+from usam_core.steps.base import Input, Inputs
 from usam_core.steps.blocks import text_spec
 
 
-def text_inputs(project: Project) -> dict[str, Any]:
-    """Return what the text side depends on beside its block; nothing if it is off."""
+def text_inputs(project: Project) -> Inputs:
+    """What the text side depends on beside its block; nothing if it is off."""
     if project.config.head.text == "off":
         return {}
-    return {"text": {"model": text_spec(project), "sentences": sentences(project)}}
+    model = text_spec(project)
+    said = {"model": model, "sentences": sentences(project)}
+    return {"text": Input(said, lambda: {**model, "sha256": value_digest({"text": said})})}
 
 
 def sentences(project: Project) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ from usam_core.config.schema import ClassSpec
 from usam_core.errors import InputError, StoreError, UserError
 from usam_core.files.atomic import whole_file, write_json
 from usam_core.files.digest import file_digest, value_digest
+from usam_core.lineage.document import portable
 from usam_core.outputs.picture_sheet import save_picture_sheet
 from usam_core.progress import SILENT, Progress
 from usam_core.sources.base import (
@@ -23,9 +24,10 @@ from usam_core.sources.base import (
     to_frame,
 )
 from usam_core.sources.choose import choose_source
+from usam_core.steps.base import Input, Inputs
 from usam_core.steps.class_pictures import forget_gathered, gather, gathered, looks_for_leaks
 from usam_core.steps.folders import step_folder
-from usam_core.steps.images_to_label import labelled_files
+from usam_core.steps.images_to_label import images_input, labelled_files
 from usam_core.steps.record import (
     StepResult,
     digests,
@@ -62,19 +64,22 @@ _HINTS = {
 }
 
 
-def inputs(project: Project) -> dict[str, Any]:
-    """Return what the manifest depends on: source, what it gives for each class, and filters."""
+def inputs(project: Project) -> Inputs:
+    """What the manifest depends on: source, what it gives for each class, and filters."""
     config = project.config
     source = choose_source(project, step_folder(project, "collect"))
     filters = config.training.filters if source.filtered else None
-    return {
-        "source": source.name,
+    given = {
         "min_per_class": config.training.min_per_class,
         "classes": {spec.name: source.inputs(spec) for spec in config.collected},
         "filters": filters and filters.model_dump(mode="json"),
-        # Images that came since may be what a training picture shows.
-        "labelled": sorted(labelled_files(project)) if looks_for_leaks(project) else None,
     }
+    said = {"name": source.name, "sha256": value_digest(given)}
+    read: Inputs = {"source": Input(said, lambda: said)}
+    if looks_for_leaks(project):
+        # Images that came since may be what a training picture shows.
+        read["images"] = images_input(project, sorted(labelled_files(project)))
+    return read
 
 
 def intact(project: Project, key: str) -> StepResult | None:
@@ -154,6 +159,26 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     )
 
 
+def facts(project: Project, result: StepResult) -> dict[str, Any]:
+    """The pictures, for the lineage: the manifest lies there, though it is not recorded yet."""
+    return {"pictures": _pictures(project, result.summary["provenance"])}
+
+
+def sentence(summary: dict[str, Any]) -> str:
+    """Sum up a result."""
+    s = summary
+    dropped = ", ".join(f"{count} {code}" for code, count in s["rejected"].items())
+    text = f"{s['pictures']} training pictures of {len(s['per_class'])} classes ({s['source']})"
+    text = f"{text}; dropped: {dropped}" if dropped else text
+    waiting = ", ".join(s["incomplete"])
+    return f"{text}; run again for more of {waiting}" if waiting else text
+
+
+def pictures_input(project: Project, identity: Any) -> Input:
+    """The training pictures as an input of a step; `identity` is what of them decides."""
+    return Input(identity, lambda: _pictures(project, training_provenance(project)), "collect")
+
+
 def read_manifest(project: Project) -> pd.DataFrame:
     """Return the training pictures that `collect` found, their paths absolute.
 
@@ -161,8 +186,9 @@ def read_manifest(project: Project) -> pd.DataFrame:
         MissingStepError: `collect` has not run.
         StoreError: its manifest is missing or damaged.
     """
-    needed_record(project, "collect", "training pictures")
-    whole_output(step_folder(project, "collect"), manifest_path(Path()).name)
+    folder = step_folder(project, "collect")
+    needed_record(folder, "training pictures", project.file)
+    whole_output(folder, manifest_path(Path()).name)
     return read_table(project)
 
 
@@ -194,6 +220,17 @@ def training_provenance(project: Project) -> dict[str, Any]:
     """Return where the training pictures came from, in sum, for cards and lineage."""
     record = read_record(step_folder(project, "collect"))
     return {} if record is None else record.summary.get("provenance", {})
+
+
+def _pictures(project: Project, provenance: dict[str, Any]) -> dict[str, Any]:
+    table = read_table(project)
+    return {
+        "manifest": portable(manifest_path(step_folder(project, "collect")), project.root),
+        "sha256": pictures_digest(table),
+        "count": len(table),
+        "per_class": {str(k): int(v) for k, v in table["class"].value_counts(sort=False).items()},
+        "provenance": provenance,
+    }
 
 
 def _spec(project: Project, name: str) -> ClassSpec:

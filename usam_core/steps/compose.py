@@ -27,10 +27,10 @@ from usam_core.images.read import read_image
 from usam_core.masks.label_png import save_label_png
 from usam_core.progress import Progress
 from usam_core.steps import embed
-from usam_core.steps.collect import read_manifest
+from usam_core.steps.base import Input, Inputs, StepResult
+from usam_core.steps.collect import pictures_digest, pictures_input, read_manifest
 from usam_core.steps.folders import step_folder
-from usam_core.steps.read_settings import reading
-from usam_core.steps.record import StepResult, digests, intact_record, read_record, whole_output
+from usam_core.steps.record import digests, intact_record, read_record, whole_output
 from usam_core.store.store import EmbeddingStore
 
 CALCULATIONS = ("usam_core.compose.studio", "usam_core.images.read")
@@ -44,13 +44,12 @@ _COLUMNS = ["sha256", "path", "split", "labels", "truth", "truth_sha256", "sourc
 _log = logging.getLogger(__name__)
 
 
-def inputs(project: Project) -> dict[str, Any]:
-    """Return what the scenes depend on: pictures, their masks, names, settings and seed."""
-    manifest = read_manifest(project)
+def inputs(project: Project) -> Inputs:
+    """What the scenes depend on: pictures, their masks, names, settings and seed."""
     return {
-        "pictures": sorted(zip(manifest["class"], manifest["sha256"], strict=True)),
+        "pictures": pictures_input(project, pictures_digest(read_manifest(project))),
         "classes": [spec.name for spec in project.config.classes],
-        "encoder": embed.spec(project),
+        **embed.embedding_inputs(project),
         "compose": project.config.compose.model_dump(mode="json"),
         "seed": project.config.seed,
     }
@@ -131,6 +130,26 @@ def made(folder: Path) -> dict[str, str]:
     scenes = pd.read_parquet(folder / SCENES)
     named = dict(zip(scenes["path"], scenes["sha256"], strict=True))
     return {**named, **dict(zip(scenes["truth"], scenes["truth_sha256"], strict=True))}
+
+
+def sentence(summary: dict[str, Any]) -> str:
+    """Sum up a result."""
+    s = summary
+    if not s["train"] + s["held_out"]:
+        return "nothing to do: no scenes"
+    return (
+        f"{s['train']} scenes to learn from and {s['held_out']} held out, of "
+        f"{s['held_out_pictures']} pictures that the head does not see; {s['embedded']} embedded"
+    )
+
+
+def scenes_input(scenes: pd.DataFrame | None) -> Input:
+    """Scenes of `read_scenes` as an input of a step; their lineage is that of the step compose."""
+    if scenes is None:
+        return Input(None, step="compose")
+    names = map(sorted, scenes["labels"])
+    rows = zip(scenes["sha256"], scenes["truth_sha256"], names, strict=True)
+    return Input(sorted(map(list, rows)), step="compose")
 
 
 def read_scenes(project: Project, split: str) -> pd.DataFrame:
@@ -222,7 +241,7 @@ def _studio(project: Project, store: EmbeddingStore, pictures: pd.DataFrame, spl
 def _read(project: Project, path: str, sha256: str) -> np.ndarray:
     """Return a picture, at most as large as a scene: it is never shown larger."""
     longest = project.config.compose.size
-    rgb = read_image(path, sha256=sha256, **reading(project)).rgb
+    rgb = read_image(path, sha256=sha256, **embed.how_to_read(project)).rgb
     small = Image.fromarray(rgb)
     small.thumbnail((longest, longest))
     return np.asarray(small)

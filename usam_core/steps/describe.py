@@ -24,12 +24,13 @@ from usam_core.parallel.workers import Piece, run_pieces
 from usam_core.progress import SILENT, Progress
 from usam_core.steps import embed
 from usam_core.steps.all_images import wanted_files
+from usam_core.steps.base import Input, Inputs, StepResult
 from usam_core.steps.blocks import block_encoder, block_specs
-from usam_core.steps.compose import scene_files
+from usam_core.steps.collect import pictures_input
+from usam_core.steps.compose import scene_files, scenes_input
 from usam_core.steps.folders import step_folder
-from usam_core.steps.images_to_label import listed_once
-from usam_core.steps.read_settings import reading
-from usam_core.steps.record import StepResult, intact_record
+from usam_core.steps.images_to_label import images_input, listed_once
+from usam_core.steps.record import intact_record
 from usam_core.steps.shard_writer import LOCKS
 from usam_core.store.blocks import block_id
 from usam_core.store.store import DamagedShard, EmbeddingStore
@@ -58,15 +59,19 @@ class ShardWork:
     files: dict[str, str]
 
 
-def inputs(project: Project) -> dict[str, Any]:
-    """Return what the record depends on: the encoders, SAM, and all images' contents."""
-    blocks = block_specs(project)
-    if not blocks:
+def inputs(project: Project) -> Inputs:
+    """What the record depends on: the encoders, SAM, and all images' contents."""
+    specs = block_specs(project)
+    if not specs:
         return {"blocks": {}}
+    blocks = {"ids": {name: block_id(spec) for name, spec in specs.items()}, "specs": specs}
     return {
-        "blocks": blocks,
-        "encoder": embed.spec(project),
-        "images": values_digest(sorted(described_files(project))),
+        "blocks": Input(specs, lambda: blocks),
+        **embed.embedding_inputs(project),
+        # Pictures and scenes are among these.
+        "images": images_input(project, values_digest(sorted(described_files(project)))),
+        "pictures": pictures_input(project, None),
+        "scenes": scenes_input(None),
     }
 
 
@@ -118,6 +123,15 @@ def intact(project: Project, key: str) -> StepResult | None:
         return None
     summary = {**record.summary, "described": 0, "reused": record.summary["images"]}
     return replace(record, summary=summary)
+
+
+def sentence(summary: dict[str, Any]) -> str:
+    """Sum up a result."""
+    s = summary
+    if not s["blocks"]:
+        return "no further features asked for"
+    text = f"{s['described']} images described by {', '.join(s['blocks'])}, {s['reused']} reused"
+    return f"{text}, {len(s['left_out'])} could not be read" if s["left_out"] else text
 
 
 def described_files(project: Project, progress: Progress = SILENT) -> dict[str, str]:
@@ -213,7 +227,7 @@ def _read(
     project: Project, work: ShardWork, shas: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], list[dict[str, str]]]:
     """Return the pixels of images by digest, and those that cannot be read."""
-    how = reading(project)
+    how = embed.how_to_read(project)
     pixels, bad = {}, []
     for sha256 in shas:
         path = work.files[sha256]

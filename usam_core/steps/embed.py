@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,14 @@ from usam_core.errors import MissingStepError, StoreError, UserError
 from usam_core.files.code import code_digest
 from usam_core.files.digest import values_digest
 from usam_core.images.read import DecodedImage, read_image
+from usam_core.lineage.document import portable
 from usam_core.parallel.workers import InProcess, Piece, open_workers, run_pieces
 from usam_core.progress import SILENT, Progress
 from usam_core.sam.load import encoder_spec, open_embedder
 from usam_core.sam.pipeline import embed_shards
 from usam_core.steps.all_images import wanted_files
+from usam_core.steps.base import Input, Inputs, StepResult
+from usam_core.steps.collect import pictures_input
 from usam_core.steps.embed_notes import (
     notes_on_endings,
     notes_on_kept,
@@ -24,9 +27,15 @@ from usam_core.steps.embed_notes import (
     shown_modes,
 )
 from usam_core.steps.folders import step_folder
-from usam_core.steps.images_to_label import labelled_images, listed_once, once
-from usam_core.steps.read_settings import forget_windows, reading, reading_spec
-from usam_core.steps.record import StepResult, intact_record
+from usam_core.steps.images_to_label import (
+    images_input,
+    labelled_files,
+    labelled_images,
+    listed_once,
+    once,
+)
+from usam_core.steps.read_settings import reading, reading_spec, settle_windows, windows_file
+from usam_core.steps.record import intact_record
 from usam_core.steps.shard_writer import GroupShard
 from usam_core.store.layout import PRECISION, folder_name
 from usam_core.store.store import DamagedShard, EmbeddingStore
@@ -43,26 +52,22 @@ _TOGETHER = 32
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedPlan:
-    """What is still to be embedded.
-
-    Attributes:
-        groups: the missing images, a path for each digest; each group becomes one shard.
-        total: images wanted, training pictures included.
-        stored: of these, how many the store already knows.
-    """
-
-    groups: list[dict[str, str]]
-    total: int
-    stored: int
-
-
 def spec(project: Project) -> dict[str, Any]:
-    """Return what identifies the embeddings: the encoder and how images are read for it."""
-    said = {**encoder_spec(project.config.sam, project.checkpoint), **reading_spec(project)}
-    precision = project.config.outputs.precision
+    """What identifies the embeddings: the encoder and how images are read for it.
+
+    Raises:
+        MissingStepError: the windows of `images.window: store` are not known yet.
+    """
+    config = project.config
+    encoder = encoder_spec(config.sam, project.checkpoint)
+    said = {**encoder, **reading_spec(config.images, step_folder(project, "embed"))}
+    precision = config.outputs.precision
     return said if precision == "float16" else {**said, PRECISION: precision}
+
+
+def how_to_read(project: Project) -> dict[str, Any]:
+    """See `read_settings.reading`."""
+    return reading(project.config.images, step_folder(project, "embed"))
 
 
 def store_folder(project: Project) -> Path:
@@ -77,6 +82,7 @@ def open_store(project: Project, *, create: bool = False) -> EmbeddingStore:
         MissingStepError: it is not there and `create` is off.
     """
     if create:
+        _settle_windows(project)
         return EmbeddingStore.create_or_open(project.store_root, spec(project))
     try:
         return EmbeddingStore.find(project.store_root, spec(project))
@@ -87,16 +93,33 @@ def open_store(project: Project, *, create: bool = False) -> EmbeddingStore:
         ) from None
 
 
-def inputs(project: Project) -> dict[str, Any]:
-    """Return what the record depends on: the encoder, all images' contents, and the bad files."""
+def inputs(project: Project) -> Inputs:
+    """What the record depends on: the encoder, all images' contents, and the bad files."""
     with listed_once():
+        _settle_windows(project)
         listing = labelled_images(project)
         bad = listing.loc[listing["status"] != "ok", ["path", "code"]]
         return {
-            "spec": spec(project),
-            "images": values_digest(sorted(wanted_files(project))),
+            **embedding_inputs(project),
+            "images": images_input(project, values_digest(sorted(wanted_files(project)))),
+            "pictures": pictures_input(project, None),  # they are among the wanted files
             "bad": bad.to_dict("records"),
         }
+
+
+def embedding_inputs(project: Project) -> Inputs:
+    """The store and the checkpoint that made it, as inputs of a step."""
+    said, folder, local = spec(project), store_folder(project), project.checkpoint
+    store = {"path": portable(folder, project.root), "spec": said}
+    checkpoint = {
+        "model": said["model"],
+        "sha256": said["checkpoint_sha256"],
+        "path": portable(local, project.root) if local else None,
+    }
+    return {
+        "store": Input(said, lambda: store, "embed"),
+        "checkpoint": Input(said["checkpoint_sha256"], lambda: checkpoint, weights=True),
+    }
 
 
 def forget(project: Project) -> int:
@@ -115,21 +138,23 @@ def forget(project: Project) -> int:
     held = index.loc[index["sha256"].isin(wanted_files(project)), "shard"].unique()
     for shard in held:
         store.drop_shard(shard)
-    forget_windows(project)
+    windows_file(project.config.images, step_folder(project, "embed")).unlink(missing_ok=True)
     return len(held)
 
 
-def plan(project: Project, progress: Progress = SILENT) -> EmbedPlan:
-    """Compare the images with the store and say what is missing."""
+def plan(project: Project, progress: Progress = SILENT) -> list[dict[str, str]]:
+    """Compare the images with the store; what is missing, in groups that become one shard each.
+
+    Returns:
+        A path for each digest, of each group.
+    """
     store = open_store(project, create=True)
     wanted = wanted_files(project, progress)
     for damaged in _damaged(store):
         _log.warning("%s: %s; its images are embedded again", damaged.shard, damaged.reason)
         store.drop_shard(damaged.shard)
     planned = store.plan(wanted, project.config.outputs.shard_size)
-    groups = [{sha256: wanted[sha256] for sha256 in group} for group in planned]
-    missing = sum(len(group) for group in groups)
-    return EmbedPlan(groups, total=len(wanted), stored=len(wanted) - missing)
+    return [{sha256: wanted[sha256] for sha256 in group} for group in planned]
 
 
 def embed_groups(
@@ -157,35 +182,20 @@ def embed_groups(
     return [count for piece in counts for count in piece]
 
 
-def embed_group(
-    project: Project, group: dict[str, str], progress: Progress = SILENT
-) -> dict[str, int]:
-    """Embed one group of images and commit it as one shard.
-
-    An image that cannot be read is quarantined with its reason; the others go on. Images that
-    another run committed meanwhile are not done again.
-
-    Args:
-        project: the project.
-        group: a path for each digest, as `plan` gives them.
-        progress: told of each image.
-
-    Returns:
-        Counts by the keys `embedded` and `quarantined`.
-    """
-    (counts,) = _embed_some(project, [group], progress)
-    return counts
-
-
 def _embed_some(
     project: Project, groups: list[dict[str, str]], progress: Progress
 ) -> list[dict[str, int]]:
+    """Embed groups in this process.
+
+    An image that cannot be read is quarantined with its reason; the others go on. Images that
+    another run committed meanwhile are not done again.
+    """
     shards = [GroupShard(_store_to_write(project), group) for group in groups]
     left = sum(len(shard.files) for shard in shards)
     if not left:
         return [{"embedded": 0, "quarantined": 0} for _ in groups]
     embedder = open_embedder(project.config.sam, project.checkpoint)
-    read = functools.partial(_read, reading(project))
+    read = functools.partial(_read, how_to_read(project))
     with progress.bar("Embedding", left) as bar:
         return embed_shards(embedder, shards, read, bar.advance)
 
@@ -250,6 +260,29 @@ def intact(project: Project, key: str) -> StepResult | None:
         return None
     summary = {**record.summary, "embedded": 0, "reused": record.summary["images"]}
     return replace(record, summary=summary)
+
+
+def facts(_: Project, result: StepResult) -> dict[str, Any]:
+    """How the images were shown, for the lineage."""
+    return {"shown": result.summary["shown"]}
+
+
+def sentence(summary: dict[str, Any]) -> str:
+    """Sum up a result."""
+    return (
+        f"{summary['embedded']} images embedded, {summary['reused']} reused from the store, "
+        f"{len(summary['quarantined'])} quarantined"
+    )
+
+
+def _settle_windows(project: Project) -> None:
+    settle_windows(
+        project.config.images,
+        step_folder(project, "embed"),
+        project.root,
+        project.config.seed,
+        labelled_files(project),
+    )
 
 
 def _damaged(store: EmbeddingStore) -> list[DamagedShard]:

@@ -9,10 +9,12 @@ import pandas as pd
 from usam_core.config.project import Project
 from usam_core.errors import ConfigError, InputError
 from usam_core.files.atomic import whole_file
+from usam_core.files.digest import files_digest
 from usam_core.files.spreadsheet import write_csv
 from usam_core.inference.reliability import diagram, expected_calibration_error
 from usam_core.labels.image import LabelledImage
 from usam_core.labels.label_map import LabelMap
+from usam_core.lineage.document import portable
 from usam_core.metrics.confidence import StatedProbabilities
 from usam_core.metrics.instance import AveragePrecision
 from usam_core.metrics.presence import FalsePositives
@@ -22,8 +24,9 @@ from usam_core.outputs.contact_sheet import save_contact_sheet
 from usam_core.progress import Progress
 from usam_core.report.pictures import enlarged
 from usam_core.steps import annotate
+from usam_core.steps.base import Input, Inputs, StepResult
 from usam_core.steps.folders import step_folder
-from usam_core.steps.record import StepResult, digests, labels_record, made_digest
+from usam_core.steps.record import digests, labels_record, made_input
 from usam_core.steps.render import picture_and_labels
 from usam_core.truth.base import Truth
 from usam_core.truth.choose import open_truth
@@ -46,13 +49,15 @@ COMMON_IMAGES = 10
 SHEET_IMAGES = 12
 
 
-def inputs(project: Project) -> dict[str, Any]:
-    """Return what the metrics depend on: the labels and the truth."""
-    record = _annotated(project)
-    truth = open_truth(project)
+def inputs(project: Project) -> Inputs:
+    """What the metrics depend on: the labels and the truth."""
+    record, path = _annotated(project), project.truth_path
     return {
-        "labels": made_digest(record),
-        "truth": truth.digest(),
+        "labels": made_input(project, record),
+        "truth": Input(
+            open_truth(project).digest(),
+            lambda: {"path": portable(path, project.root), "sha256": files_digest(path, "*.png")},
+        ),
         "label_of": project.config.label_of,
         "colours": [spec.color for spec in project.config.classes],
         "edited": annotate.edited_images(project),
@@ -156,3 +161,20 @@ def _sheet(project: Project, target: Path, images: list[LabelledImage], truth: T
         rgb, found = picture_and_labels(project, image.path, image.png_file)
         rows.append((image.path, rgb, enlarged(truth.label_map(image.path), found.shape), found))
     save_contact_sheet(target, rows, label_map.names, label_map.colors)
+
+
+def sentence(summary: dict[str, Any]) -> str:
+    """Sum up a result."""
+    s = summary
+    parts = [f"mIoU {s['miou']:.3f} on {s['images']} images"]
+    if s["map50"] is not None:
+        parts.append(f"mAP50 {s['map50']:.3f}")
+    parts.append(f"false positives on absent classes {s['false_positive_rate']:.3f}")
+    if s["ece"] is not None:
+        parts.append(f"ECE {s['ece']:.3f}")
+    if s["without_truth"]:
+        parts.append(f"{s['without_truth']} images without truth left out")
+    if s.get("edited"):
+        parts.append(f"{s['edited']} images edited by hand left out")
+    parts += [f"truth: {note}" for note in s["truth_notes"]]
+    return ", ".join(parts)

@@ -25,6 +25,7 @@ from usam_core.outputs.formats import WRITERS, open_writer
 from usam_core.outputs.ledger import Ledger, Written, content_digest
 from usam_core.progress import Progress
 from usam_core.steps import annotate
+from usam_core.steps.base import Inputs, StepResult
 from usam_core.steps.exporting import (
     INDEX,
     ROWS,
@@ -37,11 +38,10 @@ from usam_core.steps.exporting import (
 from usam_core.steps.folders import step_folder
 from usam_core.steps.record import (
     RECORD,
-    StepResult,
     digests,
     intact_record,
     labels_record,
-    made_digest,
+    made_input,
     read_record,
 )
 from usam_core.store.commit import remove_folder
@@ -53,14 +53,14 @@ LEDGER = "ledger.sqlite"
 CUT = "cannot be read as a file of its format"
 
 
-def inputs(project: Project) -> dict[str, Any]:
-    """Return what the exports depend on: the labels and the formats."""
+def inputs(project: Project) -> Inputs:
+    """What the exports depend on: the labels and the formats."""
     outputs = project.config.outputs
     names = _formats(project)
     if not names:
         return {"formats": []}
     return {
-        "labels": made_digest(labels_record(project)),
+        "labels": made_input(project, labels_record(project)),
         "formats": names,
         "settings": _settings(project),
         "label_studio": outputs.label_studio,
@@ -315,3 +315,13 @@ def _result(
 ) -> StepResult:
     summary = {"images": images, "shards": 0, "written": 0, "edited": edited, "notes": notes}
     return StepResult("export", key, False, str(folder), summary, digests(folder, files))
+
+
+def sentence(summary: dict[str, Any]) -> str:
+    """Sum up a result."""
+    s = summary
+    if not s["edited"]:
+        return "no formats asked for (outputs.formats)"
+    text = f"{s['images']} images as {', '.join(s['edited'])}; {s['written']} shards written"
+    edited = sum(s["edited"].values())
+    return f"{text}, {edited} files edited by hand kept" if edited else text

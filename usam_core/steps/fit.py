@@ -23,6 +23,7 @@ from usam_core.progress import Progress
 from usam_core.sources.base import manifest_path
 from usam_core.steps import embed
 from usam_core.steps import training_set as lessons
+from usam_core.steps.base import Inputs, StepResult
 from usam_core.steps.blocks import block_inputs, head_blocks
 from usam_core.steps.class_texts import TextSide, text_inputs
 from usam_core.steps.collect import read_manifest, training_provenance
@@ -33,7 +34,7 @@ from usam_core.steps.examples import (
     masks_on_objects,
 )
 from usam_core.steps.folders import step_folder
-from usam_core.steps.record import StepResult, digests
+from usam_core.steps.record import digests
 from usam_core.store.store import EmbeddingStore
 
 CALCULATIONS = (
@@ -79,11 +80,11 @@ class _Fitted:
     familiar: dict[str, Any] | None = None
 
 
-def inputs(project: Project) -> dict[str, Any]:
-    """Return what the head depends on: pictures, names, encoder, settings and seed."""
+def inputs(project: Project) -> Inputs:
+    """What the head depends on: pictures, names, encoder, settings and seed."""
     config = project.config
     given = {
-        "encoder": embed.spec(project),
+        **embed.embedding_inputs(project),
         **block_inputs(project),
         **text_inputs(project),
         "head": config.head.model_dump(mode="json", exclude={"cache_mb"}),
@@ -182,6 +183,20 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "last_epoch": fitted.history[-1] if fitted.history else {},
         },
         outputs=digests(folder, files),
+    )
+
+
+def sentence(summary: dict[str, Any]) -> str:
+    """Sum up a result."""
+    s, features = summary, " + ".join(summary["features"])
+    if s["used"] == "zero_shot":
+        return f"{len(s['classes'])} classes by their names alone ({features}), no pictures"
+    scenes = f" and {s['scenes']} scenes" if s["scenes"] else ""
+    if s.get("reviewed"):
+        scenes += f" and {s['reviewed']} bags of reviewed masks"
+    return (
+        f"{s['used']} for {len(s['classes'])} classes from {s['pictures']} pictures{scenes} "
+        f"({features})"
     )
 
 

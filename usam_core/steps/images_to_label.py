@@ -10,13 +10,16 @@ import pandas as pd
 
 from usam_core.config.project import Project
 from usam_core.errors import InputError
-from usam_core.files.fsspec_io import join
+from usam_core.files.digest import listed_digest
+from usam_core.files.fsspec_io import is_url, join
 from usam_core.images.listing.lists import read_names
 from usam_core.images.listing.planes import large_size
 from usam_core.images.listing.scan import list_images, list_names
 from usam_core.images.listing.walk import Globs
 from usam_core.images.ref import ImageRef, Tile, tile_digest, tiles_of
+from usam_core.lineage.document import portable
 from usam_core.progress import SILENT, Progress
+from usam_core.steps.base import Input
 from usam_core.steps.folders import step_folder
 
 _T = TypeVar("_T")
@@ -97,6 +100,20 @@ def listed_pairs(project: Project) -> Iterator[tuple[str, str]]:
     for start in range(0, len(listing), _TOGETHER):
         part = listing.iloc[start : start + _TOGETHER]
         yield from zip(part["path"].tolist(), part["sha256"].fillna("").tolist(), strict=True)
+
+
+def images_input(project: Project, identity: Any) -> Input:
+    """The images to be labelled as an input of a step; `identity` is what of them decides."""
+
+    def lineage() -> dict[str, Any]:
+        root = project.images.root
+        return {
+            "path": root if is_url(root) else portable(project.images_path, project.root),
+            "count": len(labelled_images(project)),
+            "sha256": listed_digest(listed_pairs(project)),
+        }
+
+    return Input(identity, lineage)
 
 
 def labelled_files(project: Project, progress: Progress = SILENT) -> dict[str, str]:

@@ -73,9 +73,9 @@ class _ChainCheck:
         if link.current:
             self._check_folder(key, link)
         for name, entry in entries(link.document).items():
-            if name in _NOW or name in _FILES:
+            if name not in _UNCHECKED:
                 with self._noting(key, name) as finding:
-                    self._check_fact(finding, link.step, entry)
+                    self._check_fact(finding, link.document, entry)
 
     @contextmanager
     def _noting(self, key: Key | None, name: str) -> Iterator[Finding]:
@@ -165,11 +165,11 @@ class _ChainCheck:
                 self._walk.tell(path, what, "collect", "repair", advice=advice)
             yield f"{name} {portable(path, chain.root)} {short(sha256)}"
 
-    def _check_fact(self, finding: Finding, step: str, entry: Entry) -> None:
+    def _check_fact(self, finding: Finding, document: Entry, entry: Entry) -> None:
         """Check that what a step read is there as it was read."""
-        chain, name, wrong = self._chain, finding.name, []
-        if name in _FILES:
-            files = _FILES[name](chain, entry)
+        chain, name, step, wrong = self._chain, finding.name, document["step"], []
+        if name not in _NOW:
+            files = _FILES.get(name, _file)(chain, entry)
             finding.said = short(entry["sha256"]) if files else None
             wrong = [(path, self._walk.differs(path, sha256)) for path, sha256 in files]
         else:
@@ -177,7 +177,7 @@ class _ChainCheck:
             if now != entry["sha256"]:
                 what = f"expected the digest {finding.said}, got {short(now)}"
                 wrong = [(chain.at(entry.get("manifest", entry.get("path"))), what)]
-            elif name == "pictures" and step in ("embed", "compose", "fit"):
+            elif name == "pictures" and "store" in document["inputs"]:
                 self._walk.need(_manifest(chain, entry)["sha256"])
         advice = f"the {name} changed after {step} read it; run `usam {step}` again"
         for path, what in wrong:
@@ -221,14 +221,15 @@ def _manifest(chain: Chain, entry: Entry) -> pd.DataFrame:
     return pd.read_parquet(chain.at(entry["manifest"]))
 
 
-def _labels_now(chain: Chain, entry: Entry) -> str | None:
+def _made_now(chain: Chain, entry: Entry) -> str | None:
     record = read_record(chain.at(entry["path"]))
     return made_digest(record) if record else None
 
 
 _NOW: dict[str, Callable[[Chain, Entry], str | None]] = {
     "pictures": lambda chain, entry: pictures_digest(_manifest(chain, entry)),
-    "labels": _labels_now,
+    "labels": _made_now,
+    "metrics": _made_now,
     "truth": lambda chain, entry: files_digest(chain.at(entry["path"]), "*.png"),
     "decisions": lambda chain, e: decisions_digest(standing(read_all(chain.at(e["path"])))),
 }
@@ -249,9 +250,12 @@ def _checkpoint(chain: Chain, entry: Entry) -> list[tuple[Path, str]]:
     return [(file, entry["sha256"])] if official is None or file.exists() else []
 
 
-_FILES: dict[str, Callable[[Chain, Entry], list[tuple[Path, str]]]] = {
-    "head": _head,
-    "calibration": lambda chain, entry: [(chain.at(entry["path"]), entry["sha256"])],
-    "checkpoint": _checkpoint,
-}
-"""The files that a thing is, with their digests, by the fact's name."""
+def _file(chain: Chain, entry: Entry) -> list[tuple[Path, str]]:
+    return [(chain.at(entry["path"]), entry["sha256"])]
+
+
+_FILES = {"head": _head, "checkpoint": _checkpoint}
+"""The files that a thing is, with their digests, by the fact's name; of others it is one file."""
+
+_UNCHECKED = ("images", "source", "text", "store", "blocks")
+"""Digests of lists, for comparing two documents; stores and their blocks are looked at apart."""

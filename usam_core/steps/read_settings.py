@@ -3,15 +3,18 @@
 With `images.window: store` the windows are computed once, from a sample of the images, and kept in
 the embed step's folder. They are part of the embeddings' identity: images that come later go
 through the same windows. Another choice of channels or projection has windows of its own; a
-refresh of `embed` computes them anew.
+refresh of `embed` computes them anew. `settle_windows` alone looks at images: whoever only opens
+the store reads what is kept.
 """
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from usam_core.config.project import Project
+from usam_core.config.images import ImagesConfig
+from usam_core.errors import MissingStepError
 from usam_core.files.digest import value_digest
 from usam_core.files.fsspec_io import is_url, join
 from usam_core.files.locks import only_one
@@ -21,8 +24,6 @@ from usam_core.images.rgb import Window
 from usam_core.images.stores.anew import READING, is_read_anew
 from usam_core.images.stores.sample import sample_windows
 from usam_core.rng import generator
-from usam_core.steps.folders import step_folder
-from usam_core.steps.images_to_label import labelled_files
 
 _log = logging.getLogger(__name__)
 
@@ -32,22 +33,28 @@ _TIFF_ENDINGS = (".tif", ".tiff")
 """Of images that were listed before others were."""
 
 
-def reading(project: Project) -> dict[str, Any]:
-    """Return the arguments of `read_image` that are the project's."""
-    images = project.config.images
+def reading(images: ImagesConfig, folder: Path) -> dict[str, Any]:
+    """Arguments of `read_image` that are the project's.
+
+    Args:
+        images: the project's section.
+        folder: of the embed step, where windows are kept.
+
+    Raises:
+        MissingStepError: the windows of all images are not known yet.
+    """
     return {
         "max_megapixels": images.max_megapixels,
-        "window": _window(project),
+        "window": _window(images, folder),
         "channels": images.channels,
         "projection": images.projection,
         **({"stretch": True} if images.stretch else {}),
     }
 
 
-def reading_spec(project: Project) -> dict[str, Any]:
-    """Return what of the reading decides the embeddings; part of their identity."""
-    images = project.config.images
-    found = _window(project)
+def reading_spec(images: ImagesConfig, folder: Path) -> dict[str, Any]:
+    """What of the reading decides the embeddings, part of their identity; see `reading`."""
+    found = _window(images, folder)
     spec: dict[str, Any] = {"window": found if isinstance(found, str) else list(found)}
     if images.window == STORE:
         # Without deep images nothing differs from when each had its own percentiles.
@@ -63,32 +70,46 @@ def reading_spec(project: Project) -> dict[str, Any]:
     return spec
 
 
-def windows_file(project: Project) -> Path:
-    """Return where the windows of all images are kept."""
-    said = [_REVISION, project.config.images.channels, project.config.images.projection]
-    return step_folder(project, "embed") / f"windows-{value_digest(said)[:16]}.json"
+def windows_file(images: ImagesConfig, folder: Path) -> Path:
+    """Where the windows of all images are kept; see `reading`."""
+    said = [_REVISION, images.channels, images.projection]
+    return folder / f"windows-{value_digest(said)[:16]}.json"
 
 
-def forget_windows(project: Project) -> None:
-    """Let the windows be computed anew."""
-    windows_file(project).unlink(missing_ok=True)
+def settle_windows(
+    images: ImagesConfig, folder: Path, root: Path, seed: int, files: Mapping[str, str]
+) -> None:
+    """Compute the windows of all images, unless they are kept or the settings ask for none.
 
-
-def _window(project: Project) -> Window:
-    window = project.config.images.window
-    if window != STORE:
-        return window
-    file = windows_file(project)
-    if _is_stale(file, project):
+    Args:
+        images: the project's section.
+        folder: of the embed step.
+        root: of the project, from which the sampled images are named.
+        seed: of the project, for the sample.
+        files: the images by their digests.
+    """
+    if images.window != STORE:
+        return
+    file = windows_file(images, folder)
+    if _is_stale(file, root):
         _log.warning("%s: some of its images are read anew; it is computed anew too", file)
-        forget_windows(project)
+        file.unlink(missing_ok=True)
+    if _read(file) is None:
+        with only_one(file.with_suffix(".lock"), str(file)):
+            if _read(file) is None:
+                _compute(images, file, root, seed, files)
+
+
+def _window(images: ImagesConfig, folder: Path) -> Window:
+    if images.window != STORE:
+        return images.window
+    file = windows_file(images, folder)
     found = _read(file)
     if found is None:
-        with only_one(file.with_suffix(".lock"), str(file)):
-            found = _read(file)
-            if found is None:
-                _compute(project, file)
-                found = _read(file) or {}
+        raise MissingStepError(
+            f"{file}: no embeddings of this SAM yet, nor the windows that the images are seen "
+            "through; run `usam embed` first"
+        )
     return found
 
 
@@ -103,24 +124,24 @@ def _read(file: Path) -> dict[str, tuple[float, float]] | None:
         return None
 
 
-def _is_stale(file: Path, project: Project) -> bool:
+def _is_stale(file: Path, root: Path) -> bool:
     """Return whether windows were computed from images that are read otherwise now."""
     try:
         kept = read_sealed(file)
         sample = [] if kept.get("reading") == READING else kept["sample"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    files = {ImageRef.parse(join(str(project.root), plane)).file for plane in sample}
+    files = {ImageRef.parse(join(str(root), plane)).file for plane in sample}
     # Of those behind a URL nothing is read for this: `usam embed --refresh` computes them anew.
     return any(is_read_anew(file) for file in files if file.lower().endswith(_TIFF_ENDINGS))
 
 
-def _compute(project: Project, file: Path) -> None:
-    images = project.config.images
-    files = labelled_files(project)
+def _compute(
+    images: ImagesConfig, file: Path, root: Path, seed: int, files: Mapping[str, str]
+) -> None:
     sampled = sample_windows(
         [files[sha256] for sha256 in sorted(files)],
-        generator(project.config.seed, "window"),
+        generator(seed, "window"),
         max_megapixels=images.max_megapixels,
         channels=images.channels,
         projection=images.projection,
@@ -133,11 +154,8 @@ def _compute(project: Project, file: Path) -> None:
             "reading": READING,
             "images": len(files),
             "looked_at": sampled.looked_at,
-            "seed": project.config.seed,
-            "sample": [
-                plane if is_url(plane) else os.path.relpath(plane, project.root)
-                for plane in sampled.planes
-            ],
+            "seed": seed,
+            "sample": [p if is_url(p) else os.path.relpath(p, root) for p in sampled.planes],
         },
     )
     for kind, (low, high) in sampled.windows.items():

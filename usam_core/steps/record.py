@@ -1,9 +1,8 @@
 """What a step leaves behind so that the next run can tell whether it still holds."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -13,42 +12,11 @@ from usam_core.files.digest import file_digest, value_digest
 from usam_core.files.paths import inside
 from usam_core.files.sealed import read_sealed, write_sealed
 from usam_core.images.listing.content import mismatch
-from usam_core.lineage.document import LINEAGE
+from usam_core.lineage.document import LINEAGE, portable
+from usam_core.steps.base import Input, StepResult, find_step
 from usam_core.steps.folders import step_folder
 
 RECORD = "record.json"
-_AT_THE_STORE = ("embed", "describe")
-"""Steps whose path is the store's, which need not lie in the step's folder; nothing reads it."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """The outcome of one step; small, JSON-like, and what the Prefect tasks return.
-
-    Attributes:
-        step: name of the step.
-        key: digest of everything the step depended on.
-        reused: an earlier run's outputs still held, nothing was done.
-        path: the step's folder, or the main file in it.
-        summary: numbers for people and for the next steps.
-        outputs: files in the step's folder with their SHA-256.
-    """
-
-    step: str
-    key: str
-    reused: bool
-    path: str
-    summary: dict[str, Any] = field(default_factory=dict)
-    outputs: dict[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-like mapping that `from_json` reads back."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "StepResult":
-        """Return the result that `to_json` wrote."""
-        return cls(**value)
 
 
 def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
@@ -78,12 +46,14 @@ def read_record(folder: Path) -> StepResult | None:
         record = _RECORD.validate_python(read_sealed(folder / RECORD))
         for name in record.outputs:
             inside(folder, name)
-        here = folder / Path(record.path).name
+        name = Path(record.path).name
     except (OSError, ValueError, TypeError, AttributeError, RecursionError, StoreError):
         return None
-    if record.step in _AT_THE_STORE:
-        return record
-    return replace(record, path=str(here if here.name in record.outputs else folder))
+    if name in record.outputs:
+        return replace(record, path=str(folder / name))
+    step = find_step(record.step)
+    # The store need not lie in the step's folder; nothing reads this.
+    return record if step and step.stored else replace(record, path=str(folder))
 
 
 def whole_output(folder: Path, name: str) -> Path:
@@ -105,31 +75,37 @@ def whole_output(folder: Path, name: str) -> Path:
     return file
 
 
-def needed_record(project: Project, step: str, what: str) -> StepResult:
-    """Return the record of a step that another one reads from.
+def needed_record(folder: Path, what: str, file: Path) -> StepResult:
+    """The record of a step that another one reads from.
 
     Args:
-        project: the project.
-        step: the step that must have run.
+        folder: of the step that must have run.
         what: what it makes, for the message.
+        file: the project's, for the message.
 
     Raises:
         MissingStepError: it has not run.
     """
-    folder = step_folder(project, step)
     record = read_record(folder)
     if record is None:
-        raise MissingStepError(f"{folder}: no {what} yet; run `usam {step} {project.file}` first")
+        raise MissingStepError(f"{folder}: no {what} yet; run `usam {folder.name} {file}` first")
     return record
 
 
 def labels_record(project: Project) -> StepResult:
-    """Return the record of the labels.
+    """The record of the labels.
 
     Raises:
         MissingStepError: `annotate` has not run.
     """
-    return needed_record(project, "annotate", "labels")
+    return needed_record(step_folder(project, "annotate"), "labels", project.file)
+
+
+def made_input(project: Project, record: StepResult) -> Input:
+    """All that a step made, as an input of another one."""
+    sha256 = made_digest(record)
+    path = portable(step_folder(project, record.step), project.root)
+    return Input(sha256, lambda: {"path": path, "sha256": sha256}, record.step)
 
 
 def intact_record(folder: Path, key: str) -> StepResult | None:

@@ -14,8 +14,8 @@ from usam_core.images.ref import ImageRef
 from usam_core.masks.label_png import read_label_png
 from usam_core.outputs.overlay import save_overlay
 from usam_core.progress import Progress
+from usam_core.steps import embed
 from usam_core.steps.images_to_label import tiled_images
-from usam_core.steps.read_settings import reading
 
 _MAX_PIXELS = 4_000_000
 
@@ -30,7 +30,7 @@ def picture_and_labels(project: Project, path: str, png: Path) -> tuple[np.ndarr
         path: the image as it is listed.
         png: its label PNG.
     """
-    labels, how = read_label_png(png), reading(project)
+    labels, how = read_label_png(png), embed.how_to_read(project)
     tiled = next((one for one in tiled_images(project) if one.path == path), None)
     if tiled is None:
         return read_image(project.image_address(path), **how).rgb, labels

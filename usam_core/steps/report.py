@@ -31,13 +31,14 @@ from usam_core.report.tables import COLUMNS, read_tables
 from usam_core.report.training import training_rows
 from usam_core.sources.base import manifest_path
 from usam_core.steps import annotate, collect
+from usam_core.steps.base import Inputs, StepResult
 from usam_core.steps.calibrated import calibration_file, read_calibration
 from usam_core.steps.folders import step_folder
 from usam_core.steps.record import (
-    StepResult,
     digests,
     labels_record,
     made_digest,
+    made_input,
     read_record,
     whole_output,
 )
@@ -74,15 +75,17 @@ _PARTS = (
 )
 
 
-def inputs(project: Project) -> dict[str, Any]:
-    """Return what the report speaks of: the steps' outputs, the run before, how it looks."""
-    labels = made_digest(labels_record(project))
+def inputs(project: Project) -> Inputs:
+    """What the report speaks of: the steps' outputs, the run before, how it looks."""
+    record = labels_record(project)
+    labels = made_digest(record)
     scored = _evaluated(project, labels)
     before = previous_run(step_folder(project, "report"), labels)
     made = {step: read_record(step_folder(project, step)) for step in ("collect", "calibrate")}
     return {
-        "labels": labels,
-        "metrics": [made_digest(scored), scored.summary["truth_notes"]] if scored else None,
+        "labels": made_input(project, record),
+        **({"metrics": made_input(project, scored)} if scored else {}),
+        "truth_notes": scored.summary["truth_notes"] if scored else [],
         "made": {step: made_digest(record) for step, record in made.items() if record},
         "left_out": [_left_out(project), _notes(project)],
         "previous": before.name if before else None,
@@ -265,3 +268,11 @@ def _training(project: Project, album: Album) -> list[dict[str, Any]]:
     names = [spec.name for spec in project.config.collected]
     dropped = pd.read_parquet(whole_output(folder, "rejected.parquet"))
     return training_rows(names, collect.read_table(project), dropped, album)
+
+
+def sentence(summary: dict[str, Any]) -> str:
+    """Sum up a result."""
+    text = f"{summary['images']} images in one file of {summary['bytes'] / 1e6:.1f} MB"
+    if summary["changed"] is None:
+        return f"{text}; no earlier run to compare with"
+    return f"{text}; labels of {summary['changed']} images changed since the previous run"

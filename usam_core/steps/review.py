@@ -29,7 +29,6 @@ from usam_core.steps import annotate, embed
 from usam_core.steps.blocks import head_blocks
 from usam_core.steps.calibrated import calibration_file, read_calibration
 from usam_core.steps.folders import step_folder
-from usam_core.steps.read_settings import reading
 from usam_core.steps.record import labels_record, read_record
 from usam_core.steps.review_log import decided, decisions_file
 
@@ -69,7 +68,9 @@ def open_review(
             f"{step_folder(project, 'annotate')}: the labels list no mask{wanted}; lower "
             "inference.threshold, or take more images, and run `usam annotate` again"
         )
-    return Session(listed, decisions_file(project), lambda found: write_precision(project, found))
+    return Session(
+        listed, decisions_file(project.out), lambda found: write_precision(project, found)
+    )
 
 
 @contextmanager
@@ -79,7 +80,7 @@ def only_review(project: Project) -> Iterator[None]:
     Raises:
         UserError: there is one already.
     """
-    file = decisions_file(project).with_name(".lock")
+    file = decisions_file(project.out).with_name(".lock")
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(file, timeout=0):
@@ -94,7 +95,7 @@ def only_review(project: Project) -> Iterator[None]:
 def summary(project: Project) -> list[Precision]:
     """Return each class's precision as the decisions so far tell it; written to disk too."""
     session = Session(
-        _list(project, "random", (), 0, SILENT), decisions_file(project), lambda _: None
+        _list(project, "random", (), 0, SILENT), decisions_file(project.out), lambda _: None
     )
     found = session.precisions()
     write_precision(project, found)
@@ -131,7 +132,7 @@ def picture(project: Project, item: Item) -> np.ndarray:
         UnusableImage: the file is gone or not the one that was labelled.
     """
     address = project.image_address(item.file_name)
-    return read_image(address, sha256=item.sha256, **reading(project)).rgb
+    return read_image(address, sha256=item.sha256, **embed.how_to_read(project)).rgb
 
 
 def _list(
@@ -209,7 +210,7 @@ def _images(project: Project) -> Iterator[LabelledImage]:
 
 def _items(project: Project, other: dict[tuple[str, int], float]) -> Iterator[Item]:
     """Yield every mask that the head listed, also those that a person has rejected since."""
-    config, said = project.config, decided(project)
+    config, said = project.config, decided(project.out)
     names, label_of = config.label_names, config.label_of
     limits = thresholds(config.inference, names, read_calibration(calibration_file(project)))
     for image in _images(project):

@@ -40,7 +40,7 @@ def reviewed_bags(project: Project, store: EmbeddingStore, names: Sequence[str])
         names: the head's outputs. Rejected masks are used only with `head.background`.
     """
     config, found = project.config, ReviewedBags()
-    said = decided(project)
+    said = decided(project.out)
     index = store.index()
     embedded = set(index.loc[index["status"] == "ok", "sha256"])
     usable = with_blocks(project, store, embedded.intersection(said))

@@ -2,30 +2,57 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from usam_core.config.project import Project
-from usam_core.files.digest import value_digest
+from usam_core.files.digest import file_digest, value_digest
+from usam_core.lineage.document import portable
 from usam_core.review.decisions import Decision, read_all, read_log, standing
+from usam_core.steps.base import Input, Inputs
 
 DECISIONS = "decisions.jsonl"
 
 
-def decisions_file(project: Project) -> Path:
-    """Return where decisions are kept, there or not: one log for classes and parents."""
-    return project.out / "review" / DECISIONS
+def decisions_file(out: Path) -> Path:
+    """Where decisions are kept below a project's results: one log for classes and parents."""
+    return out / "review" / DECISIONS
 
 
-def decided(project: Project) -> dict[str, list[Decision]]:
-    """Return the decisions that stand, by the digest of their image, oldest first."""
+def decided(out: Path) -> dict[str, list[Decision]]:
+    """The decisions that stand, by the digest of their image, oldest first."""
     found: dict[str, list[Decision]] = {}
-    for decision in standing(read_all(decisions_file(project))):
+    for decision in standing(read_all(decisions_file(out))):
         found.setdefault(decision.sha256, []).append(decision)
     return found
 
 
-def notes_on_decisions(project: Project) -> list[str]:
+def decision_inputs(out: Path, root: Path) -> Inputs:
+    """A person's decisions as an input of a step; nothing where there are none.
+
+    Args:
+        out: the folder of the project's results.
+        root: the project's folder.
+    """
+    said = [one for of_image in decided(out).values() for one in of_image]
+    if not said:
+        return {}
+    log, sha256 = decisions_file(out), decisions_digest(said)
+
+    def lineage() -> dict[str, Any]:
+        return {
+            "path": portable(log, root),
+            "count": len(said),
+            "sha256": sha256,
+            # Lines are only ever added: so far the log must stay as it is.
+            "log_bytes": log.stat().st_size,
+            "log_sha256": file_digest(log),
+        }
+
+    return {"decisions": Input(sha256, lineage)}
+
+
+def notes_on_decisions(out: Path) -> list[str]:
     """Say which lines of the log hold no decision, if there are any."""
-    file = decisions_file(project)
+    file = decisions_file(out)
     _, bad = read_log(file)
     if not bad:
         return []

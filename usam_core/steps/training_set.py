@@ -1,7 +1,6 @@
 """What the head learns from: training pictures, and composed scenes and reviewed masks if used."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,11 +11,12 @@ from usam_core.errors import InputError
 from usam_core.head.bags import choose_masks
 from usam_core.head.mask_loss import UNKNOWN
 from usam_core.masks.label_png import read_label_png
+from usam_core.steps.base import Inputs
 from usam_core.steps.blocks import with_blocks
-from usam_core.steps.collect import read_manifest
-from usam_core.steps.compose import TRAIN, held_out_pictures, read_scenes
+from usam_core.steps.collect import pictures_digest, pictures_input, read_manifest
+from usam_core.steps.compose import TRAIN, held_out_pictures, read_scenes, scenes_input
 from usam_core.steps.review_bags import ReviewedBags, reviewed_bags
-from usam_core.steps.review_log import decided, decisions_digest
+from usam_core.steps.review_log import decision_inputs
 from usam_core.store.store import EmbeddingStore
 
 
@@ -44,21 +44,17 @@ class Lessons:
     picked: list[np.ndarray | None] = field(default_factory=list)
 
 
-def sources(project: Project) -> dict[str, Any]:
-    """Return what the lessons depend on."""
-    manifest = _taught(project)
-    found: dict[str, Any] = {
-        "pictures": sorted(zip(manifest["class"], manifest["sha256"], strict=True)),
+def sources(project: Project) -> Inputs:
+    """What the lessons depend on."""
+    uses_scenes = _uses_scenes(project)
+    found: Inputs = {
+        "pictures": pictures_input(project, pictures_digest(_taught(project))),
         "labels": project.config.label_of,
         "negatives": [spec.name for spec in project.config.negatives],
+        "scenes": scenes_input(read_scenes(project, TRAIN) if uses_scenes else None),
     }
-    if _uses_scenes(project):
-        scenes = read_scenes(project, TRAIN)
-        shown = map(sorted, scenes["labels"])
-        rows = zip(scenes["sha256"], scenes["truth_sha256"], shown, strict=True)
-        found["scenes"] = sorted(map(list, rows))
     if project.config.head.reviewed:
-        found["decisions"] = decisions_digest(d for some in decided(project).values() for d in some)
+        found |= decision_inputs(project.out, project.root)
     return found
 
 
