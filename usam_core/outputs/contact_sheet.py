@@ -34,7 +34,7 @@ def contact_sheet(rows: Sequence[Row], classes: Sequence[str], colors: np.ndarra
         draw.text((4, top + 2), f"{caption}   image | truth | labels", fill="black", font=font)
         sheet.paste(strip, (0, top + _CAPTION))
         top += strip.height + _CAPTION
-    every = np.arange(len(classes) + 1)[None]
+    every = np.arange(len(colors))[None]
     return with_legend(np.asarray(sheet), every, classes, colors)
 
 

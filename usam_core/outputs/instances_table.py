@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from usam_core.files.atomic import whole_file
-from usam_core.outputs.base import LabelledImage, Writer
+from usam_core.labels.image import LabelledImage
+from usam_core.outputs.base import Writer
 
 SCHEMA = pa.schema(
     [
@@ -49,28 +50,28 @@ class ParquetWriter(Writer):
 
     def rows(self, image: LabelledImage) -> Iterator[dict[str, Any]]:
         """Return a row for each object."""
-        names = [None, *self.to.classes]
-        for number, annotation in enumerate(image.annotations, start=1):
-            x, y, width, height = annotation["bbox"]
-            point = annotation.get("point") or (None, None)
+        names = image.label_map.names
+        for number, one in enumerate(image.instances, start=1):
+            x, y, width, height = one.bbox
+            point = one.point or (None, None)
             yield {
                 "image": image.path,
                 "sha256": image.sha256,
                 "object": number,
-                "class": names[annotation["category_id"]],
-                "score": annotation["score"],
-                "probability": annotation.get("probability"),
-                "entropy": annotation.get("entropy"),
-                "runner_up": names[annotation.get("runner_up") or 0],
-                "predicted_iou": annotation.get("predicted_iou"),
-                "area": annotation["area"],
+                "class": names[one.class_index],
+                "score": one.score,
+                "probability": one.probability,
+                "entropy": one.entropy,
+                "runner_up": None if one.runner_up is None else names[one.runner_up],
+                "predicted_iou": one.predicted_iou,
+                "area": one.area,
                 "box_x": x,
                 "box_y": y,
                 "box_width": width,
                 "box_height": height,
                 "point_x": point[0],
                 "point_y": point[1],
-                "reviewed": annotation.get("reviewed"),
+                "reviewed": one.reviewed,
             }
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:

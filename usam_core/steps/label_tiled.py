@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
 
 from pycocotools import mask as coco_mask
 
 from usam_core.config.palette import label_dtype
 from usam_core.config.project import Project
-from usam_core.files.atomic import write_json
 from usam_core.files.digest import file_digest
 from usam_core.images.tiles import Tile
+from usam_core.inference.labelled import labelled_image
+from usam_core.labels.image import Instance, LabelledImage
+from usam_core.labels.parts import write_part
 from usam_core.masks.label_png import edited_png
 from usam_core.masks.rle import crop
 from usam_core.masks.seams import Record, joined, measures, shifted, suppressed
@@ -20,7 +21,7 @@ from usam_core.outputs.label_canvas import LabelCanvas
 from usam_core.progress import Progress
 from usam_core.steps.folders import step_folder
 from usam_core.steps.images_to_label import TiledImage
-from usam_core.steps.label_shard import Labeller, listed, part_holds
+from usam_core.steps.label_shard import Labeller, part_holds
 
 _SLICE = 0.9
 """What lies in an object of its class by more than this share is a slice of it."""
@@ -64,16 +65,16 @@ def label_large(
     missed: list[Record] = []
     part.file.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=part.file.parent) as file:
-        canvas = LabelCanvas(file, image.size_hw, label_dtype(len(labeller.classes)))
+        canvas = LabelCanvas(file, image.size_hw, label_dtype(len(labeller.label_map.names)))
         with progress.bar("Labelling", len(image.tiles)) as bar:
             for tile, shard, key in zip(image.tiles, part.shards, image.keys, strict=True):
                 ((_, mask_set),) = labeller.mask_sets(shard, [key])
                 done = labeller.label(mask_set)
                 canvas.put(tile, done.labels)
                 before = len(found) * len(mask_set)
-                records = listed(done, mask_set)
-                found.append(_placed(records["annotations"], tile, image.size_hw, before))
-                nearly = _placed(records["missed"], tile, image.size_hw, before)
+                here = labelled_image(done, mask_set, labeller.label_map, path=key, sha256=key)
+                found.append(_placed(here.instances, tile, image.size_hw, before))
+                nearly = _placed(here.missed, tile, image.size_hw, before)
                 missed += [record for record in nearly if _is_answered_for(tile, record)]
                 bar.advance()
         # Between tiles also where it is off within one: a slice that a border left is no object.
@@ -87,30 +88,30 @@ def label_large(
         kept = edited_png(png, image.size_hw, part.written)
         made = part.file.with_name(f".{part.file.stem}.png") if kept else png
         canvas.save(made)
-        entry = {
-            "file_name": image.path,
-            "sha256": image.sha256,
-            "png": part.png,
-            "height": image.size_hw[0],
-            "width": image.size_hw[1],
-            "png_sha256": file_digest(made),
-            "pixels": canvas.counts(),
-            "annotations": [_without_tiles(record) for record in objects],
-            "missed": missed,
-            "tiles": image.keys,
-        }
+        labelled = LabelledImage(
+            path=image.path,
+            sha256=image.sha256,
+            size_hw=image.size_hw,
+            label_map=labeller.label_map,
+            instances=tuple(map(Instance.from_coco, objects)),
+            missed=tuple(map(Instance.from_coco, missed)),
+            pixels=canvas.counts(),
+            png=part.png,
+            png_sha256=file_digest(made),
+            tiles=tuple(image.keys),
+        )
     if kept:
         made.unlink()
-    write_json(part.file, [entry])
+    write_part(part.file, [labelled])
     return 1
 
 
 def _placed(
-    records: Sequence[Record], tile: Tile, size_hw: tuple[int, int], prompts: int
+    instances: Sequence[Instance], tile: Tile, size_hw: tuple[int, int], prompts: int
 ) -> list[Record]:
-    """Return a tile's records in the image's coordinates; prompts count on from tile to tile."""
+    """Return a tile's masks in the image's coordinates; prompts count on from tile to tile."""
     placed = []
-    for record in records:
+    for record in (instance.to_coco() for instance in instances):
         rle = shifted(record["segmentation"], tile.box, size_hw)
         record = {**record, **measures(rle), "prompt": record["prompt"] + prompts}
         if "point" in record:
@@ -132,7 +133,3 @@ def _rename(canvas: LabelCanvas, record: Record, winner: Record) -> None:
     both = coco_mask.merge([record["segmentation"], winner["segmentation"]], True)
     part = crop({"size": both["size"], "counts": both["counts"].decode("ascii")})
     canvas.rename(part, record["category_id"], winner["category_id"])
-
-
-def _without_tiles(record: Record) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name != "tiles"}
