@@ -51,7 +51,7 @@ _LABELLING = ("usam_core.steps.label_shard", "usam_core.steps.label_tiled")
 CALCULATIONS = (
     *_LABELLING,
     "usam_core.outputs.coco_writers",
-    "usam_core.outputs.overlay",
+    "usam_core.labels.overlay",
     "usam_core.lineage.run_json",
 )
 """Modules that decide the step's results."""

@@ -17,9 +17,9 @@ from usam_core.config.project import Project
 from usam_core.files.atomic import whole_file
 from usam_core.files.sealed import read_sealed, sealed, unsealed, write_sealed
 from usam_core.labels.label_map import LabelMap
+from usam_core.labels.overlay import overlay
 from usam_core.labels.parts import instance_columns, label_columns
 from usam_core.metrics.gate import COVERED, Objection, RunStatistics, judge
-from usam_core.outputs.overlay import overlay
 from usam_core.steps import annotate
 from usam_core.steps.folders import step_folder
 from usam_core.steps.record import StepResult, labels_record, made_digest, read_record
