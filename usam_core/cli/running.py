@@ -2,10 +2,13 @@
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from usam_core.cli import terminal
-from usam_core.config.project import Project, open_project
 from usam_core.steps import STEPS, StepResult, run_step
+
+if TYPE_CHECKING:
+    from usam_core.config.project import Project
 
 
 def set_logging(verbose: bool) -> None:
@@ -22,11 +25,13 @@ def run_file(
     step: str, file: Path, level: str | None, refresh: bool, as_json: bool, verbose: bool
 ) -> None:
     """Run one step of a project file and print what it did."""
+    from usam_core.config.project import open_project
+
     set_logging(verbose)
     run_one(step, open_project(file, level), refresh, as_json)
 
 
-def run_one(step: str, project: Project, refresh: bool, as_json: bool) -> None:
+def run_one(step: str, project: "Project", refresh: bool, as_json: bool) -> None:
     """Run one step of a project and print what it did."""
     result = run_step(step, project, refresh=refresh, progress=terminal.progress_for_terminal())
     if as_json:

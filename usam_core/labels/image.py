@@ -1,20 +1,25 @@
 """One labelled image: what was found in it, where its files lie, its label map."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
-from usam_core.errors import StoreError
+from usam_core.errors import InputError, StoreError
 from usam_core.files.fsspec_io import join
 from usam_core.images.ref import ImageRef
 from usam_core.labels.label_map import LabelMap
+from usam_core.labels.overlay import overlay, with_legend
 from usam_core.masks.label_png import edited_png, read_label_png
 from usam_core.masks.rle import Crop, crop, decode, mask_record, pixels
 from usam_core.types import Instances
+
+if TYPE_CHECKING:
+    import supervision
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,8 @@ class LabelledImage:
         root: folder or URL that `path` counts from.
         folder: the folder of the step annotate.
         painted: the label map of an image that lies in no folder, uint8 or uint16 (h, w).
+        picture: given a label map, the image's pixels, uint8 (h, w, 3), and that label map, both
+            reduced where the image is large; None where they are not known.
     """
 
     path: str
@@ -137,11 +144,19 @@ class LabelledImage:
     root: str = ""
     folder: Path | None = None
     painted: np.ndarray | None = field(default=None, repr=False)
+    picture: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = field(
+        default=None, repr=False
+    )
 
     @property
     def name(self) -> str:
         """What files made of the image are called, relative, without ending."""
         return self.png.split("/", 1)[1].removesuffix(".png")
+
+    @property
+    def class_names(self) -> list[str]:
+        """The class name of each instance."""
+        return [self.label_map.names[instance.class_index] for instance in self.instances]
 
     @property
     def ref(self) -> ImageRef:
@@ -217,6 +232,52 @@ class LabelledImage:
             "image": {"file_name": self.path, "height": h, "width": w, "sha256": self.sha256},
             "annotations": [instance.to_coco() for instance in self.instances],
         }
+
+    def to_supervision(self) -> "supervision.Detections":
+        """The instances as `supervision.Detections`: boxes, masks, scores, class indexes from 0.
+
+        Raises:
+            InputError: the package is not installed.
+        """
+        try:
+            from supervision import Detections
+        except ImportError as error:
+            raise InputError(
+                f"to_supervision needs the package supervision ({error}); "
+                "run `pip install supervision`"
+            ) from error
+        if not self.instances:
+            return Detections.empty()
+        x, y, w, h = np.array([instance.bbox for instance in self.instances], np.float32).T
+        return Detections(
+            xyxy=np.stack([x, y, x + w, y + h], axis=1),
+            mask=np.stack([instance.mask() for instance in self.instances]),
+            confidence=np.array([instance.score for instance in self.instances], np.float32),
+            class_id=np.array([instance.class_index for instance in self.instances]),
+            data={"class_name": np.array(self.class_names)},
+        )
+
+    def plot(self, ax: Any = None) -> Image.Image:
+        """The image with its labels in colour and a legend below, which notebooks show.
+
+        Args:
+            ax: matplotlib's axes, to draw the same on.
+
+        Raises:
+            InputError: the pixels are not known: the image was labelled from its masks alone.
+        """
+        if self.picture is None:
+            raise InputError(
+                f"{self.path or 'the image'}: its pixels are not known; expected labels that come "
+                "from an image or from a project, not from a mask set alone"
+            )
+        rgb, labels = self.picture(self.labels)
+        names, colors = self.label_map.names, self.label_map.colors
+        drawn = with_legend(overlay(rgb, labels, colors), labels, names, colors)
+        if ax is not None:
+            ax.imshow(drawn)
+            ax.set_axis_off()
+        return drawn
 
 
 def list_instances(

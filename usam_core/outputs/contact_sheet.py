@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from usam_core.files.atomic import whole_file
-from usam_core.outputs.overlay import overlay, with_legend
+from usam_core.labels.overlay import overlay, with_legend
 
 _SIDE = 240
 _CAPTION = 18

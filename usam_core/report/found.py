@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from usam_core.labels.label_map import LabelMap
+from usam_core.labels.overlay import overlay
 from usam_core.metrics.gate import COVERED, covers_too_much
-from usam_core.outputs.overlay import overlay
 from usam_core.report.charts import AREA_TICKS, area_bins, histogram, score_bins
 from usam_core.report.pictures import Album, Picture, crop_of_mask, enlarged
 from usam_core.report.runs import LabelledRun

@@ -59,7 +59,7 @@ _LABELLING = ("usam_core.steps.label_shard", "usam_core.steps.label_tiled")
 CALCULATIONS = (
     *_LABELLING,
     "usam_core.outputs.coco_writers",
-    "usam_core.outputs.overlay",
+    "usam_core.labels.overlay",
     "usam_core.lineage.document",
 )
 """Modules that decide the step's results."""

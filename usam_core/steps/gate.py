@@ -18,8 +18,8 @@ from usam_core.files.atomic import whole_file
 from usam_core.files.sealed import read_sealed, sealed, unsealed, write_sealed
 from usam_core.labels.image import LabelledImage
 from usam_core.labels.label_map import LabelMap
+from usam_core.labels.overlay import overlay
 from usam_core.metrics.gate import Objection, RunStatistics, judge
-from usam_core.outputs.overlay import overlay
 from usam_core.steps import annotate
 from usam_core.steps.annotate_notes import covering
 from usam_core.steps.folders import step_folder
