@@ -1,0 +1,68 @@
+"""MkDocs hook: pages that lie outside docs/ join the site, and links between all pages hold there."""
+
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[1]
+
+OUTSIDE = {
+    "README.md": "index.md",
+    "ARCHITECTURE.md": "architecture.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "deployments/README.md": "deployments.md",
+    "usam_core/sam/weights/MODEL_CARD.md": "nano-sam.md",
+}
+"""Path in the repository -> path in the site."""
+
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """List the decisions: a new one needs no line in mkdocs.yml."""
+    decisions = sorted(path.name for path in (ROOT / "docs/decisions").glob("[0-9]*.md"))
+    config.nav.append({"Decisions": [f"decisions/{name}" for name in ["README.md", *decisions]]})
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages from outside docs/."""
+    for source, page in OUTSIDE.items():
+        text = _moved(ROOT.joinpath(source).read_text("utf-8"), source, page)
+        files.append(File.generated(config, page, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page, **_) -> str:
+    """Lead the links of a page in docs/ that leave it to where their targets are in the site."""
+    if page.file.src_uri in OUTSIDE.values():
+        return markdown
+    return _moved(markdown, f"docs/{page.file.src_uri}", page.file.src_uri)
+
+
+def _moved(text: str, source: str, page: str) -> str:
+    """Rewrite links of the repository's file `source` for the site's `page`.
+
+    A link to a file of the repository that is no part of the site becomes its text.
+    """
+
+    def link(match: re.Match[str]) -> str:
+        image, words, target, anchor = match.groups()
+        if not target or "://" in target or target.startswith("mailto:"):
+            return match[0]
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+        if not ROOT.joinpath(path).exists():
+            return match[0]  # mkdocs tells of it
+        if path == "docs/decisions":
+            path += "/README.md"
+        if path not in OUTSIDE and not path.startswith("docs/"):
+            return words
+        there = OUTSIDE.get(path, path.removeprefix("docs/"))
+        relative = posixpath.relpath(there, posixpath.dirname(page) or ".")
+        return f"{image}[{words}]({relative}{anchor or ''})"
+
+    return LINK.sub(link, text)
