@@ -1,4 +1,4 @@
-"""MkDocs hook: pages that lie outside docs/ join the site, and links between all pages hold there."""
+"""MkDocs hook: pages from outside docs/ join the site; links between all pages hold there."""
 
 import posixpath
 import re

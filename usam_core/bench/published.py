@@ -3,6 +3,7 @@
 import functools
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 import yaml
 
@@ -71,6 +72,6 @@ def papers_classwise(benchmark: str) -> dict[str, list[float]]:
 
 
 @functools.cache
-def _read() -> list[dict]:
+def _read() -> list[dict[str, Any]]:
     text = resources.files("usam_core.bench").joinpath("published.yaml").read_text("utf-8")
     return yaml.safe_load(text)

@@ -1,6 +1,7 @@
 """The numbers of a benchmark as tables: our rows beside published ones, and one row a class."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,7 +74,7 @@ def class_table(plan: Plan, measured: Sequence[Measured]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _our_row(plan: Plan, head: str, measured: Sequence[Measured]) -> dict:
+def _our_row(plan: Plan, head: str, measured: Sequence[Measured]) -> dict[str, Any]:
     runs = [one for one in measured if one.run.head == head]
     miou = [one.metrics["semantic"]["miou"] for one in runs]
     instance = [one.metrics["instance"] for one in runs]

@@ -42,8 +42,11 @@ def meaning(address: str | Path, error: Exception) -> Exception | None:
     # fsspec calls every failed look at a web page "not found"; the cause knows better.
     if isinstance(error, FileNotFoundError):
         cause = error.__cause__
-        said = cause is not None and (_package(cause) == "aiohttp" or isinstance(cause, OSError))
-        return meaning(address, cause) if said else FileNotFoundError(f"{address}: no such file")
+        if isinstance(cause, Exception) and (
+            _package(cause) == "aiohttp" or isinstance(cause, OSError)
+        ):
+            return meaning(address, cause)
+        return FileNotFoundError(f"{address}: no such file")
     if _speaks_of_keys(error):
         return StoreAccessError(
             f"{address}: {error}; expected keys where the store's own library looks for them (for "

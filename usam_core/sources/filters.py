@@ -4,6 +4,7 @@ n pictures of a class, m images to be labelled, f features
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -87,7 +88,7 @@ def similarity_to_neighbors(features: np.ndarray) -> np.ndarray:
     return np.partition(cosine, -_NEIGHBORS, axis=1)[:, -_NEIGHBORS:].mean(axis=1)
 
 
-def _alone(row: object, config: FilterConfig) -> tuple[str, str] | None:
+def _alone(row: Any, config: FilterConfig) -> tuple[str, str] | None:
     """Return what speaks against a picture by itself: code and sentence."""
     if row.code:
         return row.code, row.reason

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import imagehash
 import numpy as np
@@ -62,7 +63,7 @@ def picture_looks(
     """
     known = _read(cache, features)
     missing = {sha256: path for sha256, path in files.items() if sha256 not in known.index}
-    rows: list[dict] = []
+    rows: list[dict[str, Any]] = []
     for number, row in enumerate(_look_at(missing, images, progress, features), start=1):
         rows.append(row)
         if number % _SAVE_EVERY == 0 or number == len(missing):
@@ -86,7 +87,7 @@ def _read(cache: Path, features: bool) -> pd.DataFrame:
     return table.set_index("sha256", drop=False)
 
 
-def _frame(rows: list[dict]) -> pd.DataFrame:
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=COLUMNS)
     types = {"width": "int64", "height": "int64", "contrast": "float64", "phash": "uint64"}
     return table.astype(types).set_index("sha256", drop=False)
@@ -94,7 +95,7 @@ def _frame(rows: list[dict]) -> pd.DataFrame:
 
 def _look_at(
     files: Mapping[str, str], images: ImagesConfig, progress: Progress, features: bool
-) -> Iterator[dict]:
+) -> Iterator[dict[str, Any]]:
     def decode(item: tuple[str, str]) -> _Picture:
         sha256, path = item
         try:
@@ -127,7 +128,7 @@ def _look_at(
             bar.advance(len(pictures))
 
 
-def _row(picture: _Picture, features: np.ndarray | None) -> dict:
+def _row(picture: _Picture, features: np.ndarray | None) -> dict[str, Any]:
     row = {"sha256": picture.sha256, "code": picture.code, "reason": picture.reason}
     if picture.rgb is None:
         return row | {"width": 0, "height": 0, "contrast": 0.0, "phash": 0, "features": None}

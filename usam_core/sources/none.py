@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from usam_core.config.schema import ClassSpec
+from usam_core.config.classes import ClassSpec
 from usam_core.progress import Progress
 from usam_core.sources.base import Collected
 

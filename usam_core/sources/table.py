@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from usam_core.config.schema import ClassSpec
+from usam_core.config.classes import ClassSpec
 from usam_core.errors import InputError
 from usam_core.files.csv_dialect import read_separated
 from usam_core.files.spreadsheet import as_written

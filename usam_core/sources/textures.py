@@ -30,6 +30,7 @@ def surface(rng: np.random.Generator, size_hw: tuple[int, int]) -> np.ndarray:
     rows, columns = np.mgrid[0:h, 0:w].astype(np.float32)
     angle = rng.uniform(0, np.pi)
     along = rows * np.sin(angle) + columns * np.cos(angle)
+    mix: np.ndarray
     if kind == "plain":
         mix = np.zeros((h, w), np.float32)
     elif kind == "gradient":

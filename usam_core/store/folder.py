@@ -25,10 +25,11 @@ def make_store(root: Path, spec: dict[str, Any]) -> Path:
     """
     path = Path(root) / folder_name(spec)
     (path / SHARDS).mkdir(parents=True, exist_ok=True)
-    for folder, attributes in (
+    groups: list[tuple[Path, dict[str, Any]]] = [
         (path / SHARDS, {}),
         (path, {"fingerprint": fingerprint(spec), "spec": spec}),
-    ):
+    ]
+    for folder, attributes in groups:
         try:
             read_group(folder)
         except StoreError as error:
