@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import environment, local_commands, processes  # noqa: F401  (adds `up`, `down`)
+from flows import local_commands, places  # noqa: F401  (the first adds `up` and `down`)
 from usam_core.cli import terminal
 from usam_core.cli.app import app
 from usam_core.cli.options import Json, Level, ProjectFile, Verbose
@@ -94,7 +94,7 @@ def demo(
 def main() -> None:
     """Run the command line; 2 is the exit code of a user's mistake, 1 of every other failure."""
     try:
-        environment.settle()
+        places.settle()
         _prefect_settings()
         # Typer gives the code of a `typer.Exit` back instead of raising it.
         code = app(standalone_mode=False)
@@ -148,6 +148,7 @@ def _run_flow(
         project_file=str(project.absolute()), level=level or "file", start=start, refresh=refresh
     )
     local = _server()
+    from flows import environment
     from flows.annotate import annotate_dataset
 
     flow = annotate_dataset
@@ -172,6 +173,8 @@ def _run_flow(
 @cache
 def _server() -> bool:
     """See that this process has a server, once; say whether it is the one of `usam up`."""
+    from flows import environment, processes
+
     # A small server, and Dask's workers, do not notice that their run was killed.
     processes.end_orphans()
     processes.mark_own()

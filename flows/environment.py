@@ -1,4 +1,4 @@
-"""What a run finds around it: home folders, proxies, Prefect's settings, and a server that answers.
+"""What a run finds around it: proxies, Prefect's settings, and a server that answers.
 
 A run needs a Prefect server. One that the user has named, by `PREFECT_API_URL` or by a profile, is
 asked once, and has to answer. Otherwise the run starts a small one of its own, which no fault of
@@ -8,7 +8,6 @@ the user's home, database or proxies can keep from starting.
 import contextlib
 import io
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,38 +15,11 @@ from typing import Any
 import httpx
 
 from flows import small_server
-from flows.places import own_folder, temporary, words, writable
+from flows.places import own_folder, words, writable
 from usam_core.errors import TransientError, UsamError, UserError
-from usam_core.sam.download import cache_folder
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _ASK = httpx.Timeout(30.0, connect=10.0)
-
-
-def settle() -> None:
-    """Make this process's environment one that libraries can start in; before any of them is used.
-
-    A folder of this user's in the system's temporary one takes the place of a home folder that is
-    not known, and of usam's cache folder that cannot be made. This machine itself is never asked
-    through a proxy.
-    """
-    for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
-        if stream is None:  # closed by who started us
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-        elif isinstance(stream, io.TextIOWrapper):
-            # A name that the terminal's letters do not have is no reason to stop.
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        Path.home()
-    except RuntimeError:  # a user without a name, as containers have them
-        os.environ["HOME"] = str(temporary())
-    if not cache_folder().is_dir() and not writable(cache_folder()):
-        os.environ["USAM_CACHE"] = str(temporary())
-    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    names = [name.strip() for name in given.split(",") if name.strip()]
-    names += [name for name in _LOOPBACK if name not in names]
-    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)
 
 
 def prepare(local: bool) -> None:

@@ -1,10 +1,10 @@
 """Where a run may write, and how it speaks, before anything of the project is read."""
 
+import io
 import os
+import sys
 import tempfile
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from usam_core.cli import terminal
 from usam_core.errors import UserError
@@ -12,6 +12,33 @@ from usam_core.sam.download import cache_folder
 
 WORDS = 300
 """So many letters of another program's message are shown."""
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def settle() -> None:
+    """Make this process's environment one that libraries can start in; before any of them is used.
+
+    A folder of this user's in the system's temporary one takes the place of a home folder that is
+    not known, and of usam's cache folder that cannot be made. This machine itself is never asked
+    through a proxy.
+    """
+    for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+        if stream is None:  # closed by who started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal's letters do not have is no reason to stop.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        Path.home()
+    except RuntimeError:  # a user without a name, as containers have them
+        os.environ["HOME"] = str(temporary())
+    if not cache_folder().is_dir() and not writable(cache_folder()):
+        os.environ["USAM_CACHE"] = str(temporary())
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    names += [name for name in _LOOPBACK if name not in names]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)
 
 
 def own_folder() -> Path:
@@ -54,6 +81,8 @@ def writable(folder: Path) -> bool:
 
 def words(error: BaseException) -> str:
     """Return what an error says, in one line."""
+    from pydantic import ValidationError
+
     text = str(error)
     if isinstance(error, ValidationError):
         first = error.errors()[0]

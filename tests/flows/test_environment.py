@@ -232,7 +232,7 @@ def test_output_that_nobody_reads_or_that_does_not_fit(tmp_path, words):
 def test_loopback_is_added_to_what_goes_without_a_proxy(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "lab.example, 127.0.0.1")
     monkeypatch.delenv("no_proxy", raising=False)
-    environment.settle()
+    places.settle()
     assert os.environ["no_proxy"] == "lab.example,127.0.0.1,localhost,::1"
     assert os.environ["NO_PROXY"] == os.environ["no_proxy"]
 

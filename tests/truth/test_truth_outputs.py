@@ -12,11 +12,11 @@ from pycocotools.coco import COCO
 
 from usam_core.config.palette import class_colors, voc_palette
 from usam_core.errors import InputError
+from usam_core.labels.overlay import overlay, save_overlay
 from usam_core.masks.label_png import read_label_png, save_label_png
 from usam_core.masks.rle import decode, encode
 from usam_core.outputs.coco_json import annotation_records, assemble
 from usam_core.outputs.contact_sheet import save_contact_sheet
-from usam_core.outputs.overlay import overlay, save_overlay
 from usam_core.truth.coco import CocoTruth
 from usam_core.truth.voc import VocTruth
 from usam_core.types import Instances

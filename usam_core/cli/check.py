@@ -8,7 +8,6 @@ import typer
 from usam_core.cli import terminal
 from usam_core.cli.options import Json, ProjectFile, Verbose
 from usam_core.cli.running import set_logging
-from usam_core.config.project import load_project
 
 _TITLES = {
     "run": "the next `usam run` makes anew by itself",
@@ -29,6 +28,7 @@ def check(
     verbose: Verbose = False,
 ) -> None:
     """Read again everything that the results stand on; say what is damaged, and what mends it."""
+    from usam_core.config.project import load_project
     from usam_core.steps.check import check_project
 
     set_logging(verbose)

@@ -1,16 +1,18 @@
 """`usam export`: the labels in other programs' formats, and what was changed in them by hand."""
 
 import dataclasses
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from usam_core.cli import terminal
 from usam_core.cli.options import Json, LabelsLevel, ProjectFile, Refresh, Verbose
 from usam_core.cli.running import run_one, set_logging
-from usam_core.config.project import Project, open_project
-from usam_core.config.results import Format
+from usam_core.config.formats import Format
 from usam_core.errors import InputError
+
+if TYPE_CHECKING:
+    from usam_core.config.project import Project
 
 
 def export(
@@ -33,6 +35,7 @@ def export(
     verbose: Verbose = False,
 ) -> None:
     """Write the labels for other programs; files that a person has changed are kept."""
+    from usam_core.config.project import open_project
     from usam_core.steps.export import drop_edits
 
     set_logging(verbose)
@@ -52,7 +55,7 @@ def export(
     run_one("export", opened, refresh, json)
 
 
-def _with_formats(project: Project, formats: list[str]) -> Project:
+def _with_formats(project: "Project", formats: list[str]) -> "Project":
     unknown = [name for name in formats if name not in get_args(Format)]
     if unknown:
         raise InputError(
@@ -63,7 +66,7 @@ def _with_formats(project: Project, formats: list[str]) -> Project:
     return dataclasses.replace(project, config=config)
 
 
-def _show(project: Project, as_json: bool) -> None:
+def _show(project: "Project", as_json: bool) -> None:
     from usam_core.steps.export import show_edits
 
     edits = list(show_edits(project))

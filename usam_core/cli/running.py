@@ -2,12 +2,13 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from usam_core.cli import terminal
 from usam_core.cli.summary import sentence
-from usam_core.config.project import Project, open_project
-from usam_core.files.spreadsheet import read_csv
+
+if TYPE_CHECKING:
+    from usam_core.config.project import Project
 
 
 def set_logging(verbose: bool) -> None:
@@ -24,11 +25,13 @@ def run_file(
     step: str, file: Path, level: str | None, refresh: bool, as_json: bool, verbose: bool
 ) -> Any:
     """Run one step of a project file and print what it did."""
+    from usam_core.config.project import open_project
+
     set_logging(verbose)
     return run_one(step, open_project(file, level), refresh, as_json)
 
 
-def run_one(step: str, project: Project, refresh: bool, as_json: bool) -> Any:
+def run_one(step: str, project: "Project", refresh: bool, as_json: bool) -> Any:
     """Run one step of a project and print what it did."""
     from usam_core.steps import run_step
 
@@ -47,6 +50,7 @@ def run_one(step: str, project: Project, refresh: bool, as_json: bool) -> Any:
 
 def print_classes(result: Any) -> None:
     """Print the per-class table of an evaluate result."""
+    from usam_core.files.spreadsheet import read_csv
 
     table = read_csv(Path(result.path).with_name("per_class.csv"))
     shown = table.astype(object).where(table.notna(), None)

@@ -7,22 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from usam_core.config.base import Bool, Float, Fraction, Int, Section
+from usam_core.config.formats import Format
 
 _URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
 """One slash, for that is what a path makes of two."""
-
-Format = Literal[
-    "coco",
-    "coco_polygons",
-    "cvat",
-    "labelme",
-    "label_studio",
-    "label_tiff",
-    "ome_zarr",
-    "parquet",
-    "voc",
-    "yolo",
-]
 
 
 class OutputsConfig(Section):

@@ -1,20 +1,17 @@
 """What a file of a project is: which step made it, and of which image."""
 
-import json
 import os
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from usam_core.errors import InputError, StoreError
-from usam_core.files.paths import inside
-from usam_core.images.ref import ImageRef
+from usam_core.labels.image import LabelledImage
+from usam_core.labels.parts import PARTS, Parts
 from usam_core.lineage.document import EARLIER, LINEAGE
 
 RECORD = "record.json"
-IMAGES = "the folder of the images"
-PARTS, MASKS, OVERLAYS = "parts/", "masks/", "overlays/"
+MASKS, OVERLAYS = "masks/", "overlays/"
 SCENES, TRUTHS = "scenes/", "truth/"
 """Folders of `compose`."""
 
@@ -28,14 +25,16 @@ class Artifact:
         folder: the step's folder.
         name: the file's path in it, "." for the whole step.
         document: the `lineage.json` that speaks of it.
-        entry: for a label PNG or an overlay, what `annotate` recorded of its image; else None.
+        image: that a label PNG or an overlay is of; else None.
+        part: of the labels, that speaks of it.
     """
 
     file: Path
     folder: Path
     name: str
     document: Path
-    entry: dict[str, Any] | None = None
+    image: LabelledImage | None = None
+    part: str = ""
 
     @property
     def scene(self) -> bool:
@@ -75,43 +74,21 @@ def find_artifact(path: str | Path) -> Artifact:
         return Artifact(file, folder, ".", file)
     if name in (LINEAGE, RECORD) or file.is_dir():
         name = "."
-    return Artifact(file, folder, name, folder / LINEAGE, _entry(folder, name))
+    return Artifact(file, folder, name, folder / LINEAGE, *_entry(folder, name))
 
 
-def read_parts(folder: Path, names: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield what `annotate` recorded of each image in some of its parts.
-
-    Raises:
-        StoreError: a part names a file that is none of the step's, or of the images.
-    """
-    for name in names:
-        part = inside(folder, name)
-        try:
-            entries = json.loads(part.read_text(encoding="utf-8"))
-            for entry in entries:
-                inside(folder, entry["png"], part)
-                inside(IMAGES, ImageRef.parse(entry["file_name"]).file, part, linked=True)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreError(
-                f"{part}: cannot be read as labels ({error!r}); run `usam annotate` again"
-            ) from error
-        yield from entries
-
-
-def _entry(folder: Path, name: str) -> dict[str, Any] | None:
-    """Return the image's record; None too where the parts do not speak of the file."""
+def _entry(folder: Path, name: str) -> tuple[LabelledImage | None, str]:
+    """Return the image and its part; None too where the parts do not speak of the file."""
     if name.startswith(OVERLAYS):
         png = PurePosixPath(MASKS + name.removeprefix(OVERLAYS)).with_suffix(".png").as_posix()
     elif name.startswith(MASKS):
         png = name
     else:
-        return None
-    for part in sorted(folder.glob(f"{PARTS}*.json")):
-        try:
-            entries = list(read_parts(folder, [f"{PARTS}{part.name}"]))
-        except (OSError, ValueError, StoreError):
-            continue  # told when the parts are checked
-        for entry in entries:
-            if entry["png"] == png:
-                return {**entry, "part": f"{PARTS}{part.name}"}
-    return None
+        return None, ""
+    for file in sorted((folder / PARTS).glob("*")):
+        part = f"{PARTS}{file.name}"
+        with suppress(OSError, StoreError):  # told when the parts are checked
+            for image in Parts(folder, {part: None}).images(["tiles"]):
+                if image.png == png:
+                    return image, part
+    return None, ""

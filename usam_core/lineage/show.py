@@ -29,12 +29,11 @@ def tree(chain: Chain, findings: Sequence[Finding]) -> Iterator[str]:
 
 def to_json(chain: Chain, findings: Sequence[Finding]) -> dict[str, Any]:
     """Return the chain with its findings, JSON-like; documents stand in it as they are on disk."""
-    entry = chain.subject.entry
-    image = entry and {key: entry[key] for key in ("file_name", "sha256", "height", "width")}
+    image = chain.subject.image
     return {
         "file": portable(chain.subject.file, chain.root),
         "kind": chain.subject.kind,
-        "image": image,
+        "image": image and image.to_coco()["image"],
         "whole": not broken_links(findings),
         "output": [_finding(finding) for finding in findings if finding.link is None],
         "steps": [

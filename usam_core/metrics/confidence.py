@@ -1,13 +1,14 @@
 """Whether stated probabilities come true on images that have truth."""
 
+from array import array
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from usam_core.inference.reliability import reliability
-from usam_core.masks.rle import decode
+from usam_core.labels.image import Instance
+from usam_core.labels.label_map import LabelMap
 from usam_core.truth.base import VOID
 
 MIN_SHARE = 0.5
@@ -22,22 +23,22 @@ class StatedProbabilities:
     """
 
     def __init__(self) -> None:
-        self._sure: list[float] = []
-        self._right: list[bool] = []
+        # Nine bytes a mask.
+        self._sure, self._right = array("d"), array("b")
 
-    def add(self, truth: np.ndarray, annotations: Iterable[dict[str, Any]]) -> None:
+    def add(self, truth: np.ndarray, instances: Iterable[Instance]) -> None:
         """Look at one image's masks; those on void pixels alone count for nothing.
 
         Args:
             truth: integers (h, w), 0 to c, or -1 where nothing is known.
-            annotations: as `usam_core.outputs.coco_json.annotation_records` gives them.
+            instances: the image's.
         """
-        for one in annotations:
-            under = truth[decode(one["segmentation"])]
+        for one in instances:
+            under = truth[one.mask()]
             under = under[under != VOID]
             if under.size:
-                self._sure.append(one["probability"])
-                share = (under == one["category_id"]).mean()
+                self._sure.append(one.probability)
+                share = (under == LabelMap.id_of(one.class_index)).mean()
                 self._right.append(bool(share >= MIN_SHARE))
 
     def table(self) -> pd.DataFrame:

@@ -2,16 +2,16 @@
 
 import contextlib
 import io
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from usam_core.truth.base import Truth
+from usam_core.labels.image import Instance
+from usam_core.labels.label_map import LabelMap
 
 COCO_DETECTIONS = 100
 
@@ -29,65 +29,104 @@ class InstanceScores:
     per_class: dict[str, float | None]
 
 
-def average_precision(
-    truth: Truth, entries: Iterable[dict[str, Any]], classes: Sequence[str]
-) -> InstanceScores | None:
-    """Return AP50 of the images whose instances the truth has, or None when it has none.
+class AveragePrecision:
+    """Matches instances with truth, image after image, and ranks them at the end.
 
-    Args:
-        truth: gives each image's instances with our category ids.
-        entries: labelled images as `stages.annotate.entries` yields them.
-        classes: names of the categories 1, 2, ...
+    `COCOeval` of a whole set of images holds all their masks; this holds the score of each, and
+    whether it was matched. What comes out is the same.
     """
-    images, expected, found = [], [], []
-    for image_id, entry in enumerate(entries, start=1):
-        instances = truth.instances(entry["file_name"])
-        if instances is None:
-            continue
-        images.append({"id": image_id, "height": entry["height"], "width": entry["width"]})
-        for instance in instances:
-            expected.append({**instance, "image_id": image_id, "id": len(expected) + 1})
-        found += [{**record, "image_id": image_id} for record in entry["annotations"]]
-    if not images:
-        return None
-    categories = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
-    held = {instance["category_id"] for instance in expected if not instance["iscrowd"]}
-    if not held:
-        return InstanceScores(None, dict.fromkeys(classes))
-    precision = _precision(images, expected, found, categories)
-    values = {
-        name: float(precision[:, i].mean()) if i + 1 in held else None
-        for i, name in enumerate(classes)
-    }
-    return InstanceScores(float(np.mean([v for v in values.values() if v is not None])), values)
 
+    def __init__(self, label_map: LabelMap) -> None:
+        self._label_map = label_map
+        self._matches = {index: _Matches() for index in range(len(label_map.names))}
+        self._images = 0
+        self._is_crowded = False
 
-def _precision(
-    images: list[dict], expected: list[dict], found: list[dict], categories: list[dict]
-) -> np.ndarray:
-    """Return COCO's interpolated precision at IoU 0.5, float64 (101 recalls, c)."""
-    if not found:
-        return np.zeros((101, len(categories)))
-    with contextlib.redirect_stdout(io.StringIO()):
-        reference = COCO()
-        reference.dataset = {
-            "info": {},
-            "images": images,
-            "annotations": expected,
-            "categories": categories,
+    def add(self, truth: list[dict[str, Any]] | None, instances: Sequence[Instance]) -> None:
+        """Match one image.
+
+        Args:
+            truth: COCO annotations with our category ids; None where the truth has no instances.
+            instances: what was found, best first.
+        """
+        if truth is None:
+            return
+        self._images += 1
+        self._is_crowded |= len(truth) > COCO_DETECTIONS
+        for index, matches in self._matches.items():
+            expected = [one for one in truth if LabelMap.index_of(one["category_id"]) == index]
+            found = [one.to_coco() for one in instances if one.class_index == index]
+            if expected or found:
+                matches.add(expected, found)
+
+    def scores(self) -> InstanceScores | None:
+        """AP50 of the images so far; None when the truth has no instances."""
+        if not self._images:
+            return None
+        limit = None if self._is_crowded else COCO_DETECTIONS
+        values = {
+            name: self._matches[index].precision(limit)
+            for index, name in enumerate(self._label_map.names)
         }
-        reference.createIndex()
-        evaluation = COCOeval(reference, reference.loadRes(found), "segm")
-        evaluation.params.iouThrs = np.array([0.5])
-        evaluation.params.maxDets = [1, 10, _most_detections(expected, found)]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    # Axes: IoU threshold, recall, class, area range (0 is all), most detections (the last).
-    return np.maximum(evaluation.eval["precision"][0, :, :, 0, -1], 0)
+        known = [value for value in values.values() if value is not None]
+        return InstanceScores(float(np.mean(known)) if known else None, values)
 
 
-def _most_detections(expected: list[dict], found: list[dict]) -> int:
-    """Return how many of an image's masks count: COCO's best 100; all where an image holds more."""
-    objects, masks = (Counter(one["image_id"] for one in ones) for ones in (expected, found))
-    is_crowded = max(objects.values()) > COCO_DETECTIONS
-    return max(COCO_DETECTIONS, *masks.values()) if is_crowded else COCO_DETECTIONS
+class _Matches:
+    """Of one class: scores and matches of what was found, 14 bytes each; how much there was."""
+
+    def __init__(self) -> None:
+        self._scores, self._ranks = array("d"), array("I")
+        self._is_matched, self._is_ignored = array("b"), array("b")
+        self._expected = self._crowds = 0
+
+    def add(self, expected: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
+        """Match the masks of one image by `COCOeval`."""
+        evaluation = _evaluation(max(1, len(found)))
+        evaluation._gts[0, 0] = [
+            {**one, "id": number, "ignore": one["iscrowd"]}
+            for number, one in enumerate(expected, start=1)
+        ]
+        evaluation._dts[0, 0] = [{**one, "id": n} for n, one in enumerate(found, start=1)]
+        evaluation.ious = {(0, 0): evaluation.computeIoU(0, 0)}
+        params = evaluation.params
+        one = evaluation.evaluateImg(0, 0, params.areaRng[0], params.maxDets[-1])
+        self._crowds += int(one["gtIgnore"].sum())
+        self._expected += len(expected)
+        self._scores.extend(one["dtScores"])
+        self._ranks.extend(range(len(found)))
+        self._is_matched.extend((one["dtMatches"][0] > 0).tolist())
+        self._is_ignored.extend(one["dtIgnore"][0].tolist())
+
+    def precision(self, limit: int | None) -> float | None:
+        """The mean of COCO's interpolated precision; None where nothing was to be found.
+
+        Args:
+            limit: so many masks of an image count, the best ones; None counts all.
+        """
+        if self._expected == self._crowds:
+            return None
+        counts = np.array(self._ranks) < (limit or np.inf)
+        evaluation = _evaluation(max(1, len(counts)))
+        evaluation.evalImgs = [
+            {
+                "dtScores": np.array(self._scores)[counts],
+                "dtMatches": np.array(self._is_matched)[None, counts],
+                "dtIgnore": np.array(self._is_ignored, bool)[None, counts],
+                "gtIgnore": np.arange(self._expected) < self._crowds,
+            }
+        ]
+        evaluation._paramsEval = evaluation.params
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation.accumulate()
+        return float(np.maximum(evaluation.eval["precision"], 0).mean())
+
+
+def _evaluation(detections: int) -> COCOeval:
+    """A COCOeval of one image and one category at IoU 0.5, of masks of any size."""
+    evaluation = COCOeval(iouType="segm")
+    params = evaluation.params
+    params.imgIds, params.catIds = [0], [0]
+    params.iouThrs, params.maxDets = np.array([0.5]), [detections]
+    params.areaRng, params.areaRngLbl = params.areaRng[:1], params.areaRngLbl[:1]
+    return evaluation

@@ -9,17 +9,14 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from usam_core.files.atomic import whole_file
-from usam_core.files.fsspec_io import join
-from usam_core.images.ref import ImageRef
-from usam_core.masks.polygons import part_polygons
-from usam_core.masks.rle import Crop, crop, pixels
+from usam_core.labels.image import LabelledImage
+from usam_core.labels.label_map import LabelMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +25,8 @@ class Target:
 
     Attributes:
         folder: of this format alone.
-        classes: names; category i + 1 is class i.
-        colors: uint8 (c + 1, 3), background first.
+        label_map: the classes.
         run: key of the annotate step that made the labels.
-        images: folder or URL that the images' paths count from.
-        labels: folder of the annotate step.
         shapes: for Label Studio: "brush" or "polygon".
         in_place: for OME-Zarr: write into images that are OME-Zarr themselves.
         level: of the labels; images that take them in hold those of each level.
@@ -40,78 +34,12 @@ class Target:
     """
 
     folder: Path
-    classes: Sequence[str]
-    colors: np.ndarray
+    label_map: LabelMap
     run: str
-    images: str
-    labels: Path
     shapes: str = "brush"
     in_place: bool = False
     level: str = "classes"
     pixel_size: float | None = None
-
-
-class LabelledImage:
-    """One image as writers see it; masks are decoded once, whoever asks first.
-
-    Args:
-        entry: what `annotate` recorded of the image.
-        images: folder or URL that its path counts from.
-
-    Attributes:
-        path: as it is listed.
-        name: of files made of it, relative, without ending.
-        sha256: digest of its content.
-        size_hw: rows and columns.
-        annotations: COCO records, best first; number k is object k + 1.
-        png: its label PNG, below the annotate step's folder.
-    """
-
-    def __init__(self, entry: dict[str, Any], images: str) -> None:
-        self.path: str = entry["file_name"]
-        self.png: str = entry["png"]
-        self.name = self.png.split("/", 1)[1].removesuffix(".png")
-        self.sha256: str = entry["sha256"]
-        self.size_hw: tuple[int, int] = (entry["height"], entry["width"])
-        self.annotations: list[dict[str, Any]] = entry["annotations"]
-        self._images = images
-
-    @property
-    def ref(self) -> ImageRef:
-        """Return its address."""
-        return ImageRef.parse(self.path)
-
-    @property
-    def file(self) -> str:
-        """Return where its file lies, an absolute path or a URL."""
-        return join(self._images, self.ref.file)
-
-    @cached_property
-    def crops(self) -> list[Crop]:
-        """Return the part of each mask that is not empty."""
-        return [crop(annotation["segmentation"]) for annotation in self.annotations]
-
-    @cached_property
-    def polygons(self) -> list[list[np.ndarray]]:
-        """Return the polygons of each mask, one for each of its parts."""
-        return [part_polygons(crop) for crop in self.crops]
-
-    @cached_property
-    def objects(self) -> np.ndarray:
-        """Return the number of the object at each pixel, uint16 (h, w); uint32 beyond 65,535.
-
-        Where masks overlap, the pixel is the one's with the best score.
-        """
-        h, w = self.size_hw
-        count = len(self.annotations)
-        flat = np.zeros(h * w, np.uint16 if count < 1 << 16 else np.uint32)
-        for number in range(count, 0, -1):
-            flat[pixels(self.annotations[number - 1]["segmentation"])] = number
-        return flat.reshape(w, h).T
-
-    def object_classes(self) -> np.ndarray:
-        """Return the label of each object, int64 (p + 1,), 0 for none."""
-        return np.array([0, *(a["category_id"] for a in self.annotations)], np.int64)
 
 
 UNKNOWN_LABEL = 1 << 16
@@ -123,7 +51,7 @@ class Labels:
     """What a file of one image says, in a form in which two can be compared.
 
     Attributes:
-        classes: integers (h, w): 0, 1 + the class, or `UNKNOWN_LABEL`.
+        classes: integers (h, w): ids of the label map, or `UNKNOWN_LABEL`.
         objects: how many objects of each label, where the format knows objects.
     """
 
@@ -185,7 +113,7 @@ def read_objects(image: LabelledImage, numbers: np.ndarray) -> Labels:
     """Return what a map of object numbers says; objects that we did not number are unknown."""
     if numbers.shape != image.size_hw:
         raise ValueError(f"expected {image.size_hw} rows and columns, got {numbers.shape}")
-    known = image.object_classes()
+    known = image.object_ids()
     found, at = np.unique(numbers, return_inverse=True)
     labels = np.where(found < len(known), known[np.minimum(found, len(known) - 1)], UNKNOWN_LABEL)
     present, counts = np.unique(labels[found > 0], return_counts=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from usam_core.files.atomic import whole_file
-from usam_core.outputs.base import LabelledImage, Writer
+from usam_core.labels.image import LabelledImage
+from usam_core.outputs.base import Writer
 
 
 class CocoWriter(Writer):
@@ -18,11 +19,9 @@ class CocoWriter(Writer):
 
     def rows(self, image: LabelledImage) -> Iterator[dict[str, Any]]:
         """Return the image, and its annotations without ids."""
-        h, w = image.size_hw
-        yield {
-            "image": {"file_name": image.path, "height": h, "width": w, "sha256": image.sha256},
-            "annotations": [self._annotation(image, n) for n in range(len(image.annotations))],
-        }
+        record = image.to_coco()
+        records = enumerate(record["annotations"])
+        yield record | {"annotations": [self._annotation(image, n, one) for n, one in records]}
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:
         """Write the file; images and annotations are numbered from 1."""
@@ -31,11 +30,13 @@ class CocoWriter(Writer):
         return [path]
 
     def _header(self) -> dict[str, Any]:
-        categories = [{"id": i, "name": n} for i, n in enumerate(self.to.classes, start=1)]
-        return {"info": {"description": "usam", "run": self.to.run}, "categories": categories}
+        info = {"description": "usam", "run": self.to.run}
+        return {"info": info, "categories": self.to.label_map.categories()}
 
-    def _annotation(self, image: LabelledImage, number: int) -> dict[str, Any]:
-        return image.annotations[number]
+    def _annotation(
+        self, image: LabelledImage, number: int, full: dict[str, Any]
+    ) -> dict[str, Any]:
+        return full
 
 
 class CocoPolygonsWriter(CocoWriter):
@@ -43,11 +44,10 @@ class CocoPolygonsWriter(CocoWriter):
 
     name = "coco_polygons"
 
-    def _annotation(self, image: LabelledImage, number: int) -> dict[str, Any]:
-        return {**image.annotations[number], "segmentation": self._polygons(image, number)}
-
-    def _polygons(self, image: LabelledImage, number: int) -> list[list[float]]:
-        return [ring.ravel().tolist() for ring in image.polygons[number]]
+    def _annotation(
+        self, image: LabelledImage, number: int, full: dict[str, Any]
+    ) -> dict[str, Any]:
+        return {**full, "segmentation": [r.ravel().tolist() for r in image.polygons[number]]}
 
 
 class CvatWriter(CocoPolygonsWriter):
@@ -72,15 +72,16 @@ class CvatWriter(CocoPolygonsWriter):
             "categories": [{**one, "supercategory": ""} for one in header["categories"]],
         }
 
-    def _annotation(self, image: LabelledImage, number: int) -> dict[str, Any]:
-        full = image.annotations[number]
+    def _annotation(
+        self, image: LabelledImage, number: int, full: dict[str, Any]
+    ) -> dict[str, Any]:
+        shape = super()._annotation(image, number, full)
         return {
-            **{key: full[key] for key in ("category_id", "area", "bbox")},
-            "segmentation": self._polygons(image, number),
+            **{key: shape[key] for key in ("category_id", "area", "bbox", "segmentation")},
             "iscrowd": 0,
             "attributes": {
                 "occluded": False,
-                **{key: full[key] for key in ("score", "probability", "entropy") if key in full},
+                **{key: full[key] for key in ("score", "probability", "entropy")},
             },
         }
 

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from usam_core.files.atomic import whole_file
-from usam_core.outputs.overlay import overlay, with_legend
+from usam_core.labels.overlay import overlay, with_legend
 
 _SIDE = 240
 _CAPTION = 18
@@ -34,7 +34,7 @@ def contact_sheet(rows: Sequence[Row], classes: Sequence[str], colors: np.ndarra
         draw.text((4, top + 2), f"{caption}   image | truth | labels", fill="black", font=font)
         sheet.paste(strip, (0, top + _CAPTION))
         top += strip.height + _CAPTION
-    every = np.arange(len(classes) + 1)[None]
+    every = np.arange(len(colors))[None]
     return with_legend(np.asarray(sheet), every, classes, colors)
 
 

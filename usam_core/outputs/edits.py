@@ -1,17 +1,14 @@
 """What a person has changed in a file of labels."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from usam_core.outputs.base import LabelledImage, Writer
-
-UNKNOWN = "unknown"
-"""Of a class, or of an object number, that we did not write."""
+from usam_core.labels.image import LabelledImage, count_labels
+from usam_core.labels.label_map import LabelMap
+from usam_core.outputs.base import Writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +47,13 @@ class Edit:
         return "; ".join(said) or "saved again, nothing changed"
 
 
-def compare(writer: Writer, image: LabelledImage, path: Path, names: Sequence[str]) -> Edit:
+def compare(writer: Writer, image: LabelledImage, path: Path) -> Edit:
     """Return what differs between a file and what the writer makes of the same image.
 
     Args:
         writer: of the file's format.
         image: as it was labelled.
         path: the file as it is now.
-        names: of the labels, background first.
     """
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / path.name
@@ -73,26 +69,20 @@ def compare(writer: Writer, image: LabelledImage, path: Path, names: Sequence[st
         image.path,
         str(path),
         int((before.classes != now.classes).sum()),
-        changed_counts(label_counts(before.classes), label_counts(now.classes), names),
-        changed_counts(before.objects, now.objects, names),
+        changed_counts(count_labels(before.classes), count_labels(now.classes), image.label_map),
+        changed_counts(before.objects, now.objects, image.label_map),
     )
 
 
-def label_counts(labels: np.ndarray) -> dict[int, int]:
-    """Return how many pixels each label has."""
-    values, counts = np.unique(labels, return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
-
-
 def changed_counts(
-    before: dict[int, int], now: dict[int, int], names: Sequence[str]
+    before: Mapping[int, int], now: Mapping[int, int], label_map: LabelMap
 ) -> dict[str, tuple[int, int]]:
-    """Return the counts that differ, by the labels' names."""
+    """Return the counts that differ, by the labels' names: `unknown` for what we did not write."""
     found: dict[str, tuple[int, int]] = {}
     for label in sorted({*before, *now}):
         pair = before.get(label, 0), now.get(label, 0)
         if pair[0] != pair[1]:
-            name = names[label] if label < len(names) else UNKNOWN
+            name = label_map.name_of(label)
             earlier = found.get(name, (0, 0))
             found[name] = (earlier[0] + pair[0], earlier[1] + pair[1])
     return found

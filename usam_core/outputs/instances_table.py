@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from usam_core.files.atomic import whole_file
-from usam_core.outputs.base import LabelledImage, Writer
+from usam_core.labels.image import LabelledImage
+from usam_core.outputs.base import Writer
 
 SCHEMA = pa.schema(
     [
@@ -42,6 +43,39 @@ _ROWS_PER_BATCH = 1024
 _BATCHES_PER_GROUP = 16
 
 
+def instance_rows(image: LabelledImage) -> Iterator[dict[str, Any]]:
+    """Yield a row for each object of an image, without `run`."""
+    names = image.label_map.names
+    for number, one in enumerate(image.instances, start=1):
+        x, y, width, height = one.bbox
+        point = one.point or (None, None)
+        yield {
+            "image": image.path,
+            "sha256": image.sha256,
+            "object": number,
+            "class": names[one.class_index],
+            "score": one.score,
+            "probability": one.probability,
+            "entropy": one.entropy,
+            "runner_up": None if one.runner_up is None else names[one.runner_up],
+            "predicted_iou": one.predicted_iou,
+            "area": one.area,
+            "box_x": x,
+            "box_y": y,
+            "box_width": width,
+            "box_height": height,
+            "point_x": point[0],
+            "point_y": point[1],
+            "reviewed": one.reviewed,
+        }
+
+
+def record_batches(rows: Iterator[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
+    """Yield rows as columns, some in memory at a time."""
+    while some := list(islice(rows, _ROWS_PER_BATCH)):
+        yield pa.RecordBatch.from_pylist(some, SCHEMA)
+
+
 class ParquetWriter(Writer):
     """One table of all objects."""
 
@@ -49,40 +83,14 @@ class ParquetWriter(Writer):
 
     def rows(self, image: LabelledImage) -> Iterator[dict[str, Any]]:
         """Return a row for each object."""
-        names = [None, *self.to.classes]
-        for number, annotation in enumerate(image.annotations, start=1):
-            x, y, width, height = annotation["bbox"]
-            point = annotation.get("point") or (None, None)
-            yield {
-                "image": image.path,
-                "sha256": image.sha256,
-                "object": number,
-                "class": names[annotation["category_id"]],
-                "score": annotation["score"],
-                "probability": annotation.get("probability"),
-                "entropy": annotation.get("entropy"),
-                "runner_up": names[annotation.get("runner_up") or 0],
-                "predicted_iou": annotation.get("predicted_iou"),
-                "area": annotation["area"],
-                "box_x": x,
-                "box_y": y,
-                "box_width": width,
-                "box_height": height,
-                "point_x": point[0],
-                "point_y": point[1],
-                "reviewed": annotation.get("reviewed"),
-            }
+        return instance_rows(image)
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:
         """Write the table, some rows in memory at a time."""
         path = self.to.folder / "instances.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as temporary, pq.ParquetWriter(temporary, SCHEMA) as file:
-            batches = self._batches(rows)
+            batches = record_batches({**row, "run": self.to.run} for row in rows)
             while group := list(islice(batches, _BATCHES_PER_GROUP)):
                 file.write_table(pa.Table.from_batches(group, SCHEMA))
         return [path]
-
-    def _batches(self, rows: Iterator[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
-        while some := [{**row, "run": self.to.run} for row in islice(rows, _ROWS_PER_BATCH)]:
-            yield pa.RecordBatch.from_pylist(some, SCHEMA)

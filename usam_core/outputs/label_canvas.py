@@ -53,6 +53,10 @@ class LabelCanvas:
         here = self._labels[part.top : part.top + rows, part.left : part.left + columns]
         here[part.mask & (here == before)] = after
 
+    def labels(self) -> np.ndarray:
+        """A copy of the label map in memory, (h, w)."""
+        return np.array(self._labels)
+
     def counts(self) -> dict[int, int]:
         """Return how many pixels each label has."""
         found = np.zeros(np.iinfo(self._labels.dtype).max + 1, np.int64)

@@ -16,8 +16,9 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from usam_core.files.atomic import whole_file
+from usam_core.labels.image import LabelledImage
 from usam_core.masks.rle import Crop
-from usam_core.outputs.base import LabelledImage, Writer, write_json_list
+from usam_core.outputs.base import Writer, write_json_list
 
 _COUNT_BITS = np.array([3, 4, 8, 16])
 _LONGEST = 1 << 16
@@ -33,10 +34,10 @@ class LabelStudioWriter(Writer):
         """Return one task."""
         results = [
             result
-            for number in range(len(image.annotations))
+            for number in range(len(image.instances))
             for result in self._results(image, number)
         ]
-        scores = [annotation["score"] for annotation in image.annotations]
+        scores = [instance.score for instance in image.instances]
         yield {
             "data": {"image": _address(image), "sha256": image.sha256},
             "predictions": [
@@ -54,7 +55,8 @@ class LabelStudioWriter(Writer):
         kind = "BrushLabels" if self.to.shapes == "brush" else "PolygonLabels"
         lines = ["<View>", '  <Image name="image" value="$image" zoom="true"/>']
         lines.append(f'  <{kind} name="label" toName="image">')
-        for name, color in zip(self.to.classes, self.to.colors[1:], strict=True):
+        names = self.to.label_map.names
+        for name, color in zip(names, self.to.label_map.colors[1:], strict=True):
             background = "#" + bytes(color.tolist()).hex()
             lines.append(f'    <Label value={quoteattr(name)} background="{background}"/>')
         lines += [f"  </{kind}>", "</View>", ""]
@@ -68,16 +70,16 @@ class LabelStudioWriter(Writer):
         return task
 
     def _results(self, image: LabelledImage, number: int) -> Iterator[dict[str, Any]]:
-        annotation = image.annotations[number]
+        instance = image.instances[number]
         h, w = image.size_hw
-        name = self.to.classes[annotation["category_id"] - 1]
+        name = self.to.label_map.names[instance.class_index]
         common = {
             "from_name": "label",
             "to_name": "image",
             "original_width": w,
             "original_height": h,
             "image_rotation": 0,
-            "score": annotation["score"],
+            "score": instance.score,
         }
         if self.to.shapes == "brush":
             rle = brush_rle(image.crops[number], image.size_hw)

@@ -10,7 +10,8 @@ import tifffile
 
 from usam_core.files.atomic import whole_file
 from usam_core.files.spreadsheet import as_text
-from usam_core.outputs.base import LabelledImage, Labels, Writer, read_objects
+from usam_core.labels.image import LabelledImage
+from usam_core.outputs.base import Labels, Writer, read_objects
 from usam_core.outputs.pixel_size import pixel_size
 
 
@@ -30,7 +31,7 @@ class LabelTiffWriter(Writer):
         if numbers.dtype != np.uint16:
             # ImageJ's own form knows 8 and 16 bit and floats; it reads this one all the same.
             self.note(
-                f"label_tiff: {image.path} has {len(image.annotations)} objects, more than 16 bit "
+                f"label_tiff: {image.path} has {len(image.instances)} objects, more than 16 bit "
                 "can number: its TIFF has 32 bit"
             )
             centimetre = {}
@@ -40,7 +41,7 @@ class LabelTiffWriter(Writer):
             return
         calibration = {"resolution": (1 / size, 1 / size)} if size else {}
         unit = {"unit": "um"} if size else {}
-        labels = {"min": 0.0, "max": float(max(len(image.annotations), 1))}
+        labels = {"min": 0.0, "max": float(max(len(image.instances), 1))}
         tifffile.imwrite(
             path,
             numbers,
@@ -56,14 +57,13 @@ class LabelTiffWriter(Writer):
 
     def rows(self, image: LabelledImage) -> Iterator[dict[str, Any]]:
         """Return which class each number is."""
-        for number, annotation in enumerate(image.annotations, start=1):
-            name = self.to.classes[annotation["category_id"] - 1]
+        for number, instance in enumerate(image.instances, start=1):
             yield {
                 "image": image.path,
                 "tiff": f"{image.name}.tif",
                 "object": number,
-                "class": name,
-                "score": annotation["score"],
+                "class": self.to.label_map.names[instance.class_index],
+                "score": instance.score,
             }
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:

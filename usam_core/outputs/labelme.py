@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from usam_core.labels.image import LabelledImage
 from usam_core.masks.polygons import fill
 from usam_core.outputs.base import (
     UNKNOWN_LABEL,
-    LabelledImage,
     Labels,
     Writer,
     painted,
@@ -28,17 +28,18 @@ class LabelMeWriter(Writer):
     def write(self, image: LabelledImage, path: Path) -> None:
         """Write shapes in the order of the objects."""
         h, w = image.size_hw
+        objects = zip(image.instances, image.polygons, strict=True)
         shapes = [
             {
-                "label": self.to.classes[annotation["category_id"] - 1],
+                "label": self.to.label_map.names[instance.class_index],
                 "points": ring.astype(float).tolist(),
                 "group_id": number,
-                "description": f"score {annotation['score']:.3f}",
+                "description": f"score {instance.score:.3f}",
                 "shape_type": "polygon",
                 "flags": {},
             }
-            for number, annotation in enumerate(image.annotations, start=1)
-            for ring in image.polygons[number - 1]
+            for number, (instance, rings) in enumerate(objects, start=1)
+            for ring in rings
         ]
         if image.ref.plane:
             self.note("labelme: it opens the first plane of a stack, whichever was labelled")
@@ -56,12 +57,12 @@ class LabelMeWriter(Writer):
     def read(self, image: LabelledImage, path: Path) -> Labels:
         """Fill the polygons; a shape without a group is an object of its own."""
         shapes = json.loads(path.read_text(encoding="utf-8"))["shapes"]
-        names = {name: i for i, name in enumerate(self.to.classes, start=1)}
+        ids = self.to.label_map.ids()
         objects: dict[tuple[str, object], tuple[int, np.ndarray]] = {}
         for at, shape in enumerate(shapes):
             group = shape.get("group_id")
             key = (shape["label"], f"own {at}" if group is None else group)
-            label = names.get(shape["label"], UNKNOWN_LABEL)
+            label = ids.get(shape["label"], UNKNOWN_LABEL)
             mask = _mask(shape, image.size_hw)
             objects[key] = (label, objects[key][1] | mask if key in objects else mask)
         return painted(list(objects.values()), image.size_hw)

@@ -15,7 +15,8 @@ import zarr
 from usam_core.errors import StoreError
 from usam_core.files.atomic import sweep, write_json
 from usam_core.files.paths import inside
-from usam_core.outputs.base import LabelledImage, Labels, Writer, read_objects
+from usam_core.labels.image import LabelledImage
+from usam_core.outputs.base import Labels, Writer, read_objects
 from usam_core.outputs.pixel_size import pixel_size
 
 NAME = "usam"
@@ -40,7 +41,7 @@ class OmeZarrWriter(Writer):
             found = _image_group(image)
             if found is not None and _can_hold(found, image.size_hw):
                 with suppress(StoreError):  # a link out of the images' folder: no place of ours
-                    return inside(self.to.images, f"{image.ref.file}/labels/{self._label}")
+                    return inside(image.root, f"{image.ref.file}/labels/{self._label}")
             self.note(
                 "ome_zarr: images that are no local OME-Zarr with a single plane have their labels "
                 f"in {self.name}/"
@@ -135,20 +136,21 @@ class OmeZarrWriter(Writer):
         return axes, [size or 1.0] * 2
 
     def _image_label(self, image: LabelledImage, inside: bool) -> dict[str, Any]:
-        labels = [a["category_id"] for a in image.annotations]
-        found: dict[str, Any] = {}
-        if labels:
+        label_map, found = self.to.label_map, {}
+        if image.instances:
+            colors = label_map.colors[image.object_ids()].tolist()
             found["colors"] = [
-                {"label-value": number, "rgba": [*self.to.colors[label].tolist(), 255]}
-                for number, label in enumerate(labels, start=1)
+                {"label-value": number, "rgba": [*color, 255]}
+                for number, color in enumerate(colors)
+                if number
             ]
             found["properties"] = [
                 {
                     "label-value": number,
-                    "class": self.to.classes[annotation["category_id"] - 1],
-                    "score": annotation["score"],
+                    "class": label_map.names[instance.class_index],
+                    "score": instance.score,
                 }
-                for number, annotation in enumerate(image.annotations, start=1)
+                for number, instance in enumerate(image.instances, start=1)
             ]
         if inside:
             found["source"] = {"image": "../../"}

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from usam_core.config.classes import BACKGROUND
 from usam_core.files.atomic import whole_file
 from usam_core.files.paths import inside
+from usam_core.labels.image import LabelledImage
 from usam_core.masks.label_png import read_label_png
-from usam_core.outputs.base import LabelledImage, Labels, Writer
+from usam_core.outputs.base import Labels, Writer
 
 
 class VocWriter(Writer):
@@ -22,7 +24,7 @@ class VocWriter(Writer):
 
     def write(self, image: LabelledImage, path: Path) -> None:
         """Copy the PNG that the step `annotate` keeps."""
-        shutil.copyfile(inside(self.to.labels, image.png), path)
+        shutil.copyfile(inside(image.folder, image.png), path)
 
     def read(self, image: LabelledImage, path: Path) -> Labels:
         """Return the label map; it knows no objects."""
@@ -35,6 +37,6 @@ class VocWriter(Writer):
         """Write the names, one a line, background first."""
         path = self.to.folder / "labels.txt"
         with whole_file(path) as temporary:
-            text = "".join(f"{name}\n" for name in ("background", *self.to.classes))
+            text = "".join(f"{name}\n" for name in (BACKGROUND, *self.to.label_map.names))
             temporary.write_text(text, encoding="utf-8")
         return [path]

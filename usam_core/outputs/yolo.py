@@ -17,8 +17,10 @@ import numpy as np
 import yaml
 
 from usam_core.files.atomic import whole_file
+from usam_core.labels.image import LabelledImage
+from usam_core.labels.label_map import LabelMap
 from usam_core.masks.polygons import fill, join
-from usam_core.outputs.base import LabelledImage, Labels, Writer, painted
+from usam_core.outputs.base import Labels, Writer, painted
 
 _READ = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 """Endings of images that YOLO's loaders take."""
@@ -40,12 +42,12 @@ class YoloWriter(Writer):
         """Write a line for each object; an image without objects has an empty file."""
         h, w = image.size_hw
         lines = []
-        for annotation, parts in zip(image.annotations, image.polygons, strict=True):
+        for instance, parts in zip(image.instances, image.polygons, strict=True):
             if not parts:
                 continue
             polygon = join(parts) / [w, h]
             numbers = " ".join(f"{number:.9g}" for number in polygon.ravel().tolist())
-            lines.append(f"{annotation['category_id'] - 1} {numbers}\n")
+            lines.append(f"{instance.class_index} {numbers}\n")
         path.write_text("".join(lines), encoding="ascii")
 
     def read(self, image: LabelledImage, path: Path) -> Labels:
@@ -58,7 +60,7 @@ class YoloWriter(Writer):
             # Corners lie on whole numbers; the rounding of the fractions is taken back.
             near = np.round(polygon)
             exact = np.where(np.abs(polygon - near) < 1e-3, near, polygon)
-            masks.append((int(label) + 1, fill(exact, image.size_hw)))
+            masks.append((LabelMap.id_of(int(label)), fill(exact, image.size_hw)))
         return painted(masks, image.size_hw)
 
     def placed(self, image: LabelledImage) -> None:
@@ -97,7 +99,7 @@ class YoloWriter(Writer):
     def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:
         """Write `data.yaml`; all images are training and validation, to be divided by the user."""
         path = self.to.folder / "data.yaml"
-        names = dict(enumerate(self.to.classes))
+        names = dict(enumerate(self.to.label_map.names))
         # No `path`: trainers count from this file's own folder then, wherever they are started.
         values = {"train": "images", "val": "images", "names": names}
         with whole_file(path) as temporary:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from usam_core.labels.label_map import LabelMap
 from usam_core.report.matching import ByImage, instances_by_image, unmatched
 from usam_core.report.runs import LabelledRun, reduced
 
@@ -180,7 +181,8 @@ def _rows(run: LabelledRun, file_names: pd.Series) -> np.ndarray:
 
 def _places(classes: list[str], names: list[str]) -> np.ndarray:
     """Return each label's place among the names of both runs; background stays 0."""
-    return np.array([0, *(1 + names.index(name) for name in classes)])
+    ids = LabelMap.of_names(names).ids()
+    return np.array([0, *(ids[name] for name in classes)])
 
 
 def _summary(run: LabelledRun) -> dict[str, Any]:

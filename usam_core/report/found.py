@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from usam_core.labels.label_map import LabelMap
+from usam_core.labels.overlay import overlay
 from usam_core.metrics.gate import COVERED, covers_too_much
-from usam_core.outputs.overlay import overlay
 from usam_core.report.charts import AREA_TICKS, area_bins, histogram, score_bins
 from usam_core.report.pictures import Album, Picture, crop_of_mask, enlarged
 from usam_core.report.runs import LabelledRun
@@ -32,19 +33,19 @@ def class_rows(run: LabelledRun, thresholds: Sequence[float]) -> list[dict[str, 
     images, found, cover = run.tables.images, run.tables.instances, run.tables.cover
     share = found["area"] / _sizes(images)[found["image"]]
     rows = []
-    for label, name in enumerate(run.classes, start=1):
+    for (name, label), threshold in zip(run.label_map.ids().items(), thresholds, strict=True):
         own = (found["label"] == label).to_numpy()
         pixels = int(cover.loc[cover["label"] == label, "pixels"].sum())
         scores = found.loc[own, "score"].to_numpy()
         row = {
             "name": name,
-            "colour": "#{:02x}{:02x}{:02x}".format(*run.colors[label]),
+            "colour": "#{:02x}{:02x}{:02x}".format(*run.label_map.colors[label]),
             "images": int(found.loc[own, "image"].nunique()),
             "instances": int(own.sum()),
             "share": pixels / max(1, run.tables.pixels),
             "score": float(scores.mean()) if len(scores) else None,
             "area": float(share[own].median()) if len(scores) else None,
-            "threshold": float(thresholds[label - 1]),
+            "threshold": float(threshold),
             "scores": None,
             "areas": None,
         }
@@ -66,7 +67,7 @@ def coverage(run: LabelledRun) -> dict[str, Any]:
     empty = images.loc[pixels == 0, "file_name"].tolist()
     total = float(pixels.sum() / max(1, run.tables.pixels))
     whole = own["pixels"].to_numpy() > COVERED * _sizes(images)[own["image"]]
-    covered = Counter(run.classes[label - 1] for label in own.loc[whole, "label"])
+    covered = Counter(map(run.label_map.name_of, own.loc[whole, "label"]))
     alt = f"labelled share of each of {len(images)} images; {total:.1%} of all pixels"
     ticks = ((0.0, "0%"), (0.5, "50%"), (1.0, "100%"))
     return {
@@ -86,16 +87,17 @@ def samples_a_kind(classes: int, most: int) -> int:
 
 def sample_rows(run: LabelledRun, samples: Sequence[Sample], album: Album) -> list[dict[str, Any]]:
     """Return the masks to be looked at, by class; classes with most instances come first."""
-    count = np.bincount(run.tables.instances["label"], minlength=len(run.classes) + 1)
-    labels = sorted({one.label for one in samples}, key=lambda label: (-count[label], label))
-    shown = labels[: max(1, MAX_SAMPLES // len(KINDS))]
-    drawn = _draw_samples(run, [one for one in samples if one.label in set(shown)], album)
+    found = LabelMap.index_of(run.tables.instances["label"].to_numpy())
+    count = np.bincount(found, minlength=len(run.classes))
+    classes = sorted({one.class_index for one in samples}, key=lambda index: (-count[index], index))
+    shown = classes[: max(1, MAX_SAMPLES // len(KINDS))]
+    drawn = _draw_samples(run, [one for one in samples if one.class_index in set(shown)], album)
     return [
         {
-            "name": run.classes[label - 1],
-            "kinds": [{"kind": kind, "masks": drawn.get((label, kind), [])} for kind in KINDS],
+            "name": run.classes[index],
+            "kinds": [{"kind": kind, "masks": drawn.get((index, kind), [])} for kind in KINDS],
         }
-        for label in shown
+        for index in shown
     ]
 
 
@@ -128,9 +130,9 @@ def labelled_picture(
         return None
     small = np.asarray(ImageOps.contain(Image.fromarray(rgb), (side, side)))
     labels = enlarged(labels, small.shape[:2])
-    names = [run.classes[value - 1] for value in np.unique(labels) if value]
+    names = [run.label_map.name_of(value) for value in np.unique(labels) if value]
     said = f"labelled {', '.join(names)}" if names else "without a label"
-    return album.add(overlay(small, labels, run.colors), side, f"{row.file_name}: {said}")
+    return album.add(overlay(small, labels, run.label_map.colors), side, f"{row.file_name}: {said}")
 
 
 def _draw_samples(
@@ -145,32 +147,31 @@ def _draw_samples(
         if rgb is None:
             continue
         for one in group:
-            if rgb.shape[:2] != tuple(one.record["segmentation"]["size"]):
+            mask = one.instance
+            if rgb.shape[:2] != tuple(mask.rle["size"]):
                 continue  # the file was replaced since
-            name = run.classes[one.label - 1]
-            crop = crop_of_mask(
-                rgb, one.record["segmentation"], one.record["bbox"], run.colors[one.label]
-            )
-            alt = f"{name}, {one.kind}, in {file_name}"
+            color = run.label_map.colors[LabelMap.id_of(one.class_index)]
+            crop = crop_of_mask(rgb, mask.mask(), mask.bbox, color)
+            alt = f"{run.classes[one.class_index]}, {one.kind}, in {file_name}"
             picture = album.add(crop, _SAMPLE_SIDE, alt)
             if picture is not None:
                 drawn[id(one)] = _sample(run, one, picture)
     rows: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for one in samples:
         if id(one) in drawn:
-            rows.setdefault((one.label, one.kind), []).append(drawn[id(one)])
+            rows.setdefault((one.class_index, one.kind), []).append(drawn[id(one)])
     return rows
 
 
 def _sample(run: LabelledRun, one: Sample, picture: Picture) -> dict[str, Any]:
-    other = one.record["runner_up"]
+    other = one.instance.runner_up
     return {
         "picture": picture,
         "file_name": one.file_name,
         "confidence": one.confidence,
         "threshold": one.threshold,
-        "entropy": one.record["entropy"],
-        "runner_up": run.classes[other - 1] if other else None,
+        "entropy": one.instance.entropy,
+        "runner_up": None if other is None else run.classes[other],
     }
 
 

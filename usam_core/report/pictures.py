@@ -9,8 +9,6 @@ import numpy as np
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from usam_core.masks.rle import decode
-
 QUALITY = 70
 _MARGIN = 0.35
 _MIN_SIDE = 48
@@ -64,10 +62,9 @@ class Album:
 
 
 def crop_of_mask(
-    rgb: np.ndarray, rle: dict[str, object], box_xywh: Sequence[float], color: np.ndarray
+    rgb: np.ndarray, mask: np.ndarray, box_xywh: Sequence[float], color: np.ndarray
 ) -> np.ndarray:
     """Return the surroundings of a mask with the mask drawn over them, uint8 (h, w, 3)."""
-    mask = decode(rle)
     top, bottom, left, right = _window(box_xywh, mask.shape)
     shown = rgb[top:bottom, left:right].astype(np.float32)
     part = mask[top:bottom, left:right]

@@ -10,8 +10,8 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from usam_core.config.palette import class_colors
 from usam_core.errors import InputError, StoreError
 from usam_core.files.atomic import whole_file
 from usam_core.files.digest import file_digest
@@ -29,10 +28,12 @@ from usam_core.files.sealed import read_sealed, write_sealed
 from usam_core.images.listing.content import mismatch
 from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.ref import ImageRef
-from usam_core.lineage.artifact import IMAGES, PARTS, RECORD, read_parts
+from usam_core.labels.label_map import LabelMap
+from usam_core.labels.parts import IMAGES, PARTS, Parts
+from usam_core.lineage.artifact import RECORD
 from usam_core.lineage.document import LINEAGE
 from usam_core.masks.label_png import read_label_png
-from usam_core.report.tables import RunTables, read_tables
+from usam_core.report.tables import COLUMNS, RunTables, read_tables
 
 RUN = "run.json"
 KEPT = "kept.json"
@@ -70,13 +71,13 @@ class LabelledRun:
 
     @property
     def classes(self) -> list[str]:
-        """Return the class names; label 1 is the first."""
+        """Return the class names."""
         return self.about["classes"]
 
-    @property
-    def colors(self) -> np.ndarray:
-        """Return the colour of background and each class, uint8 (c + 1, 3)."""
-        return class_colors(self.classes, self.about["colours"])
+    @cached_property
+    def label_map(self) -> LabelMap:
+        """Return the classes with their colours."""
+        return LabelMap.of_names(self.classes, self.about["colours"])
 
     def labels(self, row: Any) -> np.ndarray | None:
         """Return the label map of a row of `tables.images`; reduced, or None, in a kept run."""
@@ -124,19 +125,11 @@ def open_run(path: str | Path) -> LabelledRun:
     try:
         if (folder / KEPT).exists():
             return _kept(folder)
-        return LabelledRun(folder, describe_run(folder), read_tables(run_entries(folder)))
+        outputs = json.loads((folder / RECORD).read_text(encoding="utf-8"))["outputs"]
+        parts = Parts(folder, {name: None for name in sorted(outputs) if name.startswith(PARTS)})
+        return LabelledRun(folder, describe_run(folder), read_tables(parts.tables(COLUMNS)))
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read as a run ({error!r}); {_EXPECTED}") from error
-
-
-def run_entries(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield what `annotate` recorded of each image, part by part.
-
-    Args:
-        folder: folder of a finished annotate step.
-    """
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    yield from read_parts(folder, sorted(n for n in record["outputs"] if n.startswith(PARTS)))
 
 
 def describe_run(folder: Path) -> dict[str, Any]:

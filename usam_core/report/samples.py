@@ -4,9 +4,10 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from usam_core.labels.image import Instance, LabelledImage
 
 KINDS = ("best", "doubtful", "rejected")
 
@@ -17,19 +18,19 @@ class Sample:
 
     Attributes:
         kind: one of `KINDS`.
-        label: its class, 1 is the first.
+        class_index: of its class.
         rank: what it was chosen by; larger is shown first.
         file_name: its image.
-        record: as `annotate` recorded it.
+        instance: the mask.
         confidence: what was compared with the threshold.
         threshold: of its class.
     """
 
     kind: str
-    label: int
+    class_index: int
     rank: float
     file_name: str
-    record: dict[str, Any]
+    instance: Instance
     confidence: float
     threshold: float
 
@@ -55,26 +56,20 @@ class SampleKeeper:
         self._kept: dict[tuple[str, int], list[tuple[float, int, Sample]]] = {}
         self._seen = 0
 
-    def add(self, entry: dict[str, Any]) -> None:
-        """Look at what `annotate` recorded of one image."""
+    def add(self, image: LabelledImage) -> None:
+        """Look at the masks of one image."""
         found: dict[tuple[str, int], Sample] = {}
-        for record in entry["annotations"]:
-            label = record["category_id"]
-            threshold = float(self._thresholds[label - 1])
-            sure = self._confidence(record)
-            for kind, rank in (
-                ("best", record["score"]),
-                ("doubtful", self._doubt(record["entropy"], sure, threshold)),
-            ):
-                sample = Sample(kind, label, rank, entry["file_name"], record, sure, threshold)
+        for one in image.instances:
+            threshold = float(self._thresholds[one.class_index])
+            sure = self._confidence(one)
+            doubt = self._doubt(one.entropy, sure, threshold)
+            for kind, rank in (("best", one.score), ("doubtful", doubt)):
+                sample = Sample(kind, one.class_index, rank, image.path, one, sure, threshold)
                 _keep_larger(found, sample)
-        for record in entry["missed"]:
-            label, threshold = record["category_id"], record["threshold"]
-            rank = record["score"] / max(threshold, 1e-6)
-            sample = Sample(
-                "rejected", label, rank, entry["file_name"], record, record["score"], threshold
-            )
-            _keep_larger(found, sample)
+        for one in image.missed:
+            rank = one.score / max(one.threshold, 1e-6)
+            at = (image.path, one, one.score, one.threshold)
+            _keep_larger(found, Sample("rejected", one.class_index, rank, *at))
         for key, sample in found.items():
             self._seen += 1
             heap = self._kept.setdefault(key, [])
@@ -86,13 +81,13 @@ class SampleKeeper:
         """Return all samples by class, kind, and rank."""
         return [
             sample
-            for label, kind in sorted({(label, KINDS.index(kind)) for kind, label in self._kept})
-            for _, _, sample in sorted(self._kept[KINDS[kind], label], reverse=True)
+            for index, kind in sorted({(index, KINDS.index(kind)) for kind, index in self._kept})
+            for _, _, sample in sorted(self._kept[KINDS[kind], index], reverse=True)
         ]
 
-    def _confidence(self, record: dict[str, Any]) -> float:
-        iou = min(max(record["predicted_iou"], 0.0), 1.0)
-        return record["score"] / iou if self._times_iou and iou > 0 else record["score"]
+    def _confidence(self, one: Instance) -> float:
+        iou = min(max(one.predicted_iou, 0.0), 1.0)
+        return one.score / iou if self._times_iou and iou > 0 else one.score
 
     def _doubt(self, entropy: float, sure: float, threshold: float) -> float:
         largest = math.log(max(2, len(self._thresholds)))
@@ -101,6 +96,6 @@ class SampleKeeper:
 
 
 def _keep_larger(found: dict[tuple[str, int], Sample], sample: Sample) -> None:
-    key = (sample.kind, sample.label)
+    key = (sample.kind, sample.class_index)
     if key not in found or found[key].rank < sample.rank:
         found[key] = sample

@@ -1,16 +1,29 @@
 """What `annotate` recorded of all images, as tables without masks: what reports count."""
 
-from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-_OF_IMAGE = ("file_name", "sha256", "png", "png_sha256", "height", "width")
-_OF_INSTANCE = {"score": "f", "probability": "f", "entropy": "f", "area": "q"}
+from usam_core.labels.label_map import LabelMap
+from usam_core.labels.parts import SCHEMA, instance_columns, label_columns
+
 BOX = ("x", "y", "w", "h")
+_OF_IMAGE = ["path", "sha256", "png", "png_sha256", "height", "width"]
+_NUMBERS = {
+    **dict.fromkeys(("score", "probability", "entropy"), np.float32),
+    "area": np.int64,
+    **dict.fromkeys(BOX, np.float32),
+}
+COLUMNS = [
+    *_OF_IMAGE,
+    *("labels", "pixels"),
+    *(f"instances.list.element.{name}" for name in (*_NUMBERS, "class_index")),
+]
+"""Of parts of labels, what the tables are made of."""
 
 
 @dataclass(frozen=True)
@@ -34,53 +47,34 @@ class RunTables:
         return int((self.images["height"].astype(np.int64) * self.images["width"]).sum())
 
 
-class TableBuilder:
-    """Takes images one by one, and gives their tables; masks are not held."""
+def read_tables(tables: Iterable[pa.Table]) -> RunTables:
+    """Put together what some images at a time say; masks are not held.
 
-    def __init__(self) -> None:
-        self._images: list[tuple[Any, ...]] = []
-        self._found = {name: array(kind) for name, kind in _OF_INSTANCE.items()}
-        self._found |= {name: array("f") for name in BOX}
-        self._found |= {"image": array("q"), "label": array("q")}
-        self._cover = {name: array("q") for name in ("image", "label", "pixels")}
-
-    def add(self, entry: dict[str, Any]) -> None:
-        """Take what `annotate` recorded of one image."""
-        number = len(self._images)
-        self._images.append(tuple(entry[name] for name in _OF_IMAGE))
-        for one in entry["annotations"]:
-            self._found["image"].append(number)
-            self._found["label"].append(one["category_id"])
-            for name in _OF_INSTANCE:
-                self._found[name].append(one[name])
-            for name, value in zip(BOX, one["bbox"], strict=True):
-                self._found[name].append(value)
-        for label, pixels in entry["pixels"].items():
-            for name, value in (("image", number), ("label", int(label)), ("pixels", pixels)):
-                self._cover[name].append(value)
-
-    def tables(self) -> RunTables:
-        """Return the tables, images sorted by file name."""
-        images = pd.DataFrame(self._images, columns=list(_OF_IMAGE))
-        order = np.argsort(images["file_name"].to_numpy(dtype=object), kind="stable")
-        place = np.empty(len(order), np.int64)
-        place[order] = np.arange(len(order))
-        return RunTables(
-            images.iloc[order].reset_index(drop=True),
-            _sorted(self._found, place, ["image"]),
-            _sorted(self._cover, place, ["image", "label"]),
-        )
+    Args:
+        tables: of parts of labels, of at least `COLUMNS`.
+    """
+    images, instances, cover, count = [], [], [], 0
+    for table in chain([SCHEMA.empty_table()], tables):
+        found, covered = instance_columns(table, [*_NUMBERS, "class_index"]), label_columns(table)
+        row = {"image": found.pop("image") + count}
+        label = LabelMap.id_of(found.pop("class_index").astype(np.int64))
+        columns = {name: found[name].astype(kind) for name, kind in _NUMBERS.items()}
+        instances.append(pd.DataFrame({**columns, **row, "label": label}))
+        cover.append(pd.DataFrame({**covered, "image": covered["image"] + count}))
+        images.append(table.select(_OF_IMAGE).to_pandas().rename(columns={"path": "file_name"}))
+        count += len(table)
+    listed = pd.concat(images, ignore_index=True)
+    order = np.argsort(listed["file_name"].to_numpy(dtype=object), kind="stable")
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return RunTables(
+        listed.iloc[order].reset_index(drop=True),
+        _sorted(instances, place, ["image"]),
+        _sorted(cover, place, ["image", "label"]),
+    )
 
 
-def read_tables(entries: Iterable[dict[str, Any]]) -> RunTables:
-    """Return the tables of what `annotate` recorded."""
-    builder = TableBuilder()
-    for entry in entries:
-        builder.add(entry)
-    return builder.tables()
-
-
-def _sorted(columns: dict[str, array], place: np.ndarray, by: list[str]) -> pd.DataFrame:
-    frame = pd.DataFrame({name: np.array(values) for name, values in columns.items()})
+def _sorted(frames: list[pd.DataFrame], place: np.ndarray, by: list[str]) -> pd.DataFrame:
+    frame = pd.concat(frames, ignore_index=True)
     frame["image"] = place[frame["image"].to_numpy(np.int64)]
     return frame.sort_values(by, kind="stable", ignore_index=True)

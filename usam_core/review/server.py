@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from usam_core.errors import InputError, UserError
 from usam_core.images.read import UnusableImage
-from usam_core.masks.rle import decode
+from usam_core.labels.label_map import LabelMap
 from usam_core.review.item import Item
 from usam_core.review.session import Session
 from usam_core.review.view import photograph, veil, window
@@ -99,8 +99,8 @@ def make_app(
     @routes.get("/api/items/{item_id}/mask")
     def mask(item_id: str, whole: bool = False) -> Response:
         one = session.item(item_id)
-        color = colors[session.classes.index(one.name) + 1]
-        layer = veil(decode(one.record["segmentation"]), _part(one, whole), tuple(color.tolist()))
+        color = colors[LabelMap.id_of(session.classes.index(one.name))]
+        layer = veil(one.instance.mask(), _part(one, whole), tuple(color.tolist()))
         return Response(layer, media_type="image/png")
 
     @routes.post("/api/decisions")
@@ -160,23 +160,22 @@ def _folder() -> Path:
 
 
 def _part(item: Item, whole: bool) -> tuple[int, int, int, int]:
-    h, w = item.record["segmentation"]["size"]
-    return (0, 0, w, h) if whole else window(tuple(item.record["bbox"]), (h, w))
+    h, w = item.instance.rle["size"]
+    return (0, 0, w, h) if whole else window(item.instance.bbox, (h, w))
 
 
 def _description(item: Item, session: Session) -> dict[str, Any]:
-    next_best = item.record.get("runner_up")
-    said = item.decision
+    one, said = item.instance, item.decision
     return {
         "id": item.id,
         "file_name": item.file_name,
         "name": item.name,
-        "runner_up": session.classes[next_best - 1] if next_best else None,
-        "score": item.record["score"],
-        "probability": item.record["probability"],
-        "entropy": item.record["entropy"],
+        "runner_up": None if one.runner_up is None else session.classes[one.runner_up],
+        "score": one.score,
+        "probability": one.probability,
+        "entropy": one.entropy,
         "disagreement": item.doubt.get("disagreement"),
-        "area": item.record["area"],
+        "area": one.area,
         "verdict": said and said.verdict,
         "label": said and said.label,
     }

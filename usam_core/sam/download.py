@@ -1,16 +1,17 @@
 """Download a checkpoint: with progress, resumed after a break, verified before it is used."""
 
 import os
+from http import HTTPStatus
 from pathlib import Path
-
-import httpx
+from typing import TYPE_CHECKING
 
 from usam_core.errors import InputError, TransientError
 from usam_core.files.digest import file_digest
 from usam_core.progress import SILENT, Progress
 from usam_core.sam.registry import Checkpoint
 
-_TIMEOUT = httpx.Timeout(30.0, read=60.0)
+if TYPE_CHECKING:
+    import httpx
 
 
 def cache_folder() -> Path:
@@ -57,6 +58,9 @@ def download(checkpoint: Checkpoint, folder: Path, progress: Progress = SILENT) 
 
 
 def _fetch(checkpoint: Checkpoint, part: Path, progress: Progress) -> None:
+    # A fifth of a second, for which `usam --help` does not wait: it asks for `cache_folder` alone.
+    import httpx
+
     have = part.stat().st_size if part.exists() else 0
     if have > checkpoint.bytes:
         part.unlink()
@@ -66,7 +70,11 @@ def _fetch(checkpoint: Checkpoint, part: Path, progress: Progress) -> None:
         headers["Range"] = f"bytes={have}-"
     try:
         with httpx.stream(
-            "GET", checkpoint.url, headers=headers, timeout=_TIMEOUT, follow_redirects=True
+            "GET",
+            checkpoint.url,
+            headers=headers,
+            timeout=httpx.Timeout(30.0, read=60.0),
+            follow_redirects=True,
         ) as response:
             _check(response, checkpoint)
             # A server that ignores the range answers 200 and starts from the beginning.
@@ -87,10 +95,10 @@ def _fetch(checkpoint: Checkpoint, part: Path, progress: Progress) -> None:
         ) from error
 
 
-def _check(response: httpx.Response, checkpoint: Checkpoint) -> None:
+def _check(response: "httpx.Response", checkpoint: Checkpoint) -> None:
     if response.is_success:
         return
     message = f"{checkpoint.url}: the server answered {response.status_code}"
-    if response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.is_server_error:
+    if response.status_code == HTTPStatus.TOO_MANY_REQUESTS or response.is_server_error:
         raise TransientError(f"{message}; try again later")
     raise InputError(f"{message}; fetch the file by hand and name it under sam.checkpoint")

@@ -1,7 +1,7 @@
 """Annotate: label every image from its stored masks; COCO, palette PNGs, overlays."""
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,27 +13,25 @@ from usam_core.files.digest import file_digest, value_digest, values_digest
 from usam_core.files.paths import remove
 from usam_core.files.stamps import CheckedFolders
 from usam_core.head.checkpoint import card_path, load_head
-from usam_core.lineage.artifact import read_parts
+from usam_core.images.listing.content import mismatch
+from usam_core.labels.image import count_labels
+from usam_core.labels.label_map import LabelMap
+from usam_core.labels.parts import PARTS, SUFFIX, Parts
 from usam_core.lineage.run_json import write_run
 from usam_core.masks.label_png import edited_png, read_label_png
 from usam_core.metrics.gate import covers_too_much
-from usam_core.outputs.coco_json import assemble
-from usam_core.outputs.edits import Edit, changed_counts, label_counts
+from usam_core.outputs.coco_writers import write_coco
+from usam_core.outputs.edits import Edit, changed_counts
 from usam_core.outputs.names import output_names
 from usam_core.parallel.workers import Piece, run_pieces
 from usam_core.progress import Progress
 from usam_core.steps import embed
-from usam_core.steps.annotate_notes import (
-    covered_images,
-    notes_on_edits,
-    notes_on_settings,
-    review_summary,
-)
+from usam_core.steps.annotate_notes import Tally, notes_on_edits, notes_on_settings
 from usam_core.steps.blocks import block_inputs, head_blocks
 from usam_core.steps.calibrated import calibration_file
 from usam_core.steps.folders import step_folder
 from usam_core.steps.images_to_label import listed_pairs, tiled_images
-from usam_core.steps.label_shard import Part, is_edited, label_part, part_holds
+from usam_core.steps.label_shard import Part, label_part, part_holds
 from usam_core.steps.label_targets import labellable
 from usam_core.steps.label_tiled import LargePart, label_large
 from usam_core.steps.read_settings import reading
@@ -43,7 +41,6 @@ from usam_core.steps.record import (
     intact_record,
     labels_record,
     read_record,
-    whole_output,
 )
 from usam_core.steps.render import draw_overlays
 from usam_core.steps.review_log import decided, decisions_digest, notes_on_decisions
@@ -53,8 +50,8 @@ _LABELLING = ("usam_core.steps.label_shard", "usam_core.steps.label_tiled")
 
 CALCULATIONS = (
     *_LABELLING,
-    "usam_core.outputs.coco_json",
-    "usam_core.outputs.overlay",
+    "usam_core.outputs.coco_writers",
+    "usam_core.labels.overlay",
     "usam_core.lineage.run_json",
 )
 """Modules that decide the step's results."""
@@ -63,7 +60,6 @@ COCO = "coco.json"
 RUN = "run.json"
 MASKS = "masks"
 OVERLAYS = "overlays"
-PARTS = "parts"
 CHECKED = ".checked.json"
 
 
@@ -106,7 +102,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         made_of = [labelling, shard, rows, pngs]
         if here:
             made_of.append(decisions_digest(d for of_image in here.values() for d in of_image))
-        done.append(folder / PARTS / f"{value_digest(made_of)[:24]}.json")
+        done.append(folder / PARTS / f"{value_digest(made_of)[:24]}{SUFFIX}")
         before = {png: written[png] for png in pngs if png in written}
         part = Part(done[-1], shard, rows, pngs, before, blocks, here)
         name = f"labelling {len(rows)} images from {rows[0][0]} on"
@@ -115,7 +111,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     for image, shards in found.tiled:
         png = f"{MASKS}/{names[image.path]}"
         made_of = [labelling, image.path, image.sha256, image.keys, shards, png]
-        done.append(folder / PARTS / f"{value_digest(made_of)[:24]}.json")
+        done.append(folder / PARTS / f"{value_digest(made_of)[:24]}{SUFFIX}")
         of_image = LargePart(done[-1], image, shards, png, written.get(png), blocks)
         name = f"labelling {len(shards)} tiles of {image.path}"
         large.append(Piece(name, len(shards), (project, store.path, head_file, of_image)))
@@ -123,12 +119,15 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     fresh = sum(run_pieces(label_part, pieces, "Labelling", config.compute, "cpu", progress))
     fresh += sum(run_pieces(label_large, large, "Tiles", config.compute, "cpu", progress))
     _sweep(folder, done, set(names.values()), written)
-    counts = assemble(folder / COCO, _read(done), card["classes"])
+    label_map = LabelMap.of(config)
+    tally = Tally(label_map)
+    made = Parts(folder, {f"{PARTS}{part.name}": None for part in done}, label_map)
+    images = tally.watch(made.images(["instances", "rejected", "pixels"]))
+    header = {"info": {"description": "usam"}, "categories": label_map.categories()}
+    write_coco(folder / COCO, header, (image.to_coco() for image in images))
     first = list(contents)[: config.outputs.overlays]
     shown = {p: (folder / MASKS / names[p], names[p].removesuffix(".png")) for p in first}
     overlays = draw_overlays(project, folder / OVERLAYS, shown, card["classes"], progress)
-    changed = sum(is_edited(folder, entry) for entry in _read(done))
-    covered = covered_images(_read(done), card["classes"])
     write_run(folder / RUN, project, card, contents, reading(project))
     return StepResult(
         step="annotate",
@@ -139,12 +138,12 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "images": len(contents),
             "labelled": fresh,
             "reused": len(contents) - fresh,
-            "instances": sum(counts.values()),
-            "per_class": counts,
-            "edited": changed,
-            "covered": covered,
-            "notes": _notes(project, changed, covered, len(contents)),
-            **review_summary(_read(done), sum(map(len, said.values()))),
+            "instances": sum(tally.instances.values()),
+            "per_class": tally.instances,
+            "edited": tally.edited,
+            "covered": dict(tally.covered),
+            "notes": _notes(project, tally.edited, tally.covered, len(contents)),
+            **tally.reviewed(sum(map(len, said.values()))),
         },
         outputs=digests(folder, [folder / COCO, folder / RUN, *done, *overlays]),
     )
@@ -167,10 +166,9 @@ def intact(project: Project, key: str) -> StepResult | None:
     if not checked.holds(folder):
         if intact_record(folder, key) is None:
             return None
-        parts = [folder / name for name in _parts(folder)]
-        if not all(part_holds(folder, part) for part in parts):
+        if not all(part_holds(folder, folder / name) for name in _parts(folder)):
             return None
-        changed = sum(is_edited(folder, entry) for entry in _read(parts))
+        changed = len(edited_images(project))
         if not changed:
             checked.add(folder)
             checked.save([folder.name])
@@ -181,31 +179,24 @@ def intact(project: Project, key: str) -> StepResult | None:
     return replace(record, reused=True, summary=summary)
 
 
-def entries(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield what was labelled, by image: names, sizes, label PNG, annotations.
+def labels(project: Project) -> Parts:
+    """What was labelled, to be read part by part.
 
-    Args:
-        folder: folder of a finished annotate step.
+    Raises:
+        MissingStepError: `annotate` has not run.
     """
-    yield from sorted(recorded(folder), key=lambda entry: entry["file_name"])
-
-
-def recorded(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the same, shard by shard, so that one shard is held at a time."""
-    return _read(whole_output(folder, name) for name in sorted(_parts(folder)))
+    labels_record(project)
+    folder = step_folder(project, "annotate")
+    return Parts(folder, _parts(folder), LabelMap.of(project.config), project.images.root)
 
 
 def edits(project: Project) -> Iterator[Edit]:
     """Yield what a person has changed in the label PNGs; of ours only the counts are known."""
-    folder = step_folder(project, "annotate")
-    names = ["background", *project.config.label_names]
-    for entry in recorded(folder):
-        if is_edited(folder, entry):
-            before = {int(label): count for label, count in entry.get("pixels", {}).items()}
-            now = label_counts(read_label_png(folder / entry["png"]))
-            changed = changed_counts(before, now, names)
-            path = str(folder / entry["png"])
-            yield Edit("annotate", entry["file_name"], path, None, changed, {})
+    for image in labels(project).images(["pixels"]):
+        if image.is_edited():
+            now = count_labels(read_label_png(image.png_file))
+            changed = changed_counts(image.pixels, now, image.label_map)
+            yield Edit("annotate", image.path, str(image.png_file), None, changed, {})
 
 
 def edited_images(project: Project) -> list[str]:
@@ -213,7 +204,7 @@ def edited_images(project: Project) -> list[str]:
     folder = step_folder(project, "annotate")
     if CheckedFolders(folder / CHECKED, value_digest(labels_record(project).outputs)).holds(folder):
         return []
-    return sorted(e["file_name"] for e in recorded(folder) if is_edited(folder, e))
+    return sorted(image.path for image in labels(project).images([]) if image.is_edited())
 
 
 def head_path(project: Project) -> Path:
@@ -270,33 +261,28 @@ def _decisions(project: Project) -> dict[str, str]:
     return {"decisions": decisions_digest(d for of_image in said.values() for d in of_image)}
 
 
-def _parts(folder: Path) -> list[str]:
-    """Return the recorded parts, by their names in the folder."""
+def _parts(folder: Path) -> dict[str, str]:
+    """Return the digest of each recorded part, by its name in the folder, sorted."""
     record = read_record(folder)
-    return [name for name in record.outputs if name.startswith(f"{PARTS}/")] if record else []
-
-
-def _read(parts: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    for part in parts:
-        yield from read_parts(part.parents[1], [f"{PARTS}/{part.name}"])
+    outputs = sorted(record.outputs.items()) if record else ()
+    return {name: sha256 for name, sha256 in outputs if name.startswith(PARTS)}
 
 
 def _drop_damaged(folder: Path) -> None:
     """Remove parts that are not as they were recorded: their images are labelled again."""
-    for name in _parts(folder):
-        try:
-            whole_output(folder, name)
-        except StoreError:
+    for name, sha256 in _parts(folder).items():
+        if mismatch(folder / name, sha256):
             remove(folder, folder / name)
 
 
 def _written(folder: Path) -> dict[str, str]:
     """Return the digest of every label PNG as it was last recorded, by its path."""
     found: dict[str, str] = {}
-    for part in (folder / PARTS).glob("*.json"):
+    for part in (folder / PARTS).glob("*"):
+        one = Parts(folder, {f"{PARTS}{part.name}": None})
         try:
-            found |= {entry["png"]: entry["png_sha256"] for entry in _read([part])}
-        except (OSError, ValueError, KeyError, TypeError, StoreError):
+            found |= {image.png: image.png_sha256 for image in one.images([])}
+        except (OSError, StoreError):
             continue  # it does not hold, and its images are labelled again
     return found
 
@@ -304,7 +290,7 @@ def _written(folder: Path) -> dict[str, str]:
 def _sweep(folder: Path, parts: list[Path], pngs: set[str], written: dict[str, str]) -> None:
     """Remove parts and label PNGs of images that are no longer in the project, but no edits."""
     kept = set(parts)
-    for old in (folder / PARTS).glob("*.json"):
+    for old in (folder / PARTS).glob("*"):
         if old not in kept:
             remove(folder, old)
     for old in (folder / MASKS).rglob("*.png"):

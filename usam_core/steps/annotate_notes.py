@@ -1,30 +1,53 @@
 """What the summary of the step annotate says beside its counts."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from usam_core.config.project import Project
+from usam_core.labels.image import LabelledImage
+from usam_core.labels.label_map import LabelMap
 from usam_core.metrics.gate import COVERED
 from usam_core.steps.calibrated import calibration_file
 
 
-def review_summary(entries: Iterable[dict[str, Any]], decisions: int) -> dict[str, Any]:
-    """Count the decisions that found their mask again, and those that did not."""
-    if not decisions:
-        return {}
-    found: Counter[str] = Counter()
-    images = set()
-    for entry in entries:
-        # An image may be there twice under two names: a decision counts once.
-        if entry["sha256"] in images or "rejected" not in entry:
-            continue
-        images.add(entry["sha256"])
-        found["rejected"] += len(entry["rejected"])
-        found.update(r["reviewed"] for r in entry["annotations"] if "reviewed" in r)
-    kinds = ("accepted", "changed", "rejected")
-    applied = {kind: found[kind] for kind in kinds}
-    return {"reviewed": {**applied, "not_applied": decisions - sum(applied.values())}}
+class Tally:
+    """Counts, image after image, what the summary says of all.
+
+    Attributes:
+        instances: how many of each class, by name.
+        covered: how many images each class covers nearly whole; classes with none are left out.
+        edited: how many label PNGs a person has changed.
+    """
+
+    def __init__(self, label_map: LabelMap) -> None:
+        self._label_map = label_map
+        self.instances = dict.fromkeys(label_map.names, 0)
+        self.covered: Counter[str] = Counter()
+        self.edited = 0
+        self._reviewed: Counter[str] = Counter()
+        self._images: set[str] = set()
+
+    def watch(self, images: Iterable[LabelledImage]) -> Iterator[LabelledImage]:
+        """Yield the images, each once it is counted."""
+        for image in images:
+            self.edited += image.is_edited()
+            self.covered.update(covering(image))
+            for instance in image.instances:
+                self.instances[self._label_map.names[instance.class_index]] += 1
+            # An image may be there twice under two names: a decision counts once.
+            if image.rejected is not None and image.sha256 not in self._images:
+                self._images.add(image.sha256)
+                self._reviewed["rejected"] += len(image.rejected)
+                self._reviewed.update(i.reviewed for i in image.instances if i.reviewed)
+            yield image
+
+    def reviewed(self, decisions: int) -> dict[str, Any]:
+        """How many decisions found their mask again, and how many did not."""
+        if not decisions:
+            return {}
+        applied = {kind: self._reviewed[kind] for kind in ("accepted", "changed", "rejected")}
+        return {"reviewed": {**applied, "not_applied": decisions - sum(applied.values())}}
 
 
 def notes_on_settings(project: Project) -> list[str]:
@@ -44,14 +67,11 @@ def notes_on_settings(project: Project) -> list[str]:
     ]
 
 
-def covered_images(entries: Iterable[dict[str, Any]], names: Sequence[str]) -> dict[str, int]:
-    """Count the images that each class covers nearly whole; classes with none are left out."""
-    found: Counter[str] = Counter()
-    for entry in entries:
-        least = COVERED * entry["height"] * entry["width"]
-        pixels = entry.get("pixels", {}).items()
-        found.update(names[int(n) - 1] for n, count in pixels if int(n) and count > least)
-    return dict(found)
+def covering(image: LabelledImage) -> list[str]:
+    """The classes that cover an image nearly whole."""
+    least = COVERED * image.size_hw[0] * image.size_hw[1]
+    labelled = ((label, count) for label, count in image.pixels.items() if label)
+    return [image.label_map.name_of(label) for label, count in labelled if count > least]
 
 
 def notes_on_edits(edited: int) -> list[str]:

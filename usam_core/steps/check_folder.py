@@ -5,7 +5,7 @@ settings of the project: records, documents and tables say it all.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,10 @@ from usam_core.errors import StoreError
 from usam_core.files.digest import value_digest
 from usam_core.files.fsspec_io import is_url, join
 from usam_core.files.paths import inside, removable
-from usam_core.lineage.artifact import PARTS, read_parts
+from usam_core.labels.parts import PARTS, Parts
 from usam_core.lineage.document import LINEAGE, portable, read_document
 from usam_core.sources.base import class_folder, manifest_path
-from usam_core.steps import annotate, compose, export
+from usam_core.steps import compose, export
 from usam_core.steps.collect_class import FOUND
 from usam_core.steps.damage import Remade, Walk
 from usam_core.steps.record import RECORD, made_digest, read_record
@@ -36,19 +36,19 @@ class Claim(NamedTuple):
         kind: what it is.
         path: a path, or the URL of an image.
         sha256: its content key.
-        row: what the manifest, the table of scenes or a part of the labels says of it.
+        row: what the manifest or the table of scenes says of it; the labelled image.
     """
 
     kind: Kind
     path: Path | str
     sha256: str
-    row: Mapping[str, Any] = {}
+    row: Any = None
 
     @property
     def stored(self) -> list[str]:
         """Return which images the store must have, since there is this file."""
         if self.kind == "labels":
-            return self.row.get("tiles", [self.row["sha256"]])
+            return list(self.row.tiles or [self.row.sha256])
         return [self.sha256] if self.kind == "scenes" and self.sha256 == self.row["sha256"] else []
 
 
@@ -167,12 +167,12 @@ class FolderCheck:
             if not self._holds(self.folder / part):
                 continue
             images = (self.document or {}).get("inputs", {}).get("images", {}).get("path")
-            for row in read_parts(self.folder, [part]):
-                yield Claim("labels", self.folder / row["png"], row["png_sha256"], row)
+            for row in Parts(self.folder, {part: None}).images(["tiles"]):
+                yield Claim("labels", row.png_file, row.png_sha256, row)
                 if images is not None:
-                    image = join(images, row["file_name"])
+                    image = join(images, row.path)
                     path = image if is_url(images) else self.walk.root / image
-                    yield Claim("images", path, row["sha256"], row)
+                    yield Claim("images", path, row.sha256, row)
 
     def _holds(self, table: Path) -> bool:
         return table not in self.bad and table.is_file()
@@ -188,7 +188,7 @@ class FolderCheck:
         elif claim.kind == "pictures":
             found = self.folder / FOUND / f"{class_folder(claim.row['class'])}.json"
             self.tell(path, what, "repair", partial(self.drop, path, found))
-        elif claim.kind == "labels" and annotate.is_edited(self.folder, claim.row):
+        elif claim.kind == "labels" and claim.row.is_edited():
             self.walk.found.edits.append(portable(path, self.walk.root))
         else:
             self.tell(path, what, "run", partial(self._drop_output, path))

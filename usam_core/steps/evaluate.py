@@ -1,18 +1,20 @@
 """Evaluate: compare the labels with truth; tables, JSON, and a contact sheet."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from usam_core.config.palette import class_colors
 from usam_core.config.project import Project
 from usam_core.errors import ConfigError, InputError
 from usam_core.files.atomic import whole_file
 from usam_core.files.spreadsheet import write_csv
 from usam_core.inference.reliability import diagram, expected_calibration_error
+from usam_core.labels.image import LabelledImage
+from usam_core.labels.label_map import LabelMap
 from usam_core.metrics.confidence import StatedProbabilities
-from usam_core.metrics.instance import average_precision
+from usam_core.metrics.instance import AveragePrecision
 from usam_core.metrics.presence import FalsePositives
 from usam_core.metrics.report import write_report
 from usam_core.metrics.semantic import Confusion
@@ -21,9 +23,9 @@ from usam_core.progress import Progress
 from usam_core.report.pictures import enlarged
 from usam_core.steps import annotate
 from usam_core.steps.folders import step_folder
-from usam_core.steps.label_shard import is_edited, read_labels
 from usam_core.steps.record import StepResult, digests, labels_record, made_digest
 from usam_core.steps.render import picture_and_labels
+from usam_core.truth.base import Truth
 from usam_core.truth.choose import open_truth
 
 CALCULATIONS = (
@@ -65,39 +67,39 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         InputError: no labelled image has truth.
         MissingStepError: `annotate` has not run.
     """
-    labels = step_folder(project, "annotate")
-    _annotated(project)
+    total = _annotated(project).summary["images"]
     truth = open_truth(project)
-    names = project.config.label_names
-    confusion = Confusion(names)
-    presence = FalsePositives(names)
-    stated = StatedProbabilities()
-    entries = list(annotate.entries(labels))
-    scored, edited = [], 0
-    with progress.bar("Scoring", len(entries)) as bar:
-        for entry in entries:
-            expected = truth.label_map(entry["file_name"], (entry["height"], entry["width"]))
+    label_map = LabelMap.of(project.config)
+    confusion, presence = Confusion(label_map.names), FalsePositives(label_map.names)
+    stated, precision = StatedProbabilities(), AveragePrecision(label_map)
+    shown: list[LabelledImage] = []
+    scored = edited = 0
+    with progress.bar("Scoring", total) as bar:
+        for image in annotate.labels(project).sorted_images(["instances"]):
             bar.advance()
+            expected = truth.label_map(image.path, image.size_hw)
             if expected is None:
                 continue
-            if is_edited(labels, entry):
+            if image.is_edited():
                 edited += 1  # a person's labels say nothing about the head
                 continue
-            found = read_labels(labels, entry)
-            confusion.add(expected, found)
-            presence.add(expected, found)
-            stated.add(expected, entry["annotations"])
-            scored.append(entry)
+            confusion.add(expected, image.labels)
+            presence.add(expected, image.labels)
+            stated.add(expected, image.instances)
+            precision.add(truth.instances(image.path), image.instances)
+            scored += 1
+            if len(shown) < SHEET_IMAGES:
+                shown.append(replace(image, instances=()))
     if not scored:
         raise InputError(
-            f"{project.truth_path}: no truth for any of {len(entries)} labelled images"
+            f"{project.truth_path}: no truth for any of {total} labelled images"
             + (f" but {edited} that were edited by hand" if edited else "")
             + "; expected files or file names with the images' names"
             + "".join(f"\n  {note}" for note in truth.notes)
         )
     folder = step_folder(project, "evaluate")
     semantic = confusion.scores(COMMON_IMAGES)
-    instance = average_precision(truth, scored, names)
+    instance = precision.scores()
     absent = presence.scores()
     notes = truth.notes
     if not confusion.matrix[1:].any():
@@ -107,15 +109,15 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     error = expected_calibration_error(table)
     files += _reliability(folder, table, error)
     sheet = folder / "contact_sheet.png"
-    _sheet(project, sheet, labels, scored[:SHEET_IMAGES], truth)
+    _sheet(project, sheet, shown, truth)
     return StepResult(
         step="evaluate",
         key=key,
         reused=False,
         path=str(folder / "metrics.json"),
         summary={
-            "images": len(scored),
-            "without_truth": len(entries) - len(scored) - edited,
+            "images": scored,
+            "without_truth": total - scored - edited,
             "edited": edited,
             "miou": semantic.miou,
             "miou_common": semantic.miou_common,
@@ -148,14 +150,9 @@ def _reliability(folder: Path, table: pd.DataFrame, error: float | None) -> list
     return [rows, picture]
 
 
-def _sheet(
-    project: Project, target: Path, labels: Path, entries: list[dict[str, Any]], truth: Any
-) -> None:
-    config = project.config
-    colors = class_colors(config.label_names, {s.name: s.color for s in config.classes})
-    rows = []
-    for entry in entries:
-        name = entry["file_name"]
-        rgb, found = picture_and_labels(project, name, labels / entry["png"])
-        rows.append((name, rgb, enlarged(truth.label_map(name), found.shape), found))
-    save_contact_sheet(target, rows, config.label_names, colors)
+def _sheet(project: Project, target: Path, images: list[LabelledImage], truth: Truth) -> None:
+    label_map, rows = LabelMap.of(project.config), []
+    for image in images:
+        rgb, found = picture_and_labels(project, image.path, image.png_file)
+        rows.append((image.path, rgb, enlarged(truth.label_map(image.path), found.shape), found))
+    save_contact_sheet(target, rows, label_map.names, label_map.colors)

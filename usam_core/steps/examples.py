@@ -8,6 +8,7 @@ import pandas as pd
 
 from usam_core.compose.cutout import object_mask
 from usam_core.compose.targets import mask_targets
+from usam_core.config.compose import ComposeConfig
 from usam_core.config.project import Project
 from usam_core.head.bags import choose_masks
 from usam_core.masks.bits import valid_hw
@@ -49,14 +50,15 @@ def masks_on_objects(
     found: dict[str, np.ndarray] = {}
     for shard, group in index.loc[sorted(set(shas))].groupby("shard"):
         for sha256, mask_set in store.read_shard(str(shard), group.index, [], tokens=False):
-            found[sha256] = _on_object(project, mask_set, choice)
+            found[sha256] = on_object(project.config.compose, mask_set, choice)
     return np.stack([found[sha256] for sha256 in shas])
 
 
-def _on_object(project: Project, mask_set: MaskSet, choice: str) -> np.ndarray:
+def on_object(limits: ComposeConfig, mask_set: MaskSet, choice: str) -> np.ndarray:
+    """Return which mask of each prompt lies on a picture's one object, bool (d,)."""
     # At the size of the masks: a picture's own may be a hundred times as large.
     small = replace(mask_set, size_hw=valid_hw(mask_set.size_hw, mask_set.packed_masks.shape[-2]))
-    whole = object_mask(small, project.config.compose)
+    whole = object_mask(small, limits)
     if whole is None:
         return np.zeros(len(mask_set), bool)
     columns = {"predicted_iou": mask_set.predicted_iou, "packed_masks": mask_set.packed_masks}

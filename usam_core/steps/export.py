@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from usam_core.config.palette import class_colors
 from usam_core.config.project import Project
 from usam_core.files.atomic import disk_errors
 from usam_core.files.code import code_digest
@@ -18,8 +17,9 @@ from usam_core.files.fsspec_io import is_url
 from usam_core.files.paths import remove
 from usam_core.head.checkpoint import load_head
 from usam_core.images.listing.content import mismatch
-from usam_core.lineage.artifact import read_parts
-from usam_core.outputs.base import LabelledImage, Target, Writer
+from usam_core.labels.image import LabelledImage
+from usam_core.labels.label_map import LabelMap
+from usam_core.outputs.base import Target, Writer
 from usam_core.outputs.edits import Edit, compare
 from usam_core.outputs.formats import WRITERS, open_writer
 from usam_core.outputs.ledger import Ledger, Written, content_digest
@@ -43,7 +43,6 @@ from usam_core.steps.record import (
     labels_record,
     made_digest,
     read_record,
-    whole_output,
 )
 from usam_core.store.commit import remove_folder
 
@@ -82,21 +81,20 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     _drop_damaged_rows(folder)
     # Files are replaced from here on: what the last export recorded holds no longer.
     (folder / RECORD).unlink(missing_ok=True)
-    record = labels_record(project)
-    parts = sorted(name for name in record.outputs if name.startswith(f"{annotate.PARTS}/"))
-    labels = step_folder(project, "annotate")
+    images = labels_record(project).summary["images"]
+    labels = annotate.labels(project)
+    parts = labels.files
     with (
         disk_errors(folder),
         _open_ledger(project) as ledger,
         progress.bar("Exporting", len(parts)) as bar,
     ):
         fresh = 0
-        for name in parts:
-            jobs = _jobs(project, writers, name, record.outputs[name], ledger)
+        for name, sha256 in parts.items():
+            jobs = _jobs(project, writers, name, sha256, ledger)
             if jobs:
-                whole_output(labels, name)
-                entries = list(read_parts(labels, [name]))
-                export_part(Path(name).stem, entries, jobs, project.images.root, ledger)
+                some = replace(labels, files={name: sha256}).images(["instances"])
+                export_part(Path(name).stem, some, jobs, ledger)
                 fresh += 1
             bar.advance()
         stems = [Path(name).stem for name in parts]
@@ -105,7 +103,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         edited = {w.name: sum(1 for _ in ledger.edits(w.name)) for w in writers}
         notes = [note for writer in writers for note in writer.notes]
         notes += _notes(ledger, writers, edited, project)
-    result = _result(key, folder, record.summary["images"], edited, [*files, *rows], notes)
+    result = _result(key, folder, images, edited, [*files, *rows], notes)
     said = {"shards": len(parts), "written": fresh, "ledger": file_digest(folder / LEDGER)}
     return replace(result, summary={**result.summary, **said})
 
@@ -167,9 +165,8 @@ def differing(project: Project) -> Iterator[tuple[Path, str]]:
         return
     names = {name for files in changed.values() for name, _ in files if name in WRITERS}
     writers = {writer.name: writer for writer in _writers(project, names)}
-    for entry in annotate.recorded(step_folder(project, "annotate")):
-        for name, path in changed.pop(entry["file_name"], ()):
-            image = LabelledImage(entry, project.images.root)
+    for image in annotate.labels(project).images(["instances"]):
+        for name, path in changed.pop(image.path, ()):
             yield folder / path, "" if _can_be_read(writers[name], image, folder / path) else CUT
     # Of images that are no longer labelled nothing is known: such a file may be a person's.
     yield from ((folder / path, "") for files in changed.values() for _, path in files)
@@ -183,9 +180,7 @@ def set_aside(place: Path) -> Path:
 
 def show_edits(project: Project) -> Iterator[Edit]:
     """Yield what a person has changed in the label PNGs and in what was exported, by image."""
-    labels_record(project)
-    folder, labels = step_folder(project, "export"), step_folder(project, "annotate")
-    names = ["background", *project.config.label_names]
+    folder = step_folder(project, "export")
     yield from annotate.edits(project)
     if not (folder / LEDGER).is_file():
         return
@@ -194,10 +189,9 @@ def show_edits(project: Project) -> Iterator[Edit]:
         for writer in _writers(project, [n for n in ledger.formats() if n in WRITERS]):
             for place, image in ledger.edits(writer.name):
                 changed.setdefault(image, []).append((writer, place))
-        for entry in annotate.recorded(labels) if changed else ():
-            for writer, place in changed.get(entry["file_name"], ()):
-                image = LabelledImage(entry, project.images.root)
-                yield compare(writer, image, place, names)
+        for image in annotate.labels(project).images(["instances"]) if changed else ():
+            for writer, place in changed.get(image.path, ()):
+                yield compare(writer, image, place)
 
 
 def _open_ledger(project: Project) -> Ledger:
@@ -227,17 +221,15 @@ def _writers(project: Project, names: Iterable[str]) -> list[Writer]:
         return []
     config = project.config
     _, card = load_head(annotate.head_path(project))
-    colors = class_colors(card["classes"], {s.name: s.color for s in config.classes})
+    chosen = {spec.name: spec.color for spec in config.classes}
+    label_map = LabelMap.of_names(card["classes"], chosen)
     return [
         open_writer(
             name,
             Target(
                 folder=step_folder(project, "export") / name,
-                classes=card["classes"],
-                colors=colors,
+                label_map=label_map,
                 run=labels_record(project).key,
-                images=project.images.root,
-                labels=step_folder(project, "annotate"),
                 shapes=config.outputs.label_studio,
                 in_place=config.outputs.ome_zarr_in_place,
                 level=config.level,

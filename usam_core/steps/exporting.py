@@ -6,9 +6,10 @@ files renamed: a file of ours is never taken for a person's edit, nor an edit fo
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,8 @@ from usam_core.files import faults
 from usam_core.files.atomic import LONGEST_NAME, TEMPORARY_PREFIX, sync_path, sync_tree, whole_file
 from usam_core.files.digest import value_digest
 from usam_core.files.paths import remove
-from usam_core.outputs.base import LabelledImage, Writer
+from usam_core.labels.image import LabelledImage
+from usam_core.outputs.base import Writer
 from usam_core.outputs.ledger import Ledger, Written, content_digest
 
 ROWS = "rows"
@@ -38,22 +40,21 @@ class Job(NamedTuple):
 
 
 class _Staged(NamedTuple):
-    entry: dict[str, Any]
+    image: LabelledImage
     file: Written
     made: Path
     place: Path
 
 
 def export_part(
-    part: str, entries: list[dict[str, Any]], jobs: list[Job], images: str, ledger: Ledger
+    part: str, images: Iterable[LabelledImage], jobs: list[Job], ledger: Ledger
 ) -> None:
     """Write the files and the rows of one part's images, all formats in one pass.
 
     Args:
         part: the part's name.
-        entries: what `annotate` recorded of its images.
+        images: its images.
         jobs: the formats to write.
-        images: folder or URL that the images' paths count from.
         ledger: knows what was written before.
     """
     staged: dict[str, list[_Staged]] = {job.writer.name: [] for job in jobs}
@@ -64,13 +65,12 @@ def export_part(
             file = rows_file(ledger.folder, job.writer.name, part)
             temporary = open_files.enter_context(whole_file(file))
             rows[job.writer.name] = open_files.enter_context(open(temporary, "w", encoding="utf-8"))
-        for entry in entries:
-            image = LabelledImage(entry, images)
+        for image in images:
             for job in jobs:
                 name = job.writer.name
                 for row in job.writer.rows(image):
                     rows[name].write(json.dumps(row, ensure_ascii=False) + "\n")
-                made = _stage(entry, image, job.writer, ledger)
+                made = _stage(image, job.writer, ledger)
                 if made is None:
                     continue
                 if _keep(image, job.writer, made, ledger):
@@ -86,7 +86,7 @@ def export_part(
             faults.at("rename", one.place)
             _place(one.made, one.place)
             faults.at("renamed", one.place)
-            job.writer.placed(LabelledImage(one.entry, images))
+            job.writer.placed(one.image)
         # The names too: the ledger is not to know files that a power cut takes back.
         for folder in {one.place.parent for one in ready}:
             sync_path(folder)
@@ -127,9 +127,7 @@ def read_rows(files: list[Path]) -> Iterator[dict[str, Any]]:
             yield from map(json.loads, lines)
 
 
-def _stage(
-    entry: dict[str, Any], image: LabelledImage, writer: Writer, ledger: Ledger
-) -> _Staged | None:
+def _stage(image: LabelledImage, writer: Writer, ledger: Ledger) -> _Staged | None:
     place = writer.target(image)
     if place is None:
         return None
@@ -143,7 +141,8 @@ def _stage(
     writer.write(image, made)
     faults.at("half", place, made)
     file = Written(path, image.path, content_digest(made))
-    return _Staged(entry, file, made, place)
+    # Without masks, and without what the writers have decoded of them.
+    return _Staged(replace(image, instances=()), file, made, place)
 
 
 def _keep(image: LabelledImage, writer: Writer, made: _Staged, ledger: Ledger) -> bool:

@@ -204,7 +204,7 @@ def _learn(project: Project, store: EmbeddingStore, progress: Progress) -> _Fitt
     heads = {"teacher": trained.teacher, "student": trained.student}
     heads = {role: head for role, head in heads.items() if head is not None}
     card = None
-    if config.head.familiar and not _too_few(taught.pictures):
+    if config.head.familiar and not too_few(taught.pictures):
         card, learned = _familiar(project, store, taught.shas)
         for role, head in heads.items():
             heads[role] = FamiliarHead(head, bags.width, **card)
@@ -221,7 +221,8 @@ def _learn(project: Project, store: EmbeddingStore, progress: Progress) -> _Fitt
     )
 
 
-def _too_few(pictures: dict[str, int]) -> bool:
+def too_few(pictures: dict[str, int]) -> bool:
+    """Return whether a name has too few pictures to say how alike they are, with a warning."""
     few = {name: count for name, count in pictures.items() if count < MIN_EXAMPLES}
     if few:
         listed = ", ".join(f"{name} {count}" for name, count in few.items())

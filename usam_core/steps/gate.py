@@ -1,24 +1,26 @@
 """The quality gate of a project: statistics of its last run, its history, a sheet of suspects."""
 
+import heapq
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 from pydantic import TypeAdapter
 
-from usam_core.config.palette import class_colors
 from usam_core.config.project import Project
 from usam_core.files.atomic import whole_file
 from usam_core.files.sealed import read_sealed, sealed, unsealed, write_sealed
-from usam_core.metrics.gate import Objection, RunStatistics, judge
-from usam_core.outputs.overlay import overlay
+from usam_core.labels.label_map import LabelMap
+from usam_core.labels.overlay import overlay
+from usam_core.labels.parts import instance_columns, label_columns
+from usam_core.metrics.gate import COVERED, Objection, RunStatistics, judge
 from usam_core.steps import annotate
-from usam_core.steps.annotate_notes import covered_images
 from usam_core.steps.folders import step_folder
 from usam_core.steps.record import StepResult, labels_record, made_digest, read_record
 from usam_core.steps.render import picture_and_labels
@@ -63,7 +65,7 @@ def check_gate(project: Project) -> Verdict:
     objections = judge(now, [run for run in history if run.key != now.key], project.config.gate)
     sheet = None
     if objections:
-        suspects = _suspects(_per_image(project), objections)
+        suspects = _suspects(project, objections)
         sheet = folder / SUSPECTS if suspects else None
         _draw(project, suspects, folder / SUSPECTS)
     elif all(run.key != now.key for run in history):
@@ -95,20 +97,22 @@ def _labels(project: Project) -> dict[str, Any]:
     known = _known(file)
     if {name: known.get(name) for name in of} == of and "covered" in known:
         return known
-    areas, pixels, images, scores = dict.fromkeys(names, 0), 0, 0, []
-    folder = step_folder(project, "annotate")
-    for entry in annotate.entries(folder):
-        images += 1
-        pixels += entry["height"] * entry["width"]
-        for annotation in entry["annotations"]:
-            areas[names[annotation["category_id"] - 1]] += annotation["area"]
-            scores.append(annotation["score"])
+    areas, covered = np.zeros(len(names), np.int64), Counter[str]()
+    images = pixels = instances = 0
+    scores = 0.0
+    for batch in _batches(project):
+        images += len(batch.paths)
+        pixels += int(batch.sizes.sum())
+        instances += int(batch.instances.sum())
+        areas += batch.areas.sum(axis=0)
+        scores += float(batch.scores.sum())
+        covered.update(batch.covering)
     found = {
         **of,
         "images": images,
-        "class_share": {name: area / max(1, pixels) for name, area in areas.items()},
-        "mean_score": float(np.mean(scores)) if scores else None,
-        "covered": covered_images(annotate.recorded(folder), names),
+        "class_share": dict(zip(names, (areas / max(1, pixels)).tolist(), strict=True)),
+        "mean_score": scores / instances if instances else None,
+        "covered": dict(covered),
     }
     write_sealed(file, found)
     return found
@@ -121,18 +125,40 @@ def _known(file: Path) -> dict[str, Any]:
         return {}
 
 
-def _per_image(project: Project) -> list[dict[str, Any]]:
-    """Return of each image its names, its classes' areas and its mean score."""
-    names = project.config.label_names
-    per_image = []
-    for entry in annotate.entries(step_folder(project, "annotate")):
-        areas = dict.fromkeys(names, 0)
-        for annotation in entry["annotations"]:
-            areas[names[annotation["category_id"] - 1]] += annotation["area"]
-        scores = [annotation["score"] for annotation in entry["annotations"]]
-        score = float(np.mean(scores)) if scores else 1.0
-        per_image.append({**entry, "annotations": None, "areas": areas, "score": score})
-    return per_image
+class _Batch(NamedTuple):
+    """Some images: names, pixels (n,), number of instances (n,), sum of their scores (n,), areas
+    by class (n, c); the classes that cover an image nearly whole, once for each.
+    """
+
+    paths: list[str]
+    pngs: list[str]
+    sizes: np.ndarray
+    instances: np.ndarray
+    scores: np.ndarray
+    areas: np.ndarray
+    covering: list[str]
+
+
+def _batches(project: Project) -> Iterator[_Batch]:
+    """Yield what the columns say that the gate needs; masks are not read."""
+    labels, of_instance = annotate.labels(project), ("class_index", "area", "score")
+    columns = ("path", "png", "height", "width", "labels", "pixels")
+    nested = (f"instances.list.element.{name}" for name in of_instance)
+    for table in labels.tables([*columns, *nested]):
+        found, cover, n = instance_columns(table, of_instance), label_columns(table), len(table)
+        sizes = table["height"].to_numpy() * table["width"].to_numpy()
+        areas = np.zeros((n, len(labels.label_map.names)), np.int64)
+        np.add.at(areas, (found["image"], found["class_index"]), found["area"])
+        whole = (cover["label"] > 0) & (cover["pixels"] > COVERED * sizes[cover["image"]])
+        yield _Batch(
+            table["path"].to_pylist(),
+            table["png"].to_pylist(),
+            sizes,
+            np.bincount(found["image"], minlength=n),
+            np.bincount(found["image"], found["score"], n),
+            areas,
+            [labels.label_map.name_of(id_) for id_ in cover["label"][whole]],
+        )
 
 
 def _summary(project: Project, step: str) -> dict[str, Any]:
@@ -140,27 +166,31 @@ def _summary(project: Project, step: str) -> dict[str, Any]:
     return {} if record is None else record.summary
 
 
-def _suspects(per_image: list[dict[str, Any]], objections: list[Objection]) -> list[dict[str, Any]]:
-    """Return the images that show best what is objected to: much of a class, or low scores."""
-    classes = [objection.class_name for objection in objections if objection.class_name]
-    if classes:
-        ranked = sorted(per_image, key=lambda e: -sum(e["areas"][name] for name in classes))
-    else:
-        ranked = sorted(per_image, key=lambda e: e["score"])
-    return ranked[:_SUSPECTS]
+def _suspects(project: Project, objections: list[Objection]) -> list[tuple[str, str]]:
+    """Return path and label PNG of the images that show best what is objected to.
+
+    Those with much of a class, or with low scores.
+    """
+    names = project.config.label_names
+    classes = [names.index(one.class_name) for one in objections if one.class_name in names]
+    ranked: list[tuple[float, str, str]] = []
+    for batch in _batches(project):
+        mean = np.where(batch.instances, batch.scores / np.maximum(batch.instances, 1), 1.0)
+        rank = -batch.areas[:, classes].sum(axis=1) if classes else mean
+        ranked += zip(rank.tolist(), batch.paths, batch.pngs, strict=True)
+        ranked = heapq.nsmallest(_SUSPECTS, ranked)
+    return [(path, png) for _, path, png in ranked]
 
 
-def _draw(project: Project, entries: list[dict[str, Any]], target: Path) -> None:
-    if not entries:
+def _draw(project: Project, images: list[tuple[str, str]], target: Path) -> None:
+    if not images:
         target.unlink(missing_ok=True)
         return
-    config, labels = project.config, step_folder(project, "annotate")
-    colors = class_colors(config.label_names, {s.name: s.color for s in config.classes})
+    colors, labels = LabelMap.of(project.config).colors, step_folder(project, "annotate")
     tiles = []
-    for entry in entries:
-        rgb, found = picture_and_labels(project, entry["file_name"], labels / entry["png"])
-        shown = overlay(rgb, found, colors)
-        tile = Image.fromarray(shown)
+    for path, png in images:
+        rgb, found = picture_and_labels(project, path, labels / png)
+        tile = Image.fromarray(overlay(rgb, found, colors))
         tile.thumbnail((_SIDE, _SIDE))
         tiles.append(tile)
     sheet = Image.new("RGB", (3 * _SIDE, -(-len(tiles) // 3) * _SIDE), "white")

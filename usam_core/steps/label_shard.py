@@ -6,19 +6,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from usam_core.config.project import Project
 from usam_core.errors import StoreError
-from usam_core.files.atomic import TEMPORARY_PREFIX, write_json
+from usam_core.files.atomic import TEMPORARY_PREFIX
 from usam_core.files.digest import file_digest
 from usam_core.head.checkpoint import load_head
 from usam_core.head.model import Head
+from usam_core.inference.labelled import labelled_image
 from usam_core.inference.scoring import Labelled, label_image
-from usam_core.lineage.artifact import read_parts
-from usam_core.masks.label_png import edited_png, read_label_png, save_label_png
-from usam_core.outputs.coco_json import annotation_records
-from usam_core.outputs.edits import label_counts
+from usam_core.labels.image import LabelledImage
+from usam_core.labels.label_map import LabelMap
+from usam_core.labels.parts import Parts, write_part
+from usam_core.masks.label_png import edited_png, save_label_png
 from usam_core.progress import Progress
 from usam_core.review.decisions import Decision
 from usam_core.review.rulings import Rulings
@@ -63,22 +62,24 @@ def label_part(
     wanted: dict[str, list[tuple[str, str]]] = {}
     for (path, sha256), png in zip(part.rows, part.pngs, strict=True):
         wanted.setdefault(sha256, []).append((path, png))
-    entries = []
+    images = []
     with progress.bar("Labelling", len(part.rows)) as bar:
         for sha256, mask_set in labeller.mask_sets(part.shard, wanted):
             decisions = part.decisions.get(sha256)
+            done = labeller.label(mask_set, decisions)
             for path, png in wanted[sha256]:
                 kept = edited_png(folder / png, mask_set.size_hw, part.written.get(png))
                 # An edit stays; beside it, for its digest alone, lies for a moment what we made.
                 name = f"{TEMPORARY_PREFIX}{part.file.stem}.png"
                 made = part.file.with_name(name) if kept else folder / png
-                entry = _label(labeller, mask_set, decisions, made)
+                save_label_png(made, done.labels, signed=True)
+                said = {"path": path, "sha256": sha256, "png": png, "png_sha256": file_digest(made)}
+                images.append(labelled_image(done, mask_set, labeller.label_map, **said))
                 if kept:
                     made.unlink()
-                entries.append({"file_name": path, "sha256": sha256, "png": png, **entry})
                 bar.advance()
-    write_json(part.file, sorted(entries, key=lambda entry: entry["file_name"]))
-    return len(entries)
+    write_part(part.file, images)
+    return len(images)
 
 
 class Labeller:
@@ -91,7 +92,7 @@ class Labeller:
         blocks: as `Part.blocks`.
 
     Attributes:
-        classes: the head's class names.
+        label_map: the head's classes.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Labeller:
         self._store = EmbeddingStore.open(store_path)
         self._store.use_blocks(blocks)
         self._features: list[str] = card["settings"]["features"]
-        self.classes: list[str] = card["classes"]
+        self.label_map = LabelMap.of_names(card["classes"])
 
     def mask_sets(self, shard: str, shas: Iterable[str]) -> Iterator[tuple[str, MaskSet]]:
         """Yield what the store has of some images of a shard, as far as the head reads it."""
@@ -116,85 +117,29 @@ class Labeller:
         """Label one image, for which a person may have decided something."""
         project, rulings = self._project, None
         if decisions:
-            rulings = Rulings(decisions, self.classes, project.config.label_of)
+            rulings = Rulings(decisions, self.label_map.names, project.config.label_of)
         return label_image(
             self._head,
             mask_set,
             self._features,
             project.config.inference,
-            self.classes,
+            self.label_map.names,
             self._calibration,
             rulings,
         )
 
 
-def listed(done: Labelled, mask_set: MaskSet) -> dict[str, list[dict[str, Any]]]:
-    """Return the records of what was found in an image, and of what was nearly found too."""
-    missed = zip(annotation_records(done.missed), done.least.tolist(), strict=True)
-    h, w = mask_set.size_hw
-    points = mask_set.points_xy[done.instances.prompts] * [w, h]
-    records = annotation_records(done.instances)
-    return {
-        "annotations": [
-            {**record, "point": [round(float(x), 2), round(float(y), 2)]}
-            for record, (x, y) in zip(records, points, strict=True)
-        ],
-        "missed": [{**record, "threshold": round(least, 6)} for record, least in missed],
-    }
-
-
 def part_holds(folder: Path, part: Path) -> bool:
     """Return whether a part's file is there, and every label PNG as it was written or edited."""
+    name = part.relative_to(folder).as_posix()
     try:
-        entries = read_parts(folder, [part.relative_to(folder).as_posix()])
-        return all(_png_holds(folder / entry["png"], entry) for entry in entries)
-    except (OSError, ValueError, KeyError, TypeError, StoreError):
+        return all(_png_holds(image) for image in Parts(folder, {name: None}).images([]))
+    except (OSError, StoreError):
         return False
 
 
-def is_edited(folder: Path, entry: dict[str, Any]) -> bool:
-    """Return whether a person has changed the label PNG of an image."""
-    size_hw = entry["height"], entry["width"]
-    return edited_png(folder / entry["png"], size_hw, entry["png_sha256"])
-
-
-def read_labels(folder: Path, entry: dict[str, Any]) -> np.ndarray:
-    """Return the label map of an image, uint8 or uint16 (h, w).
-
-    Raises:
-        StoreError: its PNG is missing, damaged or of another size.
-    """
-    png = folder / entry["png"]
-    labels = read_label_png(png)
-    if labels.shape != (entry["height"], entry["width"]):
-        raise StoreError(
-            f"{png}: got {labels.shape} rows and columns; expected {entry['height']} and "
-            f"{entry['width']} as in its image; run `usam annotate` again"
-        )
-    return labels
-
-
-def _png_holds(png: Path, entry: dict[str, Any]) -> bool:
-    size_hw = entry["height"], entry["width"]
-    sha256 = entry["png_sha256"]
-    return file_digest(png) == sha256 or edited_png(png, size_hw, sha256)
-
-
-def _label(
-    labeller: Labeller, mask_set: MaskSet, decisions: list[Decision] | None, png: Path
-) -> dict[str, Any]:
-    done = labeller.label(mask_set, decisions)
-    save_label_png(png, done.labels, signed=True)
-    h, w = mask_set.size_hw
-    return {
-        "height": h,
-        "width": w,
-        "png_sha256": file_digest(png),
-        # For the report: what the labels cover, and what was nearly labelled too.
-        "pixels": label_counts(done.labels),
-        **listed(done, mask_set),
-        **({} if done.rejected is None else {"rejected": annotation_records(done.rejected)}),
-    }
+def _png_holds(image: LabelledImage) -> bool:
+    return file_digest(image.png_file) == image.png_sha256 or image.is_edited()
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,18 +1,22 @@
 """Labels one large image tile by tile, and joins what lies on the seams."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
 
 from pycocotools import mask as coco_mask
 
+from usam_core.config.inference import InferenceConfig
 from usam_core.config.palette import label_dtype
 from usam_core.config.project import Project
-from usam_core.files.atomic import write_json
 from usam_core.files.digest import file_digest
 from usam_core.images.tiles import Tile
+from usam_core.inference.labelled import labelled_image
+from usam_core.inference.scoring import Labelled
+from usam_core.labels.image import Instance, LabelledImage
+from usam_core.labels.label_map import LabelMap
+from usam_core.labels.parts import write_part
 from usam_core.masks.label_png import edited_png
 from usam_core.masks.rle import crop
 from usam_core.masks.seams import Record, joined, measures, shifted, suppressed
@@ -20,7 +24,8 @@ from usam_core.outputs.label_canvas import LabelCanvas
 from usam_core.progress import Progress
 from usam_core.steps.folders import step_folder
 from usam_core.steps.images_to_label import TiledImage
-from usam_core.steps.label_shard import Labeller, listed, part_holds
+from usam_core.steps.label_shard import Labeller, part_holds
+from usam_core.types import MaskSet
 
 _SLICE = 0.9
 """What lies in an object of its class by more than this share is a slice of it."""
@@ -58,59 +63,88 @@ def label_large(
     if part_holds(folder, part.file):
         return 0
     labeller = Labeller(project, store_path, head_file, part.blocks)
-    image, settings = part.image, project.config.inference
-    boxes = [tile.box for tile in image.tiles]
-    found: list[list[Record]] = []
-    missed: list[Record] = []
+    image = part.image
     part.file.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryFile(dir=part.file.parent) as file:
-        canvas = LabelCanvas(file, image.size_hw, label_dtype(len(labeller.classes)))
-        with progress.bar("Labelling", len(image.tiles)) as bar:
-            for tile, shard, key in zip(image.tiles, part.shards, image.keys, strict=True):
+    with (
+        TemporaryFile(dir=part.file.parent) as file,
+        progress.bar("Labelling", len(image.tiles)) as bar,
+    ):
+
+        def mask_sets() -> Iterator[MaskSet]:
+            for shard, key in zip(part.shards, image.keys, strict=True):
                 ((_, mask_set),) = labeller.mask_sets(shard, [key])
-                done = labeller.label(mask_set)
-                canvas.put(tile, done.labels)
-                before = len(found) * len(mask_set)
-                records = listed(done, mask_set)
-                found.append(_placed(records["annotations"], tile, image.size_hw, before))
-                nearly = _placed(records["missed"], tile, image.size_hw, before)
-                missed += [record for record in nearly if _is_answered_for(tile, record)]
+                yield mask_set
                 bar.advance()
-        # Between tiles also where it is off within one: a slice that a border left is no object.
-        containment = min(settings.nms_containment, _SLICE)
-        objects, gone = suppressed(
-            joined(found, boxes, image.size_hw), boxes, settings.nms_iou, containment
+
+        canvas = LabelCanvas(file, image.size_hw, label_dtype(len(labeller.label_map.names)))
+        labelled = label_tiles(
+            image, mask_sets(), labeller.label, labeller.label_map, project.config.inference, canvas
         )
-        for record, winner in gone:
-            _rename(canvas, record, winner)
         png = folder / part.png
         kept = edited_png(png, image.size_hw, part.written)
         made = part.file.with_name(f".{part.file.stem}.png") if kept else png
         canvas.save(made)
-        entry = {
-            "file_name": image.path,
-            "sha256": image.sha256,
-            "png": part.png,
-            "height": image.size_hw[0],
-            "width": image.size_hw[1],
-            "png_sha256": file_digest(made),
-            "pixels": canvas.counts(),
-            "annotations": [_without_tiles(record) for record in objects],
-            "missed": missed,
-            "tiles": image.keys,
-        }
+        labelled = replace(labelled, png=part.png, png_sha256=file_digest(made))
     if kept:
         made.unlink()
-    write_json(part.file, [entry])
+    write_part(part.file, [labelled])
     return 1
 
 
+def label_tiles(
+    image: TiledImage,
+    mask_sets: Iterable[MaskSet],
+    label: Callable[[MaskSet], Labelled],
+    label_map: LabelMap,
+    settings: InferenceConfig,
+    canvas: LabelCanvas,
+) -> LabelledImage:
+    """Label the tiles of an image, and join what lies on their seams.
+
+    Args:
+        image: the image and its tiles.
+        mask_sets: of each tile, in their order.
+        label: labels one of them.
+        label_map: the head's classes.
+        settings: how masks are suppressed.
+        canvas: of the image's size; it is painted.
+    """
+    boxes = [tile.box for tile in image.tiles]
+    found: list[list[Record]] = []
+    missed: list[Record] = []
+    for tile, mask_set in zip(image.tiles, mask_sets, strict=True):
+        done = label(mask_set)
+        canvas.put(tile, done.labels)
+        before = len(found) * len(mask_set)
+        here = labelled_image(done, mask_set, label_map, path=image.path, sha256=image.sha256)
+        found.append(_placed(here.instances, tile, image.size_hw, before))
+        nearly = _placed(here.missed, tile, image.size_hw, before)
+        missed += [record for record in nearly if _is_answered_for(tile, record)]
+    # Between tiles also where it is off within one: a slice that a border left is no object.
+    containment = min(settings.nms_containment, _SLICE)
+    objects, gone = suppressed(
+        joined(found, boxes, image.size_hw), boxes, settings.nms_iou, containment
+    )
+    for record, winner in gone:
+        _rename(canvas, record, winner)
+    return LabelledImage(
+        path=image.path,
+        sha256=image.sha256,
+        size_hw=image.size_hw,
+        label_map=label_map,
+        instances=tuple(map(Instance.from_coco, objects)),
+        missed=tuple(map(Instance.from_coco, missed)),
+        pixels=canvas.counts(),
+        tiles=tuple(image.keys),
+    )
+
+
 def _placed(
-    records: Sequence[Record], tile: Tile, size_hw: tuple[int, int], prompts: int
+    instances: Sequence[Instance], tile: Tile, size_hw: tuple[int, int], prompts: int
 ) -> list[Record]:
-    """Return a tile's records in the image's coordinates; prompts count on from tile to tile."""
+    """Return a tile's masks in the image's coordinates; prompts count on from tile to tile."""
     placed = []
-    for record in records:
+    for record in (instance.to_coco() for instance in instances):
         rle = shifted(record["segmentation"], tile.box, size_hw)
         record = {**record, **measures(rle), "prompt": record["prompt"] + prompts}
         if "point" in record:
@@ -132,7 +166,3 @@ def _rename(canvas: LabelCanvas, record: Record, winner: Record) -> None:
     both = coco_mask.merge([record["segmentation"], winner["segmentation"]], True)
     part = crop({"size": both["size"], "counts": both["counts"].decode("ascii")})
     canvas.rename(part, record["category_id"], winner["category_id"])
-
-
-def _without_tiles(record: Record) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name != "tiles"}

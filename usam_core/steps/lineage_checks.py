@@ -52,8 +52,8 @@ class _ChainCheck:
         self.findings: dict[tuple[Key | None, str], Finding] = {}
         self._near: set[str] = set()
         """Images of the store that the output is made of; empty for all outputs of a step."""
-        if chain.subject.entry is not None:
-            self._near = set(Claim("labels", "", "", chain.subject.entry).stored)
+        if chain.subject.image is not None:
+            self._near = set(Claim("labels", "", "", chain.subject.image).stored)
 
     def look_at(self, key: Key, link: Link) -> None:
         """Check a step's document, the things that it read, and its files if they are there."""
@@ -130,16 +130,16 @@ class _ChainCheck:
 
     def _place(self, claim: Claim) -> tuple[Key | None, str] | None:
         """Return what a file of the output's own step is part of; None if of other outputs."""
-        subject, entry = self._artifact, self._artifact.entry
+        subject, image = self._artifact, self._artifact.image
         key = next(iter(self._chain.links))
         if claim.kind == "lineage":
             return key, "lineage"
         if claim.path == subject.file or (subject.name == "." and claim.kind == "outputs"):
             return None, "file"
-        if entry is not None:
-            if claim.row.get("png") == entry["png"]:
+        if image is not None:
+            if getattr(claim.row, "png", None) == image.png:
                 return None, "image" if claim.kind == "images" else "file"
-            return (None, "file") if claim.path == subject.folder / entry["part"] else None
+            return (None, "file") if claim.path == subject.folder / subject.part else None
         if subject.scene:
             return (None, "file") if claim.path == subject.folder / SCENES else None
         return key, claim.kind

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,10 @@ import numpy as np
 from usam_core.config.palette import class_colors
 from usam_core.config.project import Project
 from usam_core.images.read import read_image
-from usam_core.images.ref import ImageRef
+from usam_core.images.ref import Box, ImageRef
+from usam_core.images.tiles import Tile
+from usam_core.labels.overlay import save_overlay
 from usam_core.masks.label_png import read_label_png
-from usam_core.outputs.overlay import save_overlay
 from usam_core.progress import Progress
 from usam_core.steps.images_to_label import tiled_images
 from usam_core.steps.read_settings import reading
@@ -30,16 +31,33 @@ def picture_and_labels(project: Project, path: str, png: Path) -> tuple[np.ndarr
         path: the image as it is listed.
         png: its label PNG.
     """
-    labels, how = read_label_png(png), reading(project)
+    how = reading(project)
     tiled = next((one for one in tiled_images(project) if one.path == path), None)
-    if tiled is None:
-        return read_image(project.image_address(path), **how).rgb, labels
     ref = ImageRef.parse(project.image_address(path))
+
+    def read(box: Box | None) -> np.ndarray:
+        return read_image(ref if box is None else ImageRef(ref.file, ref.plane, box), **how).rgb
+
+    return reduced(read_label_png(png), tiled.tiles if tiled else [], read)
+
+
+def reduced(
+    labels: np.ndarray, tiles: Sequence[Tile], read: Callable[[Box | None], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image, uint8 (h, w, 3), and its labels, both reduced where there are tiles.
+
+    Args:
+        labels: the label map, (h, w).
+        tiles: what the image is read in; none: all at once.
+        read: gives the pixels of a box, or of the whole image.
+    """
+    if not tiles:
+        return read(None), labels
     step = math.ceil(math.sqrt(labels.size / _MAX_PIXELS))
     labels = np.ascontiguousarray(labels[::step, ::step])
     rgb = np.zeros((*labels.shape, 3), np.uint8)
-    for tile in tiled.tiles:
-        part = read_image(ImageRef(ref.file, ref.plane, tile.box), **how).rgb
+    for tile in tiles:
+        part = read(tile.box)
         # The first row and column of the tile that count in the image.
         top, left = (-(-start // step) for start, _ in tile.box)
         above, before = top * step - tile.box.rows[0], left * step - tile.box.columns[0]

@@ -1,11 +1,12 @@
 """Report: one HTML file that shows what was run, what came out, and what changed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from usam_core.config.project import Project
 from usam_core.errors import StoreError
@@ -26,7 +27,7 @@ from usam_core.report.pictures import Album
 from usam_core.report.quality import calibration_part, metrics_part, quarantine_part
 from usam_core.report.runs import LabelledRun, describe_run, keep_run, open_run
 from usam_core.report.samples import SampleKeeper
-from usam_core.report.tables import TableBuilder
+from usam_core.report.tables import COLUMNS, read_tables
 from usam_core.report.training import training_rows
 from usam_core.sources.base import manifest_path
 from usam_core.steps import annotate, collect
@@ -188,14 +189,18 @@ def _read(
         ) from error
     most = samples_a_kind(len(limits), project.config.report.samples)
     times_iou = project.config.inference.score == "confidence_x_iou"
-    keeper, tables = SampleKeeper(limits, times_iou, most), TableBuilder()
-    with progress.bar("Reading labels", labels_record(project).summary["images"]) as bar:
-        for entry in annotate.recorded(folder):
-            tables.add(entry)
-            if most:
-                keeper.add(entry)
-            bar.advance()
-    return LabelledRun(folder, about, tables.tables()), keeper
+    keeper = SampleKeeper(limits, times_iou, most)
+    labels = annotate.labels(project)
+
+    def watched() -> Iterator[pa.Table]:
+        with progress.bar("Reading labels", labels_record(project).summary["images"]) as bar:
+            for table in labels.tables(None if most else COLUMNS):
+                for image in labels.images_of(table) if most else ():
+                    keeper.add(image)
+                bar.advance(len(table))
+                yield table
+
+    return LabelledRun(folder, about, read_tables(watched())), keeper
 
 
 def _thresholds(project: Project) -> list[float]:

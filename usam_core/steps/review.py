@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from usam_core.files.sealed import write_sealed
 from usam_core.head.checkpoint import card_path, load_head
 from usam_core.images.read import read_image
 from usam_core.inference.scoring import choose, class_logits, thresholds
-from usam_core.lineage.artifact import read_parts
+from usam_core.labels.image import Instance, LabelledImage
 from usam_core.progress import SILENT, Progress
 from usam_core.review.item import Item
 from usam_core.review.matching import judged, match
@@ -30,7 +29,7 @@ from usam_core.steps.blocks import head_blocks
 from usam_core.steps.calibrated import calibration_file, read_calibration
 from usam_core.steps.folders import step_folder
 from usam_core.steps.read_settings import reading
-from usam_core.steps.record import labels_record, read_record, whole_output
+from usam_core.steps.record import labels_record, read_record
 from usam_core.steps.review_log import decided, decisions_file
 
 ORDERS = ("mix", "entropy", "disagreement", "threshold", "random")
@@ -197,17 +196,14 @@ class _Largest:
         return [item for _, _, item in sorted(self._heap, key=lambda one: one[:2], reverse=True)]
 
 
-def _entries(project: Project) -> Iterator[dict[str, Any]]:
+def _images(project: Project) -> Iterator[LabelledImage]:
     """Yield what was labelled, each image once, a part in memory at a time."""
-    folder, seen = step_folder(project, "annotate"), set()
-    for name in sorted(labels_record(project).outputs):
-        if name.startswith(f"{annotate.PARTS}/"):
-            whole_output(folder, name)
-            for entry in read_parts(folder, [name]):
-                # Decisions are applied to whole images, so nobody is asked about tiles.
-                if entry["sha256"] not in seen and "tiles" not in entry:
-                    seen.add(entry["sha256"])
-                    yield entry
+    seen = set()
+    for image in annotate.labels(project).images(["instances", "rejected", "tiles"]):
+        # Decisions are applied to whole images, so nobody is asked about tiles.
+        if image.sha256 not in seen and image.tiles is None:
+            seen.add(image.sha256)
+            yield image
 
 
 def _items(project: Project, other: dict[tuple[str, int], float]) -> Iterator[Item]:
@@ -215,31 +211,30 @@ def _items(project: Project, other: dict[tuple[str, int], float]) -> Iterator[It
     config, said = project.config, decided(project)
     names, label_of = config.label_names, config.label_of
     limits = thresholds(config.inference, names, read_calibration(calibration_file(project)))
-    for entry in _entries(project):
-        records = [*entry["annotations"], *entry.get("rejected", [])]
-        decisions = said.get(entry["sha256"], [])
-        masks = [record["segmentation"] for record in records]
-        found = match(masks, [record["prompt"] for record in records], decisions)
-        for record, decision in zip(records, found, strict=True):
-            place = record.get("head_category", record["category_id"]) - 1
-            item = Item(entry["sha256"], entry["file_name"], names[place], record)
+    for image in _images(project):
+        listed = [*image.instances, *(image.rejected or ())]
+        decisions = said.get(image.sha256, [])
+        found = match([one.rle for one in listed], [one.prompt for one in listed], decisions)
+        for one, decision in zip(listed, found, strict=True):
+            place = one.class_index if one.head_said is None else one.head_said
+            item = Item(image.sha256, image.path, names[place], one)
             if decision is not None and judged(decision, item.name, label_of) is not None:
                 item.decision = decision
-            margin = _confidence(project, record) - float(limits[place])
-            item.doubt = {"entropy": record["entropy"], "threshold": -margin}
-            opinion = other.get((entry["sha256"], record["prompt"]))
+            margin = _confidence(project, one) - float(limits[place])
+            item.doubt = {"entropy": one.entropy, "threshold": -margin}
+            opinion = other.get((image.sha256, one.prompt))
             if opinion is not None:
                 item.doubt["disagreement"] = opinion
             yield item
 
 
-def _confidence(project: Project, record: dict[str, Any]) -> float:
+def _confidence(project: Project, one: Instance) -> float:
     """Return what was compared with the threshold; `score` may be that times the predicted IoU."""
     config = project.config.inference
-    quality = min(max(record["predicted_iou"], 0.0), 1.0)
+    quality = min(max(one.predicted_iou, 0.0), 1.0)
     if config.score != "confidence_x_iou" or not quality:
-        return record["score"]
-    return record["score"] / quality
+        return one.score
+    return one.score / quality
 
 
 def _disagreement(project: Project, progress: Progress) -> dict[tuple[str, int], float]:
@@ -258,9 +253,9 @@ def _disagreement(project: Project, progress: Progress) -> dict[tuple[str, int],
     store = embed.open_store(project)
     store.use_blocks(head_blocks(project))
     prompts: dict[str, list[int]] = {}
-    for entry in _entries(project):
-        records = [*entry["annotations"], *entry.get("rejected", [])]
-        prompts[entry["sha256"]] = [record["prompt"] for record in records]
+    for image in _images(project):
+        listed = [*image.instances, *(image.rejected or ())]
+        prompts[image.sha256] = [one.prompt for one in listed]
     asked = heapq.nsmallest(MAX_ASKED, (sha256 for sha256, some in prompts.items() if some))
     found: dict[tuple[str, int], float] = {}
     with progress.bar("Asking the other head", len(asked)) as bar:

@@ -9,8 +9,6 @@ import functools
 from importlib import resources
 from typing import Any
 
-import yaml
-
 NAMES = ("cleaned", "raw")
 """The two spellings of each list; the first is the default."""
 
@@ -38,5 +36,7 @@ def preset_classes(preset: str, names: str = NAMES[0]) -> list[dict[str, Any]]:
 
 @functools.cache
 def _read(preset: str) -> dict[str, Any]:
+    import yaml
+
     text = resources.files(__name__).joinpath(f"{preset}.yaml").read_text(encoding="utf-8")
     return yaml.safe_load(text)

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from usam_core.config.classes import BACKGROUND
 from usam_core.files.atomic import whole_file
 
 _OPACITY = 0.5
@@ -33,12 +34,13 @@ def with_legend(
     picture: np.ndarray, labels: np.ndarray, classes: Sequence[str], colors: np.ndarray
 ) -> Image.Image:
     """Return the picture with a strip below it that names the classes present."""
-    present = [int(v) for v in np.unique(labels) if 0 < v <= len(classes)]
+    names = (BACKGROUND, *classes)
+    present = [int(v) for v in np.unique(labels) if 0 < v < len(names)]
     image = Image.fromarray(picture)
     font = ImageFont.load_default(size=12)
     lines, line, at = [[]], 0, 4
     for value in present:
-        width = int(font.getlength(classes[value - 1])) + _LINE + 10
+        width = int(font.getlength(names[value])) + _LINE + 10
         if at + width > image.width and lines[line]:
             lines.append([])
             line, at = line + 1, 4
@@ -52,7 +54,7 @@ def with_legend(
         for left, value in items:
             fill = tuple(int(channel) for channel in colors[value])
             draw.rectangle((left, top + 4, left + 10, top + 14), fill=fill, outline="black")
-            draw.text((left + 14, top + 1), classes[value - 1], fill="black", font=font)
+            draw.text((left + 14, top + 1), names[value], fill="black", font=font)
     return strip
 
 
