@@ -15,12 +15,14 @@ import platform
 import resource
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from usam_core.config.palette import voc_palette
+from usam_core.labels import Instance, LabelledImage, LabelMap
+from usam_core.labels.parts import Parts, write_part
 from usam_core.masks.label_png import save_label_png
 from usam_core.masks.rle import mask_record
 from usam_core.outputs.base import Target
@@ -64,27 +66,27 @@ def write_parts(folder: Path, images: int) -> list[Path]:
             }
             for number, mask in enumerate(masks(seed))
         ]
-        drawn.append(records)
+        drawn.append(tuple(map(Instance.from_coco, records)))
     save_label_png(folder / "masks" / "any.png", np.zeros((SIDE, SIDE), np.uint8))
     parts = []
     for start in range(0, images, A_SHARD):
-        entries = [
-            {
-                "file_name": f"plate{n // 1000}/w{n:06}.png",
-                "sha256": f"{n:064x}",
-                "png": f"masks/plate{n // 1000}/w{n:06}.png",
-                "height": SIDE,
-                "width": SIDE,
-                "annotations": drawn[n % len(drawn)],
-            }
-            for n in range(start, min(images, start + A_SHARD))
-        ]
-        for entry in entries:
-            png = folder / entry["png"]
-            png.parent.mkdir(parents=True, exist_ok=True)
-            os.link(folder / "masks" / "any.png", png)
-        parts.append(folder / f"{start:08}.json")
-        parts[-1].write_text(json.dumps(entries))
+        images_here = []
+        for n in range(start, min(images, start + A_SHARD)):
+            path = f"plate{n // 1000}/w{n:06}.png"
+            image = LabelledImage(
+                path=path,
+                sha256=f"{n:064x}",
+                size_hw=(SIDE, SIDE),
+                label_map=LabelMap.of_names(CLASSES),
+                instances=drawn[n % len(drawn)],
+                png=f"masks/{path}",
+                folder=folder,
+            )
+            image.png_file.parent.mkdir(parents=True, exist_ok=True)
+            os.link(folder / "masks" / "any.png", image.png_file)
+            images_here.append(image)
+        parts.append(f"{start:08}.parquet")
+        write_part(folder / parts[-1], images_here)
     return parts
 
 
@@ -102,12 +104,14 @@ def main() -> None:
     given = parser.parse_args()
     shutil.rmtree(given.folder, ignore_errors=True)
     parts = write_parts(given.folder / "annotate", given.instances // AN_IMAGE)
+    root, label_map = str(given.folder / "images"), LabelMap.of_names(CLASSES)
+    labels = Parts(given.folder / "annotate", dict.fromkeys(parts), label_map, root)
     before = peak_mb()
 
     began = time.process_time()
     with open(given.folder / "plain.json", "w", encoding="utf-8") as file:
-        for part in parts:
-            json.dump(json.loads(part.read_text()), file)
+        for image in labels.images():
+            json.dump(image.to_coco(), file)
     plain = time.process_time() - began
 
     out = given.folder / "export"
@@ -116,11 +120,8 @@ def main() -> None:
             name,
             Target(
                 folder=out / name,
-                classes=CLASSES,
-                colors=voc_palette(len(CLASSES) + 1),
+                label_map=labels.label_map,
                 run="0" * 64,
-                images=given.folder / "images",
-                labels=given.folder / "annotate",
             ),
         )
         for name in given.formats.split(",")
@@ -128,11 +129,10 @@ def main() -> None:
     began, worked = time.perf_counter(), time.process_time()
     with Ledger(out / "ledger.sqlite") as ledger:
         for part in parts:
-            entries = json.loads(part.read_text())
-            jobs = [Job(writer, "key") for writer in writers]
-            export_part(part.stem, entries, jobs, given.folder / "images", ledger)
+            some = replace(labels, files={part: None}).images(["instances"])
+            export_part(part, some, [Job(writer, "key") for writer in writers], ledger)
         for writer in writers:
-            there = [rows_file(out, writer.name, part.stem) for part in parts]
+            there = [rows_file(out, writer.name, part) for part in parts]
             writer.finish(read_rows(there if writer.indexed else []))
     seconds, worked = time.perf_counter() - began, time.process_time() - worked
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file() and not f.is_symlink())

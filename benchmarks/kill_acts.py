@@ -11,7 +11,7 @@ from flows.cli import main
 from usam_core.config.project import load_project
 from usam_core.files import faults
 from usam_core.review.decisions import Decision, append_decision, read_all
-from usam_core.steps import annotate, step_folder
+from usam_core.steps import annotate
 from usam_core.steps.embed import open_store
 from usam_core.steps.review_log import decisions_file
 from usam_core.store.blocks import block_id
@@ -68,13 +68,13 @@ def decide(file: Path) -> None:
     before = told.read_text().split() if told.exists() else []
     if lost := set(before) - known:
         raise SystemExit(f"decisions that were told are gone: {lost}")
-    for entry in list(annotate.entries(step_folder(project, "annotate"))):
-        for number, record in enumerate(entry["annotations"]):
-            name = f"{entry['file_name']}-{number}"
+    for image in annotate.labels(project).sorted_images():
+        for number, one in enumerate(image.instances):
+            name = f"{image.path}-{number}"
             if name in known:
                 continue
-            said = [name, "2026-01-01T00:00:00Z", entry["sha256"], entry["file_name"]]
-            said += [record["prompt"], record["segmentation"], "disc", None, False]
+            said = [name, "2026-01-01T00:00:00Z", image.sha256, image.path]
+            said += [one.prompt, one.rle, "disc", None, False]
             append_decision(log, Decision(*said))
             with told.open("a") as lines:
                 lines.write(f"{name}\n")

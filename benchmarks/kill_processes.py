@@ -22,7 +22,7 @@ PROCESS_KINDS = (
     "server",
     "server-served",
 )
-_HIT = ("*/shards/[!.]*", "*/shards/.partial-*/tokens", "*/annotate/parts/*.json", "*/record.json")
+_HIT = ("*/shards/[!.]*", "*/shards/.partial-*/tokens", "*/annotate/parts/*", "*/record.json")
 _HIT_DASK = ("*/shards/[0-9a-f]*", "*/shards/.partial-*/packed_masks")
 _TRIES = 5
 _PATIENCE = 240.0

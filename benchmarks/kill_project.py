@@ -1,11 +1,11 @@
 """The project whose runs `kill_runs.py` kills: drawn, looked at after each kill, and compared."""
 
 import hashlib
-import json
 import shutil
 import sqlite3
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import yaml
 from drawn_project import CLASSES, write_project
 from filelock import FileLock, Timeout
@@ -87,11 +87,9 @@ def done(file: Path) -> dict[str, tuple[int, int]]:
     files += out.glob("collect/pictures/*/[!.]*.png")
     files += out.glob("store/*/shards/[!.]*/index.parquet")
     files += out.glob("store/*/shards/[!.]*/features/[!.]*/seal.json")
-    for part in (out / "annotate" / "parts").glob("[!.]*.json"):
-        files += [
-            part,
-            *(out / "annotate" / entry["png"] for entry in json.loads(part.read_text())),
-        ]
+    for part in (out / "annotate" / "parts").glob("[!.]*.parquet"):
+        pngs = pq.read_table(part, columns=["png"])["png"].to_pylist()
+        files += [part, *(out / "annotate" / png for png in pngs)]
     ledger = out / "export" / "ledger.sqlite"
     for path, part in _rows(
         ledger, "SELECT path, part.part FROM part JOIN file USING (format, part)"

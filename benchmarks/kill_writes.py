@@ -39,7 +39,7 @@ POINTS = (
     ("fit", "*/fit/*.card.json", 2),
     ("fit", "*/fit/training.parquet", 1),
     ("annotate", "*/annotate/masks/*.png", 6),
-    ("annotate", "*/annotate/parts/*.json", 3),
+    ("annotate", "*/annotate/parts/*.parquet", 3),
     ("annotate", "*/annotate/coco.json", 1),
     ("annotate", "*/annotate/overlays/*.jpg", 2),
     ("evaluate", "*/evaluate/[!r]*", 3),

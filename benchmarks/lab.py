@@ -40,10 +40,11 @@ from benchmarks.lab_extras import CROP, measure_crops, measure_grids, measure_st
 from benchmarks.lab_pictures import CYTOPLASM, EMPTY, draw_pictures, draw_sheet
 from usam_core.config.project import Project, load_project
 from usam_core.images.ref import Box
+from usam_core.labels import LabelledImage
 from usam_core.masks.label_png import read_label_png
 from usam_core.masks.seams import shifted
 from usam_core.sam.nano import NANO_SIZE
-from usam_core.steps import STEPS, annotate, run_step, step_folder
+from usam_core.steps import STEPS, annotate, run_step
 from usam_core.steps.embed import open_store
 from usam_core.steps.images_to_label import TiledImage, tiled_images
 from usam_core.truth.base import Truth
@@ -78,21 +79,21 @@ class Measured:
     """What one row gave.
 
     Attributes:
-        entries: the images, as the step annotate notes them.
+        images: as they were labelled.
         counted: what was found in each.
         truth: of all images.
     """
 
-    entries: list[dict[str, Any]]
+    images: list[LabelledImage]
     counted: list[Counts]
     truth: Truth
 
     def table(self, names: Sequence[str] | None = None) -> pd.DataFrame:
         """Return one line a kind of image, of all images or of those with some names."""
         both = [
-            (entry, counts)
-            for entry, counts in zip(self.entries, self.counted, strict=True)
-            if names is None or entry["file_name"] in names
+            (image, counts)
+            for image, counts in zip(self.images, self.counted, strict=True)
+            if names is None or image.path in names
         ]
         return tabulated(*zip(*both, strict=True), self.truth, NAMES)
 
@@ -151,33 +152,33 @@ def measure(file: Path, known: dict[tuple[str, bool], list[dict[str, Any]]]) -> 
     project = load_project(file)
     for step in STEPS[: STEPS.index("annotate") + 1]:
         run_step(step, project)
-    folder, truth = step_folder(project, "annotate"), open_truth(project)
+    truth = open_truth(project)
     large = {image.path: image for image in tiled_images(project)}
     grid = project.config.sam.points_per_side
-    entries = list(annotate.entries(folder))
+    images = list(annotate.labels(project).sorted_images())
     counted = []
-    for entry in entries:
-        name, size_hw = entry["file_name"], (entry["height"], entry["width"])
-        image = large.get(name)
-        if (name, image is not None) not in known:
-            known[name, image is not None] = proposed(project, entry, image, truth)
-        boxes = [tile.box for tile in image.tiles] if image else [Box(*((0, n) for n in size_hw))]
-        labels = read_label_png(folder / entry["png"])
-        masks = known[name, image is not None]
-        counted.append(count_image(entry, labels, truth, grid_places(grid, boxes), masks))
-    return Measured(entries, counted, truth)
+    for image in images:
+        tiled = large.get(image.path)
+        key = image.path, tiled is not None
+        if key not in known:
+            known[key] = proposed(project, image, tiled, truth)
+        whole = [Box(*((0, n) for n in image.size_hw))]
+        boxes = [tile.box for tile in tiled.tiles] if tiled else whole
+        labels = read_label_png(image.png_file)
+        counted.append(count_image(image, labels, truth, grid_places(grid, boxes), known[key]))
+    return Measured(images, counted, truth)
 
 
 def proposed(
-    project: Project, entry: dict[str, Any], image: TiledImage | None, truth: Truth
+    project: Project, image: LabelledImage, tiled: TiledImage | None, truth: Truth
 ) -> list[dict[str, Any]]:
     """Return SAM's masks of an image or of its tiles, as run lengths of the image's size."""
-    store, areas = open_store(project), sizes(truth, entry["file_name"])
-    if image is None:
-        return run_lengths(store.read(entry["sha256"]), *areas)
+    store, areas = open_store(project), sizes(truth, image.path)
+    if tiled is None:
+        return run_lengths(store.read(image.sha256), *areas)
     return [
-        shifted(mask, tile.box, image.size_hw)
-        for tile, key in zip(image.tiles, image.keys, strict=True)
+        shifted(mask, tile.box, tiled.size_hw)
+        for tile, key in zip(tiled.tiles, tiled.keys, strict=True)
         for mask in run_lengths(store.read(key), *areas)
     ]
 
@@ -222,7 +223,7 @@ def main() -> None:
             table = measured.table()
             print(f"\n{name}, seed {seed}, {seconds:.0f} s\n{table.to_string()}", flush=True)
             tables.append(table.assign(row=name, seed=seed, sample=False).reset_index())
-            if sample and len(measured.entries) > len(sample):
+            if sample and len(measured.images) > len(sample):
                 table = measured.table(sample)
                 print(f"of these the first {args.tile_sample}\n{table.to_string()}", flush=True)
                 tables.append(table.assign(row=name, seed=seed, sample=True).reset_index())

@@ -9,9 +9,10 @@ import pandas as pd
 from pycocotools import mask as coco_mask
 
 from usam_core.images.ref import Box
+from usam_core.labels import LabelledImage, LabelMap
 from usam_core.masks.bits import areas, upscale
 from usam_core.masks.rle import decode, encode
-from usam_core.metrics.instance import average_precision
+from usam_core.metrics.instance import AveragePrecision
 from usam_core.sam.grid import grid_points
 from usam_core.truth.base import Truth
 from usam_core.types import MaskSet
@@ -47,7 +48,7 @@ class Counts:
 
 
 def count_image(
-    entry: dict[str, Any],
+    image: LabelledImage,
     labels: np.ndarray,
     truth: Truth,
     places: np.ndarray,
@@ -56,32 +57,33 @@ def count_image(
     """Compare what is known of one labelled image with its truth.
 
     Args:
-        entry: the image, as the step annotate notes it.
+        image: as it was labelled.
         labels: uint8 (h, w).
         truth: of all images.
         places: of the points, as `grid_places` returns them.
         proposals: run lengths of SAM's masks of this image, as `run_lengths` returns them.
     """
-    objects = truth.instances(entry["file_name"]) or []
-    expected = truth.label_map(entry["file_name"])
+    objects = truth.instances(image.path) or []
+    expected = truth.label_map(image.path)
+    found_there = image.to_coco()["annotations"]
     columns, rows = places.T
     found = 0
     for label in {one["category_id"] for one in objects}:
         same, masks = (
             [one["segmentation"] for one in ones if one["category_id"] == label]
-            for ones in (objects, entry["annotations"])
+            for ones in (objects, found_there)
         )
         found += sum(matched(same, masks))
     outlines = [one["segmentation"] for one in objects]
-    joined = [one["segmentation"] for one in entry["annotations"]]
+    joined = [one.rle for one in image.instances]
     return Counts(
-        kind=entry["file_name"].split("/")[0],
+        kind=image.path.split("/")[0],
         objects=len(objects),
         pointed=sum(bool(decode(outline)[rows, columns].any()) for outline in outlines),
         # What lies on a seam may be matched by no tile's mask, but by those of two together.
         masked=sum(matched(outlines, [*proposals, *joined])),
         found=found,
-        listed=len(entry["annotations"]),
+        listed=len(image.instances),
         right=int(((expected == labels) & (labels > 0)).sum()),
         claimed=int((labels > 0).sum()),
         held=int((expected > 0).sum()),
@@ -151,12 +153,15 @@ def sizes(truth: Truth, name: str) -> tuple[int, int]:
 
 
 def tabulated(
-    entries: Sequence[dict[str, Any]], counted: Sequence[Counts], truth: Truth, names: Sequence[str]
+    images: Sequence[LabelledImage], counted: Sequence[Counts], truth: Truth, names: Sequence[str]
 ) -> pd.DataFrame:
     """Return `by_kind` with the average precision of each kind's images; `names` of the classes."""
     precision = {}
     for kind in {one.kind for one in counted}:
-        of_kind = [e for e in entries if e["file_name"].startswith(f"{kind}/")]
-        scores = average_precision(truth, of_kind, names)
+        found = AveragePrecision(LabelMap.of_names(names))
+        for image in images:
+            if image.path.startswith(f"{kind}/"):
+                found.add(truth.instances(image.path), image.instances)
+        scores = found.scores()
         precision[kind] = scores.map50 if scores else None
     return by_kind(counted, precision)

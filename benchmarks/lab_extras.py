@@ -14,11 +14,12 @@ from usam_core.config.schema import SamConfig
 from usam_core.head.checkpoint import load_head
 from usam_core.images.read import read_image
 from usam_core.images.ref import Box, ImageRef
+from usam_core.inference.labelled import labelled_image
 from usam_core.inference.scoring import label_image
+from usam_core.labels.label_map import LabelMap
 from usam_core.masks.label_png import save_label_png
-from usam_core.outputs.coco_json import annotation_records
 from usam_core.sam.load import open_embedder
-from usam_core.steps import annotate, step_folder
+from usam_core.steps import annotate
 from usam_core.steps.read_settings import reading
 from usam_core.truth.base import Truth
 from usam_core.truth.choose import open_truth
@@ -37,7 +38,7 @@ def measure_grids(file: Path, sample: int) -> pd.DataFrame:
     """
     project = load_project(file)
     truth = open_truth(project)
-    names = pd.Series([e["file_name"] for e in annotate.entries(step_folder(project, "annotate"))])
+    names = pd.Series([image.path for image in annotate.labels(project).sorted_images([])])
     chosen = names.groupby(names.str.split("/").str[0]).head(sample)
     how = reading(project)
     pictures = {name: read_image(project.image_address(name), **how).rgb for name in chosen}
@@ -51,7 +52,7 @@ def measure_grids(file: Path, sample: int) -> pd.DataFrame:
 def measure_crops(file: Path, sample: int, work: Path) -> pd.DataFrame:
     """Label the middle of the first images of each kind: what cutting them up beforehand gives."""
     project = load_project(file)
-    names = pd.Series([e["file_name"] for e in annotate.entries(step_folder(project, "annotate"))])
+    names = pd.Series([image.path for image in annotate.labels(project).sorted_images([])])
     how = reading(project)
     pictures = {}
     for name in names.groupby(names.str.split("/").str[0]).head(sample):
@@ -99,14 +100,14 @@ def labelled_at(
     head, card = load_head(annotate.head_path(project))
     embedder = open_embedder(SamConfig(points_per_side=points_per_side))
     features = card["settings"]["features"]
-    entries, counted = [], []
+    label_map = LabelMap.of_names(card["classes"])
+    images, counted = [], []
     for name, rgb in pictures.items():
         (mask_set,) = embedder.embed([rgb])
         done = label_image(head, mask_set, features, project.config.inference, card["classes"])
         h, w = rgb.shape[:2]
-        records = annotation_records(done.instances)
-        entries.append({"file_name": name, "height": h, "width": w, "annotations": records})
+        images.append(labelled_image(done, mask_set, label_map, path=name, sha256=""))
         proposals = run_lengths(mask_set, *sizes(truth, name))
         places = grid_places(points_per_side, [Box((0, h), (0, w))])
-        counted.append(count_image(entries[-1], done.labels, truth, places, proposals))
-    return tabulated(entries, counted, truth, NAMES)
+        counted.append(count_image(images[-1], done.labels, truth, places, proposals))
+    return tabulated(images, counted, truth, NAMES)

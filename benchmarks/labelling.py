@@ -29,10 +29,10 @@ import torch
 from usam_core.config.schema import InferenceConfig, SamConfig
 from usam_core.head.model import Head
 from usam_core.inference.scoring import Candidates, candidates, is_good, label_image, mask_scores
+from usam_core.labels.image import list_instances
 from usam_core.masks.bits import pack, upscale
 from usam_core.masks.label_png import save_label_png
 from usam_core.masks.nms import suppress
-from usam_core.outputs.coco_json import annotation_records
 from usam_core.sam.load import encoder_spec
 from usam_core.store.shard import ShardRecord
 from usam_core.store.store import EmbeddingStore
@@ -142,7 +142,7 @@ def measure(store: EmbeddingStore, folder: Path, classes: int, passing: float) -
             lambda: [label_image(head, masks, [BLOCK], config, names) for masks in sets]
         ),
         "palette PNG": seconds(pngs),
-        "run lengths": seconds(lambda: [annotation_records(done.instances) for done in labelled]),
+        "run lengths": seconds(lambda: [list_instances(done.instances) for done in labelled]),
     }
     times["before painting"] = times["read"] + times["head to suppression"]
     times["all"] = sum(

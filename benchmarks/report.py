@@ -23,7 +23,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.chromium import open_chromium
-from tests.labelled_run import entry_of, finish_run, write_project
+from tests.labelled_run import finish_run, image_of, write_project
 from usam_core.config.project import load_project
 from usam_core.files.digest import file_digest
 from usam_core.rng import generator
@@ -62,16 +62,16 @@ def write_images(
 def write_labels(folder: Path, labels: dict[str, np.ndarray], classes: list[str], seed: int) -> int:
     """Write a run whose labels lie up to 20 pixels beside the truth; return its instances."""
     rng = np.random.default_rng(seed)
-    entries = []
+    images = []
     out = folder / "out" / "annotate"
     for name, label in labels.items():
         moved = np.roll(label, rng.integers(-20, 20, 2), axis=(0, 1))
         missed = rng.choice(len(classes), 2) + 1
         digest = file_digest(folder / "images" / name)
-        entry = entry_of(out, name, moved, digest, lambda _: float(rng.uniform(0.3, 1)), missed)
-        entries.append(entry)
-    finish_run(out, entries, classes, seed=seed)
-    return sum(len(entry["annotations"]) for entry in entries)
+        image = image_of(out, name, moved, digest, lambda _: float(rng.uniform(0.3, 1)), missed)
+        images.append(image)
+    finish_run(out, images, classes, seed=seed)
+    return sum(len(image.instances) for image in images)
 
 
 def seconds_to_open(page: Path, times: int) -> list[float]:

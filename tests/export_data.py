@@ -4,16 +4,17 @@ from pathlib import Path
 
 import numpy as np
 
-from usam_core.config.palette import voc_palette
+from usam_core.labels import Instance, LabelledImage, LabelMap
 from usam_core.masks.rle import mask_record
-from usam_core.outputs.base import LabelledImage, Target
+from usam_core.outputs.base import Target
 
 CLASSES = ["disc", "ring", "rød & co"]
+LABEL_MAP = LabelMap.of_names(CLASSES)
 
 
-def entry_of(path, masks, size_hw, name=None):
-    """Return what `annotate` records of an image with these masks, of the classes in turn."""
-    annotations = [
+def image_of(masks, size_hw, path="a.png", images="images", name=None):
+    """Return an image with these masks, of the classes in turn."""
+    records = [
         {
             **mask_record(mask, number % len(CLASSES) + 1),
             "score": round(0.9 - 0.5 * number / max(len(masks), 1), 6),
@@ -26,31 +27,23 @@ def entry_of(path, masks, size_hw, name=None):
         }
         for number, mask in enumerate(masks)
     ]
-    return {
-        "file_name": path,
-        "sha256": f"{abs(hash(path)):064x}"[:64],
-        "png": f"masks/{name or Path(path).stem}.png",
-        "png_sha256": "",
-        "height": size_hw[0],
-        "width": size_hw[1],
-        "annotations": annotations,
-    }
-
-
-def image_of(masks, size_hw, path="a.png", images="images"):
-    """Return such an image as writers see it."""
-    return LabelledImage(entry_of(path, masks, size_hw), images)
+    return LabelledImage(
+        path=path,
+        sha256=f"{abs(hash(path)):064x}"[:64],
+        size_hw=tuple(size_hw),
+        label_map=LABEL_MAP,
+        instances=tuple(map(Instance.from_coco, records)),
+        png=f"masks/{name or Path(path).stem}.png",
+        root=str(images),
+    )
 
 
 def target_in(folder, **options):
     """Return a target below a folder."""
     return Target(
         folder=Path(folder) / "format",
-        classes=CLASSES,
-        colors=voc_palette(len(CLASSES) + 1),
+        label_map=LABEL_MAP,
         run="f" * 64,
-        images=str(Path(folder) / "images"),
-        labels=Path(folder) / "annotate",
         **options,
     )
 

@@ -1,5 +1,6 @@
 """Finished labels without SAM and without a head: what `annotate` writes, of any masks."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ from PIL import Image
 from usam_core.config.schema import ProjectConfig
 from usam_core.files.atomic import write_json
 from usam_core.files.digest import file_digest
+from usam_core.labels import Instance, LabelledImage, LabelMap
+from usam_core.labels.parts import write_part
 from usam_core.masks.label_png import save_label_png
 from usam_core.masks.rle import mask_record
 
 
-def entry_of(folder: Path, name: str, labels: np.ndarray, sha256: str, score=None, missed=()):
-    """Write an image's label PNG and return what `annotate` records: one instance a label.
+def image_of(folder: Path, name: str, labels: np.ndarray, sha256: str, score=None, missed=()):
+    """Write an image's label PNG and return the labelled image: one instance a label.
 
     Args:
         folder: of the annotate step.
@@ -27,28 +30,24 @@ def entry_of(folder: Path, name: str, labels: np.ndarray, sha256: str, score=Non
     png = f"masks/{name}.png"
     save_label_png(folder / png, labels)
     values, pixels = np.unique(labels, return_counts=True)
-    records = []
+    found = []
     for value in values[values > 0].tolist():
         sure = 0.8 if score is None else score(value)
         said = {"score": sure, "probability": sure, "runner_up": 1, "entropy": 0.4}
         record = {**mask_record(labels == value, value), **said, "predicted_iou": 1.0, "prompt": 0}
-        records.append(record)
-    dropped = [
-        {**record, "score": 0.25, "threshold": 0.3}
-        for record in records
-        if record["category_id"] in missed
-    ]
-    return {
-        "file_name": name,
-        "sha256": sha256,
-        "png": png,
-        "png_sha256": file_digest(folder / png),
-        "height": labels.shape[0],
-        "width": labels.shape[1],
-        "pixels": dict(zip(map(str, values.tolist()), pixels.tolist(), strict=True)),
-        "annotations": records,
-        "missed": dropped,
-    }
+        found.append(Instance.from_coco(record))
+    dropped = [one for one in found if LabelMap.id_of(one.class_index) in missed]
+    return LabelledImage(
+        path=name,
+        sha256=sha256,
+        size_hw=labels.shape,
+        label_map=LabelMap.of_names(()),
+        instances=tuple(found),
+        missed=tuple(replace(one, score=0.25, threshold=0.3) for one in dropped),
+        pixels=dict(zip(values.tolist(), pixels.tolist(), strict=True)),
+        png=png,
+        png_sha256=file_digest(folder / png),
+    )
 
 
 def write_run(root: Path, labels: dict[str, np.ndarray], classes: list[str], **settings) -> Path:
@@ -61,26 +60,30 @@ def write_run(root: Path, labels: dict[str, np.ndarray], classes: list[str], **s
         settings: of the project, beside classes and images.
     """
     folder = root / "out" / "annotate"
-    entries = []
+    images = []
     for name, of_image in labels.items():
         image = root / "images" / name
         image.parent.mkdir(parents=True, exist_ok=True)
         if not image.exists():
             grey = np.full((*of_image.shape, 3), 120, np.uint8)
             Image.fromarray(grey).save(image, format="PNG")
-        entries.append(entry_of(folder, name, of_image, file_digest(image)))
-    finish_run(folder, entries, classes, **settings)
+        images.append(image_of(folder, name, of_image, file_digest(image)))
+    finish_run(folder, images, classes, **settings)
     return folder
 
 
-def finish_run(folder: Path, entries: list[dict], classes: list[str], **settings) -> None:
-    """Write what stands beside the labels of a finished run."""
+def finish_run(
+    folder: Path, images: list[LabelledImage], classes: list[str], per_part=None, **settings
+) -> None:
+    """Write what stands beside the labels of a finished run, in parts of so many or in one."""
     config = ProjectConfig.model_validate(
         {"classes": classes, "images": {"path": "images"}, **settings}
     )
-    part = "parts/all.json"
-    write_json(folder / part, entries)
-    outputs = {part: file_digest(folder / part)}
+    outputs, step = {}, per_part or max(1, len(images))
+    for start in range(0, max(1, len(images)), step):
+        part = f"parts/{start:07}.parquet" if per_part else "parts/all.parquet"
+        write_part(folder / part, images[start : start + step])
+        outputs[part] = file_digest(folder / part)
     write_json(
         folder / "run.json",
         {
@@ -99,7 +102,7 @@ def finish_run(folder: Path, entries: list[dict], classes: list[str], **settings
             **{"code": code, "inputs": {}, "weights": {}, "parents": [], "outputs": outputs},
         },
     )
-    _record(folder, "annotate", {"images": len(entries)}, outputs)
+    _record(folder, "annotate", {"images": len(images)}, outputs)
 
 
 def write_project(root: Path, classes: list[str], **settings) -> Path:

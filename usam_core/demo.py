@@ -13,9 +13,10 @@ from PIL import Image
 
 from usam_core.files.atomic import whole_file
 from usam_core.files.digest import file_digest
+from usam_core.labels.label_map import LabelMap
 from usam_core.masks.label_png import save_label_png
 from usam_core.masks.rle import mask_record
-from usam_core.outputs.coco_json import assemble
+from usam_core.outputs.coco_writers import write_coco
 from usam_core.rng import generator
 from usam_core.sources.scenes import FIELD_LOOK, scene
 
@@ -73,8 +74,10 @@ def prepare_demo(folder: Path, scenes: int = 32, pictures: int = 20, seed: int =
         seed: the project's seed; scenes and training pictures never share random numbers.
     """
     if not (folder / TRUTH).exists():
-        entries = [_draw_scene(folder, number, seed) for number in range(scenes)]
-        assemble(folder / TRUTH, entries, list(DEMO_CLASSES))
+        labels = LabelMap.of_names(list(DEMO_CLASSES))
+        rows = [_draw_scene(folder, number, seed, labels) for number in range(scenes)]
+        header = {"info": {"description": "usam"}, "categories": labels.categories()}
+        write_coco(folder / TRUTH, header, rows)
     default, papers = folder / "project.yaml", folder / "papers.yaml"
     papers_out = {"path": "out/papers", "store": "out/store"}
     ours = {
@@ -87,9 +90,9 @@ def prepare_demo(folder: Path, scenes: int = 32, pictures: int = 20, seed: int =
     return Demo(default, papers)
 
 
-def _draw_scene(folder: Path, number: int, seed: int) -> dict[str, Any]:
-    """Draw a scene and its label PNG; return its entry for the COCO JSON of all."""
-    classes = list(DEMO_CLASSES)
+def _draw_scene(folder: Path, number: int, seed: int, labels: LabelMap) -> dict[str, Any]:
+    """Draw a scene and its label PNG; return its row of the COCO JSON of all."""
+    classes, ids = labels.names, labels.ids()
     rng = generator(seed + _SCENE_SEED, "demo", number)
     drawn = scene(rng, classes, _SIZE_HW, FIELD_LOOK, smallest=_SMALLEST)
     image = folder / "images" / f"scene_{number:03d}.png"
@@ -97,12 +100,14 @@ def _draw_scene(folder: Path, number: int, seed: int) -> dict[str, Any]:
         Image.fromarray(drawn.image).save(temporary, format="PNG")
     save_label_png(folder / "truth" / image.name, drawn.label_map(classes))
     return {
-        "file_name": image.name,
-        "height": _SIZE_HW[0],
-        "width": _SIZE_HW[1],
-        "sha256": file_digest(image),
+        "image": {
+            "file_name": image.name,
+            "height": _SIZE_HW[0],
+            "width": _SIZE_HW[1],
+            "sha256": file_digest(image),
+        },
         "annotations": [
-            mask_record(drawn.instances == value, classes.index(name) + 1)
+            mask_record(drawn.instances == value, ids[name])
             for value, name in enumerate(drawn.names, start=1)
             if (drawn.instances == value).any()
         ],

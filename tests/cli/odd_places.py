@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.export_data import entry_of, target_in
+from tests.export_data import image_of, target_in
+from usam_core.labels import LabelledImage
 from usam_core.masks.label_png import save_label_png
-from usam_core.outputs.base import LabelledImage
 from usam_core.outputs.formats import WRITERS, open_writer
 from usam_core.outputs.names import output_names
 
@@ -49,8 +49,9 @@ def write_images(root: Path) -> list[LabelledImage]:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((*SIZE, 3), 10 * number, np.uint8)).save(file)
         mask = mask_of(number)
-        image = LabelledImage(entry_of(name, [mask], SIZE, paths[name]), str(root / "images"))
-        save_label_png(root / "annotate" / image.png, mask.astype(np.uint8))
+        image = image_of([mask], SIZE, name, root / "images", paths[name])
+        image = replace(image, folder=root / "annotate")
+        save_label_png(image.png_file, mask.astype(np.uint8))
         images.append(image)
     return images
 

@@ -159,7 +159,7 @@ REPAIRED = {
     "shard": ("store/*/shards/*/packed_masks/c/0/0/0/0/0", None),
     "scene": ("compose/scenes/train-00000.png", 0),
     "head": ("fit/student.safetensors", 0),
-    "part": ("annotate/parts/*.json", 0),
+    "part": ("annotate/parts/*.parquet", 0),
     "label": ("annotate/masks/s1.png", 0),
     "metrics": ("evaluate/metrics.json", 0),
     "ledger": ("export/ledger.sqlite", 0),

@@ -22,9 +22,9 @@ from usam_core.images.read import read_image
 from usam_core.inference.scoring import class_logits
 from usam_core.lineage.chain import facts, read_chain
 from usam_core.masks.bits import unpack, valid_hw
-from usam_core.steps import STEPS, run_step, step_folder, step_key
+from usam_core.steps import STEPS, annotate, run_step, step_folder, step_key
 from usam_core.steps import class_texts as names
-from usam_core.steps.annotate import entries, head_path
+from usam_core.steps.annotate import head_path
 from usam_core.steps.blocks import block_specs
 from usam_core.steps.embed import open_store
 from usam_core.steps.lineage_checks import check_chain
@@ -124,9 +124,9 @@ def test_the_papers_baseline_is_clip_of_each_masked_image_at_70_percent(bare, mo
         np.testing.assert_allclose(found, direct(image, masks[there]), atol=0.003)
         scores += found.max(-1).tolist()
     kept = [
-        annotation["score"]
-        for entry in entries(step_folder(project, "annotate"))
-        for annotation in entry["annotations"]
+        instance.score
+        for image in annotate.labels(project).images()
+        for instance in image.instances
     ]
     assert kept
     assert len(kept) < sum(score >= 0.7 for score in scores) < len(scores)
@@ -145,7 +145,7 @@ def test_labelling_by_names_loads_no_text_model(bare, monkeypatch):
 
     monkeypatch.setattr(names, "open_text", loaded)
     run_step("annotate", project)
-    assert len(list(entries(step_folder(project, "annotate")))) == 4
+    assert len(list(annotate.labels(project).images())) == 4
 
 
 def with_clip(file, model="clip", **head):
@@ -207,7 +207,7 @@ def test_fused_with_a_learned_head_that_reads_the_block_or_not(copied, model, re
     expected = (expected + 0.25 * torch.from_numpy(by_name).log_softmax(-1)).softmax(-1)
     found = class_logits(head, mask_set, card["settings"]["features"])
     torch.testing.assert_close(torch.from_numpy(found).softmax(-1), expected, rtol=1e-3, atol=1e-4)
-    assert len(list(entries(step_folder(project, "annotate")))) == 4
+    assert len(list(annotate.labels(project).images())) == 4
     assert head_path(project).name == "student.safetensors"
 
 

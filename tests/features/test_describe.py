@@ -16,7 +16,7 @@ from usam_core.errors import MissingStepError
 from usam_core.images.read import read_image
 from usam_core.lineage.chain import read_chain
 from usam_core.steps import STEPS, describe, intact, lineage, run_step, step_folder, step_key
-from usam_core.steps.annotate import entries
+from usam_core.steps.annotate import labels
 from usam_core.steps.embed import open_store
 from usam_core.steps.lineage_checks import check_chain
 
@@ -57,7 +57,7 @@ def test_a_store_that_is_there_gets_a_block_and_sam_is_not_run(project_file, no_
     assert results["fit"].summary["features"] == ["encoder", "colour"]
     card = json.loads((step_folder(project, "fit") / "student.card.json").read_text())
     assert card["block_widths"][1] == 5
-    assert len(list(entries(step_folder(project, "annotate")))) == 4
+    assert len(list(labels(project).images())) == 4
     assert [run_step(step, project).reused for step in STEPS] == [True] * len(STEPS)
 
 

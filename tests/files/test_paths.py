@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import tempfile
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,10 @@ from tests.labelled_run import write_project, write_run
 from usam_core.config.project import load_project
 from usam_core.config.schema import ClassSpec
 from usam_core.errors import StoreError, UsamError
+from usam_core.files.atomic import write_json
 from usam_core.files.digest import file_digest
 from usam_core.files.paths import check_links, inside, remove
+from usam_core.labels.parts import Parts, write_part
 from usam_core.lineage.chain import read_chain
 from usam_core.outputs.formats import open_writer
 from usam_core.outputs.ledger import Ledger, content_digest
@@ -32,15 +35,16 @@ from usam_core.report.runs import open_run
 from usam_core.sources.web.journal import Candidate, Journal, Verdict
 from usam_core.sources.web.source import _tidy
 from usam_core.sources.web.tally import sort_out
-from usam_core.steps import annotate, collect, compose, export, review
+from usam_core.steps import annotate, collect, compose, export
 from usam_core.steps import collect_class as gather
 from usam_core.steps.exporting import Job, export_part
 from usam_core.steps.label_shard import part_holds
 from usam_core.steps.lineage_checks import check_chain
-from usam_core.steps.record import StepResult, read_record, write_record
+from usam_core.steps.record import StepResult, digests, read_record, write_record
 from usam_core.store.commit import sweep_store
 
 CLASSES = ["disc", "ring"]
+PART = "parts/all.parquet"
 LABELS = np.array([[0, 1, 1], [2, 2, 0]], np.uint8)
 
 
@@ -80,14 +84,23 @@ class World:
         }[way]
 
     def part(self, **said):
-        """Replace what the labels say of the one image."""
-        part = self.out / "annotate" / "parts" / "all.json"
-        entry = json.loads(part.read_text())[0]
-        part.write_text(json.dumps([{**entry, **said}]))
-        record = self.out / "annotate" / "record.json"
-        record.write_text(
-            json.dumps({**json.loads(record.read_text()), "outputs": {"parts/all.json": "x"}})
-        )
+        """Replace what the labels say of the one image; return the part."""
+        folder = self.out / "annotate"
+        (self.image,) = Parts(folder, {PART: None}).images()
+        if any(isinstance(value, int) for value in said.values()):
+            # The form of older versions, in which anything may stand.
+            entry = {**self.image.to_coco()["image"], "png": self.image.png, "annotations": []}
+            (folder / PART).unlink()
+            said = {"file_name" if name == "path" else name: odd for name, odd in said.items()}
+            part = "parts/all.json"
+            write_json(folder / part, [{**entry, "png_sha256": "", **said}])
+        else:
+            part = PART
+            self.image = replace(self.image, root=str(self.root / "images"), **said)
+            write_part(folder / part, [self.image])
+        record = read_record(folder)
+        write_record(folder, replace(record, outputs=digests(folder, [folder / part])))
+        return folder / part
 
 
 WAYS = ("absolute", "up", "over", "link", "windows", "drive", "odd")
@@ -136,52 +149,41 @@ def of_an_edit(world, way, what):
 
 
 def of_a_label_png(world, way, what):
-    world.part(png=world.name(way, what, world.out / "annotate"))
     labels, base = world.out / "annotate", world.out / "export"
-    assert not part_holds(labels, labels / "parts" / "all.json")
+    part = world.part(png=world.name(way, what, labels))
+    assert not part_holds(labels, part)
     with pytest.raises(StoreError):
-        list(annotate.recorded(labels))
+        list(annotate.labels(world.project).images())
     with pytest.raises(StoreError):
-        list(review._entries(world.project))
+        list(annotate.labels(world.project).sorted_images())
     with pytest.raises(StoreError):
         open_run(labels)
-    annotate._sweep(labels, [labels / "parts" / "all.json"], {"a.png"}, annotate._written(labels))
+    annotate._sweep(labels, [part], {"a.png"}, annotate._written(labels))
     if way in ("windows", "drive", "odd"):
         return  # no path of this system
-    entry = json.loads((labels / "parts" / "all.json").read_text())[0]
     with Ledger(base / "ledger.sqlite") as found:
         for name in ("labelme", "yolo", *(["voc"] if way != "link" else [])):
             job = Job(open_writer(name, target_in(base)), "key")
-            export_part("all", [entry], [job], str(world.root / "images"), found)
+            export_part("all", [world.image], [job], found)
 
 
 def of_an_image(world, way, what):
     name = world.name(way, what, world.root / "images")
-    world.part(file_name=name)
+    part = world.part(path=name)
     if way not in ("link", "windows", "drive"):  # a person's link, and letters, may be read
-        with pytest.raises((StoreError, TypeError)):
-            list(annotate.recorded(world.out / "annotate"))
-    run = open_run_of(world)
-    shown = isinstance(name, str) and run.picture(name)
-    assert way == "link" or shown is None or shown is False
-    target = world.out / "export"
+        with pytest.raises(StoreError):
+            list(annotate.labels(world.project).images())
     if not isinstance(name, str):
         raise StoreError("told above")
-    entry = {**json.loads((world.out / "annotate/parts/all.json").read_text())[0]}
+    write_part(part, [replace(world.image, path="a.png")])
+    run = open_run(world.out / "annotate")
+    write_part(part, [world.image])
+    shown = run.picture(name)
+    assert way == "link" or shown is None
+    target = world.out / "export"
     with Ledger(target / "ledger.sqlite", str(world.root / "images")) as found:
         job = Job(open_writer("ome_zarr", target_in(world.root, in_place=True)), "key")
-        export_part("all", [entry], [job], str(world.root / "images"), found)
-
-
-def open_run_of(world):
-    part = world.out / "annotate" / "parts" / "all.json"
-    kept = part.read_text()
-    entry = json.loads(kept)[0]
-    part.write_text(json.dumps([{**entry, "file_name": "a.png"}]))
-    try:
-        return open_run(world.out / "annotate")
-    finally:
-        part.write_text(kept)
+        export_part("all", [world.image], [job], found)
 
 
 def of_a_record(world, way, what):

@@ -12,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from tests.export_data import entry_of, target_in
+from tests.export_data import image_of, target_in
 from usam_core.config.project import load_project
 from usam_core.config.schema import ClassSpec
 from usam_core.errors import ConfigError, InputError, UsamError
 from usam_core.files.spreadsheet import as_text, as_written, read_csv, write_csv
 from usam_core.files.text import markdown
-from usam_core.outputs.base import LabelledImage
 from usam_core.outputs.formats import open_writer
 from usam_core.redact import all_without_secrets, without_secrets
 from usam_core.sources.table import class_table
@@ -72,13 +71,13 @@ def test_tables_are_read_back_by_our_readers(tmp_path):
 
 def test_objects_csv_holds_no_formula(tmp_path):
     mask = np.ones((2, 3), bool)
-    image = LabelledImage(entry_of("=HYPERLINK(1).png", [mask], (2, 3)), "images")
+    image = image_of([mask], (2, 3), "=HYPERLINK(1).png")
     writer = open_writer("label_tiff", target_in(tmp_path))
     (file,) = writer.finish(iter(json.loads(json.dumps(list(writer.rows(image))))))
     with open(file, newline="", encoding="utf-8") as lines:
         (row,) = csv.DictReader(lines)
     assert row["image"] == "'=HYPERLINK(1).png"
-    assert float(row["score"]) == image.annotations[0]["score"]
+    assert float(row["score"]) == image.instances[0].score
 
 
 HOSTILE = [

@@ -21,9 +21,9 @@ from usam_core.errors import ConfigError
 from usam_core.head.checkpoint import card_path
 from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.stores import show
+from usam_core.labels import LabelMap
 from usam_core.lineage import run_json
 from usam_core.masks.label_png import edited_png, read_label_png
-from usam_core.masks.rle import decode
 from usam_core.progress import SILENT
 from usam_core.sam.embedder import Prepared
 from usam_core.steps import annotate, annotate_notes, embed, run_step, step_folder
@@ -152,17 +152,17 @@ def write(folder, name="slide.tif", objects=OBJECTS, size_hw=SIZE):
 
 
 def label(project):
-    """Collect, embed and annotate; return the entries by file name and the annotate result."""
+    """Collect, embed and annotate; return the images by path and the annotate result."""
     run_step("collect", project)
     run_step("embed", project)
     result = annotate.run(project, "key", SILENT)
     folder = step_folder(project, "annotate")
     write_record(folder, result)
-    return {entry["file_name"]: entry for entry in annotate.entries(folder)}, result
+    return {image.path: image for image in annotate.labels(project).images()}, result
 
 
-def masks(entry):
-    return [(one["category_id"], decode(one["segmentation"])) for one in entry["annotations"]]
+def masks(image):
+    return [(LabelMap.id_of(one.class_index), one.mask()) for one in image.instances]
 
 
 @pytest.mark.parametrize("paint", ["vote", "score"])
@@ -170,14 +170,14 @@ def test_labels_of_tiles_are_those_of_the_whole(project, sam, tmp_path, paint):
     truth = write(tmp_path / "images")
     tiled = project(paint=paint, **TILES)
     (entry,) = label(tiled)[0].values()
-    assert len(entry["tiles"]) == 4 * 3
+    assert len(entry.tiles) == 4 * 3
     assert max(max(size) for size in sam.seen) <= 128
-    png = step_folder(tiled, "annotate") / entry["png"]
+    png = entry.png_file
     labels = read_label_png(png)
-    assert labels.shape == (entry["height"], entry["width"]) == SIZE
+    assert labels.shape == entry.size_hw == SIZE
     assert (labels != truth).mean() < 0.002
     counts = zip(*np.unique(labels, return_counts=True), strict=True)
-    assert entry["pixels"] == {str(label): count for label, count in counts}
+    assert entry.pixels == dict(counts)
 
     (whole,) = label(project(out="whole", paint=paint))[0].values()
     assert len(masks(entry)) == len(masks(whole)) == len(OBJECTS)
@@ -196,10 +196,10 @@ def test_labels_of_tiles_are_those_of_the_whole(project, sam, tmp_path, paint):
 def test_points_and_prompts_speak_of_the_image(project, sam, tmp_path):
     write(tmp_path / "images", objects=[(275, 200, 9, 20, "disc")])
     ((entry),) = label(project(**TILES))[0].values()
-    (one,) = entry["annotations"]
-    tile = one["prompt"] // PROMPTS
+    (one,) = entry.instances
+    tile = one.prompt // PROMPTS
     box = tiled_images(project(**TILES))[0].tiles[tile].box
-    assert one["point"] == [box.columns[0] + 64, box.rows[0] + 64]
+    assert one.point == (box.columns[0] + 64, box.rows[0] + 64)
 
 
 def test_small_images_are_what_they_were(project, sam, tmp_path):
@@ -257,7 +257,7 @@ def test_an_edit_of_a_person_stays(project, sam, tmp_path):
     write(tmp_path / "images")
     one = project(**TILES)
     (entry,) = label(one)[0].values()
-    png = step_folder(one, "annotate") / entry["png"]
+    png = entry.png_file
     assert not edited_png(png, SIZE, None), "our own PNG must carry its signature"
     with Image.open(png) as picture:
         changed = np.asarray(picture).copy()

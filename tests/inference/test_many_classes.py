@@ -12,7 +12,6 @@ import torch
 import yaml
 import zarr
 from PIL import Image
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pydantic import ValidationError
 
@@ -108,13 +107,11 @@ def labels_of(project):
 
 def objects_of(project):
     """Return name and mask of every object of each image, best first."""
-    entries = annotate.entries(step_folder(project, "annotate"))
     return {
-        entry["file_name"].removesuffix(".png"): [
-            (CLASSES[one["category_id"] - 1], coco_mask.decode(one["segmentation"]).astype(bool))
-            for one in entry["annotations"]
+        image.path.removesuffix(".png"): [
+            (CLASSES[one.class_index], one.mask()) for one in image.instances
         ]
-        for entry in entries
+        for image in annotate.labels(project).images()
     }
 
 

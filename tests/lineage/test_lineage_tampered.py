@@ -53,7 +53,7 @@ def damage_shard(root):
     chunk.write_bytes(content)
 
 
-PART = "out/annotate/parts/*.json"
+PART = "out/annotate/parts/*.parquet"
 
 TAMPERINGS = {
     "head replaced": (

@@ -8,8 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
-from usam_core.metrics.instance import average_precision
+from usam_core.labels import Instance, LabelMap
+from usam_core.metrics.instance import AveragePrecision
 from usam_core.metrics.presence import FalsePositives
 from usam_core.metrics.report import class_table, write_report
 from usam_core.metrics.semantic import Confusion
@@ -111,20 +114,69 @@ def found_record(category, score, *box):
     return {**truth_record(category, *box), "score": score}
 
 
-class Known:
-    """Truth from a mapping of file names to records."""
-
-    notes = ()
-
-    def __init__(self, records):
-        self.records = records
-
-    def instances(self, file_name):
-        return self.records.get(file_name)
+def entry(name, *records):
+    return name, tuple(map(Instance.from_coco, records))
 
 
-def entry(name, *annotations):
-    return {"file_name": name, "height": 20, "width": 20, "annotations": list(annotations)}
+def average_precision(truth, entries, classes):
+    found = AveragePrecision(LabelMap.of_names(classes))
+    for name, instances in entries:
+        found.add(truth.get(name), instances)
+    return found.scores()
+
+
+def by_one_cocoeval(truth, entries, classes):
+    """AP50 by class of all images at once, as `pycocotools` is meant to be used."""
+    images, expected, found = [], [], []
+    for number, (name, instances) in enumerate(entries, start=1):
+        images.append({"id": number, "height": 20, "width": 20})
+        expected += [{**one, "image_id": number} for one in truth[name]]
+        found += [{**one.to_coco(), "image_id": number} for one in instances]
+    categories = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
+    reference = COCO()
+    numbered = [{**one, "id": number} for number, one in enumerate(expected, start=1)]
+    reference.dataset = {"info": {}, "images": images, "annotations": numbered}
+    reference.dataset["categories"] = categories
+    reference.createIndex()
+    whole = COCOeval(reference, reference.loadRes(found), "segm")
+    whole.params.iouThrs = np.array([0.5])
+    whole.evaluate()
+    whole.accumulate()
+    values = whole.eval["precision"][0, :, :, 0, -1]
+    return {name: values[:, k].mean() for k, name in enumerate(classes) if values[0, k] >= 0}
+
+
+boxes = st.tuples(*[st.integers(0, 12)] * 2, *[st.integers(1, 8)] * 2)
+scores = st.sampled_from([0.1, 0.3, 0.5, 0.5, 0.9])
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(
+                st.tuples(st.integers(1, 3), boxes, st.sampled_from([0, 0, 0, 1])), max_size=5
+            ),
+            st.lists(st.tuples(st.integers(1, 3), scores, boxes), max_size=6),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_image_by_image_is_as_all_at_once(images):
+    truth, entries = {}, []
+    for number, (objects, found) in enumerate(images):
+        name = f"{number}.png"
+        truth[name] = [truth_record(label, *box, crowd=crowd) for label, box, crowd in objects]
+        entries.append(entry(name, *(found_record(label, s, *box) for label, s, box in found)))
+    expected = {}
+    if any(instances for _, instances in entries):
+        expected = by_one_cocoeval(truth, entries, CLASSES)
+    ours = average_precision(truth, entries, CLASSES)
+    for name in CLASSES:
+        if name in expected:
+            assert ours.per_class[name] == expected[name]
+        else:
+            assert not ours.per_class[name]
 
 
 def test_average_precision_by_hand():
@@ -134,12 +186,10 @@ def test_average_precision_by_hand():
     the best precision from there on: 1 for recalls 0 to 0.5 (51 of them), 2/3 for the other 50.
     Class b has 1 object that is found with an IoU of 0.4: AP 0. Class c is not in the truth.
     """
-    truth = Known(
-        {
-            "1.png": [truth_record(1, 0, 0, 10, 10), truth_record(1, 12, 12, 6, 6)],
-            "2.png": [truth_record(2, 0, 0, 10, 10)],
-        }
-    )
+    truth = {
+        "1.png": [truth_record(1, 0, 0, 10, 10), truth_record(1, 12, 12, 6, 6)],
+        "2.png": [truth_record(2, 0, 0, 10, 10)],
+    }
     entries = [
         entry(
             "1.png",
@@ -159,7 +209,7 @@ def test_average_precision_by_hand():
 
 @pytest.mark.parametrize(("width", "expected"), [(4, 0), (5, 1), (6, 1), (7, 1)])
 def test_the_threshold_is_an_iou_of_one_half_itself_included(width, expected):
-    truth = Known({"1.png": [truth_record(1, 0, 0, 10, 10)]})
+    truth = {"1.png": [truth_record(1, 0, 0, 10, 10)]}
     entries = [entry("1.png", found_record(1, 0.9, 0, 0, 10, width))]
     assert average_precision(truth, entries, CLASSES).map50 == pytest.approx(expected)
 
@@ -167,20 +217,20 @@ def test_the_threshold_is_an_iou_of_one_half_itself_included(width, expected):
 def test_fifty_detections_before_the_right_one_still_leave_it_in():
     """AP is the precision at the one hit: 1 of 51."""
     wrong = [found_record(1, 0.9, 10, 10, 3, 3) for _ in range(50)]
-    truth = Known({"1.png": [truth_record(1, 0, 0, 5, 5)]})
+    truth = {"1.png": [truth_record(1, 0, 0, 5, 5)]}
     entries = [entry("1.png", *wrong, found_record(1, 0.1, 0, 0, 5, 5))]
     assert average_precision(truth, entries, CLASSES).map50 == pytest.approx(1 / 51)
 
 
 def test_a_class_that_is_there_as_a_crowd_alone_is_not_counted():
-    truth = Known({"1.png": [truth_record(1, 0, 0, 5, 5), truth_record(2, 9, 9, 9, 9, crowd=1)]})
+    truth = {"1.png": [truth_record(1, 0, 0, 5, 5), truth_record(2, 9, 9, 9, 9, crowd=1)]}
     scores = average_precision(truth, [entry("1.png", found_record(1, 0.9, 0, 0, 5, 5))], CLASSES)
     assert scores.per_class == {"a": pytest.approx(1), "b": None, "c": None}
     assert scores.map50 == pytest.approx(1)
 
 
 def test_a_crowd_is_neither_missed_nor_a_mistake():
-    truth = Known({"1.png": [truth_record(1, 0, 0, 5, 5), truth_record(1, 10, 10, 9, 9, crowd=1)]})
+    truth = {"1.png": [truth_record(1, 0, 0, 5, 5), truth_record(1, 10, 10, 9, 9, crowd=1)]}
     entries = [entry("1.png", found_record(1, 0.9, 10, 10, 4, 4), found_record(1, 0.8, 0, 0, 5, 5))]
     assert average_precision(truth, entries, CLASSES).map50 == pytest.approx(1)
 
@@ -190,19 +240,19 @@ def test_of_an_image_with_more_than_a_hundred_objects_all_are_looked_at():
     objects = [truth_record(1, *place, 1, 1) for place in places]
     found = [found_record(1, 0.9, *place, 1, 1) for place in places]
     assert len(places) == 200
-    scores = average_precision(Known({"1.png": objects}), [entry("1.png", *found)], CLASSES)
+    scores = average_precision({"1.png": objects}, [entry("1.png", *found)], CLASSES)
     assert scores.map50 == pytest.approx(1)
 
 
 def test_of_other_images_the_best_hundred_as_coco_does():
     wrong = [found_record(1, 0.9, 20, 20, 3, 3) for _ in range(100)]
     late = found_record(1, 0.1, 0, 0, 5, 5)
-    truth = Known({"1.png": [truth_record(1, 0, 0, 5, 5)]})
+    truth = {"1.png": [truth_record(1, 0, 0, 5, 5)]}
     assert average_precision(truth, [entry("1.png", *wrong, late)], CLASSES).map50 == 0
 
 
 def test_nothing_found_is_zero_and_no_instances_is_none():
-    truth = Known({"1.png": [truth_record(1, 0, 0, 5, 5)], "2.png": []})
+    truth = {"1.png": [truth_record(1, 0, 0, 5, 5)], "2.png": []}
     assert average_precision(truth, [entry("1.png")], CLASSES).map50 == 0
     assert average_precision(truth, [entry("2.png")], CLASSES).map50 is None
     assert average_precision(truth, [entry("3.png")], CLASSES) is None

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,9 +14,8 @@ from hypothesis import given
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from tests.export_data import CLASSES, entry_of, image_of, painted
+from tests.export_data import CLASSES, image_of, painted
 from tests.outputs.exported import few, filled, images, written
-from usam_core.outputs.base import LabelledImage
 from usam_core.outputs.formats import WRITERS
 from usam_core.outputs.pixel_size import pixel_size
 
@@ -35,7 +35,7 @@ def test_label_tiff_and_ome_zarr_hold_the_number_of_every_pixel(case):
         writer, group, _ = written("ome_zarr", image, folder)
         assert np.array_equal(zarr.open_group(group, mode="r")["0"][...], expected)
         labels = writer.read(image, group)
-        assert np.array_equal(labels.classes, image.object_classes()[expected])
+        assert np.array_equal(labels.classes, image.object_ids()[expected])
 
 
 @few
@@ -70,7 +70,7 @@ def test_yolo_polygons_fill_to_the_masks(case):
             assert polygon.max() <= 1
             assert np.array_equal(filled([np.round(polygon * [w, h])], (h, w)), mask)
         again = writer.read(image, path).classes
-        assert np.array_equal(again, image.object_classes()[painted(masks, (h, w))])
+        assert np.array_equal(again, image.object_ids()[painted(masks, (h, w))])
         said = yaml.safe_load(data.read_text(encoding="utf-8"))
         assert said["names"] == dict(enumerate(CLASSES))
 
@@ -89,7 +89,7 @@ def test_labelme_shapes_of_a_group_fill_to_the_mask(case):
             assert {shape["label"] for shape in shapes} == {CLASSES[(number - 1) % len(CLASSES)]}
             assert np.array_equal(filled([shape["points"] for shape in shapes], size), mask)
         again = writer.read(image, path).classes
-        assert np.array_equal(again, image.object_classes()[painted(masks, size)])
+        assert np.array_equal(again, image.object_ids()[painted(masks, size)])
 
 
 @pytest.mark.parametrize("name", sorted(WRITERS.keys() - {"voc"}))
@@ -102,16 +102,15 @@ def test_an_image_without_objects(name, tmp_path):
 
 def test_65536_objects_have_32_bit_and_a_note(tmp_path):
     side = 256
-    entry = entry_of("many.png", [], (side, side))
-    record = entry_of("one.png", [np.ones((1, 1), bool)], (1, 1))["annotations"][0]
+    (one,) = image_of([np.ones((1, 1), bool)], (1, 1)).instances
+    found = []
     for place in range(side * side):
         runs = {"size": [side, side], "counts": [place, 1, side * side - place - 1]}
         rle = coco_mask.frPyObjects(runs, side, side)
-        segmentation = {"size": rle["size"], "counts": rle["counts"].decode()}
+        rle = {"size": rle["size"], "counts": rle["counts"].decode()}
         x, y = divmod(place, side)
-        box = [float(x), float(y), 1.0, 1.0]
-        entry["annotations"].append({**record, "segmentation": segmentation, "bbox": box})
-    image = LabelledImage(entry, str(tmp_path))
+        found.append(replace(one, rle=rle, bbox=(float(x), float(y), 1.0, 1.0)))
+    image = replace(image_of([], (side, side), "many.png", tmp_path), instances=tuple(found))
     writer, path, _ = written("label_tiff", image, tmp_path)
     found = tifffile.imread(path)
     assert found.dtype == np.uint32
@@ -120,7 +119,7 @@ def test_65536_objects_have_32_bit_and_a_note(tmp_path):
     _, group, _ = written("ome_zarr", image, tmp_path)
     assert zarr.open_group(group, mode="r")["0"].dtype == np.uint32
     # One less fits.
-    less = LabelledImage({**entry, "annotations": entry["annotations"][:-1]}, str(tmp_path))
+    less = replace(image, instances=image.instances[:-1])
     _, path, _ = written("label_tiff", less, tmp_path)
     assert tifffile.imread(path).dtype == np.uint16
 
@@ -182,8 +181,9 @@ def test_the_table_of_instances(tmp_path):
 
 def test_the_table_says_what_a_person_decided(tmp_path):
     image = image_of([np.ones((4, 6), bool)] * 3, (4, 6))
-    image.annotations[0]["reviewed"] = "accepted"
-    image.annotations[2] |= {"reviewed": "changed", "head_category": 1}
+    first, second, third = image.instances
+    first, third = replace(first, reviewed="accepted"), replace(third, reviewed="changed")
+    image = replace(image, instances=(first, second, third))
     _, _, (file,) = written("parquet", image, tmp_path)
     assert pq.read_table(file)["reviewed"].to_pylist() == ["accepted", None, "changed"]
 

@@ -18,10 +18,9 @@ import zarr
 from pycocotools.coco import COCO
 
 from tests.cli.odd_places import NAMES, SIZE, mask_of, write_all
-from tests.export_data import CLASSES, entry_of, image_of, target_in
+from tests.export_data import CLASSES, image_of, target_in
 from tests.outputs.exported import filled, written
 from tests.outputs.test_export_formats import ome_image
-from usam_core.outputs.base import LabelledImage
 from usam_core.outputs.formats import open_writer
 
 LITERAL = '"out/export/ome_zarr/a.zarr"'
@@ -89,8 +88,8 @@ def test_no_two_folders_become_one(tmp_path):
     writer = open_writer("yolo", target_in(tmp_path))
     folders = ["images", "images_", "Images", "IMAGES__", "a/images/images", "a/images_/images"]
     folders += ["a images", "images2", "my_images"]
-    entries = [entry_of(f"{folder}/a.png", [], SIZE, f"{folder}/a") for folder in folders]
-    made = [writer.target(LabelledImage(entry, "images")) for entry in entries]
+    images = [image_of([], SIZE, f"{folder}/a.png", name=f"{folder}/a") for folder in folders]
+    made = [writer.target(image) for image in images]
     made = [path.parent.relative_to(tmp_path / "format" / "labels").as_posix() for path in made]
     # On some disks names that differ in case alone are one.
     pairs = {(f.casefold(), m.casefold()) for f, m in zip(folders, made, strict=True)}

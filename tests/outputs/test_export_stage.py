@@ -268,9 +268,9 @@ def test_a_kill_loses_what_was_in_flight_and_makes_no_edits(file, where, left, m
     assert subprocess.run(words, timeout=300).returncode == 9
     done = []
 
-    def seen(part, entries, jobs, *rest):
+    def seen(part, images, jobs, *rest):
         done.extend((part, job.writer.name) for job in jobs)
-        export_part(part, entries, jobs, *rest)
+        export_part(part, images, jobs, *rest)
 
     monkeypatch.setattr(export, "export_part", seen)
     result = run_step("export", changed)

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.conftest import write_tiny_project
-from tests.export_data import entry_of, target_in
+from tests.export_data import image_of, target_in
 from usam_core.config.project import load_project
 from usam_core.files.atomic import whole_file, whole_folder
 from usam_core.lineage.chain import read_chain
 from usam_core.masks.label_png import save_label_png
-from usam_core.outputs.base import LabelledImage
 from usam_core.outputs.formats import WRITERS, open_writer
 from usam_core.outputs.ledger import Ledger
 from usam_core.outputs.names import output_names
@@ -99,28 +98,28 @@ def test_files_and_folders_of_the_longest_names_are_written(name, tmp_path):
 def test_every_format_takes_the_longest_names(format_, tmp_path):
     mask = np.zeros((6, 9), bool)
     mask[1:4, 2:7] = True
-    names, entries = output_names(LONG), []
+    names, images = output_names(LONG), []
     for number, path in enumerate(LONG):
         (tmp_path / "images" / path).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (9, 6)).save(tmp_path / "images" / path)
-        entries.append(entry_of(path, [np.roll(mask, number % 3, axis=0)], (6, 9), names[path]))
-        png = tmp_path / "annotate" / entries[-1]["png"]
-        save_label_png(png, np.roll(mask, number % 3, axis=0).astype(np.uint8))
-    writer, images = open_writer(format_, target_in(tmp_path)), str(tmp_path / "images")
+        here = np.roll(mask, number % 3, axis=0)
+        image = image_of([here], (6, 9), path, tmp_path / "images", names[path])
+        images.append(replace(image, folder=tmp_path / "annotate"))
+        save_label_png(images[-1].png_file, here.astype(np.uint8))
+    writer = open_writer(format_, target_in(tmp_path))
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
-        for kept in (entries, entries, entries[:2]):
-            export_part("part", kept, [Job(writer, "key")], images, ledger)
+        for kept in (images, images, images[:2]):
+            export_part("part", kept, [Job(writer, "key")], ledger)
             remove_left_over(writer, ledger)
             assert list(ledger.edits(format_)) == []
-        rows = [row for e in entries for row in writer.rows(LabelledImage(e, images))]
+        rows = [row for image in images for row in writer.rows(image)]
         writer.finish(iter(json.loads(json.dumps(rows))))
-        for entry in entries[:2]:
-            image = LabelledImage(entry, images)
+        for image in images[:2]:
             place = writer.target(image)
             if place is not None:
                 read = writer.read(image, place).classes
                 assert (read == np.asarray(image.objects > 0)).all()
-        gone = [writer.target(LabelledImage(entry, images)) for entry in entries[2:]]
+        gone = [writer.target(image) for image in images[2:]]
         assert not any(place is not None and os.path.lexists(place) for place in gone)
 
 

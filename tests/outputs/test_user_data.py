@@ -7,6 +7,8 @@ import sqlite3
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -379,11 +381,11 @@ def test_a_record_that_was_changed_is_none(tmp_path):
 def test_a_part_with_other_types_is_labelled_again(project_file):
     project = load_project(project_file)
     folder = step_folder(project, "annotate")
-    part = next((folder / "parts").glob("*.json"))
+    part = next((folder / "parts").glob("*.parquet"))
     before = part.read_bytes()
-    entries = json.loads(before)
-    entries[0]["height"] = "x"
-    part.write_text(json.dumps(entries))
+    table = pq.read_table(part)
+    other = pa.array(["x"] * len(table))
+    pq.write_table(table.set_column(table.column_names.index("height"), "height", other), part)
     with pytest.raises(StoreError, match="damaged since it was written; run `usam annotate`"):
         run_step("evaluate", project, refresh=True)
     assert intact("annotate", project) is None

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.labelled_run import write_project, write_run
 from usam_core.config.project import load_project
 from usam_core.files.text import escape_control
+from usam_core.labels import Instance, LabelledImage, LabelMap
 from usam_core.lineage.chain import read_chain
 from usam_core.lineage.show import broken_links
 from usam_core.report.page import render
@@ -223,20 +224,19 @@ def test_no_text_becomes_anything_but_text(name, value):
         assert " ".join(escape_control(text).split()) in found.text
 
 
-def entry(name, *scores, missed=()):
-    record = {"entropy": 0.5, "predicted_iou": 0.5, "runner_up": None}
-    return {
-        "file_name": name,
-        "annotations": [{**record, "category_id": 1, "score": s} for s in scores],
-        "missed": [{**record, "category_id": 1, "score": s, "threshold": 0.4} for s in missed],
-    }
+def labelled(name, *scores, missed=()):
+    box = {"class_index": 0, "rle": {}, "area": 1, "bbox": (0, 0, 1, 1), "entropy": 0.5}
+    found = [Instance(**box, score=score, predicted_iou=0.5) for score in scores]
+    lost = [Instance(**box, score=score, predicted_iou=0.5, threshold=0.4) for score in missed]
+    names = LabelMap.of_names(["a"])
+    return LabelledImage(name, "", (1, 1), names, tuple(found), tuple(lost))
 
 
 def test_samples_are_the_best_the_nearest_and_the_nearly_kept():
     keeper = SampleKeeper([0.4], times_iou=True, most=2)
-    keeper.add(entry("a", 0.45, 0.21, missed=[0.39]))
-    keeper.add(entry("b", 0.40, 0.30, missed=[0.20, 0.35]))
-    keeper.add(entry("c", 0.25, missed=[0.30]))
+    keeper.add(labelled("a", 0.45, 0.21, missed=[0.39]))
+    keeper.add(labelled("b", 0.40, 0.30, missed=[0.20, 0.35]))
+    keeper.add(labelled("c", 0.25, missed=[0.30]))
     found = {
         kind: [(s.file_name, round(s.confidence, 2)) for s in keeper.samples() if s.kind == kind]
         for kind in KINDS

@@ -9,10 +9,10 @@ import pytest
 
 from usam_core.config.schema import InferenceConfig
 from usam_core.errors import InputError
+from usam_core.labels.image import Instance, list_instances
 from usam_core.masks.bits import pack, upscale
 from usam_core.masks.nms import suppress
 from usam_core.masks.rle import encode
-from usam_core.outputs.coco_json import annotation_records
 from usam_core.review.decisions import (
     Decision,
     append_decision,
@@ -53,8 +53,8 @@ def decision(mask, label, head_class="a", prompt=0, number=1, sampled=False, sha
 
 
 def item(number, name="a", sha256="image"):
-    record = {"segmentation": encode(box(number, 0, 1, 5)), "prompt": number}
-    return Item(sha256, "one.png", name, record)
+    mask = {"rle": encode(box(number, 0, 1, 5)), "area": 5, "bbox": (0, number, 5, 1)}
+    return Item(sha256, "one.png", name, Instance(0, **mask, score=0.5, prompt=number))
 
 
 def test_the_last_word_on_a_mask_stands_and_undo_gives_the_one_before_back(tmp_path):
@@ -159,7 +159,7 @@ def test_a_rejected_mask_takes_along_what_was_suppressed_for_it():
     assert done.instances.prompts.tolist() == [2]
     assert done.voters.tolist() == [2], "the second would else still be painted"
     assert done.rejected.prompts.tolist() == [0]
-    assert "reviewed" not in annotation_records(done.instances)[0]
+    assert list_instances(done.instances)[0].reviewed is None
 
 
 def test_a_renamed_mask_and_its_doubles_vote_for_the_new_name():
@@ -172,7 +172,7 @@ def test_a_renamed_mask_and_its_doubles_vote_for_the_new_name():
     )
     assert done.instances.classes.tolist() == [2, 0]
     assert done.classes.tolist() == [2, 2, 0]
-    records = annotation_records(done.instances)
+    records = [one.to_coco() for one in list_instances(done.instances)]
     assert [r["reviewed"] for r in records] == ["changed", "accepted"]
     assert records[0]["category_id"] == 3
     assert records[0]["head_category"] == 1

@@ -12,6 +12,7 @@ from tests.review.test_review import NAMES, box
 from usam_core.config.palette import class_colors
 from usam_core.errors import UserError
 from usam_core.images.read import UnusableImage
+from usam_core.labels import Instance
 from usam_core.masks.rle import encode
 from usam_core.review.item import Item
 from usam_core.review.server import listen, make_app
@@ -21,17 +22,9 @@ TOKEN = "kept-secret"
 
 
 def item(number):
-    record = {
-        "segmentation": encode(box(8 * number, 0, 8, 8)),
-        "bbox": [0, 8 * number, 8, 8],
-        "prompt": number,
-        "score": 0.5,
-        "probability": 0.5,
-        "entropy": 0.6,
-        "runner_up": 2,
-        "area": 64,
-    }
-    return Item("image", "<b>one</b>.png", "a", record)
+    mask = {"rle": encode(box(8 * number, 0, 8, 8)), "area": 64, "bbox": (0, 8 * number, 8, 8)}
+    numbers = {"score": 0.5, "probability": 0.5, "entropy": 0.6, "runner_up": 1, "prompt": number}
+    return Item("image", "<b>one</b>.png", "a", Instance(0, **mask, **numbers))
 
 
 @pytest.fixture

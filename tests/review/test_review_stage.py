@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -48,7 +49,7 @@ def labels(project):
 
 
 def key_of(item):
-    return item.sha256, item.record["segmentation"]["counts"]
+    return item.sha256, item.instance.rle["counts"]
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +103,14 @@ def test_the_label_png_holds_it_too(judged):
     project, (gone, other, kept), new, before, _ = judged
     here = [one for (sha256, _), one in labels(project).items() if sha256 == gone.sha256]
     png, old = png_of(project, gone), before["pngs"][gone.sha256]
-    mask = decode(gone.record["segmentation"])
+    mask = gone.instance.mask()
     names = project.config.label_names
     assert (old[mask] == names.index(gone.name) + 1).any(), "it was painted before"
     left = np.zeros_like(mask)
     for one in here:
         left |= decode(one["segmentation"])
     assert not png[mask & ~left].any(), "nobody else claims these pixels"
-    renamed = decode(other.record["segmentation"]) & (old == names.index(other.name) + 1)
+    renamed = other.instance.mask() & (old == names.index(other.name) + 1)
     alone = renamed & ~mask
     assert alone.any()
     assert (png[alone] == names.index(new) + 1).mean() > 0.9
@@ -119,11 +120,10 @@ def test_the_label_png_holds_it_too(judged):
 def test_only_parts_of_images_with_decisions_are_made_again(judged):
     project, items, _, before, result = judged
     fresh = set((project.out / "annotate" / "parts").iterdir()) - before["parts"]
-    entries = [entry for part in fresh for entry in json.loads(part.read_text())]
-    assert result.summary["labelled"] == len(entries)
-    for part in fresh:
-        shas = {entry["sha256"] for entry in json.loads(part.read_text())}
-        assert shas & {item.sha256 for item in items}
+    shas = [pq.read_table(part)["sha256"].to_pylist() for part in fresh]
+    assert result.summary["labelled"] == sum(map(len, shas))
+    for of_part in shas:
+        assert set(of_part) & {item.sha256 for item in items}
     assert run_step("annotate", project).reused
 
 
@@ -179,7 +179,7 @@ def test_a_class_and_a_limit_narrow_the_review(judged):
 
 def test_the_picture_of_a_mask_is_that_of_its_image(judged):
     project, (gone, _, _), _, _, _ = judged
-    assert picture(project, gone).shape[:2] == tuple(gone.record["segmentation"]["size"])
+    assert picture(project, gone).shape[:2] == tuple(gone.instance.rle["size"])
 
 
 def test_without_labels_there_is_nothing_to_review(tiny_project):
@@ -192,7 +192,7 @@ def test_a_decision_knows_the_masks_of_its_point_again(judged):
     packed = open_store(project).read(gone.sha256).packed_masks
     (said,) = [d for d in decided(project)[gone.sha256] if d.label is None]
     picked = same_masks(packed, said)
-    assert gone.record["prompt"] in picked[:, 0]
+    assert gone.instance.prompt in picked[:, 0]
     assert len(picked) < packed.shape[0] * packed.shape[1] / 2
 
 

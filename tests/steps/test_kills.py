@@ -236,7 +236,8 @@ def test_steps_are_killed_in_their_writes(monkeypatch, tmp_path):
     nursery = kill_writes.Nursery(tmp_path / "log")
     try:
         file, calm = peace(tmp_path, 4, nursery, times=1)
-        for pattern in ("*/fit/*.safetensors", "*/annotate/parts/*.json", "*/export/ledger.sqlite"):
+        patterns = "*/fit/*.safetensors", "*/annotate/parts/*.parquet", "*/export/ledger.sqlite"
+        for pattern in patterns:
             point = [one[1] for one in kill_writes.POINTS].index(pattern)
             one = kill_writes.one_write(
                 0, point, kill_writes.HALF, nursery, tmp_path / "peace", file, calm

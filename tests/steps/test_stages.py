@@ -17,7 +17,7 @@ from tests.conftest import write_tiny_project
 from usam_core.config.project import load_project
 from usam_core.errors import ConfigError, InputError, MissingStepError
 from usam_core.steps import STEPS, intact, plan_embed, run_step, step_folder, step_key
-from usam_core.steps.annotate import entries
+from usam_core.steps.annotate import labels
 from usam_core.steps.collect import read_manifest
 from usam_core.steps.embed import open_store
 
@@ -263,8 +263,8 @@ def test_without_truth_there_is_nothing_to_measure(finished_project):
 
 
 def test_entries_speak_of_every_image_once(finished_project):
-    labels = step_folder(load_project(finished_project), "annotate")
-    assert [entry["file_name"] for entry in entries(labels)] == [f"s{i}.png" for i in range(4)]
+    images = labels(load_project(finished_project)).sorted_images()
+    assert [image.path for image in images] == [f"s{i}.png" for i in range(4)]
 
 
 def test_the_same_project_gives_the_same_labels(finished_project, tmp_path):

@@ -12,10 +12,12 @@ from pycocotools.coco import COCO
 
 from usam_core.config.palette import class_colors, voc_palette
 from usam_core.errors import InputError
+from usam_core.labels.image import LabelledImage, list_instances
+from usam_core.labels.label_map import LabelMap
 from usam_core.labels.overlay import overlay, save_overlay
 from usam_core.masks.label_png import read_label_png, save_label_png
 from usam_core.masks.rle import decode, encode
-from usam_core.outputs.coco_json import annotation_records, assemble
+from usam_core.outputs.coco_writers import write_coco
 from usam_core.outputs.contact_sheet import save_contact_sheet
 from usam_core.truth.coco import CocoTruth
 from usam_core.truth.voc import VocTruth
@@ -177,15 +179,16 @@ def some_instances():
 
 def test_the_coco_file_is_read_by_pycocotools_pixel_for_pixel(tmp_path):
     some = some_instances()
-    image = {"height": 6, "width": 9, "sha256": "0"}
-    entries = [
-        {"file_name": "empty.png", **image, "annotations": []},
-        {"file_name": 'ümlaut "q".png', **image, "annotations": annotation_records(some)},
+    labels = LabelMap.of_names(["a", "b"])
+    images = [
+        LabelledImage("empty.png", "0", (6, 9), labels),
+        LabelledImage('ümlaut "q".png', "0", (6, 9), labels, list_instances(some)),
     ]
     path = tmp_path / "coco.json"
-    assert assemble(path, iter(entries), ["a", "b"]) == {"a": 1, "b": 1}
+    rows = (image.to_coco() for image in images)
+    write_coco(path, {"categories": labels.categories()}, rows)
     coco = COCO(str(path))
-    assert [coco.imgs[i]["file_name"] for i in (1, 2)] == [e["file_name"] for e in entries]
+    assert [coco.imgs[i]["file_name"] for i in (1, 2)] == [image.path for image in images]
     found = coco.loadAnns(coco.getAnnIds(imgIds=[2]))
     for number, annotation in enumerate(found):
         assert np.array_equal(coco.annToMask(annotation), some.masks[number])
@@ -197,7 +200,7 @@ def test_the_coco_file_is_read_by_pycocotools_pixel_for_pixel(tmp_path):
 
 
 def test_a_coco_file_without_images_is_still_one(tmp_path):
-    assert assemble(tmp_path / "c.json", [], ["a"]) == {"a": 0}
+    write_coco(tmp_path / "c.json", {"categories": []}, [])
     assert COCO(str(tmp_path / "c.json")).getImgIds() == []
 
 

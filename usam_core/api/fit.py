@@ -23,7 +23,7 @@ from usam_core.head.bags import BagSource
 from usam_core.head.bank import balanced_weights
 from usam_core.head.familiar import FamiliarHead, learn_familiar
 from usam_core.head.train import train
-from usam_core.images.given import ImageLike, take
+from usam_core.images.given import GivenImage, ImageLike, take
 from usam_core.progress import SILENT, Progress
 from usam_core.sam.load import open_embedder
 from usam_core.steps.examples import choose_examples, on_object
@@ -88,13 +88,13 @@ def fit(
     masks: dict[str, MaskSet] = {}
     shown: dict[str, list[str]] = {}
     with progress.bar("Embedding", None) as bar:
-        every = ((name, rgb) for name, some in given for rgb in _pixels(name, some))
+        every = ((name, one) for name, some in given for one in _taken(name, some))
         while batch := list(islice(every, embedder.batch_size)):
-            new = {_key(rgb): rgb for _, rgb in batch}
-            new = {key: rgb for key, rgb in new.items() if key not in masks}
+            keyed = {_key(one): one for _, one in batch}
+            new = {key: one.read(None) for key, one in keyed.items() if key not in masks}
             masks |= zip(new, embedder.embed(list(new.values())), strict=True)
-            for name, rgb in batch:
-                shown.setdefault(_key(rgb), []).append(name)
+            for name, one in batch:
+                shown.setdefault(_key(one), []).append(name)
             bar.advance(len(batch))
     shas = sorted(masks)
     labels = np.array([[name in shown[sha] for name in names] for sha in shas], np.float32)
@@ -193,17 +193,20 @@ def _names(given: Sequence[Any]) -> list[str]:
     return names
 
 
-def _pixels(name: str, pictures: Iterable[ImageLike]) -> Iterator[np.ndarray]:
+def _taken(name: str, pictures: Iterable[ImageLike]) -> Iterator[GivenImage]:
     if isinstance(pictures, str | os.PathLike | Image.Image | np.ndarray):
         kind = type(pictures).__name__
         raise InputError(f"{name!r}: got one {kind}; expected a list of pictures")
     none = True
     for picture in pictures:
         none = False
-        yield take(picture, _HOW).read(None)
+        yield take(picture, _HOW)
     if none:
         raise InputError(f"{name!r}: no picture to learn from; expected some, 5 or more")
 
 
-def _key(rgb: np.ndarray) -> str:
+def _key(given: GivenImage) -> str:
+    if given.sha256:
+        return given.sha256
+    rgb = given.read(None)
     return hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).hexdigest()

@@ -146,7 +146,7 @@ class Project:
             StoreError: what it wrote is damaged.
         """
         for image in annotate.labels(self._settings).sorted_images():
-            tiles = None if image.tiles is None else self._tiles(image.size_hw)
+            tiles = self._tiles(image.size_hw) if image.tiles else None
             yield with_picture(image, self._reader(image.path), tiles)
 
     def table(self) -> "pd.DataFrame":

@@ -9,6 +9,7 @@ from PIL import Image
 from usam_core.compose.cutout import Cutout
 from usam_core.config.compose import ComposeConfig
 from usam_core.config.palette import label_dtype
+from usam_core.labels.label_map import LabelMap
 
 _TRIES = 12
 _OUTSIDE = 0.3  # of an object's box: so far it may stand out of the frame
@@ -31,13 +32,12 @@ class ComposedScene:
     sources: tuple[str, ...]
 
     def label_map(self, classes: Sequence[str]) -> np.ndarray:
-        """Return (h, w): 0 background, 1 + index of the object's name in `classes`.
+        """Return (h, w): 0 background, and ids of the objects' names in `classes`.
 
         uint8, or uint16 from 255 classes on.
         """
-        kind = label_dtype(len(classes))
-        order = list(classes)
-        return np.array([0, *(order.index(name) + 1 for name in self.names)], kind)[self.instances]
+        kind, ids = label_dtype(len(classes)), LabelMap.of_names(classes).ids()
+        return np.array([0, *(ids[name] for name in self.names)], kind)[self.instances]
 
 
 def frame_size(rng: np.random.Generator, longest: int) -> tuple[int, int]:

@@ -38,8 +38,8 @@ def class_colors(classes: Sequence[str], chosen: Mapping[str, str | None]) -> np
         chosen: the user's colour by class name as "#rrggbb"; the others take the VOC palette's.
     """
     colors = voc_palette(len(classes) + 1)
-    for number, name in enumerate(classes, start=1):
+    for color, name in zip(colors[1:], classes, strict=True):
         text = chosen.get(name)
         if text:
-            colors[number] = np.frombuffer(bytes.fromhex(text[1:]), np.uint8)
+            color[:] = np.frombuffer(bytes.fromhex(text[1:]), np.uint8)
     return colors

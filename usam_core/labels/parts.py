@@ -105,7 +105,8 @@ class Parts:
 
         Args:
             columns: `instances`, `missed`, `rejected`, `pixels` or `tiles`, of which the images
-                are to know; None for all.
+                are to know, or `instances.list.element.area` and the like, of which at least
+                `class_index`, `area` and `score`; None for all.
         """
         for name in self.files:
             yield from self._images(name, columns)
@@ -119,9 +120,11 @@ class Parts:
         self, name: str, columns: Sequence[str] | None
     ) -> Iterator[tuple[str, LabelledImage | None]]:
         # What comes first says where the part begins; the rest is read when its turn comes.
-        first = next(_tables(self.folder, name, ["path"]), None)
-        if first is not None and len(first):
-            yield first["path"][0].as_py(), None
+        tables = _tables(self.folder, name, ["path"])
+        begins = (table["path"][0].as_py() for table in tables if len(table))
+        if (first := next(begins, None)) is not None:
+            begins.close()
+            yield first, None
             for image in self._images(name, columns):
                 yield image.path, image
 
@@ -195,7 +198,9 @@ def _batches(part: Path, columns: Sequence[str] | None) -> Iterator[pa.Table]:
         records = json.loads(part.read_text(encoding="utf-8"))
         yield _table([_from_json(record) for record in records])
         return
-    with pq.ParquetFile(part, memory_map=False) as file:
+    with pq.ParquetFile(part) as file:
+        if not file.schema_arrow.equals(SCHEMA):
+            raise ValueError("other columns than labels have")
         for batch in file.iter_batches(_ROWS, columns=columns):
             yield pa.Table.from_batches([batch])
 
@@ -233,10 +238,10 @@ _SPREAD = ("rle", "bbox")
 
 
 def _instance(row: dict[str, Any], size_hw: tuple[int, int]) -> Instance:
-    rle = {"size": list(size_hw), "counts": row.pop("counts")}
-    bbox = tuple(row.pop(side) for side in "xywh")
-    point = row.pop("point")
-    return Instance(**row, rle=rle, bbox=bbox, point=None if point is None else tuple(point))
+    rle = {"size": list(size_hw), "counts": row.pop("counts", None)}
+    bbox = tuple(row.pop(side, None) for side in "xywh")
+    point = row.pop("point", None)
+    return Instance(**row, rle=rle, bbox=bbox, point=point and tuple(point))
 
 
 def _from_json(record: dict[str, Any]) -> LabelledImage:

@@ -14,7 +14,7 @@ from usam_core.images.tiles import neighbors, shared
 from usam_core.masks.rle import run_lengths
 
 Record = dict[str, Any]
-"""A COCO annotation as `outputs.coco_json.annotation_records` makes them."""
+"""A COCO annotation as `labels.Instance.to_coco` makes them."""
 
 SAME_OBJECT = 0.5
 """Least IoU, within what two tiles share, of two masks that are parts of one object."""

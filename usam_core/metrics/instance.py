@@ -53,11 +53,14 @@ class AveragePrecision:
             return
         self._images += 1
         self._is_crowded |= len(truth) > COCO_DETECTIONS
-        for index, matches in self._matches.items():
-            expected = [one for one in truth if LabelMap.index_of(one["category_id"]) == index]
-            found = [one.to_coco() for one in instances if one.class_index == index]
-            if expected or found:
-                matches.add(expected, found)
+        by_class: dict[int, tuple[list, list]] = {}
+        for one in truth:
+            index = LabelMap.index_of(one["category_id"])
+            by_class.setdefault(index, ([], []))[0].append(one)
+        for instance in instances:
+            by_class.setdefault(instance.class_index, ([], []))[1].append(instance.to_coco())
+        for index, (expected, found) in by_class.items():
+            self._matches[index].add(expected, found)
 
     def scores(self) -> InstanceScores | None:
         """AP50 of the images so far; None when the truth has no instances."""

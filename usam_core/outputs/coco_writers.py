@@ -19,9 +19,8 @@ class CocoWriter(Writer):
 
     def rows(self, image: LabelledImage) -> Iterator[dict[str, Any]]:
         """Return the image, and its annotations without ids."""
-        record = image.to_coco()
-        records = enumerate(record["annotations"])
-        yield record | {"annotations": [self._annotation(image, n, one) for n, one in records]}
+        numbers = range(len(image.instances))
+        yield {**image.to_coco(), "annotations": [self._annotation(image, n) for n in numbers]}
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:
         """Write the file; images and annotations are numbered from 1."""
@@ -33,10 +32,8 @@ class CocoWriter(Writer):
         info = {"description": "usam", "run": self.to.run}
         return {"info": info, "categories": self.to.label_map.categories()}
 
-    def _annotation(
-        self, image: LabelledImage, number: int, full: dict[str, Any]
-    ) -> dict[str, Any]:
-        return full
+    def _annotation(self, image: LabelledImage, number: int) -> dict[str, Any]:
+        return image.instances[number].to_coco()
 
 
 class CocoPolygonsWriter(CocoWriter):
@@ -44,10 +41,9 @@ class CocoPolygonsWriter(CocoWriter):
 
     name = "coco_polygons"
 
-    def _annotation(
-        self, image: LabelledImage, number: int, full: dict[str, Any]
-    ) -> dict[str, Any]:
-        return {**full, "segmentation": [r.ravel().tolist() for r in image.polygons[number]]}
+    def _annotation(self, image: LabelledImage, number: int) -> dict[str, Any]:
+        rings = [ring.ravel().tolist() for ring in image.polygons[number]]
+        return {**super()._annotation(image, number), "segmentation": rings}
 
 
 class CvatWriter(CocoPolygonsWriter):
@@ -72,12 +68,10 @@ class CvatWriter(CocoPolygonsWriter):
             "categories": [{**one, "supercategory": ""} for one in header["categories"]],
         }
 
-    def _annotation(
-        self, image: LabelledImage, number: int, full: dict[str, Any]
-    ) -> dict[str, Any]:
-        shape = super()._annotation(image, number, full)
+    def _annotation(self, image: LabelledImage, number: int) -> dict[str, Any]:
+        full = super()._annotation(image, number)
         return {
-            **{key: shape[key] for key in ("category_id", "area", "bbox", "segmentation")},
+            **{key: full[key] for key in ("category_id", "area", "bbox", "segmentation")},
             "iscrowd": 0,
             "attributes": {
                 "occluded": False,

@@ -61,7 +61,8 @@ def read_tables(tables: Iterable[pa.Table]) -> RunTables:
         columns = {name: found[name].astype(kind) for name, kind in _NUMBERS.items()}
         instances.append(pd.DataFrame({**columns, **row, "label": label}))
         cover.append(pd.DataFrame({**covered, "image": covered["image"] + count}))
-        images.append(table.select(_OF_IMAGE).to_pandas().rename(columns={"path": "file_name"}))
+        named = table.select(_OF_IMAGE).rename_columns(["file_name", *_OF_IMAGE[1:]])
+        images.append(named.to_pandas())
         count += len(table)
     listed = pd.concat(images, ignore_index=True)
     order = np.argsort(listed["file_name"].to_numpy(dtype=object), kind="stable")

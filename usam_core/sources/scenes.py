@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
 from usam_core.config.palette import label_dtype
+from usam_core.labels.label_map import LabelMap
 from usam_core.sources import shapes, textures
 
 _SUPERSAMPLING = 3
@@ -43,12 +44,12 @@ class Scene:
     names: tuple[str, ...]
 
     def label_map(self, classes: Sequence[str]) -> np.ndarray:
-        """Return (h, w): 0 background, 1 + index of the object's name in `classes`.
+        """Return (h, w): 0 background, and ids of the objects' names in `classes`.
 
         uint8, or uint16 from 255 classes on.
         """
-        values = [0, *(list(classes).index(name) + 1 for name in self.names)]
-        return np.array(values, label_dtype(len(classes)))[self.instances]
+        kind, ids = label_dtype(len(classes)), LabelMap.of_names(classes).ids()
+        return np.array([0, *(ids[name] for name in self.names)], kind)[self.instances]
 
 
 def coverage(shape: shapes.Shape, size_hw: tuple[int, int]) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,11 +16,12 @@ from pydantic import TypeAdapter
 from usam_core.config.project import Project
 from usam_core.files.atomic import whole_file
 from usam_core.files.sealed import read_sealed, sealed, unsealed, write_sealed
+from usam_core.labels.image import LabelledImage
 from usam_core.labels.label_map import LabelMap
 from usam_core.labels.overlay import overlay
-from usam_core.labels.parts import instance_columns, label_columns
-from usam_core.metrics.gate import COVERED, Objection, RunStatistics, judge
+from usam_core.metrics.gate import Objection, RunStatistics, judge
 from usam_core.steps import annotate
+from usam_core.steps.annotate_notes import covering
 from usam_core.steps.folders import step_folder
 from usam_core.steps.record import StepResult, labels_record, made_digest, read_record
 from usam_core.steps.render import picture_and_labels
@@ -97,20 +98,21 @@ def _labels(project: Project) -> dict[str, Any]:
     known = _known(file)
     if {name: known.get(name) for name in of} == of and "covered" in known:
         return known
-    areas, covered = np.zeros(len(names), np.int64), Counter[str]()
+    areas, covered = dict.fromkeys(names, 0), Counter[str]()
     images = pixels = instances = 0
     scores = 0.0
-    for batch in _batches(project):
-        images += len(batch.paths)
-        pixels += int(batch.sizes.sum())
-        instances += int(batch.instances.sum())
-        areas += batch.areas.sum(axis=0)
-        scores += float(batch.scores.sum())
-        covered.update(batch.covering)
+    for image in _images(project):
+        images += 1
+        pixels += image.size_hw[0] * image.size_hw[1]
+        instances += len(image.instances)
+        scores += sum(one.score for one in image.instances)
+        for one in image.instances:
+            areas[names[one.class_index]] += one.area
+        covered.update(covering(image))
     found = {
         **of,
         "images": images,
-        "class_share": dict(zip(names, (areas / max(1, pixels)).tolist(), strict=True)),
+        "class_share": {name: area / max(1, pixels) for name, area in areas.items()},
         "mean_score": scores / instances if instances else None,
         "covered": dict(covered),
     }
@@ -125,40 +127,11 @@ def _known(file: Path) -> dict[str, Any]:
         return {}
 
 
-class _Batch(NamedTuple):
-    """Some images: names, pixels (n,), number of instances (n,), sum of their scores (n,), areas
-    by class (n, c); the classes that cover an image nearly whole, once for each.
-    """
-
-    paths: list[str]
-    pngs: list[str]
-    sizes: np.ndarray
-    instances: np.ndarray
-    scores: np.ndarray
-    areas: np.ndarray
-    covering: list[str]
-
-
-def _batches(project: Project) -> Iterator[_Batch]:
-    """Yield what the columns say that the gate needs; masks are not read."""
-    labels, of_instance = annotate.labels(project), ("class_index", "area", "score")
-    columns = ("path", "png", "height", "width", "labels", "pixels")
-    nested = (f"instances.list.element.{name}" for name in of_instance)
-    for table in labels.tables([*columns, *nested]):
-        found, cover, n = instance_columns(table, of_instance), label_columns(table), len(table)
-        sizes = table["height"].to_numpy() * table["width"].to_numpy()
-        areas = np.zeros((n, len(labels.label_map.names)), np.int64)
-        np.add.at(areas, (found["image"], found["class_index"]), found["area"])
-        whole = (cover["label"] > 0) & (cover["pixels"] > COVERED * sizes[cover["image"]])
-        yield _Batch(
-            table["path"].to_pylist(),
-            table["png"].to_pylist(),
-            sizes,
-            np.bincount(found["image"], minlength=n),
-            np.bincount(found["image"], found["score"], n),
-            areas,
-            [labels.label_map.name_of(id_) for id_ in cover["label"][whole]],
-        )
+def _images(project: Project) -> Iterator[LabelledImage]:
+    """Yield the labelled images without their masks."""
+    of_instance = ("class_index", "area", "score")
+    columns = [f"instances.list.element.{name}" for name in of_instance]
+    return annotate.labels(project).images(["pixels", *columns])
 
 
 def _summary(project: Project, step: str) -> dict[str, Any]:
@@ -172,14 +145,15 @@ def _suspects(project: Project, objections: list[Objection]) -> list[tuple[str, 
     Those with much of a class, or with low scores.
     """
     names = project.config.label_names
-    classes = [names.index(one.class_name) for one in objections if one.class_name in names]
-    ranked: list[tuple[float, str, str]] = []
-    for batch in _batches(project):
-        mean = np.where(batch.instances, batch.scores / np.maximum(batch.instances, 1), 1.0)
-        rank = -batch.areas[:, classes].sum(axis=1) if classes else mean
-        ranked += zip(rank.tolist(), batch.paths, batch.pngs, strict=True)
-        ranked = heapq.nsmallest(_SUSPECTS, ranked)
-    return [(path, png) for _, path, png in ranked]
+    classes = {one.class_name for one in objections if one.class_name}
+
+    def rank(image: LabelledImage) -> float:
+        if classes:
+            return -sum(i.area for i in image.instances if names[i.class_index] in classes)
+        return float(np.mean([i.score for i in image.instances])) if image.instances else 1.0
+
+    ranked = ((rank(image), image.path, image.png) for image in _images(project))
+    return [(path, png) for _, path, png in heapq.nsmallest(_SUSPECTS, ranked)]
 
 
 def _draw(project: Project, images: list[tuple[str, str]], target: Path) -> None:

@@ -126,11 +126,11 @@ def embedded_files(project: Project, progress: Progress = SILENT) -> dict[str, s
 
 
 def _tiled(project: Project, progress: Progress) -> list[TiledImage]:
-    listing, config = labelled_images(project, progress), project.config.images
-    large = listing[(listing["status"] == "ok") & (listing["planes"] != "")]
+    config, found = project.config.images, []
     if config.tile is None:
-        return []
-    found = []
+        return found
+    listing = labelled_images(project, progress)
+    large = listing[(listing["status"] == "ok") & (listing["planes"] != "")]
     for row in large.itertuples():
         size_hw = large_size(row.planes)
         tiles = tiles_of(size_hw, config.tile, config.overlap)

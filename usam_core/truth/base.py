@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from usam_core.files.text import normalize_name
+from usam_core.labels.label_map import LabelMap
 
 VOID = -1
 """Pixels of this value count neither for nor against; no class can have it."""
@@ -89,4 +90,5 @@ def label_numbers(
     others = [name for name, label in zip(truth_names, found, strict=True) if label is None]
     if others:
         notes.say(f"counted as background: {', '.join(others)}")
-    return [0 if label is None else list(labels).index(label) + 1 for label in found]
+    ids = LabelMap.of_names(labels).ids()
+    return [ids.get(label, 0) for label in found]
