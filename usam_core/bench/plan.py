@@ -191,7 +191,7 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     for key, value in above.items():
         old = both.get(key)
         inner = isinstance(old, dict) and isinstance(value, dict)
-        both[key] = merged(old, value) if inner else value
+        both[key] = merged(both[key], value) if inner else value
     return both
 
 

@@ -56,7 +56,7 @@ def run_plan(
     """
     for run in plan.runs:
         write_project(plan, run)
-    measured = []
+    measured: list[Measured] = []
     for run in plan.runs:
         began = time.monotonic()
         if run != plan.runs[0] and plan.collects:

@@ -71,9 +71,13 @@ def crop_mask(regions: Regions, number: int, crop: Crop, size: int) -> Tensor:
     mask = Image.fromarray(regions.mask(number).astype(np.float32))
     # The frame's part that is image is rounded: what it lost at the border is not asked for.
     limits = (*mask.size, *mask.size)
-    box = tuple(min(v / regions.scale, limit) for v, limit in zip(crop.box, limits, strict=True))
+    left, top, right, bottom = (
+        min(v / regions.scale, limit) for v, limit in zip(crop.box, limits, strict=True)
+    )
     part = mask.resize(
-        (columns.stop - columns.start, rows.stop - rows.start), Image.Resampling.BILINEAR, box=box
+        (columns.stop - columns.start, rows.stop - rows.start),
+        Image.Resampling.BILINEAR,
+        box=(left, top, right, bottom),
     )
     covered = torch.zeros(size, size)
     covered[rows, columns] = torch.from_numpy(np.asarray(part).copy())

@@ -12,7 +12,7 @@
   own embedding, exactly.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,10 @@ class Tower(Protocol):
 
     def patches(self, pixels: Tensor) -> Tensor:
         """Return (n, rows * columns, features) of normalised pixels (n, 3, height, width)."""
+        ...
+
+    def to(self, device: str) -> Self:
+        """Move the weights to a device, as `torch.nn.Module.to` does."""
         ...
 
     def pool(self, patches: Tensor, weights: Tensor) -> Tensor:

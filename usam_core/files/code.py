@@ -96,7 +96,7 @@ def _meaning(source: str) -> str:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            node.body = [part for part in body if not _is_bare_text(part)]
+            body[:] = [part for part in body if not _is_bare_text(part)]
     return ast.dump(tree)
 
 

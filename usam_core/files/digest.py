@@ -39,7 +39,7 @@ def files_digest(path: str | Path, pattern: str = "*") -> str:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    above = {str(folder): (os.path.realpath(folder),)}
+    above: dict[str, tuple[str, ...]] = {str(folder): (os.path.realpath(folder),)}
     for parent, folders, files in os.walk(folder, followlinks=True):
         # A link to a folder above would lead round and round.
         for name in list(folders):

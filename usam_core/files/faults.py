@@ -13,6 +13,7 @@ import os
 import signal
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 FAULT = "USAM_FAULT"
 """MOMENT:COUNT:PATTERN; the pattern is one of `fnmatch`, for the absolute path of what is written.
@@ -50,7 +51,7 @@ def _wanted() -> tuple[str, str, str] | None:
 
 
 def _kill(moment: str, target: Path, written: Path | None, since: int) -> None:
-    said = {"pid": os.getpid(), "moment": moment, "target": str(target)}
+    said: dict[str, Any] = {"pid": os.getpid(), "moment": moment, "target": str(target)}
     if written is not None:
         if written.is_dir():
             files = [file for file in written.rglob("*") if file.is_file()]

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 from usam_core.errors import InputError, StoreAccessError, TransientError, UsamError
 from usam_core.extras import complaint
@@ -129,7 +129,7 @@ class FileInfo(NamedTuple):
     stamp: str
 
 
-def is_url(address: str | Path) -> bool:
+def is_url(address: str | Path) -> TypeGuard[str]:
     """Return whether an address is a URL rather than a local path.
 
     >>> is_url("s3://bucket/plates"), is_url("plates/a.png")

@@ -53,13 +53,13 @@ class DaskWorkers:
     def run(self, function: Callable[..., Any], pieces: Sequence[Piece], bar: Bar) -> list[Any]:
         """See `usam_core.parallel.workers.Workers.run`."""
         # Dask calls back from a thread of its own; bars are only ever touched from this one.
-        events: queue.SimpleQueue[Future | tuple[int, int]] = queue.SimpleQueue()
+        events: queue.SimpleQueue[Future[Any] | tuple[int, int]] = queue.SimpleQueue()
         topic = f"usam-{uuid.uuid4().hex}"
         self.client.subscribe_topic(topic, lambda event: events.put(event[1]))
         results: list[Any] = [None] * len(pieces)
         left = [piece.size for piece in pieces]
         waiting = iter(enumerate(pieces))
-        running: dict[Future, int] = {}
+        running: dict[Future[Any], int] = {}
         try:
             while True:
                 while len(running) < self.count and (entry := next(waiting, None)) is not None:
@@ -208,7 +208,7 @@ def _work(function: Callable[..., Any], arguments: tuple[Any, ...], topic: str, 
         return function(*arguments, Advance(advance))
 
 
-def _result(future: Future, piece: Piece) -> Any:
+def _result(future: Future[Any], piece: Piece) -> Any:
     try:
         return future.result()
     except KilledWorker as error:

@@ -41,11 +41,13 @@ class Piece(NamedTuple):
 class Workers(Protocol):
     """Where pieces of work are done."""
 
-    count: int
-    """How many pieces are done at a time."""
+    @property
+    def count(self) -> int:
+        """How many pieces are done at a time."""
 
     def run(self, function: Callable[..., Any], pieces: Sequence[Piece], bar: Bar) -> list[Any]:
         """Return what `function` returns for each piece, in the order of `pieces`."""
+        ...
 
 
 class InProcess:

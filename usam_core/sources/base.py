@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from usam_core.config.schema import ClassSpec
+from usam_core.config.classes import ClassSpec
 from usam_core.files.digest import value_digest
 from usam_core.progress import Progress
 
@@ -96,8 +96,9 @@ class PictureSource(Protocol):
     filtered: bool
     """Whether the filters of `training.filters` look at its pictures."""
 
-    wanted: int | None
-    """Pictures that a class shall have after filtering; None takes all that there are."""
+    @property
+    def wanted(self) -> int | None:
+        """Pictures that a class shall have after filtering; None takes all that there are."""
 
     def inputs(self, spec: ClassSpec) -> Any:
         """Return everything that decides the pictures of a class, as a JSON-like value."""

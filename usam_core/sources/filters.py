@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import imagehash
 import numpy as np
@@ -239,7 +240,7 @@ def similarity_to_neighbors(features: np.ndarray) -> np.ndarray:
     return np.partition(cosine, -_NEIGHBORS, axis=1)[:, -_NEIGHBORS:].mean(axis=1)
 
 
-def _alone(row: object, config: FilterConfig) -> tuple[str, str] | None:
+def _alone(row: Any, config: FilterConfig) -> tuple[str, str] | None:
     """Return what speaks against a picture by itself: code and sentence."""
     if row.code:
         return row.code, row.reason

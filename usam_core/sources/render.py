@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from usam_core.config.schema import ClassSpec
+from usam_core.config.classes import ClassSpec
 from usam_core.config.training import RenderConfig
 from usam_core.errors import InputError
 from usam_core.files.atomic import whole_file

@@ -97,7 +97,7 @@ def write_array(
         # A chunk that is not there could not be told from one of zeros.
         config={"write_empty_chunks": True},
     )
-    _use(array, BatchedCodecPipeline.from_codecs(array.metadata.codecs))
+    _use(array, BatchedCodecPipeline.from_codecs(_codecs(array)))
     array[...] = values
     faults.at("half", folder, folder)
     seal(folder)
@@ -197,10 +197,15 @@ def _reading(array: zarr.Array[Any]) -> BatchedCodecPipeline | ZarrsCodecPipelin
     zarrs takes half the processor time of zarr's own, but believes a chunk whose crc32c is wrong,
     as stores of before 2026-11-21 have one; zstd's own checksum neither believes.
     """
-    (sharding,) = array.metadata.codecs
+    (sharding,) = _codecs(array)
     if any(isinstance(codec, ZstdCodec) and codec.checksum for codec in sharding.codecs):
         return ZarrsCodecPipeline.from_array_metadata_and_store(array.metadata, array.store)
-    return BatchedCodecPipeline.from_codecs(array.metadata.codecs)
+    return BatchedCodecPipeline.from_codecs(_codecs(array))
+
+
+def _codecs(array: zarr.Array[Any]) -> Any:
+    metadata: Any = array.metadata  # those of version 2 have none, and no array of ours is one
+    return metadata.codecs
 
 
 def _use(array: zarr.Array[Any], pipeline: BatchedCodecPipeline | ZarrsCodecPipeline) -> None:

@@ -36,7 +36,8 @@ def block_id(spec: dict[str, Any]) -> str:
 
 def lacking_rows(array: SealedArray) -> frozenset[int]:
     """Return the rows that a block does not have; they hold zeros."""
-    return frozenset(array.array.attrs.get(LACKING, ()))
+    rows: Any = array.array.attrs.get(LACKING, ())
+    return frozenset(rows)
 
 
 def rows_lacking(shard: Path, block: str, rows: int) -> frozenset[int]:

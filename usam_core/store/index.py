@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -77,7 +77,7 @@ class StoreIndex:
         if self._tables is None:
             self.refresh()
         if self._frame is None:
-            self._frame = _to_frame(self._tables)
+            self._frame = _to_frame(self._tables or {})
         return self._frame
 
     def place(self, sha256: str) -> Place | None:
@@ -111,7 +111,7 @@ class StoreIndex:
     def refresh(self) -> bool:
         """Look at the folder again; return whether anything changed."""
         first = self._tables is None
-        known = self._read_cache() if first else self._tables
+        known = self._read_cache() if self._tables is None else self._tables
         stamps = self._stamps()
         tables = {
             name: known[name]
@@ -128,7 +128,9 @@ class StoreIndex:
                 if name not in self.damaged:
                     _log.warning("shard %s is left out: %s", name, error)
             else:
-                tables[name] = (stamps[name], table)
+                stamp = stamps[name]
+                if stamp is not None:  # what is missing was not read
+                    tables[name] = (stamp, table)
         changed = first or tables.keys() != known.keys() or len(fresh) > len(damaged)
         self.damaged = damaged
         self._tables = {name: tables[name] for name in stamps if name in tables}
@@ -178,7 +180,7 @@ class StoreIndex:
         return _by_shard(table)
 
     def _write_cache(self) -> None:
-        parts = [_cache_part(name, *known) for name, known in self._tables.items()]
+        parts = [_cache_part(name, *known) for name, known in (self._tables or {}).items()]
         body = io.BytesIO()
         pq.write_table(pa.concat_tables(parts).combine_chunks(), body)
         content = body.getvalue()
@@ -218,7 +220,7 @@ def _cache_part(name: str, stamp: Stamp, table: pa.Table) -> pa.Table:
 
 def _by_shard(table: pa.Table) -> dict[str, tuple[Stamp, pa.Table]]:
     names = table["shard"].to_numpy()
-    starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]]) if len(names) else []
+    starts: Any = np.flatnonzero(np.r_[True, names[1:] != names[:-1]]) if len(names) else []
     ends = [*starts[1:], len(names)]
     rows = table.select(INDEX_SCHEMA.names)
     bytes_, mtimes = (table[field].to_numpy() for field in _STAMP)

@@ -79,7 +79,8 @@ class ShardRecord:
 def shard_id(fingerprint: str, records: Sequence[ShardRecord]) -> str:
     """Return the shard's content address: of the encoder, the images in order, their outcomes."""
     outcomes = [
-        [record.image.sha256, "" if record.embedded else record.result.code] for record in records
+        [record.image.sha256, "" if isinstance(record.result, MaskSet) else record.result.code]
+        for record in records
     ]
     return value_digest([fingerprint, outcomes])[:_ID_DIGITS]
 
@@ -208,8 +209,10 @@ def _index_table(records: Sequence[ShardRecord]) -> pa.Table:
     rows = []
     embedded = 0
     for record in records:
-        good = isinstance(record.result, MaskSet)
-        height, width = record.result.size_hw if good else (0, 0)
+        result = record.result
+        good = isinstance(result, MaskSet)
+        height, width = result.size_hw if isinstance(result, MaskSet) else (0, 0)
+        code, reason = ("", "") if isinstance(result, MaskSet) else (result.code, result.reason)
         low, high = record.window or (math.nan, math.nan)
         rows.append(
             {
@@ -218,8 +221,8 @@ def _index_table(records: Sequence[ShardRecord]) -> pa.Table:
                 "height": height,
                 "width": width,
                 "status": OK if good else QUARANTINED,
-                "code": "" if good else record.result.code,
-                "reason": "" if good else _text(record.result.reason),
+                "code": code,
+                "reason": _text(reason),
                 "row": embedded if good else -1,
                 "mode": record.mode,
                 "window_low": low,

@@ -175,7 +175,7 @@ class CocoTruth:
             except ValueError as error:
                 self._notes.fault(f"annotations left out, {error}", annotation["name"])
                 continue
-            area = annotation.get("area")
+            area: Any = annotation.get("area")
             if type(area) not in (int, float) or not 0 <= area <= size_hw[0] * size_hw[1]:
                 area = float(coco_mask.area(rle))
             yield _Object(label, rle, area, annotation["iscrowd"])

@@ -59,7 +59,7 @@ def read_records(path: Path, notes: Notes) -> Records:
         if fault:
             notes.fault(f"annotations left out, {fault}", name)
             continue
-        image_id = plain_id(entry["image_id"])
+        image_id: Any = plain_id(entry["image_id"])  # an image's: `_annotation_fault` looked
         kept = {**entry, "category_id": plain_id(entry["category_id"]), "iscrowd": _crowd(entry)}
         annotations.setdefault(image_id, []).append({**kept, "name": name})
     return Records(images, categories, annotations)
@@ -119,13 +119,15 @@ def _images(path: Path, entries: list[Any], notes: Notes) -> dict[Id, Image]:
                     f"{path}: the image id {number!r} stands for both {_shown(seen[number])} and "
                     f"{_shown(meant)}; expected an id of its own for each image"
                 )
-            name, size_hw = meant[0], tuple(map(plain_id, meant[1:]))
+            name, height, width = meant[0], plain_id(meant[1]), plain_id(meant[2])
             if not isinstance(name, str) or not name.strip():
                 fault = "without a file_name"
-            elif not all(isinstance(side, int) and side > 0 for side in size_hw):
+            elif not (
+                isinstance(height, int) and isinstance(width, int) and min(height, width) > 0
+            ):
                 fault = "without a height and a width in whole pixels"
             else:
-                found[number] = Image(name, size_hw)
+                found[number] = Image(name, (height, width))
         if fault:
             notes.fault(f"images left out, {fault}", record_name("images", at, entry))
     return found
