@@ -30,6 +30,7 @@ NOT_RUN = {
     r"^usam (up|down)": "a server: tests/server/test_served.py",
     r"^usam review": "a page: test_review_browser.py",
     r"^usam diff": "names runs of one's own: test_difference.py",
+    r"scripts/mutate\.py": "minutes, and cosmic-ray is no dependency",
     r"deployments/notify\.py": "a server: tests/server/test_gate_notice.py",
     r"^(export|prefect|srun|docker|kubectl|#SBATCH|#!/bin/bash)": "a server or a cluster: "
     "tests/server/test_deploy.py runs the deployments",

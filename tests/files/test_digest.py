@@ -68,6 +68,16 @@ def test_a_folders_digest_follows_names_content_and_pattern(tmp_path):
     assert files_digest(tmp_path / "b.txt") == two
 
 
+def test_a_linked_folder_counts_as_what_it_holds_and_a_link_upwards_as_nothing(tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "a.png").write_bytes(b"1")
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "else")
+    (tmp_path / "in" / "deep" / "up").symlink_to(tmp_path / "in")
+    one = hashlib.sha256(b"1").hexdigest()
+    assert files_digest(tmp_path / "in") == value_digest([["link/a.png", one]])
+
+
 def test_a_remembered_digest_is_read_anew_when_size_or_time_changed(tmp_path):
     file = tmp_path / "weights"
     file.write_bytes(b"one")

@@ -14,10 +14,11 @@ def test_entropy_of_uniform_is_log_c_and_of_certainty_zero():
 
 
 def test_bad_are_the_unsure_and_the_sure_that_are_wrong():
-    sure_right, sure_wrong, unsure = [9.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.1, 0.0, 0.0]
-    logits = torch.tensor([[sure_right, sure_wrong, unsure]])
+    sure_right, sure_wrong = [9.0, 0.0, 0.0], [0.0, 9.0, 0.0]
+    unsure_right, unsure_wrong = [0.1, 0.0, 0.0], [0.0, 0.1, 0.0]
+    logits = torch.tensor([[sure_right, sure_wrong, unsure_right, unsure_wrong]])
     labels = torch.tensor([[1.0, 0.0, 0.0]])
-    assert bad_masks(logits, labels, 0.5).tolist() == [[False, True, True]]
+    assert bad_masks(logits, labels, 0.5).tolist() == [[False, True, True, True]]
 
 
 def test_any_of_several_labels_is_right():

@@ -25,6 +25,7 @@ def fused(**settings):
 
 def test_the_object_is_found_beside_a_block_of_noise():
     heads, rows, labels, truth = fused()
+    assert isinstance(heads.student, LateHead)
     bags, *_ = next(source(rows, labels, features=BLOCKS).batches(np.random.default_rng(0), 45))
     order = np.random.default_rng(0).permutation(45)
     found = heads.student(torch.from_numpy(bags)).detach()[:, :3].argmax(-1).numpy()

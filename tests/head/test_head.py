@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from usam_core.config.schema import HeadConfig, SamConfig
-from usam_core.head.model import Head
+from usam_core.head.model import Head, LateHead, make_head, mixed_logits
 
 
 def test_the_layers_are_those_of_the_papers():
@@ -46,6 +46,21 @@ def test_dropout_falls_on_the_third_hidden_layer_alone():
     assert torch.allclose(head(rows), expected)
     first = head.layers[:6](rows)
     assert torch.equal(first, head.layers[:6](rows)), "the first two layers drop nothing"
+
+
+def test_another_opinion_moves_the_classes_and_leaves_further_outputs():
+    """At weight 1/4: odds 1 : 16 to the power of 3/4 by 81 : 1 to that of 1/4 are 3 : 8."""
+    odds = torch.tensor([[1.0, 16.0, 5.0], [16.0, 1.0, 0.5], [0.16, 0.01, 1.0]])
+    others = torch.tensor([[81.0, 1.0], [1.0, 16.0], [2.0, 2.0]])
+    found = mixed_logits(odds.log(), others.log(), 0.25).exp()
+    # The classes keep what they had together: 17, 17 and 0.17.
+    shares = torch.tensor([[3 / 11, 8 / 11], [0.8, 0.2], [8 / 9, 1 / 9]])
+    together = torch.tensor([[17.0], [17.0], [0.17]])
+    torch.testing.assert_close(found, torch.cat([together * shares, odds[:, 2:]], dim=1))
+
+
+def test_two_blocks_are_enough_to_be_fused():
+    assert isinstance(make_head([2, 3], 4, (8, 7, 6), 0.5), LateHead)
 
 
 def test_defaults_that_the_papers_give():

@@ -10,6 +10,7 @@ from usam_core.head import train as training
 from usam_core.head.bags import BagSource, assemble, choose_masks
 from usam_core.head.checkpoint import card_path, load_head, save_head
 from usam_core.head.distill import bad_masks, entropy
+from usam_core.head.mil import image_scores
 from usam_core.head.model import Head
 from usam_core.head.train import train
 
@@ -156,6 +157,18 @@ def test_the_history_adds_up():
     for line in train(source(rows, labels), config, seed=0).history:
         expected = 0.5 * line["mil"] + 0.3 * line["uncertainty"]
         assert line["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_accuracy_is_the_share_of_pictures_whose_best_class_is_theirs():
+    rows, labels, _ = toy(30)
+    update = {"steps": 1, "learning_rate": 1e-12, "dropout": 0.0, "batch_size": 30}
+    heads = train(source(rows, labels), CONFIG.model_copy(update=update), seed=0)
+    bags, wanted, *_ = next(source(rows, labels).batches(np.random.default_rng(0), 30))
+    with torch.no_grad():
+        best = image_scores(heads.teacher(torch.from_numpy(bags)), 4).argmax(1).numpy()
+    right = wanted[np.arange(30), best].mean()
+    assert 0 < right < 1, "else nothing would be seen"
+    assert heads.history[0]["accuracy"] == pytest.approx(right)
 
 
 def test_without_distillation_there_is_no_student():

@@ -8,9 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from usam_core.inference.calibration import Calibration, log_odds
-from usam_core.inference.fit_calibration import NONE, SceneMasks, _best_f1, fit_calibration, judged
+from usam_core.inference.fit_calibration import (
+    NONE,
+    SceneMasks,
+    _best_f1,
+    _never_falling,
+    fit_calibration,
+    judged,
+)
 from usam_core.inference.reliability import diagram, expected_calibration_error, reliability
 from usam_core.inference.targets import shown_classes
+from usam_core.labels.image import Instance
 from usam_core.masks.bits import pack
 from usam_core.masks.rle import mask_record
 from usam_core.metrics.confidence import StatedProbabilities
@@ -103,6 +111,12 @@ def test_presence_by_hand():
     found = one.presence(np.array([[0.5, 0.9, 0.2], [0.3, 0.1, 0.25]]))
     odds = -1.0 + 2.5 * np.log([1.0, 9.0, 1 / 3])
     assert found == pytest.approx(1 / (1 + np.exp(-odds)))
+    assert Calibration(1.0, 0.0, 0.0).presence(np.array([[0.9]])) == pytest.approx([0.9])
+
+
+def test_log_odds_are_cut_off_on_both_sides():
+    end = np.log(1e6 - 1)
+    assert log_odds(np.array([0.0, 0.5, 0.75, 1.0])) == pytest.approx([-end, 0, np.log(3), end])
 
 
 def test_presence_has_the_slope_of_what_it_was_fitted_to():
@@ -198,6 +212,9 @@ def test_no_masks_are_an_error():
     )
     with pytest.raises(ValueError, match="at least one mask"):
         fit_calibration([empty], NAMES)
+    some = scenes_of(Calibration(1.5, 1.0, -2.0), 1, count=3)
+    chosen, *_ = judged([empty, *some], fit_calibration([empty, *some], NAMES), len(NAMES))
+    assert len(chosen) == 3 * 60, "a scene without masks among others is none"
 
 
 def test_a_mask_shows_the_class_that_half_of_it_lies_on():
@@ -228,6 +245,9 @@ def test_ece_by_hand():
     assert table["masks"].tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0, 2]
     assert expected_calibration_error(table) == pytest.approx((0.05 + 0.85 + 2 * 0.45) / 4)
     assert expected_calibration_error(reliability(np.zeros(0), np.zeros(0, bool))) is None
+    thirds = reliability(np.array([0.2, 1.0]), np.array([True, False]), bins=3)
+    assert thirds["high"].tolist() == pytest.approx([1 / 3, 2 / 3, 1])
+    assert thirds["accuracy"].dropna().tolist() == [1, 0]
 
 
 @settings(max_examples=50, deadline=None)
@@ -248,6 +268,26 @@ def test_the_diagram_has_a_bar_as_high_as_the_accuracy():
     assert columns.min() > 48 + 0.5 * 360 - 2
 
 
+def test_the_diagram_has_its_frame_its_diagonal_and_the_share_of_masks_below():
+    """Ten masks in the sixth bin of ten, five in the last; one unit is 360 pixels from 48 on."""
+    sure = np.array([0.55] * 10 + [0.95] * 5)
+    picture = np.asarray(diagram(reliability(sure, sure > 0.9), "two"))
+    assert picture.shape == (456, 456, 3)
+
+    def extent(color, part=np.s_[:, :]):
+        rows, columns = np.nonzero((picture[part] == color).all(axis=2))
+        return rows.min(), rows.max(), columns.min(), columns.max()
+
+    foot = [0x08, 0x51, 0x9C]
+    assert extent(foot, np.s_[:, :300]) == (410, 414, 228, 264)
+    assert extent(foot, np.s_[:, 300:]) == (410, 414, 72, 90), "half as many, half as wide"
+    assert extent([0x9E, 0xCA, 0xE1]) == (49, 407, 373, 407)
+    assert (picture[[48, 408], 60:200] == 0).all()
+    assert (picture[60:200, [48, 408]] == 0).all()
+    for x in (0.1, 0.5, 0.8):
+        assert tuple(picture[int(408 - 360 * x), int(48 + 360 * x)]) == (0xCB, 0x18, 0x1D)
+
+
 def test_a_listed_mask_is_right_where_half_of_its_known_pixels_are_of_its_class():
     truth = np.zeros((4, 10), np.int16)
     truth[:, :5] = 1
@@ -257,7 +297,7 @@ def test_a_listed_mask_is_right_where_half_of_its_known_pixels_are_of_its_class(
     def record(columns, category, probability):
         mask = np.zeros(truth.shape, bool)
         mask[:, columns] = True
-        return {**mask_record(mask, category), "probability": probability}
+        return Instance.from_coco({**mask_record(mask, category), "probability": probability})
 
     stated.add(truth, [record(slice(0, 5), 1, 0.95), record(slice(0, 5), 2, 0.85)])
     stated.add(truth, [record(slice(3, 10), 1, 0.75), record(slice(8, 10), 1, 0.65)])
@@ -266,6 +306,9 @@ def test_a_listed_mask_is_right_where_half_of_its_known_pixels_are_of_its_class(
     assert rows["masks"].sum() == 4, "what lies on void alone does not count"
     right = {round(low, 1): row.accuracy for low, row in rows.iterrows() if row.masks}
     assert right == {0.9: 1, 0.8: 0, 0.7: 0, 0.5: 1}
+    another = StatedProbabilities()
+    another.add(np.full_like(truth, 2), [record(slice(0, 5), 1, 0.95)])
+    assert another.table()["accuracy"].tolist()[-1] == 0, "on a class of a higher number"
 
 
 def test_confident_mistakes_at_every_level_are_told():
@@ -287,6 +330,22 @@ def test_confident_mistakes_at_every_level_are_told():
     assert ece(plain, noisy) > 2 * ece(found, noisy)
 
 
+def test_how_often_masks_are_right_is_told_of_groups_of_thirty_by_hand():
+    few = _never_falling(np.array([0.9, 0.2, 0.4]), np.array([True, False, True]))
+    assert few == (pytest.approx((0, 0.5, 1)), pytest.approx((0, 2.5 / 4, 2.5 / 4)))
+    sure = np.repeat([0.3, 0.6], 30)
+    rising = _never_falling(sure, sure > 0.5)
+    assert rising[0] == pytest.approx((0, 0.3, 0.6, 1))
+    assert rising[1] == pytest.approx((0, 0.5 / 31, 30.5 / 31, 30.5 / 31))
+    assert _never_falling(sure, sure < 0.5)[1] == pytest.approx((0, 0.5, 0.5, 0.5))
+    # A group of 40 counts for more than one of 39.
+    uneven = np.repeat([0.3, 0.6], [40, 39])
+    pooled = (40 * 40.5 / 41 + 39 * 0.5 / 40) / 79
+    assert _never_falling(uneven, uneven < 0.5)[1][1] == pytest.approx(pooled)
+    many = _never_falling(np.linspace(0, 1, 900), np.ones(900, bool))
+    assert len(many[0]) == len(many[1]) == 20 + 2
+
+
 def test_the_best_class_is_as_sure_as_such_masks_were_right_whatever_the_others_are():
     found = Calibration(
         temperature=1.0, none_offset=0.0, none_slope=0.0, stated=(0, 0.2, 1), right=(0, 0.8, 1)
@@ -298,6 +357,8 @@ def test_the_best_class_is_as_sure_as_such_masks_were_right_whatever_the_others_
     assert p.max(1) == pytest.approx(np.interp(raw, found.stated, found.right))
     assert (p.sum(1) <= 1 + 1e-9).all()
     assert (np.argsort(p, axis=1)[:, -1] == 0).all()
+    turned = found.probabilities(logits[:, ::-1], np.ones(2, np.float32))
+    assert turned == pytest.approx(p[:, ::-1]), "wherever the best class stands"
 
 
 def test_none_of_these_far_away_moves_no_class():

@@ -232,6 +232,26 @@ def test_a_vote_must_exceed_what_its_own_class_asks(least, painted):
     assert labels.any() == painted
 
 
+@pytest.mark.parametrize(("scores", "least"), [([0.5, 0.4], [0.1, 0.6]), ([0.4, 0.5], [0.6, 0.1])])
+def test_a_class_that_asks_for_more_takes_nothing_from_the_one_that_won(scores, least):
+    both, least = pack(np.stack([box(0, 0, 8, 8)] * 2)), np.array(least, np.float32)
+    labels = paint_votes(both, np.array([0, 1]), np.array(scores), (16, 16), least)
+    assert labels[0, 0] == 1 + np.argmax(scores)
+
+
+def test_a_label_may_give_way_to_one_that_shares_no_bit_with_it():
+    whole = pack(np.stack([box(0, 0, 8, 8)] * 2))
+    scores, least = np.array([0.4, 0.5]), np.zeros(254, np.float32)
+    assert paint_votes(whole, np.array([0, 253]), scores, (16, 16), least)[0, 0] == 254
+
+
+def test_votes_lie_where_their_masks_do_within_the_frame():
+    mask = box(5, 8, 9, 16, side=32)
+    least = np.full(1, 0.1, np.float32)
+    labels = paint_votes(pack(mask[None]), np.array([0]), np.array([0.5]), (32, 32), least)
+    assert np.array_equal(labels == 1, mask)
+
+
 @pytest.mark.parametrize(("iou", "painted"), [(0.45, False), (0.55, True)])
 def test_the_votes_for_a_class_must_exceed_half_of_its_threshold(iou, painted):
     """The head is sure; the predicted IoU alone makes the vote: 0.9 asks for more than 0.45."""

@@ -52,6 +52,31 @@ def test_a_class_that_is_painted_but_never_true_counts_as_zero():
     assert scores.miou_common == pytest.approx(0.75)
 
 
+def test_the_matrix_has_truth_in_rows_and_labels_in_columns():
+    confusion = Confusion(["a", "b"])
+    confusion.add(np.array([[1, 1, 2, 0, 2]]), np.array([[1, 2, 2, 1, 2]]))
+    assert confusion.matrix.tolist() == [[0, 1, 0], [0, 1, 1], [0, 0, 2]]
+    with pytest.raises(ValueError, match="up to 3; expected below 3"):
+        confusion.add(np.array([[3]]), np.array([[0]]))
+
+
+def test_a_class_is_common_from_ten_images_on():
+    confusion = Confusion(CLASSES)
+    for held in [1] * 11 + [2] * 10 + [3] * 9:
+        confusion.add(np.full((1, 1), held), np.full((1, 1), held))
+    assert confusion.scores().common == ["background", "a", "b"]
+
+
+def test_one_pixel_is_enough_and_none_is_nothing():
+    confusion = Confusion(CLASSES)
+    confusion.add(np.full((2, 2), -1), np.zeros((2, 2), np.uint8))
+    nothing = confusion.scores()
+    assert (nothing.miou, nothing.pixel_accuracy) == (0, 0)
+    confusion.add(np.array([[-1, 2]]), np.array([[0, 2]]))
+    one = confusion.scores()
+    assert (one.miou, one.pixel_accuracy) == (1, 1)
+
+
 @given(
     arrays.arrays(np.int16, (6, 8), elements=st.sampled_from([0, 1, 2, 3, -1])),
     arrays.arrays(np.uint8, (6, 8), elements=st.integers(0, 3)),
@@ -70,6 +95,7 @@ def test_renaming_the_classes_changes_no_mean(truth, labels, order):
     ("truth", "labels", "message"),
     [
         (np.zeros((2, 2)), np.zeros((2, 3)), "differ in shape"),
+        (np.zeros((2, 3)), np.zeros((2, 2)), "differ in shape"),
         (np.full((1, 1), 9), np.zeros((1, 1)), "expected below 4"),
         (np.zeros((1, 1)), np.full((1, 1), 4), "expected below 4"),
     ],
@@ -91,6 +117,22 @@ def test_false_positives_by_hand():
     assert scores.rate == pytest.approx(1 / 3)
 
 
+def test_an_absent_class_may_take_all_of_a_single_pixel():
+    counter = FalsePositives(["a", "b"])
+    counter.add(np.array([[0, -1]]), np.array([[2, 0]]))
+    assert counter.scores().area == {"a": 0.0, "b": 1.0}
+
+
+def test_where_nothing_is_known_nothing_was_painted():
+    counter = FalsePositives(["a"])
+    counter.add(np.array([[1]]), np.array([[1]]))
+    held = counter.scores()
+    assert (held.rate, held.per_class, held.area) == (0, {"a": None}, {"a": None})
+    counter.add(np.array([[-1]]), np.array([[1]]))
+    void = counter.scores()
+    assert (void.rate, void.per_class, void.area) == (0, {"a": 0}, {"a": 0})
+
+
 def rle(*box, side=20):
     mask = np.zeros((side, side), np.uint8, order="F")
     top, left, height, width = box
@@ -99,8 +141,8 @@ def rle(*box, side=20):
     return {"size": found["size"], "counts": found["counts"].decode()}, int(mask.sum()), box
 
 
-def truth_record(category, *box, crowd=0):
-    segmentation, area, (top, left, height, width) = rle(*box)
+def truth_record(category, *box, crowd=0, side=20):
+    segmentation, area, (top, left, height, width) = rle(*box, side=side)
     return {
         "category_id": category,
         "segmentation": segmentation,
@@ -110,8 +152,8 @@ def truth_record(category, *box, crowd=0):
     }
 
 
-def found_record(category, score, *box):
-    return {**truth_record(category, *box), "score": score}
+def found_record(category, score, *box, side=20):
+    return {**truth_record(category, *box, side=side), "score": score}
 
 
 def entry(name, *records):
@@ -249,6 +291,27 @@ def test_of_other_images_the_best_hundred_as_coco_does():
     late = found_record(1, 0.1, 0, 0, 5, 5)
     truth = {"1.png": [truth_record(1, 0, 0, 5, 5)]}
     assert average_precision(truth, [entry("1.png", *wrong, late)], CLASSES).map50 == 0
+    hundredth = average_precision(truth, [entry("1.png", *wrong[:99], late)], CLASSES)
+    assert hundredth.map50 == pytest.approx(1 / 100)
+
+
+def test_objects_of_any_size_count():
+    """COCO's small ones end at 32 x 32 pixels and its medium ones at 96 x 96."""
+    boxes = [(0, 0, 5, 5), (10, 0, 40, 40), (60, 0, 100, 100)]
+    objects = [truth_record(1, *box, side=160) for box in boxes]
+    large = entry("1.png", found_record(1, 0.9, *boxes[2], side=160))
+    scores = average_precision({"1.png": objects}, [large], CLASSES)
+    assert scores.map50 == pytest.approx(34 / 101)  # recalls of 0 to 0.33
+
+
+def test_a_hundred_objects_are_no_more_than_coco_looks_at():
+    """One wrong mask is best: 99 right ones still count, precision 99 / 100 up to that recall."""
+    places = [(row, column) for row in range(10) for column in range(0, 20, 2)]
+    objects = [truth_record(1, *place, 1, 1) for place in places]
+    found = [found_record(1, 0.5, *place, 1, 1) for place in places]
+    wrong = found_record(1, 0.9, 15, 0, 3, 3)
+    scores = average_precision({"1.png": objects}, [entry("1.png", wrong, *found)], CLASSES)
+    assert scores.map50 == pytest.approx(0.99 * 100 / 101)
 
 
 def test_nothing_found_is_zero_and_no_instances_is_none():
@@ -256,6 +319,12 @@ def test_nothing_found_is_zero_and_no_instances_is_none():
     assert average_precision(truth, [entry("1.png")], CLASSES).map50 == 0
     assert average_precision(truth, [entry("2.png")], CLASSES).map50 is None
     assert average_precision(truth, [entry("3.png")], CLASSES) is None
+
+
+def test_images_without_instances_are_left_out_and_the_others_count():
+    truth = {"2.png": [truth_record(1, 0, 0, 5, 5)]}
+    entries = [entry("1.png"), entry("2.png", found_record(1, 0.9, 0, 0, 5, 5))]
+    assert average_precision(truth, entries, CLASSES).map50 == pytest.approx(1)
 
 
 def test_the_report_holds_the_same_numbers(tmp_path):
