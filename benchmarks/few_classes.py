@@ -26,7 +26,7 @@ from usam_core.config.project import Project
 from usam_core.config.schema import HeadConfig, InferenceConfig
 from usam_core.files.atomic import write_json
 from usam_core.head.bags import BagSource
-from usam_core.head.familiar import FamiliarHead, learn_familiar
+from usam_core.head.familiar import FamiliarHead, learn_familiar, shares_of
 from usam_core.head.train import train
 from usam_core.inference.scoring import label_image
 from usam_core.metrics.presence import FalsePositives
@@ -37,6 +37,7 @@ from usam_core.steps.compose import held_out_pictures
 from usam_core.steps.examples import choose_examples, masks_on_objects
 from usam_core.steps.images_to_label import listed_pairs
 from usam_core.store.store import EmbeddingStore
+from usam_core.truth.base import VOID
 from usam_core.types import MaskSet
 
 EVERY = 4
@@ -80,6 +81,8 @@ def heads(this: Project, store: EmbeddingStore, names: list[str], draw: int) -> 
     table = (pd.crosstab(manifest["sha256"], manifest["class"]) > 0)[names]
     bags = BagSource(store, list(table.index), table.to_numpy(np.float32), HEAD.features)
     plain = train(Thinned(bags), HEAD, seed=draw).student
+    if not shares_of(HEAD.familiar, len(names)):
+        return {"plain": plain, "familiar": plain}
     examples = choose_examples(manifest, draw)
     shas = list(examples["sha256"])
     objects = masks_on_objects(this, store, shas, HEAD.mask_choice)
@@ -104,8 +107,8 @@ def score(head, threshold: float, names: list[str], images: list[tuple[MaskSet, 
     """Return the scores of one row, 0 to 1."""
     config = InferenceConfig(threshold=threshold)
     confusion, absent, covered = Confusion(names), FalsePositives(names), []
-    table = np.zeros(256, np.uint8)
-    table[255] = 255
+    table = np.zeros(256, np.int16)
+    table[255] = VOID
     for number, name in enumerate(names, start=1):
         table[NAMES.index(name) + 1] = number
     for mask_set, truth in images:

@@ -88,7 +88,6 @@ ROWS = {
     "minus the averaged loss: summed as printed": {"head": {"uncertainty_reduction": "sum"}},
     "minus calibration: nothing held out": {"compose": {"held_out_scenes": 0}},
     "plus tokens, late fusion": {"head": {"features": ["tokens", "encoder"]}},
-    'minus "none of these"': {"head": {"familiar": 0.0}},
     "plus class balance": {"head": {"class_balance": True}},
     "plus composed scenes and background": {
         "compose": {"scenes": 100},

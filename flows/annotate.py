@@ -34,15 +34,15 @@ def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]]:
 
 
 def _run(settings: AnnotateDatasetSettings) -> list[StepResult]:
-    file, level = settings.project_file, settings.other_level
+    file, changes = settings.project_file, settings.changes
     project = settings.load()
     results: list[StepResult] = []
     names = list(STEPS)
     for name in names[names.index(settings.start) :]:
         if name == settings.start or STEPS[name].wanted(project.config):
-            results.append(do_step(name, file, level, settings.refresh))
+            results.append(do_step(name, file, changes, settings.refresh))
             show(results[-1], pictures=0)  # the summary has one
     report_run(project.config.name, results)
     report_lineage(project, results)
-    pass_gate(file, level)
+    pass_gate(file, changes)
     return results

@@ -13,7 +13,7 @@ import typer
 from flows import local_commands, places  # noqa: F401  (the first adds `up` and `down`)
 from usam_core.cli import terminal
 from usam_core.cli.app import app
-from usam_core.cli.options import Json, Level, ProjectFile, Verbose
+from usam_core.cli.options import Json, Level, Papers, ProjectFile, Verbose
 from usam_core.cli.running import set_logging
 from usam_core.errors import TransientError, UsamError
 from usam_core.steps import STEPS
@@ -23,12 +23,13 @@ _OUTPUT_FAILS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @app.command(
     epilog="Examples: `usam run project.yaml`, `usam run project.yaml --level parents`, "
-    "`usam run project.yaml --level animals`, "
+    "`usam run project.yaml --level animals`, `usam run project.yaml --papers`, "
     "`usam run project.yaml --from fit --refresh`"
 )
 def run(
     project: ProjectFile,
     level: Level = None,
+    papers: Papers = False,
     start: Annotated[
         str, typer.Option("--from", help="First step; those before it are left untouched.")
     ] = "",
@@ -45,7 +46,8 @@ def run(
             "--refresh repeats work; expected the first step to repeat too: --from annotate is the "
             "least, --from collect drops pictures and embeddings"
         )
-    results, seconds = _run_flow(project, level, start or next(iter(STEPS)), refresh, verbose)
+    first = start or next(iter(STEPS))
+    results, seconds = _run_flow(project, level, first, refresh, verbose, papers)
     if json:
         terminal.print_json({"seconds": round(seconds, 1), "steps": results})
     else:
@@ -136,7 +138,12 @@ def _prefect_settings() -> None:
 
 
 def _run_flow(
-    project: Path, level: str | None, start: str, refresh: bool, verbose: bool
+    project: Path,
+    level: str | None,
+    start: str,
+    refresh: bool,
+    verbose: bool,
+    papers: bool = False,
 ) -> tuple[list[dict[str, Any]], float]:
     set_logging(verbose)
     from flows.parameters import AnnotateDatasetSettings
@@ -145,7 +152,11 @@ def _run_flow(
         raise typer.BadParameter(f"{start!r} is no step; expected one of {', '.join(STEPS)}")
     # A mistake in the file is told before Prefect's seconds of starting up.
     settings = AnnotateDatasetSettings(
-        project_file=str(project.absolute()), level=level or "file", start=start, refresh=refresh
+        project_file=str(project.absolute()),
+        level=level or "file",
+        recipe="papers" if papers else "file",
+        start=start,
+        refresh=refresh,
     )
     local = _server()
     from flows import environment

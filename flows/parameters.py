@@ -37,9 +37,14 @@ class ProjectSettings(BaseModel):
         """Return the name of the project's folder, which names the run."""
         return Path(self.project_file).absolute().parent.name
 
+    @property
+    def changes(self) -> dict[str, str]:
+        """Return the settings that replace the file's."""
+        return {}
+
     def load(self) -> Project:
         """Read the project, with these settings in place of the file's."""
-        return load_project(self.project_file)
+        return load_project(self.project_file, **self.changes)
 
     @model_validator(mode="after")
     def _project_can_be_read(self) -> "ProjectSettings":
@@ -66,15 +71,9 @@ class LevelSettings(ProjectSettings):
     )
 
     @property
-    def other_level(self) -> str | None:
-        """Return the level that replaces the file's, or None."""
-        return None if self.level == "file" else self.level
-
-    def load(self) -> Project:
-        """Read the project, at the chosen level."""
-        return load_project(
-            self.project_file, **({"level": self.level} if self.level != "file" else {})
-        )
+    def changes(self) -> dict[str, str]:
+        """Return the level, if it is another than the file's."""
+        return {"level": self.level} if self.level != "file" else {}
 
 
 class AnnotateDatasetSettings(LevelSettings):
@@ -84,6 +83,11 @@ class AnnotateDatasetSettings(LevelSettings):
         next(iter(STEPS)),
         title="First step",
         description="Steps before this one are left untouched.",
+    )
+    recipe: Literal["file", "papers"] = Field(
+        "file",
+        title="Recipe",
+        description="As project.yaml says (file), or the papers' method and nothing of ours.",
     )
     refresh: bool = Field(
         False,
@@ -98,6 +102,11 @@ class AnnotateDatasetSettings(LevelSettings):
         if self.start == "collect":  # a later start needs less; its steps say what they lack
             check_extras(self.load())
         return self
+
+    @property
+    def changes(self) -> dict[str, str]:
+        """Return level and recipe, where they are others than the file's."""
+        return super().changes | ({"recipe": self.recipe} if self.recipe != "file" else {})
 
 
 class _CollectSettings(ProjectSettings):

@@ -22,8 +22,8 @@ def _run(step: Step, settings: Any) -> list[dict[str, Any]] | dict[str, Any]:
     results = []
     if not last or read_record(parents["annotate"]) is not None:
         more = {"only": settings.only} if step.name == "collect" else {}
-        level = getattr(settings, "other_level", None)
-        results = [do_step(step.name, settings.project_file, level, settings.refresh, **more)]
+        changes = getattr(settings, "changes", {})
+        results = [do_step(step.name, settings.project_file, changes, settings.refresh, **more)]
     if last:
         results = last_results(project)
     for result in results:

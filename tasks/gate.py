@@ -5,7 +5,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 
 from tasks.report import data_uri
-from usam_core.config.project import open_project
+from usam_core.config.project import load_project
 from usam_core.errors import GateError
 from usam_core.files.text import markdown
 from usam_core.steps.gate import check_gate
@@ -15,13 +15,13 @@ GATE_EVENT = "usam.quality-gate.failed"
 
 
 @task(name="quality-gate", persist_result=False)
-def pass_gate(project_file: str, level: str | None) -> None:
+def pass_gate(project_file: str, changes: dict[str, str]) -> None:
     """Judge the run just finished.
 
     Raises:
         GateError: it is not to be trusted; the labels stay where they are.
     """
-    project = open_project(project_file, level)
+    project = load_project(project_file, **changes)
     verdict = check_gate(project)
     if not verdict.objections:
         return

@@ -69,6 +69,12 @@ def test_an_unknown_option_is_exit_code_2(tmp_path):
     assert "Traceback" not in found.stderr
 
 
+def test_run_as_the_papers_do_refuses_what_the_file_says_otherwise(tiny_project):
+    found = usam("run", tiny_project, "--papers")
+    assert found.returncode == 2
+    assert "sam.points_per_side: got 4, but recipe: papers has 10; take this" in found.stderr
+
+
 def test_damage_of_ours_is_exit_code_1(finished_project, tmp_path):
     import shutil
 

@@ -174,9 +174,9 @@ def test_artifacts_show_names_and_notes_as_they_are(monkeypatch, tmp_path, text)
     verdict = SimpleNamespace(objections=[objection], sheet=None)
     monkeypatch.setattr(gate, "check_gate", lambda _: verdict)
     project = SimpleNamespace(config=SimpleNamespace(name="p"), out=folder)
-    monkeypatch.setattr(gate, "open_project", lambda *_: project)
+    monkeypatch.setattr(gate, "load_project", lambda _: project)
     with pytest.raises(UsamError):
-        gate.pass_gate.fn("project.yaml", None)
+        gate.pass_gate.fn("project.yaml", {})
     assert len(pages) == 4
     reader = MarkdownIt("gfm-like", {"linkify": False, "html": True})
     for page, description in pages:

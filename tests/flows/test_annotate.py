@@ -278,3 +278,22 @@ def test_a_mistake_is_not_tried_again_and_keeps_its_sentence(
     with pytest.raises(MissingStepError, match="run `usam embed` first"):
         state.result()
     assert calls == ["fit"]
+
+
+def test_papers_on_the_command_line_are_the_recipe_of_the_file(project_file, tmp_path):
+    file = tmp_path / "project.yaml"
+    values = yaml.safe_load(project_file.read_text())
+    kept = {key: values[key] for key in ("classes", "images", "training", "evaluation")}
+    shutil.copytree(project_file.parent / "images", tmp_path / "images")
+    shutil.copytree(project_file.parent / "truth", tmp_path / "truth")
+    kept |= {"outputs": {"overlays": 0}, "gate": {"max_covered": None}}
+    file.write_text(yaml.safe_dump(kept))
+    once, _, _ = run(file, recipe="papers", level="parents")
+    assert once["fit"]["summary"]["features"] == ["tokens"]
+    assert once["fit"]["summary"]["classes"] == ["round", "long"]
+    file.write_text(yaml.safe_dump({**kept, "recipe": "papers", "level": "parents"}))
+    again, _, _ = run(file)
+    assert {step: one["key"] for step, one in once.items()} == {
+        step: one["key"] for step, one in again.items()
+    }
+    assert all(result["reused"] for result in again.values())

@@ -53,11 +53,12 @@ def test_only_classes_of_the_project_can_be_collected(tiny_project):
         SETTINGS["collect"](project_file=str(tiny_project), only=["rod", "cat"])
 
 
-def test_the_level_of_the_file_is_no_other_level(tiny_project):
+def test_the_level_of_the_file_is_no_change(tiny_project):
     file = str(tiny_project)
-    assert SETTINGS["fit"](project_file=file).other_level is None
+    assert AnnotateDatasetSettings(project_file=file).changes == {}
+    assert SETTINGS["fit"](project_file=file).changes == {}
     parents = SETTINGS["fit"](project_file=file, level="parents")
-    assert parents.other_level == "parents"
+    assert parents.changes == {"level": "parents"}
     assert parents.load().config.level == "parents"
     one = SETTINGS["fit"](project_file=file, level="round")
     assert one.load().config.label_names == ["round", "rod"]

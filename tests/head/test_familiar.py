@@ -1,5 +1,7 @@
 """None of these: however few classes there are, what is like no training picture is no class."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
+from tests.conftest import change
 from tests.head.test_train import CONFIG, PROMPTS, WIDTH, Rows, source
 from usam_core.config.project import load_project
 from usam_core.config.schema import GateConfig, InferenceConfig
+from usam_core.head import familiar as familiar_module
 from usam_core.head.checkpoint import load_head, save_head
-from usam_core.head.familiar import FamiliarHead, learn_familiar
+from usam_core.head.familiar import FamiliarHead, learn_familiar, shares_of
 from usam_core.head.model import Head
 from usam_core.inference.scoring import candidates
 from usam_core.metrics.gate import RunStatistics, covers_too_much, judge
@@ -70,9 +74,9 @@ def image_of(rows):
     )
 
 
-@given(st.integers(1, 12), st.integers(0, 3))
+@given(st.integers(1, 10), st.integers(0, 3))
 @settings(max_examples=15, deadline=None)
-def test_what_is_like_no_class_is_no_candidate_whatever_their_number(classes, seed):
+def test_what_is_like_no_class_is_no_candidate_of_up_to_ten(classes, seed):
     bags, names, objects, means = world(classes, seed=seed)
     made = FamiliarHead(Oracle(means), WIDTH, list(range(classes)), 0.5)
     made.load_state_dict(learn_familiar(bags, names, objects), strict=False)
@@ -106,19 +110,41 @@ def test_one_class_is_not_everything():
     assert sure[1] < 0.1
 
 
-def test_at_the_share_the_odds_are_even_and_the_classes_keep_theirs():
-    made, _ = familiar(5, Oracle(world(5)[3]))
+@pytest.mark.parametrize(("classes", "shares"), [(4, [0.5, 0.5]), (6, [0.5, 0.25]), (15, [0.25])])
+def test_at_the_share_the_odds_are_even_and_the_classes_keep_theirs(classes, shares):
+    made, _ = familiar(classes, Oracle(world(classes)[3]))
     rows = torch.randn(50, WIDTH, generator=torch.Generator().manual_seed(0)) * 3
     with torch.no_grad():
         logits, inner = made(rows), made.head(rows)
-        everywhere, own = made.nearness(rows)
+        nearness = made.nearness(rows)
     best = inner.argmax(-1, keepdim=True)
-    lack = torch.maximum(
-        0.5 - everywhere.gather(-1, best), 0.5 * (2 * 3 / 5 - 1) - own.gather(-1, best)
-    )[:, 0]
-    assert torch.equal(logits[:, :5], inner)
-    none = logits.softmax(-1)[:, 5]
-    assert torch.allclose(none, torch.sigmoid(16 * lack), atol=1e-4)
+    lacks = [s - near.gather(-1, best) for s, near in zip(shares, nearness, strict=True)]
+    assert torch.equal(logits[:, :classes], inner)
+    none = logits.softmax(-1)[:, classes]
+    assert torch.allclose(none, torch.sigmoid(16 * torch.cat(lacks, -1).amax(-1)), atol=1e-4)
+
+
+@given(st.floats(0.1, 1), st.lists(st.integers(1, 30), min_size=2, max_size=2, unique=True))
+def test_the_more_names_the_fewer_tests_and_the_less_they_ask(share, counts):
+    few, many = (shares_of(share, count) for count in sorted(counts))
+    assert len(few) >= len(many)
+    assert all(more >= less > 0 for more, less in zip(few, many, strict=False))
+
+
+def test_twenty_names_have_no_such_output(project_file, monkeypatch):
+    monkeypatch.setattr(fit, "MIN_EXAMPLES", 3)
+    project = change(project_file, head={"familiar": 0.5})
+    for step in ("collect", "embed", "compose", "describe", "fit"):
+        few = run_step(step, project)
+    assert "familiar" in load_head(Path(few.path))[1]
+    for limit in ("MANY", "FEW"):
+        monkeypatch.setattr(familiar_module, limit, 1)
+    head, card = load_head(Path(run_step("fit", project, refresh=True).path))
+    assert "familiar" not in card
+    assert isinstance(head, Head)
+    monkeypatch.undo()
+    assert shares_of(0.5, 19)
+    assert not shares_of(0.5, 20)
 
 
 @given(st.integers(1, 4), st.integers(2, 20))

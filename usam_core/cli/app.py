@@ -10,7 +10,16 @@ from usam_core.cli import bench, review, terminal
 from usam_core.cli.check import check
 from usam_core.cli.collect import collect
 from usam_core.cli.export import export
-from usam_core.cli.options import Contact, Json, Level, Names, ProjectFile, SamName, Verbose
+from usam_core.cli.options import (
+    Contact,
+    Json,
+    Level,
+    Names,
+    Papers,
+    ProjectFile,
+    SamName,
+    Verbose,
+)
 from usam_core.cli.running import run_file
 from usam_core.config.presets import preset_names
 from usam_core.steps import STEPS, Step
@@ -56,9 +65,7 @@ def init(
     ] = "folder",
     contact: Contact = None,
     sam: Annotated[SamName, typer.Option(help="Which SAM.")] = "nano",
-    papers: Annotated[
-        bool, typer.Option("--papers", help="The papers' mode: recipe: papers, nothing of ours.")
-    ] = False,
+    papers: Papers = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite project.yaml.")] = False,
     json: Json = False,
 ) -> None:

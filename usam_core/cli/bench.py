@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from usam_core.cli import terminal
-from usam_core.cli.options import Contact, Json, Names, SamName, Verbose
+from usam_core.cli.options import Contact, Json, Names, Papers, SamName, Verbose
 from usam_core.cli.running import set_logging
 from usam_core.config.presets import NAMES, preset_classes, preset_names, preset_summary
 from usam_core.errors import InputError
@@ -38,9 +38,7 @@ def bench(
     contact: Contact = None,
     seeds: Annotated[str, typer.Option(help="A run for each, with commas between them.")] = "0",
     names: Names = "cleaned",
-    papers: Annotated[
-        bool, typer.Option("--papers", help="The papers' mode: SAM's mask tokens alone.")
-    ] = False,
+    papers: Papers = False,
     head: Annotated[
         Literal["student", "teacher", "both"], typer.Option(help="Which head labels; a row each.")
     ] = "student",

@@ -9,6 +9,9 @@ ProjectFile = Annotated[Path, typer.Argument(help="The project file, project.yam
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log.")]
 
+Papers = Annotated[
+    bool, typer.Option("--papers", help="The papers' mode: recipe: papers, nothing of ours.")
+]
 Level = Annotated[
     str | None,
     typer.Option(

@@ -38,8 +38,8 @@ class HeadOptions(Section):
     further bags, rejected ones examples of "none of these" where `background` is on."""
     familiar: Fraction = 0.5
     """A mask less like its class's training pictures than this share of how alike they are is
-    rather "none of these", whatever the number of classes; 0 switches it off, and so does a name
-    with fewer than 5 pictures."""
+    rather "none of these", where there are fewer than 20 classes; 0 switches it off, and so does
+    a name with fewer than 5 pictures."""
     class_balance: Bool = False
     """Draw the pictures of an epoch so that every class is seen alike, however many it has."""
     text: Literal["off", "fuse", "alone"] = "off"

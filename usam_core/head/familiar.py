@@ -5,14 +5,16 @@ anything, and a single class is called everything. The training pictures themsel
 is near. Of a mask's row x and the most probable name k,
 
     u = cosine of x with m_k, the mean direction of the objects of k's pictures, over n_k
-    logit of "none" = logsumexp(z) + SHARPNESS max(share min(1, MANY/c) - u_all,
-                                                   share (2 min(1, FEW/c) - 1) - u_own)
+    logit of "none" = logsumexp(z) + SHARPNESS max(share_all - u_all, share_own - u_own)
+    share_all = share min(1, 2 - c/MANY), share_own = share min(1, 2 - c/FEW)
 
 For u_all, columns are standardised over the pictures of all names alike: objects of k against
 those of the other names. For u_own they are over k's pictures: objects of k against what lies
 around them. The fewer names there are, the less the others teach of what k is not, and the more
 the second counts. n_k is how near the best masks of a picture come to the mean of the others.
-Where both hold, the softmax is as it was. Measured in docs/decisions/0018-few-classes.md.
+Where both hold, the softmax is as it was; where no share is left, the test is not asked: from
+2 FEW names on the second, from 2 MANY on both, and the softmax alone says enough. Measured in
+docs/decisions/0018-few-classes.md.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,10 +30,9 @@ from usam_core.head.bags import BagSource
 SHARPNESS = 16.0
 """What a whole n_k nearer adds to a mask's log odds."""
 MANY = 10
-"""Beyond so many names a softmax is unsure of what it does not know, and less is asked for."""
-FEW = 3
-"""Up to so many names the second test is as strict as the first; of twice as many it asks that a
-mask is no more like what lies around the objects than like them, and of more even less."""
+"""Beyond so many names a softmax is unsure of what it does not know: less is asked of both."""
+FEW = 4
+"""Beyond so many names the others teach what is none of them, and less is asked of the second."""
 _MIN = 0.4
 """n_k of pictures that have less in common: what is near to them is near to much else."""
 _SELF = 1.8
@@ -47,6 +48,9 @@ class FamiliarHead(nn.Module):
         owners: for each of k names that pictures were collected of, the head's output it is
             labelled as; every class has one.
         share: of n_k; a mask farther from its class is rather none of these.
+
+    Raises:
+        ValueError: so many classes have no such output (`shares_of`).
     """
 
     centre: Tensor
@@ -59,11 +63,9 @@ class FamiliarHead(nn.Module):
         self.head = head
         self.width = width
         self._owners = [[n for n, own in enumerate(owners) if own == o] for o in sorted({*owners})]
-        classes = len(self._owners)
-        self._shares = (
-            share * min(1.0, MANY / classes),
-            share * (2 * min(1.0, FEW / classes) - 1),
-        )
+        self._shares = shares_of(share, len(self._owners))
+        if not self._shares:
+            raise ValueError(f"{len(self._owners)} classes; expected below {2 * MANY}")
         names = len(owners)
         # Over all names alike, then over each name's own pictures.
         self.register_buffer("centre", torch.zeros(1 + names, width))
@@ -79,17 +81,22 @@ class FamiliarHead(nn.Module):
             share - near.gather(-1, best)
             for share, near in zip(self._shares, self.nearness(rows), strict=True)
         ]
-        none = logits.logsumexp(-1, keepdim=True) + SHARPNESS * torch.maximum(*lacks)
+        lack = torch.cat(lacks, dim=-1).amax(-1, keepdim=True)
+        none = logits.logsumexp(-1, keepdim=True) + SHARPNESS * lack
         return torch.cat([logits, none], dim=-1)
 
-    def nearness(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return u_all and u_own of each class and negative name, float32 (..., c) each."""
-        unit = functional.normalize((rows - self.centre[0]) / self.scale[0], dim=-1)
-        both = (unit @ self.means[0].T, self._own_cosines(rows))
-        return tuple(
+    def nearness(self, rows: Tensor) -> list[Tensor]:
+        """Return u_all, and u_own if it counts, of each class and negative name: (..., c) each."""
+        cosines = (self._all_cosines, self._own_cosines)[: len(self._shares)]
+        nearness = [of(rows) / usual for of, usual in zip(cosines, self.usual, strict=False)]
+        return [
             torch.stack([near[..., own].amax(-1) for own in self._owners], dim=-1)
-            for near in (cosine / usual for cosine, usual in zip(both, self.usual, strict=True))
-        )
+            for near in nearness
+        ]
+
+    def _all_cosines(self, rows: Tensor) -> Tensor:
+        unit = functional.normalize((rows - self.centre[0]) / self.scale[0], dim=-1)
+        return unit @ self.means[0].T
 
     def _own_cosines(self, rows: Tensor) -> Tensor:
         """Return the cosines as each name's own pictures see them, float32 (..., k).
@@ -104,6 +111,16 @@ class FamiliarHead(nn.Module):
         length = rows.square() @ square.T - 2 * rows @ (centre * square).T
         length = (length + (centre.square() * square).sum(-1)).clamp(min=1e-9).sqrt()
         return dot / length
+
+
+def shares_of(share: float, classes: int) -> list[float]:
+    """Return which share of n_k is asked of u_all and u_own; without those of which none is left.
+
+    >>> [shares_of(0.5, classes) for classes in (4, 6, 10, 15, 20)]
+    [[0.5, 0.5], [0.5, 0.25], [0.5], [0.25], []]
+    """
+    shares = [share * min(1, 2 - classes / names) for names in (MANY, FEW)]
+    return [left for left in shares if left > 0]
 
 
 def learn_familiar(bags: BagSource, names: np.ndarray, objects: np.ndarray) -> dict[str, Tensor]:

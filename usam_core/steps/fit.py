@@ -17,7 +17,7 @@ from usam_core.files.atomic import whole_file
 from usam_core.files.digest import value_digest
 from usam_core.head.bags import BagSource, balanced_weights
 from usam_core.head.checkpoint import card_path, save_head
-from usam_core.head.familiar import FamiliarHead, learn_familiar
+from usam_core.head.familiar import FamiliarHead, learn_familiar, shares_of
 from usam_core.head.train import train
 from usam_core.progress import Progress
 from usam_core.sources.base import manifest_path
@@ -218,7 +218,8 @@ def _learn(project: Project, store: EmbeddingStore, progress: Progress) -> _Fitt
     heads = {"teacher": trained.teacher, "student": trained.student}
     heads = {role: head for role, head in heads.items() if head is not None}
     card = None
-    if config.head.familiar and not too_few(taught.pictures):
+    classes = len(config.label_names) + len(config.negatives)
+    if shares_of(config.head.familiar, classes) and not too_few(taught.pictures):
         card, learned = _familiar(project, store, taught.shas)
         for role, head in heads.items():
             heads[role] = FamiliarHead(head, bags.width, **card)
