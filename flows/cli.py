@@ -46,8 +46,7 @@ def run(
             "--refresh repeats work; expected the first step to repeat too: --from annotate is the "
             "least, --from collect drops pictures and embeddings"
         )
-    first = start or next(iter(STEPS))
-    results, seconds = _run_flow(project, level, first, refresh, verbose, papers)
+    results, seconds = _run_flow(project, level, start, refresh, verbose, papers)
     if json:
         terminal.print_json({"seconds": round(seconds, 1), "steps": results})
     else:
@@ -65,8 +64,8 @@ def demo(
 
     files = prepare_demo(out)
     runs = {
-        "default": _run_flow(files.default, None, "collect", False, verbose),
-        "papers' mode": _run_flow(files.papers, None, "collect", False, verbose),
+        "default": _run_flow(files.default, None, "", False, verbose),
+        "papers' mode": _run_flow(files.papers, None, "", False, verbose),
     }
     scores = {
         name: next(result["summary"] for result in results if result["step"] == "evaluate")
@@ -148,6 +147,7 @@ def _run_flow(
     set_logging(verbose)
     from flows.parameters import AnnotateDatasetSettings
 
+    start = start or next(iter(STEPS))
     if start not in STEPS:
         raise typer.BadParameter(f"{start!r} is no step; expected one of {', '.join(STEPS)}")
     # A mistake in the file is told before Prefect's seconds of starting up.

@@ -8,7 +8,6 @@ from tasks.report import data_uri
 from usam_core.config.project import load_project
 from usam_core.errors import GateError
 from usam_core.files.text import markdown
-from usam_core.steps.gate import check_gate
 
 GATE_EVENT = "usam.quality-gate.failed"
 """What an automation waits for (deployments/notify.py)."""
@@ -21,6 +20,8 @@ def pass_gate(project_file: str, changes: dict[str, str]) -> None:
     Raises:
         GateError: it is not to be trusted; the labels stay where they are.
     """
+    from usam_core.steps.gate import check_gate  # torch and all: when it is needed
+
     project = load_project(project_file, **changes)
     verdict = check_gate(project)
     if not verdict.objections:

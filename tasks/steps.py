@@ -33,7 +33,7 @@ def run_step(step: str, project_file: str, changes: dict[str, str], refresh: boo
 
 @task(name="collect-class", task_run_name="collect {name}", tags=["usam-collect"], **TASK)
 def collect_class(project_file: str, changes: dict[str, str], name: str, refresh: bool) -> Any:
-    """See `usam_core.steps.collect_class`; what is there already is not got again.
+    """See `usam_core.steps.collect`; what is there already is not got again.
 
     Crawls take turns over all runs of a machine by a lock of the core's, which a kill frees; a
     limit of Prefect's was seen to stay taken for ever after one. For several machines, give the
@@ -42,7 +42,9 @@ def collect_class(project_file: str, changes: dict[str, str], name: str, refresh
     project = load_project(project_file, **changes)
     if done_in_this_run(project, "collect", name):
         return cached()
-    counts = stages.collect_class(project, name, refresh=refresh, progress=RunProgress())
+    from usam_core.steps import collect  # torch and all: when it is needed
+
+    counts = collect.collect_class(project, name, refresh=refresh, progress=RunProgress())
     note_done(project, "collect", name)
     return counts
 
@@ -57,22 +59,28 @@ def embed_shards(
 ) -> list[dict[str, int]]:
     """Embed some groups of images, one shard each; the store itself is the cache."""
     del first, total
-    return stages.embed_groups(load_project(project_file, **changes), groups, RunProgress())
+    from usam_core.steps import embed
+
+    return embed.embed_groups(load_project(project_file, **changes), groups, RunProgress())
 
 
 @task(name="plan-embed", **TASK)
 def plan_embed(project_file: str, changes: dict[str, str]) -> list[dict[str, str]]:
     """Return the groups of images that the store does not have."""
-    return stages.plan_embed(load_project(project_file, **changes), RunProgress())
+    from usam_core.steps import embed
+
+    return embed.plan(load_project(project_file, **changes), RunProgress())
 
 
 @task(name="forget-embeddings", **TASK)
 def forget_embeddings(project_file: str, changes: dict[str, str]) -> Any:
-    """See `usam_core.steps.forget_embeddings`; done once a run, not again by a retry of it."""
+    """See `usam_core.steps.embed`; done once a run, not again by a retry of it."""
     project = load_project(project_file, **changes)
     if done_in_this_run(project, "embed", "forgotten"):
         return cached()
-    count = stages.forget_embeddings(project)
+    from usam_core.steps import embed
+
+    count = embed.forget(project)
     note_done(project, "embed", "forgotten")
     return count
 
@@ -140,10 +148,12 @@ def _embed_all(project_file: str, changes: dict[str, str], refresh: bool) -> Ste
 def _embed(
     project_file: str, changes: dict[str, str], groups: list[dict[str, str]]
 ) -> list[dict[str, int]]:
+    from usam_core.steps import embed
+
     project = load_project(project_file, **changes)
     counts: list[dict[str, int]] = []
     with (
-        stages.embed_workers(project, len(groups)) as workers,
+        embed.workers(project, len(groups)) as workers,
         whole_bar("Embedding", sum(map(len, groups))),
     ):
         many = GROUPS_PER_WORKER * workers if workers > 1 else 1

@@ -9,9 +9,10 @@ import pytest
 from usam_core.config.project import load_project
 from usam_core.files import stamps
 from usam_core.files.stamps import CheckedFolders, folder_stamp
-from usam_core.steps import annotate, intact, listed_once, plan_embed, run_step, step_folder
+from usam_core.steps import annotate, intact, listed_once, run_step, step_folder
 from usam_core.steps import gate as gate_stage
 from usam_core.steps.embed import open_store
+from usam_core.steps.embed import plan as plan_embed
 from usam_core.steps.gate import check_gate
 from usam_core.store import verify as verify_module
 

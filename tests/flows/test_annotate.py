@@ -24,6 +24,8 @@ from tasks import steps as task_steps
 from usam_core.config.project import load_project
 from usam_core.errors import ConfigError, InputError, MissingStepError, TransientError
 from usam_core.files.digest import file_digest
+from usam_core.steps import collect as collect_step
+from usam_core.steps import embed as embed_step
 from usam_core.steps import step_folder
 
 
@@ -219,9 +221,8 @@ def once_failing(monkeypatch, module, name, number):
 
 
 def test_a_retry_of_a_refresh_goes_on_where_the_first_attempt_was(project_file, monkeypatch):
-    stages = task_steps.stages
-    forgotten = once_failing(monkeypatch, stages, "forget_embeddings", 0)
-    groups = once_failing(monkeypatch, stages, "embed_groups", 3)
+    forgotten = once_failing(monkeypatch, embed_step, "forget", 0)
+    groups = once_failing(monkeypatch, embed_step, "embed_groups", 3)
     again = embed.with_options(retries=1)
     file = str(project_file)
     result = again(SETTINGS["embed"](project_file=file, refresh=True))
@@ -230,7 +231,7 @@ def test_a_retry_of_a_refresh_goes_on_where_the_first_attempt_was(project_file, 
     assert len(groups) == 5
     assert result["summary"]["embedded"] + result["summary"]["reused"] == 13
 
-    classes = once_failing(monkeypatch, stages, "collect_class", 2)
+    classes = once_failing(monkeypatch, collect_step, "collect_class", 2)
     collect.with_options(retries=1)(SETTINGS["collect"](project_file=file, refresh=True))
     assert [name for (name,) in classes] == ["disc", "ring", "ring", "rod"]
     # The next run is asked anew.

@@ -17,7 +17,9 @@ from usam_core.parallel import workers as compute
 from usam_core.parallel.workers import InProcess, Piece, open_workers, run_pieces, worker_count
 from usam_core.progress import SILENT, Advance, Pace
 from usam_core.sam import load
-from usam_core.steps import embed_groups, plan_embed, run_step
+from usam_core.steps import run_step
+from usam_core.steps.embed import embed_groups
+from usam_core.steps.embed import plan as plan_embed
 from usam_core.store.index import StoreIndex
 
 TWO = ComputeConfig(workers=2, threads=1)
@@ -267,7 +269,7 @@ def test_what_another_run_embedded_meanwhile_is_not_done_again(tiny_project):
     # Cut otherwise than here, as another run's plan may be.
     mixed = dict([*first.items()][2:] + [*second.items()][:2])
     other = "import sys; from usam_core.config.project import load_project as p\n"
-    other += "from usam_core.steps import embed_groups\n"
+    other += "from usam_core.steps.embed import embed_groups\n"
     other += f"print(*embed_groups(p({str(tiny_project)!r}), [{second!r}]))"
     ran = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, check=True)
     assert "'embedded': 4" in ran.stdout

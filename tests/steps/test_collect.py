@@ -13,7 +13,8 @@ from usam_core.errors import InputError, UserError
 from usam_core.head.checkpoint import load_head
 from usam_core.rng import generator
 from usam_core.sources.scenes import TRAINING_LOOK, single_object
-from usam_core.steps import STEPS, collect_class, run_step, step_folder
+from usam_core.steps import STEPS, run_step, step_folder
+from usam_core.steps.collect import collect_class
 
 
 def drawn(folder, name, count):

@@ -16,10 +16,11 @@ from pycocotools.coco import COCO
 from tests.conftest import write_tiny_project
 from usam_core.config.project import load_project
 from usam_core.errors import ConfigError, InputError, MissingStepError
-from usam_core.steps import STEPS, intact, plan_embed, run_step, step_folder, step_key
+from usam_core.steps import STEPS, intact, run_step, step_folder, step_key
 from usam_core.steps.annotate import labels
 from usam_core.steps.collect import read_manifest
 from usam_core.steps.embed import open_store
+from usam_core.steps.embed import plan as plan_embed
 
 
 def copied(finished, tmp_path):

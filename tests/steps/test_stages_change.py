@@ -19,13 +19,12 @@ from usam_core.steps import (
     STEPS,
     base,
     embed,
-    embed_groups,
     intact,
-    plan_embed,
     run_step,
     step_folder,
 )
-from usam_core.steps.embed import open_store
+from usam_core.steps.embed import embed_groups, open_store
+from usam_core.steps.embed import plan as plan_embed
 from usam_core.steps.images_to_label import labelled_images
 from usam_core.truth.choose import open_truth
 

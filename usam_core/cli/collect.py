@@ -8,7 +8,7 @@ from usam_core.cli import terminal
 from usam_core.cli.options import Json, Only, ProjectFile, Verbose
 from usam_core.cli.running import run_one, set_logging
 from usam_core.config.project import Project, load_project
-from usam_core.steps import STEPS, collect_class, step_folder
+from usam_core.steps import STEPS, step_folder
 from usam_core.steps.record import read_record
 
 
@@ -39,6 +39,8 @@ def _collect_classes(
     project: Project, only: list[str] | None, refresh: bool
 ) -> dict[str, dict[str, int]]:
     """Get the pictures of the named classes, or of all if they are to be made anew."""
+    from usam_core.steps.collect import collect_class
+
     names = only or ([spec.name for spec in project.config.collected] if refresh else [])
     progress = terminal.progress_for_terminal()
     counts = {}

@@ -9,19 +9,22 @@ whose outputs are undamaged is not run again.
 
 from usam_core.steps.base import Input, Step, StepResult
 from usam_core.steps.folders import step_folder
-from usam_core.steps.running import (
-    code_revision,
-    collect_class,
-    embed_groups,
-    embed_workers,
-    finish_embed,
-    forget_embeddings,
-    intact,
-    listed_once,
-    plan_embed,
-    run_step,
-    step_key,
-)
+from usam_core.steps.once import listed_once
+from usam_core.steps.running import code_revision, intact, run_step, step_key
+
+__all__ = [
+    "STEPS",
+    "Input",
+    "Step",
+    "StepResult",
+    "code_revision",
+    "intact",
+    "listed_once",
+    "run_step",
+    "step_folder",
+    "step_key",
+    "steps_table",
+]
 
 STEPS: dict[str, Step] = {
     step.name: step
@@ -101,26 +104,6 @@ STEPS: dict[str, Step] = {
     )
 }
 """Every step by its name, in their order."""
-
-__all__ = [
-    "STEPS",
-    "Input",
-    "Step",
-    "StepResult",
-    "code_revision",
-    "collect_class",
-    "embed_groups",
-    "embed_workers",
-    "finish_embed",
-    "forget_embeddings",
-    "intact",
-    "listed_once",
-    "plan_embed",
-    "run_step",
-    "step_folder",
-    "step_key",
-    "steps_table",
-]
 
 
 def steps_table() -> str:

@@ -12,6 +12,7 @@ from usam_core.config.schema import ClassSpec
 from usam_core.errors import InputError, StoreError, UserError
 from usam_core.files.atomic import whole_file, write_json
 from usam_core.files.digest import file_digest, value_digest
+from usam_core.files.paths import check_links
 from usam_core.lineage.document import portable
 from usam_core.outputs.picture_sheet import save_picture_sheet
 from usam_core.progress import SILENT, Progress
@@ -102,7 +103,9 @@ def collect_class(
     Returns:
         Counts by the keys `pictures` and `rejected`.
     """
-    source = choose_source(project, step_folder(project, "collect"))
+    folder = step_folder(project, "collect")
+    check_links(folder)
+    source = choose_source(project, folder)
     found = gather(project, source, _spec(project, name), progress, refresh=refresh)
     return {"pictures": len(found.pictures), "rejected": len(found.rejected)}
 

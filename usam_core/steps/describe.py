@@ -29,7 +29,8 @@ from usam_core.steps.blocks import block_encoder, block_specs
 from usam_core.steps.collect import pictures_input
 from usam_core.steps.compose import scene_files, scenes_input
 from usam_core.steps.folders import step_folder
-from usam_core.steps.images_to_label import images_input, listed_once
+from usam_core.steps.images_to_label import images_input
+from usam_core.steps.once import listed_once
 from usam_core.steps.record import intact_record
 from usam_core.steps.shard_writer import LOCKS
 from usam_core.store.blocks import block_id

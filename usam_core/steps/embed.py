@@ -2,6 +2,8 @@
 
 import functools
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +33,8 @@ from usam_core.steps.images_to_label import (
     images_input,
     labelled_files,
     labelled_images,
-    listed_once,
-    once,
 )
+from usam_core.steps.once import listed_once, once
 from usam_core.steps.read_settings import reading, reading_spec, settle_windows, windows_file
 from usam_core.steps.record import intact_record
 from usam_core.steps.shard_writer import GroupShard
@@ -198,6 +199,14 @@ def _embed_some(
     read = functools.partial(_read, how_to_read(project))
     with progress.bar("Embedding", left) as bar:
         return embed_shards(embedder, shards, read, bar.advance)
+
+
+@contextmanager
+def workers(project: Project, groups: int) -> Iterator[int]:
+    """Keep one set of workers for several calls of `embed_groups`; yield how many there are."""
+    config = project.config
+    with open_workers(config.compute, config.sam.device, groups) as opened:
+        yield opened.count
 
 
 def finish(project: Project, key: str, embedded: int) -> StepResult:

@@ -1,10 +1,8 @@
 """The images to be labelled, by content."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 
@@ -21,8 +19,7 @@ from usam_core.lineage.document import portable
 from usam_core.progress import SILENT, Progress
 from usam_core.steps.base import Input
 from usam_core.steps.folders import step_folder
-
-_T = TypeVar("_T")
+from usam_core.steps.once import once
 
 _TOGETHER = 10_000
 """Images whose names are Python objects at a time: of millions, they would fill the memory."""
@@ -45,40 +42,6 @@ class TiledImage:
     size_hw: tuple[int, int]
     tiles: list[Tile]
     keys: list[str]
-
-
-_found: ContextVar[dict[tuple[str, str], Any] | None] = ContextVar("found", default=None)
-
-
-@contextmanager
-def listed_once() -> Iterator[None]:
-    """Within the block, each folder is listed once, however often it is asked for.
-
-    A whole run is such a block: images that come while it works are the next run's, and none of
-    its steps misses what an earlier one did not see. An inner block belongs to the outer one.
-    """
-    token = _found.set({}) if _found.get() is None else None
-    try:
-        yield
-    finally:
-        if token is not None:
-            _found.reset(token)
-
-
-def once(what: str, of: str, make: Callable[[], _T]) -> _T:
-    """Return what `make` gives, within `listed_once` what it gave the first time.
-
-    Args:
-        what: what is made.
-        of: what of, such as a folder.
-        make: makes it; what it returns is shared and must not be changed.
-    """
-    found = _found.get()
-    if found is None:
-        return make()
-    if (what, of) not in found:
-        found[what, of] = make()
-    return found[what, of]
 
 
 def labelled_images(project: Project, progress: Progress = SILENT) -> pd.DataFrame:

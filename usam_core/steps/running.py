@@ -1,7 +1,6 @@
 """Running steps: under a lock, unless their outputs still hold; lineage and record come last."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +12,10 @@ from usam_core.files.paths import check_links
 from usam_core.lineage.document import LINEAGE, write_document
 from usam_core.progress import SILENT, Progress
 from usam_core.steps import lineage
-from usam_core.steps.base import Inputs, Step, StepResult, find_step
+from usam_core.steps.base import Step, StepResult, find_step
 from usam_core.steps.folders import step_folder
+from usam_core.steps.once import listed_once
 from usam_core.steps.record import intact_record, write_record
-
-# Modules of steps take seconds to import: each function imports what it calls.
 
 
 def step_key(step: str, project: Project) -> str:
@@ -40,15 +38,6 @@ def intact(step: str, project: Project, key: str | None = None) -> StepResult | 
     key = key or step_key(step, project)
     check = getattr(_step(step).code, "intact", None)
     return check(project, key) if check else intact_record(step_folder(project, step), key)
-
-
-@contextmanager
-def listed_once() -> Iterator[None]:
-    """See `usam_core.steps.images_to_label.listed_once`."""
-    from usam_core.steps import images_to_label
-
-    with images_to_label.listed_once():
-        yield
 
 
 def run_step(
@@ -94,64 +83,6 @@ def run_step(
         return _record(found, project, result, made_of, flow_run)
 
 
-def collect_class(
-    project: Project, name: str, *, refresh: bool = False, progress: Progress = SILENT
-) -> dict[str, int]:
-    """Get the pictures of one class; `refresh` drops those it has. Counts by name."""
-    from usam_core.steps import collect
-
-    check_links(step_folder(project, "collect"))
-    return collect.collect_class(project, name, refresh=refresh, progress=progress)
-
-
-def forget_embeddings(project: Project) -> int:
-    """Remove the stored shards that hold images of the project; how many there were."""
-    from usam_core.steps import embed
-
-    return embed.forget(project)
-
-
-def plan_embed(project: Project, progress: Progress = SILENT) -> list[dict[str, str]]:
-    """Say which images still need embedding, in groups that become one shard each."""
-    from usam_core.steps import embed
-
-    return embed.plan(project, progress)
-
-
-def embed_groups(
-    project: Project, groups: list[dict[str, str]], progress: Progress = SILENT
-) -> list[dict[str, int]]:
-    """Embed groups of `plan_embed` where the project's `compute` says; counts for each."""
-    from usam_core.steps import embed
-
-    return embed.embed_groups(project, groups, progress)
-
-
-@contextmanager
-def embed_workers(project: Project, groups: int) -> Iterator[int]:
-    """Keep one set of workers for several calls of `embed_groups`; yield how many there are."""
-    from usam_core.parallel.workers import open_workers
-
-    config = project.config
-    with open_workers(config.compute, config.sam.device, groups) as workers:
-        yield workers.count
-
-
-def finish_embed(
-    project: Project, embedded: int = 0, flow_run: Mapping[str, str] | None = None
-) -> StepResult:
-    """Check that all groups are done and write the step's lineage and record."""
-    from usam_core.steps import embed
-
-    step, folder = _step("embed"), step_folder(project, "embed")
-    with only_one(folder / ".lock", str(folder)):
-        with listed_once():
-            inputs: Inputs = embed.inputs(project)
-            made_of = lineage.origins(step, project, inputs)
-            result = embed.finish(project, step.key(inputs), embedded)
-        return _record(step, project, result, made_of, flow_run)
-
-
 def _run_embed(
     step: Step,
     project: Project,
@@ -160,16 +91,24 @@ def _run_embed(
     flow_run: Mapping[str, str] | None,
 ) -> StepResult:
     # Not under one lock: several runs share the work, shard by shard.
+    from usam_core.steps import embed
+
     _sweep(step, project)
+    folder = step_folder(project, step.name)
     if refresh:
-        forget_embeddings(project)
-    with disk_errors(step_folder(project, "embed")), listed_once():
-        reused = intact("embed", project)
+        embed.forget(project)
+    with disk_errors(folder), listed_once():
+        reused = intact(step.name, project)
         if reused is not None:
             return reused
-        groups = plan_embed(project, progress)
-    done = embed_groups(project, groups, progress)
-    return finish_embed(project, sum(sum(counts.values()) for counts in done), flow_run)
+        groups = embed.plan(project, progress)
+    done = sum(sum(counts.values()) for counts in embed.embed_groups(project, groups, progress))
+    with only_one(folder / ".lock", str(folder)):
+        with listed_once():
+            inputs = embed.inputs(project)
+            made_of = lineage.origins(step, project, inputs)
+            result = embed.finish(project, step.key(inputs), done)
+        return _record(step, project, result, made_of, flow_run)
 
 
 def _sweep(step: Step, project: Project) -> None:
