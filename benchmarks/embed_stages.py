@@ -12,8 +12,7 @@ from embed_systems import synchronize
 from zarr.storage import LocalStore, MemoryStore
 
 from usam_core.images.read import read_image
-from usam_core.sam.embedder import SamEmbedder
-from usam_core.sam.transfer import land
+from usam_core.sam.embedder import SamEmbedder, land
 from usam_core.store.layout import COLUMNS, SHARDS
 from usam_core.store.shard import ShardRecord
 from usam_core.store.store import EmbeddingStore, column_of

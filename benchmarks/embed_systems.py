@@ -12,8 +12,7 @@ from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
 
 from usam_core.images.read import read_image
-from usam_core.sam.embedder import SamEmbedder
-from usam_core.sam.grid import grid_points
+from usam_core.sam.embedder import SamEmbedder, grid_points
 from usam_core.sam.nano import build_nano_sam
 from usam_core.sam.pipeline import embed_shards
 from usam_core.store.store import EmbeddingStore, ShardRecord

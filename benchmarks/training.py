@@ -31,7 +31,7 @@ from torch import Tensor
 
 from usam_core.config.schema import HeadConfig
 from usam_core.head.bags import BagSource
-from usam_core.head.mil import mil_loss
+from usam_core.head.losses import mil_loss
 from usam_core.head.model import Head, make_head
 from usam_core.head.train import passes, train
 from usam_core.rng import generator

@@ -18,7 +18,7 @@ from usam_core.compose.studio import Studio, deal, held_out
 from usam_core.config.project import load_project
 from usam_core.config.training import ComposeConfig
 from usam_core.errors import ConfigError, MissingStepError
-from usam_core.head.mask_loss import UNKNOWN
+from usam_core.head.losses import UNKNOWN
 from usam_core.masks.label_png import read_label_png
 from usam_core.rng import generator
 from usam_core.steps import STEPS, intact, run_step, step_folder

@@ -7,9 +7,9 @@ import torch
 from tests.feature_models import TINY, mask_set, picture, random_model, save_model
 from usam_core.config.features import FeatureConfig
 from usam_core.errors import InputError
+from usam_core.features.crops import grid_of, in_batches, normalized_pixels
 from usam_core.features.encoder import open_encoder
 from usam_core.features.families import read_kind
-from usam_core.features.frames import grid_of, in_batches, normalized_pixels
 from usam_core.features.model import find_model, load_model
 from usam_core.features.towers import build_tower
 
@@ -223,7 +223,7 @@ def test_a_batch_that_does_not_fit_is_halved():
         return torch.tensor(some)
 
     assert torch.stack(list(in_batches(call, range(7), 6))).tolist() == list(range(7))
-    assert tried == [6, 3, 1, 1, 1, 1, 1, 1, 1]
+    assert tried == [4, 2, 2, 2, 1]
 
 
 @pytest.mark.slow

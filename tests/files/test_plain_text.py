@@ -21,8 +21,8 @@ from usam_core.files.text import markdown
 from usam_core.outputs.formats import open_writer
 from usam_core.redact import all_without_secrets, without_secrets
 from usam_core.sources.folder import class_table
-from usam_core.sources.web.failures import FetchFailed
 from usam_core.sources.web.journal import Candidate, Verdict
+from usam_core.sources.web.limits import FetchFailed
 from usam_core.sources.web.tally import sort_out
 
 few = settings(max_examples=60, deadline=None)

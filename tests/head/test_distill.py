@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from usam_core.head.distill import bad_masks, entropy, uncertainty_loss
+from usam_core.head.losses import bad_masks, entropy, uncertainty_loss
 
 
 def test_entropy_of_uniform_is_log_c_and_of_certainty_zero():

@@ -10,7 +10,7 @@ from tests.head.test_train import CLASSES, CONFIG, PROMPTS, source, toy
 from usam_core.config.schema import InferenceConfig
 from usam_core.head.bags import BagSource, balanced_weights
 from usam_core.head.checkpoint import load_head, save_head
-from usam_core.head.mask_loss import UNKNOWN, background_loss, class_loss, corrected
+from usam_core.head.losses import UNKNOWN, background_loss, class_loss, corrected
 from usam_core.head.train import train
 from usam_core.inference.scoring import candidates
 from usam_core.types import MaskSet

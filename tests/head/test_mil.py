@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from usam_core.head.mil import image_scores, mil_loss, top_k
+from usam_core.head.losses import image_scores, mil_loss, top_k
 
 
 @pytest.mark.parametrize(

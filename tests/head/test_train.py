@@ -9,8 +9,7 @@ from usam_core.errors import InputError, StoreError
 from usam_core.head import train as training
 from usam_core.head.bags import BagSource, assemble, choose_masks
 from usam_core.head.checkpoint import card_path, load_head, save_head
-from usam_core.head.distill import bad_masks, entropy
-from usam_core.head.mil import image_scores
+from usam_core.head.losses import bad_masks, entropy, image_scores
 from usam_core.head.model import Head
 from usam_core.head.train import train
 

@@ -6,7 +6,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTra
 
 from usam_core.rng import generator
 from usam_core.sam.decoder import GridDecoder
-from usam_core.sam.grid import grid_points
+from usam_core.sam.embedder import grid_points
 from usam_core.sam.nano import build_nano_sam
 from usam_core.sam.tokens import decode
 from usam_core.sources.scenes import TRAINING_LOOK, scene

@@ -15,11 +15,9 @@ from usam_core.config.schema import SamConfig
 from usam_core.errors import InputError
 from usam_core.masks.bits import unpack, valid_hw
 from usam_core.rng import generator
-from usam_core.sam.embedder import SamEmbedder
-from usam_core.sam.grid import grid_points
+from usam_core.sam.embedder import SamEmbedder, grid_points, pool_in_masks
 from usam_core.sam.load import choose_device, encoder_spec, load_sam, open_embedder
 from usam_core.sam.nano import NANO_WEIGHTS, build_nano_sam, untrained_nano_sam
-from usam_core.sam.pooling import pool_in_masks
 from usam_core.sources.scenes import TRAINING_LOOK, scene
 from usam_core.sources.shapes import SHAPES
 

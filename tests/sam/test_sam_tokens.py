@@ -5,11 +5,18 @@ import pytest
 import torch
 from segment_anything import SamPredictor, sam_model_registry
 
-from usam_core.sam.embedder import SamEmbedder
-from usam_core.sam.grid import grid_points
-from usam_core.sam.tokens import decode, masks_from_tokens
+from usam_core.sam.embedder import SamEmbedder, grid_points
+from usam_core.sam.tokens import decode
 
 POINTS = torch.tensor([[100.0, 200.0], [700.0, 300.0], [512.0, 700.0]])
+
+
+@torch.inference_mode()
+def masks_from_tokens(sam, tokens, upscaled):
+    """Recompute mask logits, float32 (d, 4, u, v), through the model's own hypernetworks."""
+    networks = sam.mask_decoder.output_hypernetworks_mlps
+    weights = torch.stack([net(tokens[:, i]) for i, net in enumerate(networks)], dim=1)
+    return torch.einsum("dmk,dkuv->dmuv", weights, upscaled)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from usam_core.config.schema import ClassSpec
 from usam_core.errors import InputError
 from usam_core.sources.web.engines import ENGINES, _Response, at
 from usam_core.sources.web.pools import QuietCrawler
-from usam_core.sources.web.urllist import read_url_list
+from usam_core.sources.web.source import read_url_list
 
 FOUND = [
     "https://a.example/one.jpg",

@@ -16,7 +16,7 @@ from usam_core.config.head import HeadConfig
 from usam_core.config.images import ImagesConfig
 from usam_core.config.inference import InferenceConfig
 from usam_core.config.palette import MAX_CLASSES
-from usam_core.config.presets.in_project import expand_preset, list_or_preset_schema
+from usam_core.config.presets import expand_preset, list_or_preset_schema
 from usam_core.config.recipes import RECIPES, departures, with_recipe
 from usam_core.config.results import EvaluationConfig, GateConfig, OutputsConfig, ReportConfig
 from usam_core.config.training import ComposeConfig, TrainingConfig

@@ -9,7 +9,9 @@ one shape, no object is stretched, and a batch holds crops of any masks.
 `masked_image` is the papers' SAM+CLIP (GranSAM, supplement 3.1): the mask times the picture.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +19,51 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from usam_core.features.base import Regions
 from usam_core.features.families import Normalization
-from usam_core.features.frames import normalized_pixels
-from usam_core.features.regions import Regions
+from usam_core.sam.batches import Limit
+
+Item = TypeVar("Item")
+
+
+def grid_of(size_hw: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Return rows and columns of patches for a picture: its shape, to half a patch.
+
+    >>> grid_of((375, 500), 37)
+    (28, 37)
+    """
+    scale = longest / max(size_hw)
+    rows, columns = (max(1, round(side * scale)) for side in size_hw)
+    return rows, columns
+
+
+def scaled(image: np.ndarray, size_hw: tuple[int, int], resample: int) -> np.ndarray:
+    """Return uint8 (height, width, 3) of a picture at another size."""
+    height, width = size_hw
+    return np.asarray(Image.fromarray(image).resize((width, height), resample))
+
+
+def normalized_pixels(images: Sequence[np.ndarray], how: Normalization) -> Tensor:
+    """Return float32 (n, 3, height, width) of uint8 pictures (height, width, 3) of one size."""
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (how.mean, how.std))
+    return ((pixels - mean) / std).contiguous()
+
+
+def in_batches(
+    call: Callable[[Sequence[Item]], Tensor], items: Sequence[Item], size: int
+) -> Iterator[Tensor]:
+    """Yield `call` of each item, in equal batches; one for which memory runs out is halved.
+
+    Args:
+        call: takes some items and returns a tensor with a row for each.
+        items: any number.
+        size: how many to give at a time, at most.
+    """
+    batches = Limit("regions", size)
+    for found in batches.run(lambda start, stop: call(items[start:stop]), len(items)):
+        yield from found
+
 
 CONTEXT = 0.1
 """Of the box's longer side, added on each side."""

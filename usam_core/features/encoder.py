@@ -10,17 +10,25 @@ import torch
 from torch import Tensor
 
 from usam_core.config.features import FeatureConfig
-from usam_core.features.base import RegionEncoder
+from usam_core.features.base import (
+    RegionEncoder,
+    Regions,
+    find_regions,
+    normalized,
+    weights_on_grid,
+)
 from usam_core.features.crops import (
     crop_mask,
     crop_of,
     crop_pixels,
+    grid_of,
+    in_batches,
     masked_pixels,
     masks_at,
+    normalized_pixels,
+    scaled,
 )
-from usam_core.features.frames import grid_of, in_batches, normalized_pixels, scaled
 from usam_core.features.model import ModelFiles, find_model, load_model
-from usam_core.features.regions import Regions, find_regions, normalized, weights_on_grid
 from usam_core.features.towers import Tower, build_tower
 from usam_core.sam.load import choose_device
 from usam_core.types import MaskSet

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from usam_core.errors import InputError
-from usam_core.head.mask_loss import UNKNOWN
+from usam_core.head.losses import UNKNOWN
 from usam_core.types import TOKENS_BLOCK
 
 MULTIMASKS = slice(1, 4)
@@ -120,7 +120,7 @@ class BagSource:
         mask_choice: which mask of a prompt gives its region features; see `choose_masks`.
         cache_mb: memory for bags, megabytes.
         targets: int64 (n, d), what each mask shows where that is known; see
-            `usam_core.head.mask_loss`. None: nothing is known.
+            `usam_core.head.losses`. None: nothing is known.
         weights: float64 (n,), how often each bag shall come, sum 1. None: all the same, each once
             an epoch.
         picked: for each bag int64 (d, 2), prompt and mask of each of its rows, or None where

@@ -10,9 +10,15 @@ from torch import Tensor
 
 from usam_core.config.schema import HeadConfig
 from usam_core.head.bags import Bags, BagSource
-from usam_core.head.distill import bad_masks, uncertainty_loss
-from usam_core.head.mask_loss import background_loss, class_loss, corrected
-from usam_core.head.mil import image_scores, mil_loss
+from usam_core.head.losses import (
+    background_loss,
+    bad_masks,
+    class_loss,
+    corrected,
+    image_scores,
+    mil_loss,
+    uncertainty_loss,
+)
 from usam_core.head.model import Head, LateHead, make_head
 from usam_core.progress import SILENT, Progress
 from usam_core.rng import derive_seed, generator

@@ -29,8 +29,7 @@ from usam_core.images.stores.factory import (
     open_image,
     opened,
 )
-from usam_core.images.stores.projection import Projected
-from usam_core.images.stores.show import Channels, paint, view
+from usam_core.images.stores.show import Channels, Projected, paint, view
 
 __all__ = [
     "PATH_CODES",

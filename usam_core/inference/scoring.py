@@ -10,7 +10,7 @@ from torch import nn
 
 from usam_core.config.schema import InferenceConfig
 from usam_core.head.bags import choose_masks
-from usam_core.head.distill import entropy
+from usam_core.head.losses import entropy
 from usam_core.inference.calibration import Calibration
 from usam_core.inference.near_misses import near_misses
 from usam_core.masks.bits import areas, upscale, valid_hw

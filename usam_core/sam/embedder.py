@@ -11,16 +11,106 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from usam_core.masks.bits import valid_hw
 from usam_core.sam.batches import Limit, images_per_batch, prompts_per_batch
 from usam_core.sam.composed import fuse_attention
 from usam_core.sam.decoder import GridDecoder
-from usam_core.sam.grid import grid_points
-from usam_core.sam.pooling import pool_in_masks
 from usam_core.sam.tokens import Decoded
-from usam_core.sam.transfer import Columns, land, pack
 from usam_core.types import MASKS_PER_PROMPT, MaskSet
+
+
+def grid_points(points_per_side: int) -> np.ndarray:
+    """Return the grid's points as fractions of the image, float32 (d, 2), row by row.
+
+    Points lie at the centres of equal cells of the image itself, not of SAM's padded square, so
+    that a wide image wastes none on its padding (the papers leave this open).
+
+    >>> grid_points(2).tolist()
+    [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
+    """
+    centers = (np.arange(points_per_side, dtype=np.float32) + 0.5) / points_per_side
+    columns, rows = np.meshgrid(centers, centers)
+    return np.stack([columns.ravel(), rows.ravel()], axis=1)
+
+
+@torch.inference_mode()
+def pool_in_masks(dense: Tensor, masks: Tensor, points_xy: Tensor) -> Tensor:
+    """Average dense features inside every mask.
+
+    Masks are averaged down to the features' grid and serve there as weights, so that a mask
+    smaller than a cell still reads its own cell. An empty mask takes the feature at its point.
+
+    Args:
+        dense: float32 (f, rows, columns), features of one image over the model's input frame.
+        masks: bool (d, m, u, v), over the same frame; padding must be False.
+        points_xy: float32 (d, 2), the prompts as fractions of the frame.
+
+    Returns:
+        float32 (d, m, f).
+    """
+    f, rows, columns = dense.shape
+    d, m = masks.shape[:2]
+    weights = functional.adaptive_avg_pool2d(masks.float(), (rows, columns)).flatten(2)
+    total = weights.sum(dim=2, keepdim=True)
+    empty = total == 0
+    cell = (points_xy * points_xy.new_tensor([columns, rows])).long()
+    at = cell[:, 1].clamp(0, rows - 1) * columns + cell[:, 0].clamp(0, columns - 1)
+    fallback = functional.one_hot(at, rows * columns).to(weights)[:, None].expand(d, m, -1)
+    weights = torch.where(empty, fallback, weights / total.clamp(min=1e-12))
+    return weights @ dense.reshape(f, -1).T
+
+
+Columns = dict[str, Tensor]
+"""What becomes of some images' mask sets, by name: tensors whose first axis are the images."""
+
+_BITS = (128, 64, 32, 16, 8, 4, 2, 1)
+
+
+def pack(masks: Tensor) -> Tensor:
+    """Return masks with 8 columns a byte as `numpy.packbits` does, uint8 (..., b) of (..., v).
+
+    On a CPU they stay bool: `land` packs them there, behind the loop.
+    """
+    if masks.device.type == "cpu":
+        return masks
+    weights = torch.tensor(_BITS, dtype=torch.uint8, device=masks.device)
+    return (masks.unflatten(-1, (-1, 8)) * weights).sum(-1, dtype=torch.uint8)
+
+
+def land(columns: Columns) -> Callable[[], list[dict[str, np.ndarray]]]:
+    """Begin to copy columns to main memory.
+
+    Returns:
+        What waits for the copies and returns each image's values; any thread may call it.
+    """
+    first = next(iter(columns.values()))
+    if first.device.type != "cuda":
+        copies, arrived = {name: column.cpu() for name, column in columns.items()}, None
+    else:
+        copies = {
+            name: torch.empty(column.shape, dtype=column.dtype, pin_memory=True).copy_(
+                column, non_blocking=True
+            )
+            for name, column in columns.items()
+        }
+        arrived = torch.cuda.Event()
+        arrived.record()
+
+    def wait() -> list[dict[str, np.ndarray]]:
+        if arrived is not None:
+            arrived.synchronize()
+        arrays = {name: _array(copy) for name, copy in copies.items()}
+        return [{name: array[i] for name, array in arrays.items()} for i in range(len(first))]
+
+    return wait
+
+
+def _array(copy: Tensor) -> np.ndarray:
+    array = copy.numpy()
+    return np.packbits(array, axis=-1) if array.dtype == bool else array
+
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam

@@ -62,20 +62,3 @@ def decode(sam: "Sam", embedding: Tensor, points_xy: Tensor) -> Decoded:
     finally:
         hook.remove()
     return Decoded(seen[0][:, MASK_TOKENS], logits, predicted_iou)
-
-
-@torch.inference_mode()
-def masks_from_tokens(sam: "Sam", tokens: Tensor, upscaled: Tensor) -> Tensor:
-    """Recompute mask logits from stored tokens through the model's own hypernetworks.
-
-    Args:
-        sam: the model that made the tokens.
-        tokens: float32 (d, 4, 256).
-        upscaled: float32 (d, 32, u, v), the decoder's upscaled image side of the same prompts.
-
-    Returns:
-        float32 (d, 4, u, v).
-    """
-    networks = sam.mask_decoder.output_hypernetworks_mlps
-    weights = torch.stack([net(tokens[:, i]) for i, net in enumerate(networks)], dim=1)
-    return torch.einsum("dmk,dkuv->dmuv", weights, upscaled)

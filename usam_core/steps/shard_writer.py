@@ -6,8 +6,7 @@ from pathlib import Path
 
 from usam_core.files.digest import value_digest
 from usam_core.files.locks import only_one
-from usam_core.store.membership import Arrivals
-from usam_core.store.store import EmbeddingStore, ShardRecord
+from usam_core.store.store import Arrivals, EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile
 
 LOCKS = "locks"

@@ -9,7 +9,7 @@ from usam_core.compose.scene import mask_targets
 from usam_core.config.project import Project
 from usam_core.errors import InputError
 from usam_core.head.bags import choose_masks
-from usam_core.head.mask_loss import UNKNOWN
+from usam_core.head.losses import UNKNOWN
 from usam_core.masks.label_png import read_label_png
 from usam_core.steps.base import Inputs
 from usam_core.steps.blocks import with_blocks
@@ -28,7 +28,7 @@ class Lessons:
         shas: digests of pictures and scenes.
         labels: float32 (n, c), multi-hot: classes, then negative names.
         targets: int64 (n, d), what each mask shows, or None when no scenes are used; see
-            `usam_core.head.mask_loss`.
+            `usam_core.head.losses`.
         pictures: training pictures of each class, scenes not counted.
         scenes: how many of the bags are scenes.
         reviewed: how many are of masks that a person has judged; they stand last.

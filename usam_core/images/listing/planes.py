@@ -21,7 +21,7 @@ from usam_core.images.stores.factory import (
     open_image,
     opened,
 )
-from usam_core.images.stores.projection import depth_axis, flat
+from usam_core.images.stores.show import depth_axis, flat
 
 _BETWEEN = ";"
 _SIZE = "@"

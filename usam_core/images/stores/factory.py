@@ -24,7 +24,7 @@ from usam_core.images.ref import ImageRef
 from usam_core.images.rgb import DEEP
 from usam_core.images.stores.base import ImageStore
 from usam_core.images.stores.picture import PictureStore, deep_colors
-from usam_core.images.stores.projection import Projected, depth_axis
+from usam_core.images.stores.show import Projected, depth_axis
 from usam_core.images.stores.tiff import TiffStore
 from usam_core.images.stores.zarr_store import ZarrStore
 

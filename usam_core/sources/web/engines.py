@@ -18,8 +18,8 @@ from icrawler.builtin.baidu import BaiduFeeder
 from icrawler.builtin.bing import BingFeeder
 from icrawler.builtin.google import GoogleFeeder
 
-from usam_core.sources.web.failures import FetchFailed
 from usam_core.sources.web.journal import Candidate, Page
+from usam_core.sources.web.limits import FetchFailed
 from usam_core.sources.web.pools import PageReader
 from usam_core.sources.web.session import Answer
 

@@ -10,7 +10,7 @@ from typing import Any
 from icrawler import Crawler, Downloader, Parser, UrlListFeeder
 from icrawler.storage import BaseStorage
 
-from usam_core.sources.web.failures import CapReached
+from usam_core.sources.web.limits import CapReached
 from usam_core.sources.web.session import PoliteSession
 
 POLL_SECONDS = 0.02

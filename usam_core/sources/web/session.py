@@ -16,9 +16,8 @@ from icrawler.utils import ProxyPool, Session
 from urllib3.exceptions import HTTPError
 
 from usam_core.config.training import WebConfig
-from usam_core.sources.web.failures import CapReached, FetchFailed, Permit
 from usam_core.sources.web.guard import Guard, GuardedAdapter, Lifeline
-from usam_core.sources.web.limits import Budget, Pace
+from usam_core.sources.web.limits import Budget, CapReached, FetchFailed, Pace, Permit
 
 MAX_HOPS = 10
 """Redirects followed for one address."""

@@ -8,13 +8,11 @@ from urllib.parse import urlsplit
 from icrawler import Downloader, UrlListFeeder
 
 from usam_core.config.training import WebConfig
-from usam_core.sources.web.failures import FetchFailed
 from usam_core.sources.web.journal import Candidate, Journal, Page
-from usam_core.sources.web.limits import Budget
+from usam_core.sources.web.limits import Budget, FetchFailed
 from usam_core.sources.web.pools import QuietCrawler
-from usam_core.sources.web.robots import Robots
 from usam_core.sources.web.session import PoliteSession
-from usam_core.sources.web.sites import SiteReader, breadth_first, check_page_type, stay_on
+from usam_core.sources.web.sites import Robots, SiteReader, breadth_first, check_page_type, stay_on
 
 
 class SiteCrawl:
