@@ -93,6 +93,7 @@ def direct(image, masks):
     return np.stack(found)
 
 
+@pytest.mark.slow
 def test_the_papers_baseline_is_clip_of_each_masked_image_at_70_percent(bare, models):
     project = load_project(bare)
     results = {step: run_step(step, project) for step in STEPS}

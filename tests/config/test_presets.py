@@ -109,6 +109,7 @@ def test_a_template_wants_names_or_a_preset(tmp_path, classes, preset, said):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_the_command_line_lists_presets_and_writes_them(tmp_path):
     assert "voc-superclasses" in usam("init", "--help").stdout.replace("\n", "")
     assert set(json.loads(usam("presets", "--json").stdout)) == set(preset_names())

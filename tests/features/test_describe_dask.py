@@ -2,6 +2,8 @@
 
 import shutil
 
+import pytest
+
 from tests.feature_models import save_model
 from tests.parallel.test_compute import files_below
 from usam_core.config.project import load_project
@@ -28,6 +30,7 @@ def described(file, folder, workers):
     return {name: data for name, data in found.items() if f"/features/{block}/" in name}
 
 
+@pytest.mark.slow
 def test_two_workers_write_the_blocks_that_one_process_writes(
     finished_project, tmp_path, monkeypatch
 ):

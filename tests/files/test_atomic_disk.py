@@ -28,6 +28,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["collect", "embed", "fit", "annotate", "evaluate", "report"])
 def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(tiny_project, step):
     words = [sys.executable, "-c", FULL, str(tiny_project), step]

@@ -58,6 +58,7 @@ def project_file(finished_project, tmp_path_factory):
     return folder / "project.yaml"
 
 
+@pytest.mark.slow
 def test_the_whole_job_and_what_is_on_its_page(project_file):
     results, tasks, artifacts = run(project_file)
     assert list(results) == [
@@ -194,6 +195,7 @@ def test_a_step_builds_on_the_chosen_manifest_and_on_no_other(project_file, tmp_
             fit(step_settings(project_file, manifest=manifest, refresh=True))
 
 
+@pytest.mark.slow
 def test_refresh_repeats_the_step_and_all_after_it(project_file):
     results, tasks, _ = run(project_file, start="embed", refresh=True)
     assert results["embed"]["summary"]["embedded"] == 13

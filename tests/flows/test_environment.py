@@ -217,6 +217,7 @@ def test_two_runs_at_once_on_one_home_and_project(tiny_project, surroundings):
     assert [done.returncode for done in ends.values()] == [0, 0], [d.stderr for d in ends.values()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("doctor",), ("doctor", "--json")])
 def test_output_that_nobody_reads_or_that_does_not_fit(tmp_path, words):
     reader, writer = os.pipe()

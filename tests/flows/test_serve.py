@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from prefect.client.orchestration import get_client
 from prefect.deployments.runner import EntrypointType
 from prefect.states import Running, Scheduled
@@ -25,6 +26,7 @@ def test_without_a_project_the_form_asks_for_it_and_nothing_is_scheduled():
     assert not any(deployment.schedules or deployment.parameters for deployment in found)
 
 
+@pytest.mark.slow
 def test_runs_whose_process_is_gone_end_as_crashed_and_no_others():
     ids = {
         flow.name: flow.to_deployment(flow.name, entrypoint_type=EntrypointType.MODULE_PATH).apply()

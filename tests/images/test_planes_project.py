@@ -115,6 +115,7 @@ def test_every_plane_of_a_stack_and_of_ome_zarr_is_labelled(project, tmp_path):
     assert found["labels"] == found["images"] == ("ok", "6 files")
 
 
+@pytest.mark.slow
 def test_windows_stay_when_images_are_added_and_go_with_a_refresh(project, tmp_path):
     one = project()
     run_step("collect", one)

@@ -359,6 +359,7 @@ def test_formats_of_an_earlier_export_are_told(file):
     assert "not renewed now: coco_polygons, cvat" in result.summary["notes"][-1]
 
 
+@pytest.mark.slow
 def test_the_command_line(file):
     def usam(*words):
         code = [sys.executable, "-m", "flows", "export", str(file), *words]

@@ -79,6 +79,7 @@ def two_workers():
         yield workers
 
 
+@pytest.mark.slow
 def test_two_workers_write_the_store_and_the_labels_that_one_process_writes(
     tiny_project, tmp_path, two_workers, monkeypatch
 ):
@@ -135,6 +136,7 @@ def test_each_worker_process_loads_its_model_once(tiny_project, two_workers):
     assert sum(advanced) == 8
 
 
+@pytest.mark.slow
 def test_a_killed_workers_piece_is_done_again(tmp_path, two_workers):
     marker = tmp_path / "died"
     pieces = [Piece(f"piece {n}", 1, (str(marker), n)) for n in range(4)]
@@ -145,6 +147,7 @@ def test_a_killed_workers_piece_is_done_again(tmp_path, two_workers):
     assert sum(advanced) == 4
 
 
+@pytest.mark.slow
 def test_a_piece_that_kills_every_worker_is_named(tmp_path):
     deaths = tmp_path / "deaths"
     with pytest.raises(WorkerError, match=r"(?s)images of x\.png: 3 worker processes.*memory"):
@@ -204,6 +207,7 @@ def test_a_scheduler_that_ends_is_the_worlds_failure(tmp_path, none_open):
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_scheduler_address_is_used_and_left_running(tiny_project, none_open):
     from distributed import LocalCluster
 
@@ -261,6 +265,7 @@ def test_nothing_to_do_starts_no_worker(none_open):
     assert threading.active_count() == before
 
 
+@pytest.mark.slow
 def test_what_another_run_embedded_meanwhile_is_not_done_again(tiny_project):
     project = load_project(tiny_project)
     run_step("collect", project)

@@ -43,6 +43,7 @@ def official(predictor, multimask):
     return iou, logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("multimask", "ours"), [(False, slice(0, 1)), (True, slice(1, 4))])
 def test_masks_and_ious_equal_the_official_predictors(vit_b, predictor, multimask, ours):
     iou, logits = official(predictor, multimask)

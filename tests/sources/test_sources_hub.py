@@ -9,6 +9,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 from benchmarks.untrained_diffusion import TOY_SIZE, save_untrained
 from tests.hub_site import COMMIT, hub
 
@@ -53,6 +55,7 @@ def answers(tmp_path, address, *models):
     return [json.loads(line) for line in done.stdout.splitlines() if line[0] in "[{"]
 
 
+@pytest.mark.slow
 def test_a_hub_model_is_downloaded_once_and_known_by_its_commit(tmp_path):
     model = save_untrained(tmp_path / "model")
     with hub("lab/tiny-sd", model) as (address, asked):

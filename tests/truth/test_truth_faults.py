@@ -334,6 +334,7 @@ def test_a_png_that_is_damaged_or_of_another_size_is_left_out_with_a_note(tmp_pa
     assert all("a.png" in note for note in truth.notes)
 
 
+@pytest.mark.slow
 def test_evaluation_scores_the_rest_and_says_what_it_left_out(project_file):
     truth = project_file.parent / "truth"
     save_label_png(truth / "s0.png", np.zeros((5, 5), np.uint8))
