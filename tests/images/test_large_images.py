@@ -210,7 +210,7 @@ def test_small_images_are_what_they_were(project, sam, tmp_path):
     count, wanted = len(sam.seen), embedded_files(project())
     write(tmp_path / "images")
     after, result = label(project(**TILES))
-    assert {name: after[name] for name in before} == before
+    assert {name: vars(after[name]) for name in before} == {n: vars(i) for n, i in before.items()}
     assert len(sam.seen) == count + 12
     assert wanted.items() <= embedded_files(project(**TILES)).items()
     assert result.summary["images"] == 3

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -136,8 +137,10 @@ def test_a_part_is_read_when_its_paths_are_due(tmp_path, monkeypatch):
 
     monkeypatch.setattr(parts, "_batches", counted)
     found = Parts(tmp_path, files, NAMES).sorted_images([])
+    files_before = psutil.Process().num_fds()
     for _ in range(201):
         next(found)
+    assert psutil.Process().num_fds() <= files_before + 2, "parts that are not due are open"
     assert sum(read) <= 200 + parts._ROWS
     assert max(read) <= parts._ROWS
 

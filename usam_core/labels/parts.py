@@ -120,13 +120,16 @@ class Parts:
         self, name: str, columns: Sequence[str] | None
     ) -> Iterator[tuple[str, LabelledImage | None]]:
         # What comes first says where the part begins; the rest is read when its turn comes.
-        tables = _tables(self.folder, name, ["path"])
-        begins = (table["path"][0].as_py() for table in tables if len(table))
-        if (first := next(begins, None)) is not None:
-            begins.close()
+        if (first := self._first_path(name)) is not None:
             yield first, None
             for image in self._images(name, columns):
                 yield image.path, image
+
+    def _first_path(self, name: str) -> str | None:
+        for table in _tables(self.folder, name, ["path"]):
+            if len(table):
+                return table["path"][0].as_py()
+        return None
 
     def _images(self, name: str, columns: Sequence[str] | None) -> Iterator[LabelledImage]:
         if columns is not None:
