@@ -44,29 +44,20 @@ class Hidden:
 sys.meta_path.insert(0, Hidden())
 """
 IMPORT_ALL = """
-import importlib, json, os, pkgutil, sys, prefect.server.api, torch, torchvision, zarr
-for extra, (HIDDEN, own) in json.loads(sys.argv[1]).items():
-    if os.fork():
-        assert os.wait()[1] == 0, extra
-        continue
-    for name in list(sys.modules):
-        if name.partition(".")[0] in HIDDEN:
-            del sys.modules[name]
-    for top in ("usam_core", "tasks", "flows"):
-        package = importlib.import_module(top)
-        for module in pkgutil.walk_packages(package.__path__, top + "."):
-            if not module.name.startswith(tuple(own)) and not module.name.endswith("__main__"):
-                importlib.import_module(module.name)
-    assert not set(HIDDEN) & {name.partition(".")[0] for name in sys.modules}
-    os._exit(0)
+import importlib, pkgutil
+for top in ("usam_core", "tasks", "flows"):
+    package = importlib.import_module(top)
+    for module in pkgutil.walk_packages(package.__path__, top + "."):
+        if not module.name.startswith(OWN) and not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
 """
+
+
+DISTRIBUTIONS = packages_distributions()
 
 
 def distributions(lines):
     return {canonical(Requirement(line).name) for line in lines}
-
-
-DISTRIBUTIONS = packages_distributions()
 
 
 def of_module(module):
@@ -172,16 +163,14 @@ def test_a_package_has_one_range_wherever_it_stands():
     assert [name for name, found in ranges.items() if len(found) > 1] == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("planted", ["", "zarr"])
-def test_only_an_extras_own_modules_import_it(hidden, planted):
-    cases = {}
-    for extra, modules in hidden.items():
-        own = [start for start, owners in OWNERS.items() if extra in owners]
-        cases[extra] = [*modules, *([planted] if planted else [])], [*own, "nothing"]
-    assert [extra for extra, (modules, _) in cases.items() if not modules] == ["review"]
-    found = python([], IMPORT_ALL, json.dumps(cases))
-    assert (found.returncode == 0) == (not planted), found.stderr
+@pytest.mark.parametrize("own", [tuple(OWNERS), ("usam_core.sources.web",)])
+def test_only_an_extras_own_modules_import_it(hidden, own):
+    assert [extra for extra, modules in hidden.items() if not modules] == ["review"]
+    found = python(set().union(*hidden.values()), f"OWN = {own!r}\n{IMPORT_ALL}")
+    if own == tuple(OWNERS):
+        assert found.returncode == 0, found.stderr
+    else:
+        assert "No module named 'dask'" in found.stderr  # the test can fail
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +181,7 @@ def bare(hidden):
     return lambda *words, cwd: python(everything, start, *words, cwd=cwd)
 
 
+@pytest.mark.slow
 def test_help_and_the_main_job_need_no_extra(bare, tmp_path):
     assert bare("--help", cwd=tmp_path).returncode == 0
     file = write_tiny_project(tmp_path)
@@ -229,7 +219,6 @@ def test_a_run_says_all_that_is_missing_before_any_work(bare, tmp_path):
     assert checks["extra web"]["verdict"] == "bad"
     assert checks["extra web"]["advice"].startswith("training.source: web needs icrawler")
     assert checks["extra gs"]["verdict"] == "note"
-    assert "icrawler" not in checks
 
 
 def test_a_machine_without_extras_is_well(bare, tmp_path):

@@ -249,8 +249,8 @@ def test_only_some_files_are_in_flight(memory, monkeypatch):
 @pytest.mark.parametrize(
     ("url", "module", "said"),
     [
-        ("s3://lab/x", "s3fs", "pip install s3fs"),
-        ("gs://lab/x", "gcsfs", "pip install gcsfs"),
+        ("s3://lab/x", "s3fs", "pip install 'usam[s3]'"),
+        ("gs://lab/x", "gcsfs", "pip install 'usam[gs]'"),
         ("nosuch://lab/x", "", "expected a local path or a URL"),
     ],
 )

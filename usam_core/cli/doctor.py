@@ -120,13 +120,13 @@ def _extras(project: Project | None) -> list[Check]:
     needed = dict(needed_extras(project)) if project else {}
     checks = []
     for extra in EXTRAS:
-        if not (missing := lacking(extra)):
+        if not lacking(extra):
             checks.append(Check(f"extra {extra}", "installed"))
         elif extra in needed:
             checks.append(
                 Check(f"extra {extra}", "not installed", "bad", complaint(extra, needed[extra]))
             )
         else:
-            advice = f"not needed; if chosen: pip install 'usam[{extra}]' ({', '.join(missing)})"
+            advice = f"not needed; if chosen: pip install 'usam[{extra}]'"
             checks.append(Check(f"extra {extra}", "not installed", "note", advice))
     return checks

@@ -61,8 +61,10 @@ def mistakes_on_disk(project: "Project") -> Iterator[Mistake]:
 def needed_extras(project: "Project") -> Iterator[tuple[str, str]]:
     """Yield each extra that a project's settings need, and the setting."""
     config, place = project.config, project.images
-    for address in (place.root, place.names or ""):
-        if (protocol := address.partition("://")[0]) != address and protocol in EXTRA_OF:
+    addresses = (config.images.path, place.root, place.names or "")
+    remote = {a.partition("://")[0]: a for a in reversed(addresses) if is_url(a)}
+    for protocol, address in remote.items():
+        if protocol in EXTRA_OF:
             yield EXTRA_OF[protocol], f"images: {address}"
     if config.training.source in ("synthetic", "web"):
         yield config.training.source, f"training.source: {config.training.source}"
