@@ -29,7 +29,7 @@ def test_it_runs(file, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"])
     notebook = nbformat.read(file, as_version=4)
     nbclient.NotebookClient(
-        notebook, timeout=None, resources={"metadata": {"path": tmp_path}}
+        notebook, timeout=None, startup_timeout=600, resources={"metadata": {"path": tmp_path}}
     ).execute()
     shown = [out for cell in notebook.cells for out in cell.get("outputs", ())]
     assert any("image/png" in out.get("data", {}) for out in shown)
