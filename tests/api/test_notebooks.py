@@ -20,6 +20,7 @@ def test_there_are_three_and_their_outputs_are_not_kept():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
 def test_it_runs(file, tmp_path, monkeypatch):
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "TMPDIR"):
@@ -28,7 +29,7 @@ def test_it_runs(file, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"])
     notebook = nbformat.read(file, as_version=4)
     nbclient.NotebookClient(
-        notebook, timeout=500, resources={"metadata": {"path": tmp_path}}
+        notebook, timeout=None, startup_timeout=600, resources={"metadata": {"path": tmp_path}}
     ).execute()
     shown = [out for cell in notebook.cells for out in cell.get("outputs", ())]
     assert any("image/png" in out.get("data", {}) for out in shown)
