@@ -10,6 +10,7 @@ from PIL import Image
 from usam_core.errors import InputError
 from usam_core.images.given import rgb_of, take
 from usam_core.images.read import read_image
+from usam_core.images.ref import Box
 
 SIDES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 SHAPES = st.one_of(SIDES, SIDES.flatmap(lambda hw: st.sampled_from([(*hw, 3), (*hw, 4)])))
@@ -74,9 +75,11 @@ def test_a_damaged_picture_is_told(tmp_path):
 def test_large_images_are_to_be_tiled_and_boxes_cut_them(tmp_path):
     array = np.arange(60, dtype=np.uint8).reshape(6, 10)
     Image.fromarray(array).save(tmp_path / "a.png")
+    box = Box((1, 5), (2, 10))
     for image in (array, tmp_path / "a.png"):
         taken = take(image, READ, tile=8)
         assert taken.large == (6, 10)
+        assert np.array_equal(taken.read(box)[..., 0], array[1:5, 2:10])
         assert take(image, READ, tile=10).large is None
     assert take(array, READ).sha256 == ""
     assert len(taken.sha256) == 64
