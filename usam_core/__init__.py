@@ -48,7 +48,7 @@ _HOMES = {
     "LabelledImage": "usam_core.labels",
     "MaskSet": "usam_core.types",
     "Project": "usam_core.api",
-    "SamConfig": "usam_core.config.sam",
+    "SamConfig": "usam_core.config.compute",
     "UsamError": "usam_core.errors",
     "fit": "usam_core.api",
     "open": "usam_core.api",
