@@ -1,7 +1,7 @@
 """Plant one small fault after another in a module and show those that its tests do not see.
 
     pip install cosmic-ray
-    python scripts/mutate.py usam_core/head/losses.py -- usam_core/head/losses.py tests/head/test_mil.py
+    python scripts/mutate.py usam_core/head/losses.py -- tests/head/test_mil.py
 
 What follows `--` goes to pytest. The faults are cosmic-ray's, less those that change annotations
 alone or mean what an earlier one means. Nothing on disk is changed: a fault lives in a child of
