@@ -48,14 +48,21 @@ def tiny_project(tmp_path) -> Path:
     return write_tiny_project(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def finished_project(tmp_path_factory) -> Path:
-    """Return a tiny project that has run to its end; tests may read it, not change it."""
+@pytest.fixture(scope="session")
+def _finished_once(tmp_path_factory) -> Path:
     file = write_tiny_project(tmp_path_factory.mktemp("finished"))
     project = load_project(file)
     for step in STEPS:
         run_step(step, project)
     return file
+
+
+@pytest.fixture(scope="module")
+def finished_project(_finished_once, tmp_path_factory) -> Path:
+    """Return a tiny project that has run to its end; tests may read it, not change it."""
+    folder = tmp_path_factory.mktemp("copy") / "finished"
+    shutil.copytree(_finished_once.parent, folder)
+    return folder / _finished_once.name
 
 
 @pytest.fixture

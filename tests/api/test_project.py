@@ -81,7 +81,7 @@ def test_a_head_labels_where_its_store_is_not(project_file, written):
 
 def test_a_store_of_bytes_is_met_by_images_made_now(project_file):
     project = change(project_file, outputs={"precision": "int8"})
-    for step in STEPS[:7]:
+    for step in list(STEPS)[:7]:
         run_step(step, project)
     opened = usam.open(project_file)
     one = next(iter(opened.labels()))
@@ -91,7 +91,7 @@ def test_a_store_of_bytes_is_met_by_images_made_now(project_file):
 
 def test_large_images_are_tiled_as_annotate_does(project_file):
     settings = change(project_file, images={"tile": 64})
-    for step in STEPS[:7]:
+    for step in list(STEPS)[:7]:
         run_step(step, settings)
     project = usam.open(project_file)
     for one in list(project.labels())[:2]:
@@ -116,7 +116,7 @@ def test_what_a_person_decided_counts_and_what_was_painted_is_read(project_file)
     one = next(one for one in project.labels() if one.instances)
     worst = one.instances[0]
     append_decision(
-        decisions_file(project._settings),
+        decisions_file(project._settings.out),
         Decision(
             id="1",
             time="2026-11-28T12:00:00+00:00",

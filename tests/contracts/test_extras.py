@@ -34,7 +34,7 @@ OWNERS = {
     "usam_core.parallel.dask_workers": {"dask"},
 }
 """Modules that may import what the base does not bring, and every extra that has to bring it."""
-BY_ITSELF = {"pillow_heif"}  # read where it is, not missed where it is not
+BY_ITSELF = {"pillow_heif", "supervision"}  # read where it is, not missed where it is not
 HIDE = """
 import sys
 class Hidden:

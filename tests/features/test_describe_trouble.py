@@ -183,12 +183,12 @@ from tests.features import described
 from usam_core.config.project import load_project
 from usam_core.steps import blocks, run_step
 described.stand_in(blocks)
-real = described.MeanColour.describe
+real = described.MeanColor.describe
 def slow(self, images, masks):
     print("at work", flush=True)
     time.sleep(float(sys.argv[2]))
     return real(self, images, masks)
-described.MeanColour.describe = slow
+described.MeanColor.describe = slow
 print(run_step("describe", load_project(sys.argv[1])).summary["described"], flush=True)
 """
 

@@ -407,6 +407,7 @@ DELETIONS = {
         "files/paths.py",
         "sam/download.py",
         "steps/calibrate.py",  # files of fixed names
+        "steps/embed.py",
         "steps/export.py",
         "steps/exporting.py",
         "steps/fit.py",
@@ -419,7 +420,7 @@ DELETIONS = {
     },
     "rename": {
         "files/atomic.py",
-        "files/csv_dialect.py",  # of columns
+        "files/spreadsheet.py",  # of columns
         "steps/export.py",
         "steps/exporting.py",
         "steps/label_tiled.py",  # of a label, not of a file

@@ -142,6 +142,7 @@ def test_markdown_shows_the_plain_text(text):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_artifacts_show_names_and_notes_as_they_are(monkeypatch, tmp_path, text):
     from tasks import gate, report
+    from usam_core.steps import gate as gate_step
 
     pages = []
     keep = lambda page, key, description: pages.append((page, description))  # noqa: E731
@@ -167,12 +168,12 @@ def test_artifacts_show_names_and_notes_as_they_are(monkeypatch, tmp_path, text)
         reused=False,
         key="k" * 64,
     )
-    report.report_collected(result)
-    report.report_export(SimpleNamespace(**{**vars(result), "step": "export"}))
+    report.show(result)
+    report.show(SimpleNamespace(**{**vars(result), "step": "export"}))
     report.report_run(text, [])
     objection = SimpleNamespace(check="min_miou", reason=text)
     verdict = SimpleNamespace(objections=[objection], sheet=None)
-    monkeypatch.setattr(gate, "check_gate", lambda _: verdict)
+    monkeypatch.setattr(gate_step, "check_gate", lambda _: verdict)
     project = SimpleNamespace(config=SimpleNamespace(name="p"), out=folder)
     monkeypatch.setattr(gate, "load_project", lambda _: project)
     with pytest.raises(UsamError):

@@ -168,7 +168,7 @@ def test_an_image_that_comes_during_a_run_is_the_next_one_s(project):
 
 def test_the_gate_works_out_the_same_labels_once(project, monkeypatch):
     first = check_gate(project)
-    monkeypatch.setattr(gate_stage.annotate, "entries", None)
+    monkeypatch.setattr(gate_stage.annotate, "labels", None)
     assert check_gate(project) == first
     (step_folder(project, "gate") / gate_stage.LABELS).write_text("[")
     with pytest.raises(TypeError):

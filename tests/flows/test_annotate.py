@@ -85,6 +85,7 @@ def test_the_whole_job_and_what_is_on_its_page(project_file):
     assert "data:image/jpeg;base64," in artifacts["training-pictures"]
 
 
+@pytest.mark.slow  # of what the whole job has left
 def test_the_run_page_shows_the_lineage_and_the_lineage_names_the_run(project_file):
     _, _, artifacts = run(project_file, start="annotate", refresh=True)
     folder = step_folder(load_project(project_file), "evaluate")
@@ -102,6 +103,7 @@ def test_the_run_page_shows_the_lineage_and_the_lineage_names_the_run(project_fi
     assert earlier["flow_run"]["id"] != str(last.id), "a step that is reused keeps its lineage"
 
 
+@pytest.mark.slow  # of what the whole job has left
 def test_the_same_again_is_cached_and_says_so(project_file):
     results, tasks, _ = run(project_file)
     assert all(result["reused"] for result in results.values())

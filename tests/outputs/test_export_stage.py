@@ -33,7 +33,7 @@ EDITED = ["label_tiff", "labelme", "ome_zarr", "voc", "yolo"]
 def exported(tmp_path_factory):
     file = write_tiny_project(tmp_path_factory.mktemp("exported"))
     project = opened(file)
-    for step in ("collect", "embed", "compose", *STEPS[2:]):
+    for step in ("collect", "embed", "compose", *list(STEPS)[2:]):
         run_step(step, project)
     return file
 

@@ -30,7 +30,6 @@ from usam_core.steps.blocks import block_encoder, head_blocks
 from usam_core.steps.calibrated import calibration_file, read_calibration
 from usam_core.steps.images_to_label import TiledImage
 from usam_core.steps.label_tiled import label_tiles
-from usam_core.steps.read_settings import reading
 from usam_core.steps.review_log import decided
 from usam_core.store.store import EmbeddingStore
 from usam_core.types import MaskSet
@@ -105,6 +104,7 @@ class Project:
             InputError: the image cannot be used.
             MissingStepError: `usam fit` or `usam calibrate` has not run.
         """
+        head = self.head  # says that `usam fit` has to run, whatever else has not
         given = self._take(image)
         known = {"path": given.path, "sha256": given.sha256}
         place = self._settings.image_address("")
@@ -115,8 +115,8 @@ class Project:
         rulings = None
         decisions = self._decisions.get(given.sha256)
         if decisions:
-            rulings = Rulings(decisions, self.head.names, self.config.label_of)
-        labelled = self.head.label(self._masks(given), rulings)
+            rulings = Rulings(decisions, head.names, self.config.label_of)
+        labelled = head.label(self._masks(given), rulings)
         return with_picture(labelled, given.read, **known)
 
     def embeddings(self, image: ImageLike) -> MaskSet:
@@ -175,11 +175,11 @@ class Project:
 
     @cached_property
     def _how(self) -> dict[str, Any]:
-        return reading(self._settings)
+        return embed.how_to_read(self._settings)
 
     @cached_property
     def _decisions(self) -> dict[str, Any]:
-        return decided(self._settings)
+        return decided(self._settings.out)
 
     def _reader(self, path: str) -> Callable[[Box | None], np.ndarray]:
         """What reads an image of the project, when it is asked."""

@@ -1,15 +1,16 @@
 """`usam collect`: some classes alone, or anew, before the step makes the manifest of all."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from usam_core.cli import terminal
 from usam_core.cli.options import Json, Only, ProjectFile, Verbose
 from usam_core.cli.running import run_one, set_logging
-from usam_core.config.project import Project, load_project
 from usam_core.steps import STEPS, step_folder
-from usam_core.steps.record import read_record
+
+if TYPE_CHECKING:
+    from usam_core.config.project import Project
 
 
 def collect(
@@ -20,6 +21,9 @@ def collect(
     verbose: Verbose = False,
 ) -> None:
     """Get pictures; the step makes the manifest, not before every class has been asked for."""
+    from usam_core.config.project import load_project
+    from usam_core.steps.record import read_record
+
     set_logging(verbose)
     loaded = load_project(project)
     counts = _collect_classes(loaded, only, refresh)
@@ -36,7 +40,7 @@ def collect(
 
 
 def _collect_classes(
-    project: Project, only: list[str] | None, refresh: bool
+    project: "Project", only: list[str] | None, refresh: bool
 ) -> dict[str, dict[str, int]]:
     """Get the pictures of the named classes, or of all if they are to be made anew."""
     from usam_core.steps.collect import collect_class

@@ -10,7 +10,6 @@ import typer
 from usam_core.cli import terminal
 from usam_core.cli.options import Json, LabelsLevel, Only, ProjectFile, Verbose
 from usam_core.cli.running import set_logging
-from usam_core.config.project import open_project
 from usam_core.extras import need
 
 Order = Literal["mix", "entropy", "disagreement", "threshold", "random"]
@@ -39,6 +38,7 @@ def review(
     verbose: Verbose = False,
 ) -> None:
     """Judge masks on a local page, most doubtful first; Ctrl-C ends it. Nothing decided is lost."""
+    from usam_core.config.project import open_project
     from usam_core.steps.review import learned_from_decisions, open_review
     from usam_core.steps.review import summary as summed_up
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usam_core.cli import terminal
-from usam_core.steps import STEPS, StepResult, run_step
+from usam_core.steps import STEPS, StepResult
 
 if TYPE_CHECKING:
     from usam_core.config.project import Project
@@ -33,6 +33,8 @@ def run_file(
 
 def run_one(step: str, project: "Project", refresh: bool, as_json: bool) -> None:
     """Run one step of a project and print what it did."""
+    from usam_core.steps import run_step
+
     result = run_step(step, project, refresh=refresh, progress=terminal.progress_for_terminal())
     if as_json:
         terminal.print_json(result.to_json())

@@ -7,10 +7,14 @@ A step's key is the digest of its code and its inputs; a step whose record has t
 whose outputs are undamaged is not run again.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from usam_core.steps.base import Input, Step, StepResult
 from usam_core.steps.folders import step_folder
 from usam_core.steps.once import listed_once
-from usam_core.steps.running import code_revision, intact, run_step, step_key
+
+if TYPE_CHECKING:
+    from usam_core.steps.running import code_revision, intact, run_step, step_key
 
 __all__ = [
     "STEPS",
@@ -104,6 +108,15 @@ STEPS: dict[str, Step] = {
     )
 }
 """Every step by its name, in their order."""
+
+
+def __getattr__(name: str) -> Any:
+    # What runs steps reads projects with pydantic, YAML and NumPy: `usam --help` does without.
+    if name not in ("code_revision", "intact", "run_step", "step_key"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from usam_core.steps import running
+
+    return getattr(running, name)
 
 
 def steps_table() -> str:

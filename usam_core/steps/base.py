@@ -8,14 +8,15 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from usam_core.config.classes import CLASSES, PARENTS
-from usam_core.config.project import Project
-from usam_core.config.schema import ProjectConfig
 from usam_core.files.code import code_digest
 from usam_core.files.digest import value_digest
 from usam_core.progress import Progress
+
+if TYPE_CHECKING:  # pydantic and NumPy: `usam --help` does without
+    from usam_core.config.project import Project
+    from usam_core.config.schema import ProjectConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +90,11 @@ class StepModule(Protocol):
     CALCULATIONS: tuple[str, ...]
     """Modules that decide the step's results."""
 
-    def inputs(self, project: Project) -> Inputs:
+    def inputs(self, project: "Project") -> Inputs:
         """All that the results depend on."""
         ...
 
-    def run(self, project: Project, key: str, progress: Progress) -> StepResult:
+    def run(self, project: "Project", key: str, progress: Progress) -> StepResult:
         """Do the work."""
         ...
 
@@ -123,7 +124,7 @@ class Step:
     parents: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     refresh: str = "Do it again even if nothing has changed."
-    wanted: Callable[[ProjectConfig], bool] = lambda _: True
+    wanted: "Callable[[ProjectConfig], bool]" = lambda _: True
     stored: bool = False
     table: str = ""
     module: str = ""
@@ -150,10 +151,10 @@ class Step:
         Results of class levels lie apart, so that going from classes to parents and back repeats
         nothing.
         """
-        if level == CLASSES or not self.has_levels:
+        if level == "classes" or not self.has_levels:
             return out / self.name
-        if level == PARENTS:
-            return out / PARENTS / self.name
+        if level == "parents":
+            return out / level / self.name
         return out / "levels" / level / self.name  # a parent may be called like a step
 
     def key(self, inputs: Inputs) -> str:

@@ -236,7 +236,9 @@ def check_array(folder: Path, *, deep: bool) -> None:
             size = path.stat().st_size
             same = not deep or file_digest(path) == sealed["sha256"]
         except OSError as error:
-            raise Damaged(f"{path}: {error.strerror or error}") from error
+            raise Damaged(
+                f"{path}: {error.strerror or error}, but {folder / SEAL_FILE} names it"
+            ) from error
         if size != sealed["bytes"]:
             raise Damaged(f"{path}: {size} bytes, {sealed['bytes']} were written{_by(folder)}")
         if not same:
