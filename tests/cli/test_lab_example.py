@@ -131,8 +131,8 @@ def test_a_row_goes_from_drawn_pictures_to_a_table(drawn, tmp_path):
     assert part == 3
     row = {**lab.NEGATIVES, **QUICK, "images": {"path": "images", "tile": 64, "tile_overlap": 16}}
     tiled = lab.measure(lab.write_project(tmp_path, "tiles", row, 0, sample), known)
-    assert [entry["file_name"] for entry in tiled.entries] == sample
-    assert all(len(entry["tiles"]) == 6 for entry in tiled.entries)
+    assert [image.path for image in tiled.images] == sample
+    assert all(len(image.tiles) == 6 for image in tiled.images)
     # As many points in every tile: nothing is as far from one as before.
     assert (tiled.table()["pointed"] == 100).all()
     is_sound(tiled.table())
