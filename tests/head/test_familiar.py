@@ -1,5 +1,6 @@
 """None of these: however few classes there are, what is like no training picture is no class."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -255,6 +256,23 @@ def test_names_with_enough_pictures_reject_beside_one_without(caplog):
     caplog.clear()
     assert fit.any_has_enough({"disc": 5, "rod": 5})
     assert not caplog.text
+
+
+def test_the_head_of_a_project_knows_which_names_have_too_few(project_file, monkeypatch):
+    project = change(project_file, head={"familiar": 0.5})
+    for step in ("collect", "embed", "compose", "describe"):
+        run_step(step, project)
+    few = {"disc": False, "ring": True, "rod": False}
+    taught = fit.lessons.lessons
+
+    def some(*args):
+        found = taught(*args)
+        counts = {name: 4 if few[name] else 5 for name in found.pictures}
+        return replace(found, pictures=counts)
+
+    monkeypatch.setattr(fit.lessons, "lessons", some)
+    head, _ = load_head(Path(run_step("fit", project).path))
+    assert (head.usual == 0).tolist() == [list(few.values())] * 2
 
 
 def test_a_project_of_one_name_does_not_paint_everything(project_file, monkeypatch):
