@@ -75,6 +75,8 @@ def test_the_head_may_say_none_of_these(head, pictures):
     few = usam.fit({name: some[:4] for name, some in pictures.items()}, sam=SAM, head=QUICK)
     assert not isinstance(few._module, FamiliarHead)
     assert "familiar" not in few.card
+    one = usam.fit({**pictures, "rod": pictures["rod"][:4]}, sam=SAM, head=QUICK)
+    assert (one._module.usual > 0).tolist() == [[True, False]] * 2
 
 
 def test_negatives_are_learned_and_never_named(pictures):

@@ -318,3 +318,40 @@ def test_settings_that_would_have_no_effect_are_refused(tiny_project, extra, key
     tiny_project.write_text(yaml.safe_dump(values))
     with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
         load_project(tiny_project)
+
+
+NAMED = """\
+classes: [{name: Dog, parent: Animals}, {name: café, parent: Animals}]
+images: {path: images}
+training: {source: render}
+"""
+
+
+@pytest.mark.parametrize("level", ["Animals", "animals", " ANIMALS "])
+def test_a_level_is_the_parent_of_that_name_however_it_is_written(project_file, level):
+    project_file.write_text(NAMED + f"level: {level!r}\n")
+    config = load_project(project_file).config
+    assert config.level == "Animals"
+    assert config.label_names == ["Animals"]
+
+
+@pytest.mark.parametrize(
+    ("written", "name"), [("Dog", "Dog"), ("dog ", "Dog"), ("CAFE\u0301", "café")]
+)
+def test_a_threshold_is_that_of_the_class_however_it_is_written(project_file, written, name):
+    project_file.write_text(NAMED + f"inference: {{class_thresholds: {{{written!r}: 0.5}}}}\n")
+    assert load_project(project_file).config.inference.class_thresholds == {name: 0.5}
+
+
+def test_a_label_has_its_threshold_beside_a_class_of_the_same_name(project_file):
+    named = NAMED.replace("Animals", "dog") + "level: dog\n"
+    project_file.write_text(named + "inference: {class_thresholds: {dog: 0.5, DOG: 0.5}}\n")
+    config = load_project(project_file).config
+    assert config.label_names == ["dog"]
+    assert config.inference.class_thresholds == {"dog": 0.5}
+
+
+def test_two_thresholds_of_one_name_are_refused(project_file):
+    text = NAMED + "inference: {class_thresholds: {Dog: 0.5, dog: 0.6}}\n"
+    said = complaint(project_file, text)
+    assert "4: inference.class_thresholds.dog: got 'dog', which names 'Dog' already" in said

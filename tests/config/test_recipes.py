@@ -17,7 +17,7 @@ from usam_core.demo import prepare_demo
 from usam_core.errors import ConfigError
 
 BASE = {"classes": ["dog", "cat"], "images": {"path": "images"}, "training": {"source": "render"}}
-# Typed again from the papers and METHOD.md: a change of the recipe has to be made twice.
+# Typed again from the papers and docs/method.md: a change of the recipe has to be made twice.
 HEAD = {
     "features": ["tokens"],
     "mask_choice": "single",
@@ -77,6 +77,8 @@ def test_every_value_of_the_papers_mode(tmp_path):
         assert {key: getattr(section, key) for key in values} == values
     assert (config.compose.scenes, config.compose.held_out_scenes) == (0, 0)
     assert set(config.training.filters.model_dump().values()) == {None}
+    synthetic = config.training.synthetic
+    assert (synthetic.per_class, synthetic.prompts) == (200, ["a photo of a {c}"])
     assert config.sam.points_per_side == 10
     assert config.negatives == []
     assert config.features == {}
@@ -98,6 +100,8 @@ def test_a_setting_that_is_new_must_be_settled_for_the_papers_too():
         ({"inference": {"class_thresholds": {"dog": 0.5}}}, "inference.class_thresholds: got"),
         ({"compose": {"held_out_scenes": 60}}, "compose.held_out_scenes: got 60"),
         ({"training": {"source": "render", "filters": {"min_side": 64}}}, "filters.min_side: got"),
+        ({"training": {"synthetic": {"per_class": 7}}}, "training.synthetic.per_class: got 7"),
+        ({"training": {"synthetic": {"prompts": ["{c}"]}}}, "synthetic.prompts: got ['{c}']"),
         ({"negatives": ["grass"]}, "negatives: got"),
         ({"sam": {"points_per_side": 4}}, "sam.points_per_side: got 4"),
     ],
@@ -117,6 +121,8 @@ def test_what_contradicts_the_recipe_is_refused_with_its_line(tmp_path, more, pl
         {"head": None},
         {"inference": {"head": "teacher"}, "seed": 3},
         {"sam": {"device": "cpu"}},
+        {"training": {"source": "synthetic", "synthetic": {"redraws": 5}}},
+        {"images": {"path": "images", "tile": 512}},
     ],
 )
 def test_what_agrees_or_is_left_open_may_stand(tmp_path, more):

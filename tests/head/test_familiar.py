@@ -1,5 +1,6 @@
 """None of these: however few classes there are, what is like no training picture is no class."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,24 @@ def test_a_lone_picture_and_one_without_an_object_are_no_fault():
     assert (made["usual"] > 0).all()
 
 
+@pytest.mark.parametrize("classes", [2, 6])
+def test_a_name_with_too_few_pictures_rejects_nothing_and_the_others_as_before(classes):
+    bags, names, objects, means = world(classes)
+    every = FamiliarHead(Oracle(means), WIDTH, list(range(classes)), 0.5)
+    every.load_state_dict(learn_familiar(bags, names, objects), strict=False)
+    some = FamiliarHead(Oracle(means), WIDTH, list(range(classes)), 0.5)
+    some.load_state_dict(learn_familiar(bags, names, objects, [1]), strict=False)
+    rows = torch.randn(300, WIDTH, generator=torch.Generator().manual_seed(3)) * 3
+    with torch.no_grad():
+        all_asked, asked = every(rows), some(rows)
+    few = asked[:, :classes].argmax(-1) == 1
+    assert 0 < few.sum() < 300
+    assert (all_asked.softmax(-1)[few, -1] > 0.5).any()
+    assert (asked.softmax(-1)[few, -1] == 0).all()
+    assert torch.isfinite(asked).all()
+    assert torch.equal(asked[~few], all_asked[~few])
+
+
 def test_the_head_file_keeps_it(tmp_path):
     inner = Head(WIDTH, 3, CONFIG.hidden, CONFIG.dropout)
     made, _ = familiar(3, inner)
@@ -199,6 +218,8 @@ def test_a_class_that_is_nearly_everything_is_told_with_the_setting_to_try(count
     for sentence in [*said, *(o.reason for o in objections)]:
         assert "nucleus" in sentence
         assert "inference.threshold" in sentence
+        assert "`negatives:`" in sentence
+        assert "helps where there are so many, or two names" in sentence
 
 
 def test_no_image_is_no_doubt():
@@ -223,6 +244,35 @@ def test_three_pictures_are_too_few_to_reject_by(project_file, caplog):
     everything, _ = painted(project_file, familiar=0.0)
     assert painted(project_file, familiar=0.5)[0] == everything
     assert "fewer than 5 pictures of a name (disc 3)" in caplog.text
+    assert "Collect more of it (at least 5; tens are usual), or add another name" in caplog.text
+    assert "raise inference.threshold" not in caplog.text
+
+
+def test_names_with_enough_pictures_reject_beside_one_without(caplog):
+    assert fit.any_has_enough({"disc": 4, "rod": 5})
+    assert "(disc 4)" in caplog.text
+    assert "or raise inference.threshold" in caplog.text
+    assert not fit.any_has_enough({"disc": 4, "rod": 1})
+    caplog.clear()
+    assert fit.any_has_enough({"disc": 5, "rod": 5})
+    assert not caplog.text
+
+
+def test_the_head_of_a_project_knows_which_names_have_too_few(project_file, monkeypatch):
+    project = change(project_file, head={"familiar": 0.5})
+    for step in ("collect", "embed", "compose", "describe"):
+        run_step(step, project)
+    few = {"disc": False, "ring": True, "rod": False}
+    taught = fit.lessons.lessons
+
+    def some(*args):
+        found = taught(*args)
+        counts = {name: 4 if few[name] else 5 for name in found.pictures}
+        return replace(found, pictures=counts)
+
+    monkeypatch.setattr(fit.lessons, "lessons", some)
+    head, _ = load_head(Path(run_step("fit", project).path))
+    assert (head.usual == 0).tolist() == [list(few.values())] * 2
 
 
 def test_a_project_of_one_name_does_not_paint_everything(project_file, monkeypatch):

@@ -176,6 +176,17 @@ def test_names_of_categories_are_compared_like_names_of_classes(coco, name):
     assert (pixels(truth), truth.notes) == (WHOLE, [])
 
 
+def test_half_a_letter_in_a_record_is_spelled_out(coco):
+    def alter(given):
+        given["categories"].append({"id": 9, "name": "\ud800 x"})
+        given["images"].append({"id": "\ud801"})
+
+    said = "\n".join(coco(alter).notes)
+    assert said.encode()
+    assert "\\ud800 x" in said
+    assert "\\ud801" in said
+
+
 def test_letters_composed_or_not_are_the_same_name(tmp_path):
     file = tmp_path / "t.json"
     given = document()

@@ -25,8 +25,8 @@ from usam_core.head.train import train
 from usam_core.images.given import GivenImage, ImageLike, take
 from usam_core.progress import SILENT, Progress
 from usam_core.sam.load import open_embedder
-from usam_core.steps.examples import choose_examples, on_object
-from usam_core.steps.fit import too_few
+from usam_core.steps.examples import MIN_EXAMPLES, choose_examples, on_object
+from usam_core.steps.fit import any_has_enough
 from usam_core.store.layout import fingerprint
 from usam_core.types import TOKENS_BLOCK, MaskSet
 
@@ -133,7 +133,7 @@ def fit(
         "role": role,
         "metrics": [epoch for epoch in trained.history if epoch["role"] == role][-1],
     }
-    if head.familiar and not too_few(counts):
+    if head.familiar and any_has_enough(counts):
         table = [(name, sha) for sha in shas for name in shown[sha]]
         examples = choose_examples(pd.DataFrame(table, columns=["class", "sha256"]), seed)
         some = list(examples["sha256"])
@@ -144,7 +144,9 @@ def fit(
         numbers = np.array([names.index(name) for name in examples["class"]])
         card["familiar"] = {"owners": list(range(len(names))), "share": head.familiar}
         module = FamiliarHead(module, bags.width, **card["familiar"])
-        module.load_state_dict(learn_familiar(alike, numbers, np.stack(objects)), strict=False)
+        few = [n for n, name in enumerate(names) if counts[name] < MIN_EXAMPLES]
+        learned = learn_familiar(alike, numbers, np.stack(objects), few)
+        module.load_state_dict(learned, strict=False)
     return Head(module.eval(), card, inference=inference)
 
 

@@ -1,8 +1,13 @@
 """Settings that go together, under one word: `recipe` of `project.yaml`.
 
 `papers` is the method of U-SAM and GranSAM as they are printed, and nothing of ours. What they give
-carries its place; what they leave open is named as ours (METHOD.md lists it; the choices were
+carries its place; what they leave open is named as ours (docs/method.md lists it; the choices were
 measured in docs/decisions/0004).
+
+Free beside it: where the pictures come from, `training.web` and a class's own prompts; the labels'
+`level` (supplement 4); and what the method does not speak of, `images.tile` and
+`training.min_per_class`. The final head is the student; `inference.head: teacher` is free because
+the papers' tables have a row of the teacher alone too.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,7 +18,10 @@ from usam_core.config.training import FilterConfig
 PAPERS: dict[str, Any] = {
     "negatives": [],
     "features": {},
-    "training": {"filters": dict.fromkeys(FilterConfig.model_fields)},
+    "training": {
+        "filters": dict.fromkeys(FilterConfig.model_fields),
+        "synthetic": {"per_class": 200, "prompts": ["a photo of a {c}"]},  # GranSAM 4.2
+    },
     "sam": {"points_per_side": 10},  # U-SAM 4.2
     "compose": {"scenes": 0, "held_out_scenes": 0},
     "head": {

@@ -117,6 +117,26 @@ class ProjectConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _names_are_spelled_as_in_the_lists(self) -> "ProjectConfig":
+        """A name is the same in any case: `level` and `class_thresholds` become the lists' own."""
+        level = _own_spelling(self.level, [*self.parents, CLASSES, PARENTS])
+        if level != self.level:
+            object.__setattr__(self, "level", level)
+        names = [*(spec.name for spec in self.classes), *self.parents, *self.label_names]
+        given: dict[str, float] = {}
+        for name, threshold in self.inference.class_thresholds.items():
+            known = _own_spelling(name, names)
+            if given.setdefault(known, threshold) != threshold:
+                raise PlacedError(
+                    ("inference", "class_thresholds", name),
+                    f"got {name!r}, which names {known!r} already; expected each name once",
+                )
+        if given != self.inference.class_thresholds:
+            inference = self.inference.model_copy(update={"class_thresholds": given})
+            object.__setattr__(self, "inference", inference)
+        return self
+
+    @model_validator(mode="after")
     def _names_are_unique(self) -> "ProjectConfig":
         owners: dict[str, str] = {}
         places = [("classes", n) for n in range(len(self.classes))]
@@ -228,3 +248,13 @@ class ProjectConfig(Section):
     def label_names(self) -> list[str]:
         """The head's classes at the chosen level, in the order of their first mention."""
         return list(dict.fromkeys(self.label_of.values()))
+
+
+def _own_spelling(given: str, names: list[str]) -> str:
+    """Return the last of the names that is compared as the same one; itself if it is one or none.
+
+    >>> _own_spelling("dog ", ["Dog", "cat"]), _own_spelling("cow", ["Dog", "cat"])
+    ('Dog', 'cow')
+    """
+    own = {normalize_name(name): name for name in names}
+    return given if given in names else own.get(normalize_name(given), given)

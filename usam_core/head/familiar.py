@@ -13,11 +13,12 @@ those of the other names. For u_own they are over k's pictures: objects of k aga
 around them. The fewer names there are, the less the others teach of what k is not, and the more
 the second counts. n_k is how near the best masks of a picture come to the mean of the others.
 Where both hold, the softmax is as it was; where no share is left, the test is not asked: from
-2 FEW names on the second, from 2 MANY on both, and the softmax alone says enough. Measured in
+2 FEW names on the second, from 2 MANY on both, and the softmax alone says enough. Nor is it asked
+of a name with too few pictures to know n_k, which is 0 then. Measured in
 docs/decisions/0018-few-classes.md.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ FEW = 4
 """Beyond so many names the others teach what is none of them, and less is asked of the second."""
 _MIN = 0.4
 """n_k of pictures that have less in common: what is near to them is near to much else."""
+_NOT_ASKED = 10.0
+"""The nearness to a name with n_k = 0: "none of these" has no probability left."""
 _SELF = 1.8
 """But no more than this times what they reach themselves, so that half of it can be reached."""
 
@@ -88,7 +91,10 @@ class FamiliarHead(nn.Module):
     def nearness(self, rows: Tensor) -> list[Tensor]:
         """Return u_all, and u_own if it counts, of each class and negative name: (..., c) each."""
         cosines = (self._all_cosines, self._own_cosines)[: len(self._shares)]
-        nearness = [of(rows) / usual for of, usual in zip(cosines, self.usual, strict=False)]
+        nearness = [
+            torch.where(usual > 0, of(rows) / usual, _NOT_ASKED)
+            for of, usual in zip(cosines, self.usual, strict=False)
+        ]
         return [
             torch.stack([near[..., own].amax(-1) for own in self._owners], dim=-1)
             for near in nearness
@@ -123,13 +129,16 @@ def shares_of(share: float, classes: int) -> list[float]:
     return [left for left in shares if left > 0]
 
 
-def learn_familiar(bags: BagSource, names: np.ndarray, objects: np.ndarray) -> dict[str, Tensor]:
+def learn_familiar(
+    bags: BagSource, names: np.ndarray, objects: np.ndarray, few: Sequence[int] = ()
+) -> dict[str, Tensor]:
     """Return the buffers of a `FamiliarHead`, by name.
 
     Args:
         bags: some pictures of every name, (n, d, f).
         names: int64 (n,), which name each shows, 0 to the largest without a gap.
         objects: bool (n, d), the masks that lie on its object; a picture without any counts whole.
+        few: names with too few pictures to say how near is near.
     """
     centre, scale = _moments(bags, names)
     weights = (objects | ~objects.any(axis=1, keepdims=True)).astype(np.float32)
@@ -154,7 +163,9 @@ def learn_familiar(bags: BagSource, names: np.ndarray, objects: np.ndarray) -> d
         least = np.minimum(_MIN, _SELF * np.bincount(names, themselves) / count)
         means.append(_unit(sums))
         common = np.bincount(names, others) / count
-        usual.append(np.maximum(np.maximum(least, 0.01), 0 if own else common))
+        near = np.maximum(np.maximum(least, 0.01), 0 if own else common)
+        near[list(few)] = 0
+        usual.append(near)
     made = {"centre": centre, "scale": scale, "means": np.stack(means), "usual": np.stack(usual)}
     return {name: torch.from_numpy(value.astype(np.float32)) for name, value in made.items()}
 

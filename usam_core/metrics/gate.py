@@ -94,9 +94,10 @@ def covers_too_much(covered: Mapping[str, int], images: int, most: float = 0.5) 
     """
     return [
         f"{name} covers over {COVERED:.0%} of the pixels of {count} of {images} images, as if it "
-        "were all there is; try a higher inference.threshold, such as 0.9, or a higher "
-        "head.familiar, or add a class for what else the images show (if it is so: "
-        "`gate: {max_covered: null}`)"
+        "were all there is; add a class, or `negatives:`, for what else the images show, or more "
+        "pictures of it: at least 5, tens are usual. A higher inference.threshold, such as 0.9, "
+        "helps where there are so many, or two names; a higher head.familiar where there are so "
+        "many (if it is so: `gate: {max_covered: null}`)"
         for name, count in sorted(covered.items())
         if count > most * images
     ]

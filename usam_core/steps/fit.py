@@ -111,11 +111,13 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     blocks = head_blocks(project)
     store.use_blocks(blocks)
     classes = config.label_names
-    if len(classes) == 1 and not config.head.familiar:
+    if len(classes) + len(config.negatives) == 1 and not config.head.familiar:
         _log.warning(
             "%s is the only class: every mask will be called so. Set head.familiar (0.5 is the "
-            "default), or add a class for what else the images show, with pictures of it",
+            "default; it needs at least %d pictures), or add a class for what else the images "
+            "show, with pictures of it",
             classes[0],
+            MIN_EXAMPLES,
         )
     alone = config.head.text == "alone"
     fitted = _Fitted() if alone else _learn(project, store, progress)
@@ -219,8 +221,8 @@ def _learn(project: Project, store: EmbeddingStore, progress: Progress) -> _Fitt
     heads = {role: head for role, head in heads.items() if head is not None}
     card = None
     classes = len(config.label_names) + len(config.negatives)
-    if shares_of(config.head.familiar, classes) and not too_few(taught.pictures):
-        card, learned = _familiar(project, store, taught.shas)
+    if shares_of(config.head.familiar, classes) and any_has_enough(taught.pictures):
+        card, learned = _familiar(project, store, taught)
         for role, head in heads.items():
             heads[role] = FamiliarHead(head, bags.width, **card)
             heads[role].load_state_dict(learned, strict=False)
@@ -236,27 +238,36 @@ def _learn(project: Project, store: EmbeddingStore, progress: Progress) -> _Fitt
     )
 
 
-def too_few(pictures: dict[str, int]) -> bool:
-    """Return whether a name has too few pictures to say how alike they are, with a warning."""
+def any_has_enough(pictures: dict[str, int]) -> bool:
+    """Return whether the pictures of any name say how alike they are, with a warning of others."""
     few = {name: count for name, count in pictures.items() if count < MIN_EXAMPLES}
     if few:
         listed = ", ".join(f"{name} {count}" for name, count in few.items())
+        other = (
+            "or add another name, or `negatives:`, for what else the images show: until then every "
+            "mask is called so, whatever inference.threshold says"
+            if len(pictures) == 1
+            else "add `negatives:` for what else the images show, or raise inference.threshold"
+        )
         _log.warning(
             "fewer than %d pictures of a name (%s) do not say how alike such pictures are: no mask "
-            "is called none of these (head.familiar). Collect more, or raise inference.threshold",
+            "that is likest to it is called none of these (head.familiar). Collect more of it "
+            "(at least %d; tens are usual), %s",
             MIN_EXAMPLES,
             listed,
+            MIN_EXAMPLES,
+            other,
         )
-    return bool(few)
+    return len(few) < len(pictures)
 
 
 def _familiar(
-    project: Project, store: EmbeddingStore, learned: list[str]
+    project: Project, store: EmbeddingStore, taught: lessons.Lessons
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return what a `FamiliarHead` is made of: its arguments and its buffers."""
     config = project.config
     manifest = read_manifest(project)
-    examples = choose_examples(manifest[manifest["sha256"].isin(learned)], config.seed)
+    examples = choose_examples(manifest[manifest["sha256"].isin(taught.shas)], config.seed)
     shas = list(examples["sha256"])
     names = [spec.name for spec in config.collected if spec.name in set(examples["class"])]
     outputs = [*config.label_names, *(spec.name for spec in config.negatives)]
@@ -267,4 +278,5 @@ def _familiar(
     numbers = np.array([names.index(name) for name in examples["class"]])
     owners = [outputs.index(config.label_of.get(name, name)) for name in names]
     card = {"owners": owners, "share": head.familiar}
-    return card, learn_familiar(bags, numbers, objects)
+    few = [n for n, own in enumerate(owners) if taught.pictures[outputs[own]] < MIN_EXAMPLES]
+    return card, learn_familiar(bags, numbers, objects, few)

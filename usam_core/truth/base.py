@@ -5,7 +5,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from usam_core.files.text import normalize_name
+from usam_core.files.text import escape_control, normalize_name
 from usam_core.images.listing.walk import plain_path
 from usam_core.labels.label_map import LabelMap
 
@@ -47,7 +47,10 @@ class Truth(Protocol):
 
 
 class Notes:
-    """Collects what a truth says of itself: each sentence once, alike faults in one."""
+    """Collects what a truth says of itself: each sentence once, alike faults in one.
+
+    Signs that cannot be shown, such as half of a surrogate pair, are spelled out.
+    """
 
     def __init__(self) -> None:
         self._said: list[str] = []
@@ -72,7 +75,7 @@ class Notes:
         for kind, records in self._faults.items():
             more = f" and {len(records) - _NAMED} more" if len(records) > _NAMED else ""
             faults.append(f"{kind}: {', '.join(list(records)[:_NAMED])}{more}")
-        return [*self._said, *faults]
+        return [escape_control(line) for line in (*self._said, *faults)]
 
 
 def label_numbers(
