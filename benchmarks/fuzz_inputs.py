@@ -151,12 +151,15 @@ def write_containers(folder: Path) -> list[Path]:
     for version in (2, 3):
         for name, options in _compressors(version).items():
             path = folder / f"v{version}_{name}.zarr"
+            axes = ["i", "y", "x"]
+            said = {"attributes": {"_ARRAY_DIMENSIONS": axes}}
             array = zarr.create_array(
                 path,
                 shape=stack.shape,
                 dtype="u2",
                 chunks=(1, 20, 28),
                 zarr_format=version,
+                **(said if version == 2 else {"dimension_names": axes}),
                 **options,
             )
             array[:] = stack

@@ -7,7 +7,6 @@ import warnings
 import numpy as np
 import pytest
 import tifffile
-import zarr
 from PIL import Image
 
 from usam_core.config.images import ImagesConfig
@@ -180,33 +179,6 @@ def test_what_was_read_wrongly_has_another_key_and_nothing_else(tmp_path):
     planar = np.moveaxis(RGB, -1, 0)
     assert key(values=planar, photometric="rgb", planarconfig="separate")
     assert not key(values=planar.astype(np.uint16), photometric="rgb", planarconfig="separate")
-
-
-@pytest.mark.parametrize(
-    ("shape", "planes"),
-    [
-        ((100, 150, 3), 1),
-        ((100, 150, 4), 1),
-        ((5, 100, 150), 5),
-        ((2, 9, 3), 2),
-        ((9, 40, 30, 3), 9),
-    ],
-)
-def test_a_last_axis_of_three_or_four_is_color(tmp_path, shape, planes):
-    values = RNG.integers(0, 255, shape, np.uint8)
-    zarr.create_array(tmp_path / "a.zarr", data=values)
-    listing = list_images(ImagesConfig(path="."), tmp_path)
-    assert len(listing) == planes
-    if shape == (100, 150, 3):
-        np.testing.assert_array_equal(seen(tmp_path / "a.zarr"), values)
-
-
-@pytest.mark.parametrize("shape", [(512, 512, 31), (2, 3, 96, 96), (100, 3, 3)])
-def test_lengths_that_may_mean_several_things_ask_for_names(tmp_path, shape):
-    zarr.create_array(tmp_path / "a.zarr", shape=shape, dtype="uint8", fill_value=1)
-    (row,) = list_images(ImagesConfig(path="."), tmp_path).itertuples()
-    assert row.code == "unsupported"
-    assert "Give it names" in row.reason
 
 
 def test_every_format_that_is_read_is_listed_and_others_are_counted(tmp_path):

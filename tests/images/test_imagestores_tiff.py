@@ -267,3 +267,20 @@ def test_a_stack_whose_axis_has_no_name_is_projected_as_z(tmp_path):
     # A plain Zarr array holds images; beside a named axis nobody can say what the other one is.
     assert depth_axis("a.zarr", [(("i", 0),), (("i", 1),)]) == "z"
     assert depth_axis("a.tif", [(("t", 0), ("i", 0)), (("t", 0), ("i", 1))]) == "z"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "samples", "formats"), [("i1", 3, (1, 1, 2)), ("f4", 2, (3, 0)), ("i2", 1, (5,))]
+)
+def test_sample_formats_that_are_not_read_are_unsupported(tmp_path, dtype, samples, formats):
+    path = tmp_path / "a.tif"
+    values = np.ones((20, 30, samples), dtype)
+    planar = "contig" if samples > 1 else None
+    tifffile.imwrite(
+        path, values.squeeze(), photometric="minisblack", planarconfig=planar, metadata=None
+    )
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages[0].tags[339].overwrite(formats, dtype=3)
+    with pytest.raises(UnusableImage, match="expected integers or floats") as caught:
+        read_image(path)
+    assert caught.value.quarantined.code == "unsupported"

@@ -3,19 +3,28 @@
 import shutil
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from usam_core.config.images import ImagesConfig
 from usam_core.errors import InputError
+from usam_core.files.digest import file_digest, value_digest
 from usam_core.images.listing.content import folder_digest, folder_stamp
+from usam_core.images.listing.remote_zarr import zarr_digest
+from usam_core.images.listing.scan import list_images
 from usam_core.images.read import UnusableImage, read_image
+from usam_core.images.ref import ImageRef
+from usam_core.images.rgb import apply_window, limits
+from usam_core.images.stores.base import PlaneInfo
 from usam_core.images.stores.zarr_store import ZarrStore, images_in
 
 TYPES = ("bool", "uint8", "uint16", "uint32", "int16", "int32", "float32", "float64")
 KINDS = {"t": "time", "z": "space", "c": "channel", "y": "space", "x": "space"}
+COLORS = ("red", "green", "blue", "alpha")
 SIDES = st.integers(1, 40)
 RNG = np.random.default_rng(0)
 
@@ -94,9 +103,13 @@ def test_plain_arrays_come_back_as_written(
 ):
     values = noise(lengths if has_channels else lengths[:3], dtype)
     path = tmp_path_factory.mktemp("zarr") / "a.zarr"
-    zarr.create_array(
-        path, data=values, zarr_format=zarr_format, chunks=tuple([1, *[9] * (values.ndim - 1)])
-    )
+    axes = ["i", "y", "x", "c"][: values.ndim]
+    named = {
+        2: {"attributes": {"_ARRAY_DIMENSIONS": axes}},
+        3: {"dimension_names": axes},
+    }[zarr_format]
+    chunks = tuple([1, *[9] * (values.ndim - 1)])
+    zarr.create_array(path, data=values, zarr_format=zarr_format, chunks=chunks, **named)
     with ZarrStore(str(path)) as store:
         assert len(store.planes()) == len(values)
         for plane in store.planes():
@@ -125,6 +138,93 @@ def test_axes_that_the_array_names_itself(tmp_path):
     with ZarrStore(str(path)) as store:
         assert store.planes() == [(("time", n),) for n in range(3)]
         np.testing.assert_array_equal(store.read((("time", 2),))[0], values[..., 2].T)
+
+
+def pixels(height: int, width: int, count: int, dtype: str) -> np.ndarray:
+    """Return (h, w, 3 or 4) as a picture of that type may hold them, the whole range in use."""
+    values = RNG.random((height, width, count))
+    scale = 1 if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max
+    return (values * scale).astype(dtype)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    zarr_format=st.sampled_from([2, 3]),
+    dtype=st.sampled_from(["uint8", "uint16", "float32"]),
+    lengths=st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(1, 9)),
+    count=st.sampled_from([3, 4]),
+    names=st.sampled_from([None, ["dim_0", "dim_1", "dim_2", "dim_3"]]),
+)
+def test_without_names_a_last_axis_of_three_or_four_is_color(
+    tmp_path_factory, zarr_format, dtype, lengths, count, names
+):
+    """Of no n and of any the pixels are those of a picture: one window, opacity over white."""
+    n, height, width = lengths
+    pictures = [pixels(height, width, count, dtype) for _ in range(max(n, 1))]
+    values = np.stack(pictures) if n else pictures[0]
+    path = tmp_path_factory.mktemp("zarr") / "a.zarr"
+    said = {"dimension_names": names[: values.ndim]} if names and zarr_format == 3 else {}
+    zarr.create_array(path, data=values, zarr_format=zarr_format, **said)
+    info = PlaneInfo((height, width), COLORS[:count], dtype, is_color=True)
+    with ZarrStore(str(path)) as store:
+        assert len(store.planes()) == len(pictures)
+        for plane, picture in zip(store.planes(), pictures, strict=True):
+            assert store.info(plane) == info
+            found = read_image(str(ImageRef(str(path), plane))).rgb
+            colors = picture[..., :3]
+            if dtype != "uint8":
+                colors = apply_window(colors, *limits(colors.ravel(), "percentile", (0, 1)))
+            opacity = picture[..., 3:].astype(np.float64) / (
+                1 if dtype == "float32" else np.iinfo(dtype).max
+            )
+            shown = colors * opacity + 255 * (1 - opacity) if count == 4 else colors
+            np.testing.assert_allclose(found, shown, atol=1.01)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(3, 100, 150), (5, 100, 150), (100, 150, 2), (1, 100, 150), (2, 3, 96, 96), (1, 1, 9, 9, 3)],
+)
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_any_other_array_asks_for_names(tmp_path, shape, zarr_format):
+    path = tmp_path / "a.zarr"
+    zarr.create_array(path, data=np.ones(shape, "u1"), zarr_format=zarr_format)
+    (row,) = list_images(ImagesConfig(path="."), tmp_path).itertuples()
+    assert row.code == "unsupported"
+    for how in ("dimension_names", "_ARRAY_DIMENSIONS", "OME metadata"):
+        assert how in row.reason
+
+
+@pytest.mark.parametrize(
+    ("shape", "names", "is_anew"),
+    [
+        ((2, 20, 30, 3), None, True),
+        ((1, 20, 30, 4), None, True),
+        ((1, 20, 3), None, True),
+        ((20, 30, 3), None, False),
+        ((20, 30), None, False),
+        ((2, 20, 30, 3), ["n", "y", "x", "c"], False),
+    ],
+)
+def test_what_was_read_otherwise_has_another_key(tmp_path, shape, names, is_anew):
+    path = tmp_path / "a.zarr"
+    zarr.create_array(path, data=noise(shape, "uint16"), dimension_names=names)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    digest = value_digest([[p.relative_to(path).as_posix(), file_digest(p)] for p in files])
+    assert (folder_digest(path) != digest) == is_anew
+    system = fsspec.filesystem("memory")
+    system.put(str(path), "/anew/a.zarr", recursive=True)
+    try:
+        assert zarr_digest("memory://anew/a.zarr")[0] == folder_digest(path)
+    finally:
+        system.rm("/anew", recursive=True)
+
+
+def test_pictures_of_an_array_in_a_group_are_not_projected(tmp_path):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("x", data=noise((2, 20, 30, 3), "uint8"))
+    listing = list_images(ImagesConfig(path=".", projection="max"), tmp_path)
+    assert listing["path"].tolist() == ["a.zarr/x#i=0", "a.zarr/x#i=1"]
 
 
 def test_only_the_chunks_of_a_window_are_read(tmp_path):
@@ -184,7 +284,7 @@ def test_what_is_no_image_is_told(tmp_path):
     with pytest.raises(InputError, match="a Zarr group without `multiscales`"):
         ZarrStore(str(tmp_path / "a.zarr"))
     zarr.create_array(tmp_path / "b.zarr", data=np.zeros((2, 2, 2, 2, 2)))
-    with pytest.raises(InputError, match=r"lengths \(2, 2, 2, 2, 2\); expected \(h, w\)"):
+    with pytest.raises(InputError, match=r"lengths \(2, 2, 2, 2, 2\) that does not name"):
         ZarrStore(str(tmp_path / "b.zarr"))
     (tmp_path / "c.zarr").mkdir()
     with pytest.raises(UnusableImage, match="a Zarr folder with one of") as caught:

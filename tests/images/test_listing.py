@@ -336,7 +336,7 @@ def test_a_plane_can_be_named_and_one_that_is_not_there_is_told(tmp_path):
 def test_zarr_folders_are_images_and_a_changed_chunk_is_seen(tmp_path):
     root, cache = tmp_path / "images", tmp_path / "cache.parquet"
     values = np.arange(40, dtype=np.uint8).reshape(2, 4, 5)
-    zarr.create_array(root / "a.zarr", data=values, chunks=(1, 4, 5))
+    zarr.create_array(root / "a.zarr", data=values, dimension_names=["i", "y", "x"])
     zarr.open_group(root / "sub/two.zarr", mode="w").create_array("x", data=values[0])
     (root / "bad.zarr").mkdir()
     (root / "bad.zarr" / "zarr.json").write_text("rubbish")

@@ -252,4 +252,4 @@ def test_windows_of_images_that_were_read_wrongly_are_computed_anew(project, tmp
         low, _ = how_to_read(one)["window"]["float32 0"]
         assert (low == -9999) == kept
     assert low >= 50
-    assert json.loads(windows_file(one).read_text())["reading"] == 2
+    assert json.loads(windows_file(one).read_text())["reading"] == 3

@@ -40,7 +40,8 @@ def site(tmp_path) -> Path:
     folder = tmp_path / "site"
     image(folder / "old.zarr", VALUES, "0.4")
     image(folder / "new.zarr", VALUES, "0.5")
-    zarr.create_array(folder / "p" / "plain.zarr", data=VALUES[0, :, 0], chunks=(1, 16, 16))
+    stack = {"chunks": (1, 16, 16), "dimension_names": ["i", "y", "x"]}
+    zarr.create_array(folder / "p" / "plain.zarr", data=VALUES[0, :, 0], **stack)
     sharded = {"chunks": (8, 8), "shards": (16, 16)}
     zarr.create_array(folder / "sharded.zarr", data=VALUES[0, 0, 0], **sharded)
     # Chunks of nothing but zeros are not written.

@@ -76,7 +76,8 @@ def test_a_bucket_is_listed_once_and_read_from_there(bucket, tmp_path, monkeypat
 
 def test_zarr_in_a_bucket(bucket, tmp_path):
     values = np.arange(2 * 20 * 30, dtype=np.uint16).reshape(2, 20, 30)
-    zarr.create_array(tmp_path / "stack.zarr", data=values, chunks=(1, 16, 16))
+    stack = {"chunks": (1, 16, 16), "dimension_names": ["i", "y", "x"]}
+    zarr.create_array(tmp_path / "stack.zarr", data=values, **stack)
     zarr.create_array(tmp_path / "slide.zarr", data=values[0], chunks=(8, 8), shards=(16, 16))
     for name in ("stack", "slide"):
         bucket.put(str(tmp_path / f"{name}.zarr"), f"lab/zarr/{name}.zarr", recursive=True)

@@ -166,14 +166,16 @@ def write_others(folder: Path) -> None:
         }
         write_group(folder, {"plate": {"wells": [{"path": "A"}] * 100}})
     elif kind == "v3_planes":
+        shape, names = (10**9, 96, 128), ["i", "y", "x"]
         zarr.create_array(
-            folder / "a.zarr", shape=(10**9, 96, 128), chunks=(1, 96, 128), dtype="u1"
+            folder / "a.zarr", shape=shape, chunks=(1, 96, 128), dtype="u1", dimension_names=names
         )
     elif kind == "shard":
         shape = (1, 8192, 8192)
         zarr.create_array(
-            folder / "a.zarr", shape=shape, chunks=(1, 1, 1), shards=shape, dtype="u1"
-        )
+            folder / "a.zarr", shape=shape, chunks=(1, 1, 1), shards=shape, dtype="u1",
+            dimension_names=["i", "y", "x"],
+        )  # fmt: skip
         (folder / "a.zarr/c/0/0").mkdir(parents=True)
         (folder / "a.zarr/c/0/0/0").write_bytes(bytes(1000))
     elif kind == "png":

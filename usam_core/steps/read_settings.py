@@ -21,7 +21,7 @@ from usam_core.files.locks import only_one
 from usam_core.files.sealed import read_sealed, write_sealed
 from usam_core.images.ref import ImageRef
 from usam_core.images.rgb import Window
-from usam_core.images.stores.anew import READING, is_read_anew
+from usam_core.images.stores.anew import READING, TIFF_READING, is_read_anew, is_zarr_read_anew
 from usam_core.images.stores.sample import sample_windows
 from usam_core.rng import generator
 
@@ -128,12 +128,18 @@ def _is_stale(file: Path, root: Path) -> bool:
     """Return whether windows were computed from images that are read otherwise now."""
     try:
         kept = read_sealed(file)
-        sample = [] if kept.get("reading") == READING else kept["sample"]
+        reading = int(kept.get("reading", 1))
+        sample = [] if reading == READING else kept["sample"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
     files = {ImageRef.parse(join(str(root), plane)).file for plane in sample}
     # Of those behind a URL nothing is read for this: `usam embed --refresh` computes them anew.
-    return any(is_read_anew(file) for file in files if file.lower().endswith(_TIFF_ENDINGS))
+    return any(
+        is_zarr_read_anew(file)
+        if os.path.isdir(file)
+        else reading < TIFF_READING and file.lower().endswith(_TIFF_ENDINGS) and is_read_anew(file)
+        for file in files
+    )
 
 
 def _compute(

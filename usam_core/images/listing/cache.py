@@ -89,7 +89,7 @@ SCHEMA = pa.schema(
         ("planes", pa.string()),
         ("tile", pa.int32()),
     ],
-    metadata={"reading": "2"},
+    metadata={"reading": "3"},
 )
 """`reading` is raised when the same file gets another key, other planes or another verdict."""
 

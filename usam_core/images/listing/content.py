@@ -54,7 +54,7 @@ def folder_stamp(path: str | Path) -> Stamp:
 
 
 def folder_digest(path: str | Path) -> str:
-    """Return the digest of a Zarr folder: of its files' names and contents.
+    """Return the digest of a Zarr folder: of its files' names and contents (but see `anew`).
 
     Label images that lie inside are no part of it, nor are copies of its metadata: writing labels
     into an image does not make it another image.
@@ -63,7 +63,11 @@ def folder_digest(path: str | Path) -> str:
         OSError: a file cannot be read.
     """
     names = ((os.path.relpath(file, path).replace(os.sep, "/"), file) for file in _files(str(path)))
-    return value_digest([[name, file_digest(file)] for name, file in sorted(names)])
+    digest = value_digest([[name, file_digest(file)] for name, file in sorted(names)])
+    # Only who has one pays for the import.
+    from usam_core.images.stores.anew import zarr_key_as_read
+
+    return zarr_key_as_read(digest, str(path))
 
 
 def file_key(path: str, file: BinaryIO | None = None) -> str:

@@ -17,6 +17,7 @@ from usam_core.errors import InputError, StoreAccessError
 from usam_core.files.digest import value_digest
 from usam_core.files.fsspec_io import FileInfo, info, join, open_bytes, try_again
 from usam_core.images.errors import library_verdicts, verdict_on
+from usam_core.images.stores.anew import zarr_key_as_read
 from usam_core.images.stores.limits import check_count
 from usam_core.images.stores.zarr_store import array_names, images_in
 
@@ -54,8 +55,10 @@ def zarr_digest(address: str) -> tuple[str, int]:
         content = open_bytes(join(address, name))
         return name, hashlib.sha256(content).hexdigest(), len(content)
 
-    found = sorted(_of_each(address, digest))
-    return value_digest([[name, sha256] for name, sha256, _ in found]), sum(f[2] for f in found)
+    node, each = _of_each(address, digest)
+    found = sorted(each)
+    key = zarr_key_as_read(value_digest([[name, sha256] for name, sha256, _ in found]), node)
+    return key, sum(size for *_, size in found)
 
 
 def zarr_info(address: str) -> FileInfo:
@@ -69,14 +72,17 @@ def zarr_info(address: str) -> FileInfo:
     def look(name: str) -> tuple[str, FileInfo]:
         return name, info(join(address, name))
 
-    found = sorted(_of_each(address, look))
+    found = sorted(_of_each(address, look)[1])
     stamps = [[name, told.stamp] for name, told in found]
     latest = max((told.mtime_ns for _, told in found), default=0)
     return FileInfo(None, latest, value_digest(stamps) if all(s for _, s in stamps) else "")
 
 
-def _of_each(address: str, call: Callable[[str], _T]) -> list[_T]:
-    """Return what a call gives for each file that is there; chunks without values have none."""
+def _of_each(address: str, call: Callable[[str], _T]) -> tuple[zarr.Group | zarr.Array, list[_T]]:
+    """Return an image, and what a call gives for each of its files that is there.
+
+    Chunks without values have none.
+    """
 
     def there(name: str) -> _T | None:
         try:
@@ -94,7 +100,7 @@ def _of_each(address: str, call: Callable[[str], _T]) -> list[_T]:
         found: list[_T] = []
         while some := list(islice(names, _TOGETHER)):
             found += [one for one in pool.map(there, some) if one is not None]
-        return found
+        return node, found
 
 
 def _files(node: zarr.Group | zarr.Array, arrays: dict[str, zarr.Array]) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""Which TIFFs looked otherwise until every TIFF was read by its own tags (decision 0013).
+"""Which images looked otherwise before: TIFFs until each was read by its own tags, and plain Zarr
+arrays until a last axis of 3 or 4 was colour (decision 0013).
 
 Their content keys differ from before, so that what was made of wrong pixels is made anew; all
 others keep their keys. When a reading is mended again, its kinds belong here too.
@@ -7,14 +8,18 @@ others keep their keys. When a reading is mended again, its kinds belong here to
 import io
 
 import tifffile
+import zarr
 
 from usam_core.errors import InputError
 from usam_core.files.digest import value_digest
 from usam_core.images.errors import UnusableImage
 from usam_core.images.stores.tiff import TiffStore
 from usam_core.images.stores.tiff_tags import Pixels
+from usam_core.images.stores.zarr_store import is_named, open_node
 
-READING = 2
+TIFF_READING, ZARR_READING = 2, 3
+READING = ZARR_READING
+"""The latest."""
 
 _KIND = tifffile.PHOTOMETRIC
 
@@ -26,7 +31,7 @@ def key_as_read(digest: str, source: str | bytes) -> str:
         digest: of its bytes.
         source: its path, or the bytes.
     """
-    return value_digest([digest, "reading", READING]) if is_read_anew(source) else digest
+    return value_digest([digest, "reading", TIFF_READING]) if is_read_anew(source) else digest
 
 
 def is_read_anew(source: str | bytes) -> bool:
@@ -38,6 +43,31 @@ def is_read_anew(source: str | bytes) -> bool:
     except (UnusableImage, InputError):
         return False
     except Exception:  # the library raises anything on damaged bytes
+        return False
+
+
+def zarr_key_as_read(digest: str, source: str | zarr.Group | zarr.Array) -> str:
+    """Return the content key of a Zarr image: its digest, or another one where it is read anew.
+
+    Args:
+        digest: of its files.
+        source: its path, or itself.
+    """
+    return value_digest([digest, "reading", ZARR_READING]) if is_zarr_read_anew(source) else digest
+
+
+def is_zarr_read_anew(source: str | zarr.Group | zarr.Array) -> bool:
+    """Return whether a plain array looked otherwise before; not where it cannot be read.
+
+    The lengths decided: of (n, h, w, 3 or 4) each channel was a measurement of its own, a short
+    first axis of (h, w, 3 or 4) numbered images.
+    """
+    try:
+        node = open_node(source) if isinstance(source, str) else source
+        if not isinstance(node, zarr.Array) or node.ndim < 3 or is_named(node):
+            return False
+        return node.ndim > 3 or node.shape[2] not in (3, 4) or min(node.shape[:2]) <= 4
+    except Exception:  # the library raises anything on damaged metadata
         return False
 
 

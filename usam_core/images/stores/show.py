@@ -34,11 +34,11 @@ def depth_axis(file: str, planes: Sequence[Plane]) -> str:
 
     >>> depth_axis("a.tif", [(("i", 0),), (("i", 1),)])
     'i'
-    >>> depth_axis("a.tif", [(("t", 0), ("i", 0))]), depth_axis("a.zarr", [(("i", 0),)])
+    >>> depth_axis("a.tif", [(("t", 0), ("i", 0))]), depth_axis("a.zarr/b", [(("i", 0),)])
     ('z', 'z')
     """
     axes = {axis for plane in planes for axis, _ in plane} - {SERIES}
-    numbers_images = file.lower().rstrip("/").endswith(".zarr")
+    numbers_images = any(part.endswith(".zarr") for part in file.lower().split("/"))
     return UNNAMED if axes == {UNNAMED} and not numbers_images else DEPTH
 
 

@@ -56,7 +56,13 @@ class TiffStore(ImageStore):
     def __init__(self, file: str | BinaryIO, *, decodes_all: bool = False) -> None:
         self._lock = threading.RLock()
         self._source, self._decodes_all = file, decodes_all
-        self._file = tifffile.TiffFile(file, _multifile=False)
+        try:
+            self._file = tifffile.TiffFile(file, _multifile=False)
+        except TypeError as error:  # what it says of sample formats that it knows nothing of
+            raise InputError(
+                f"{file if isinstance(file, str) else 'TIFF'}: sample formats that are not read "
+                f"here ({error}); expected integers or floats, all samples alike. Convert it"
+            ) from error
         try:
             check_claims(self._file)
             if _is_contradicted(self._file):

@@ -1,4 +1,4 @@
-"""OME-Zarr images (0.4 and 0.5) and plain Zarr arrays (h, w[, colour]) and (n, h, w[, c])."""
+"""OME-Zarr images (0.4 and 0.5), and plain arrays: with names of axes, or ([n,] h, w[, color])."""
 
 import math
 import os
@@ -35,8 +35,6 @@ from usam_core.images.stores.limits import (
 _OLD_AXES = "tczyx"
 """Of OME-Zarr 0.1 and 0.2, which have no others."""
 _COLORS = {3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
-_NARROW = 4
-"""An axis so many times shorter than both others is none of a picture's sides."""
 _EXPECTED = "expected an OME-Zarr image, or an array"
 _LABELS = "labels"
 _SERIES_LAYOUT = "bioformats2raw.layout"
@@ -273,36 +271,29 @@ def _axes(image: dict[str, Any], count: int) -> Sequence[str]:
     return found
 
 
+def is_named(array: zarr.Array) -> bool:
+    """Return whether an array itself says which of its axes are rows and columns."""
+    return {"y", "x"} <= {str(name).lower() for name in _said_axes(array)}
+
+
+def _said_axes(array: zarr.Array) -> Sequence[str | None]:
+    names = getattr(array.metadata, "dimension_names", None)
+    return names or array.attrs.get("_ARRAY_DIMENSIONS") or ()
+
+
 def _plain_axes(path: str, array: zarr.Array) -> Sequence[str]:
-    said = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
-    if said and {"y", "x"} <= {str(name).lower() for name in said}:
-        return [_plain_name(str(name)) for name in said]
-    axes = _guessed(array.shape)
-    if axes is None:
-        raise InputError(
-            f"{path}: an array of lengths {array.shape}; expected (h, w), (h, w, 3 or 4), "
-            "(n, h, w) or (n, h, w, c) with sides longer than its channels are many, or dimension "
-            "names with y and x. Give it names, such as dimension_names=['y', 'x', 'c']"
-        )
-    return axes
-
-
-def _guessed(shape: Sequence[int]) -> str | None:
-    """Return the axes of an array that names none, or None where its lengths leave a choice.
-
-    >>> _guessed((100, 150, 3)), _guessed((5, 100, 150)), _guessed((5, 100, 150, 2))
-    ('yxs', 'iyx', 'iyxc')
-    >>> _guessed((512, 512, 31)), _guessed((4, 5, 512, 512))
-    (None, None)
-    """
-    few = max(_COLORS)
-    if len(shape) == 4:
-        return "iyxc" if shape[3] <= few or _NARROW * shape[3] < min(shape[1:3]) else None
-    if len(shape) != 3:
-        return "yx" if len(shape) == 2 else None
-    if shape[2] in _COLORS and shape[0] > few:
-        return "yxs" if shape[1] > few else None
-    return None if _NARROW * shape[2] < min(shape[:2]) else "iyx"
+    if is_named(array):
+        return [_plain_name(str(name)) for name in _said_axes(array)]
+    count = array.ndim
+    if count == 2:
+        return "yx"
+    if count in (3, 4) and array.shape[-1] in _COLORS:
+        return "iyxs"[-count:]
+    raise InputError(
+        f"{path}: an array of lengths {array.shape} that does not name its axes; expected (h, w), "
+        "(h, w, 3 or 4), (n, h, w, 3 or 4), or names with y and x: give it dimension_names such as "
+        "['z', 'y', 'x'] (Zarr v3), the attribute _ARRAY_DIMENSIONS (xarray), or OME metadata"
+    )
 
 
 def _check_parts(file: str) -> None:
