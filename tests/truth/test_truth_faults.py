@@ -409,3 +409,13 @@ def test_average_precision_of_the_valid_rest_is_pycocotools_own(project_file):
     assert found["good"].pop("truth_notes") == []
     assert found["bad"] == found["good"]
     assert found["good"]["map50"] is not None
+
+
+def test_background_first_among_the_names_shifts_no_value(tmp_path):
+    from usam_core.truth.voc import VocTruth
+
+    Image.fromarray(np.array([[0, 1, 2]], np.uint8)).save(tmp_path / "x.png")
+    words = {"dog": "dog", "cat": "cat"}
+    truth = VocTruth(tmp_path, ["Background", "dog", "cat"], words, ["dog", "cat"])
+    assert truth.label_map("x.jpg").tolist() == [[0, 1, 2]]
+    assert "background" in truth.notes[0]

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from usam_core.config.classes import BACKGROUND
 from usam_core.errors import InputError
 from usam_core.files.digest import files_digest, value_digest
+from usam_core.files.text import normalize_name
 from usam_core.images.errors import UnusableImage
 from usam_core.images.ref import ImageRef
 from usam_core.images.stores.limits import check_values
@@ -45,6 +47,9 @@ class VocTruth:
         self.folder = folder
         self.objects = objects
         self._notes = Notes()
+        if names and normalize_name(names[0]) == BACKGROUND:
+            names = names[1:]
+            self._notes.say("evaluation.classes begins with background: passed over, 0 is that")
         self._names = list(names)
         numbers = label_numbers(names, words, labels, self._notes)
         self._numbers = np.array([0, *numbers], np.int16)
