@@ -3,7 +3,10 @@
 import copy
 import json
 import re
+import struct
+import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -419,3 +422,78 @@ def test_background_first_among_the_names_shifts_no_value(tmp_path):
     truth = VocTruth(tmp_path, ["Background", "dog", "cat"], words, ["dog", "cat"])
     assert truth.label_map("x.jpg").tolist() == [[0, 1, 2]]
     assert "background" in truth.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("truths", "listed", "meant", "refused"),
+    [
+        (["s0.png"], ["a/s0.png", "b/s0.png"], [], ["a/s0.png", "b/s0.png"]),
+        (["a/s0.png"], ["a/s0.png", "b/s0.png"], ["a/s0.png"], ["b/s0.png"]),
+        (["x/a/s0.png"], ["b/s0.png", "a/s0.png"], ["a/s0.png"], ["b/s0.png"]),
+        (["other/s0.png"], ["a/s0.png", "a/s1.png"], ["a/s0.png"], []),
+        (["s0.png", "a/s0.png"], ["s0.png", "a/s0.png"], ["s0.png", "a/s0.png"], []),
+    ],
+)
+def test_one_truth_belongs_to_one_image(truths, listed, meant, refused):
+    names = ByName(dict(enumerate(truths)))
+    assert names.settle(listed) == refused
+    assert [name for name in listed if len(names.find(name)) == 1] == meant
+
+
+def test_images_of_other_folders_are_not_scored_by_one_truth(tmp_path):
+    path = tmp_path / "truth.json"
+    image = {"id": 1, "file_name": "s0.png", "width": 4, "height": 4}
+    path.write_text(json.dumps({"images": [image], "categories": [], "annotations": []}))
+    truth = CocoTruth(path, {"dog": "dog"}, ["dog"])
+    truth.expect(["a/s0.png", "b/s0.png"])
+    assert truth.label_map("a/s0.png") is None
+    assert truth.label_map("b/s0.png") is None
+    assert any("another image's" in note and "b/s0.png" in note for note in truth.notes)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_of_few_bits_is_read_as_stored(tmp_path, bits):
+    labels = np.array([[0, 1], [2, 3]], np.uint8)
+    packed = [b"\0" + int("".join(f"{v:0{bits}b}" for v in row).ljust(8, "0"), 2).to_bytes(1, "big")
+              for row in labels]  # fmt: skip
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 2, 2, bits, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"".join(packed))),
+        (b"IEND", b""),
+    ]
+    text = b"\x89PNG\r\n\x1a\n"
+    for kind, body in chunks:
+        text += struct.pack(">I", len(body)) + kind + body
+        text += struct.pack(">I", zlib.crc32(kind + body))
+    (tmp_path / "a.png").write_bytes(text)
+    truth = VocTruth(tmp_path, ["x", "y", "z"], {n: n for n in "xyz"}, ["x", "y", "z"])
+    np.testing.assert_array_equal(truth.label_map("a.jpg"), labels)
+    np.testing.assert_array_equal(read_label_png(tmp_path / "a.png"), labels)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_labels_of_16_bit_beside_opacity_or_as_colours_are_read_as_stored(tmp_path, channels):
+    labels = np.array([[0, 1], [2, 3]], np.uint16)
+    values = np.repeat(labels[..., None], channels, axis=2)
+    if channels in (2, 4):
+        values[..., -1] = 65535
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(values))
+    truth = VocTruth(tmp_path, ["x", "y", "z"], {n: n for n in "xyz"}, ["x", "y", "z"])
+    np.testing.assert_array_equal(truth.label_map("a.jpg"), labels)
+    np.testing.assert_array_equal(read_label_png(tmp_path / "a.png"), labels)
+
+
+def test_a_palette_in_another_order_is_told(tmp_path):
+    save_label_png(tmp_path / "a.png", np.array([[0, 1], [3, 3]], np.uint8))
+    with Image.open(tmp_path / "a.png") as picture:
+        again = picture.convert("RGB").quantize(4)
+    again.save(tmp_path / "a.png")
+    truth = VocTruth(tmp_path, ["x", "y", "z"], {n: n for n in "xyz"}, ["x", "y", "z"])
+    truth.label_map("a.jpg")
+    assert any("another order" in note for note in truth.notes)
+
+
+def test_grey_saved_in_colour_is_an_edit_like_any(tmp_path):
+    labels = np.array([[0, 1], [2, 3]], np.uint8)
+    Image.fromarray(labels).convert("RGB").save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_label_png(tmp_path / "a.png"), labels)

@@ -4,6 +4,7 @@ import hashlib
 import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
@@ -15,6 +16,8 @@ from usam_core.files.digest import file_digest
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _VOID = 255
+_GREY, _RGB, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 4, 6
+"""Kinds of PNG, as their header numbers them."""
 SIGNATURE = "usam"
 """Text in a signed PNG: the digest of its label map, by which a person's edit shows."""
 
@@ -54,11 +57,13 @@ def read_label_png(path: Path) -> np.ndarray:
     """
     try:
         with opened_png(path) as picture:
-            if picture.mode in ("RGB", "RGBA"):
-                values, known = values_of_colors(np.asarray(picture.convert("RGB")))
+            labels = stored_values(picture, path)
+        if labels.ndim == 3:
+            values, known = values_of_colors(labels)
+            if known.all() or not (labels == labels[..., :1]).all():
                 labels = np.where(known, values, _VOID).astype(np.uint8)
             else:
-                labels = np.asarray(picture)
+                labels = labels[..., 0]  # greyscale, saved in colour
     except Exception as error:  # decoders raise anything on damaged bytes
         raise StoreError(
             f"{path}: cannot be read as labels ({error}); run the step again that writes it"
@@ -95,6 +100,51 @@ def opened_png(path: Path) -> Image.Image:
     with open(path, "rb") as file:
         is_png = file.read(len(_PNG)) == _PNG
     return PngImageFile(path) if is_png else Image.open(path, formats=["PNG"])
+
+
+def stored_values(picture: Image.Image, path: Path) -> np.ndarray:
+    """Return the values that a PNG holds, not what they look like.
+
+    Pillow stretches grey of 2 and 4 bits to 8, and cuts 16 bits to 8 where there are colours or
+    opacity.
+
+    Args:
+        picture: the PNG, opened.
+        path: its file.
+
+    Returns:
+        uint8 or uint16 (h, w); uint8 (h, w, 3) of a PNG in colours.
+
+    Raises:
+        ValueError: it has colours of 16 bit.
+    """
+    with open(path, "rb") as file:
+        depth, kind = file.read(26)[24:]
+    if depth == 16 and kind in (_RGB, _GREY_ALPHA, _RGB_ALPHA):
+        values = imagecodecs.png_decode(path.read_bytes())
+        colors = values[..., : 1 if kind == _GREY_ALPHA else 3]
+        if (colors != colors[..., :1]).any():
+            raise ValueError("colours of 16 bit are no labels")
+        return colors[..., 0]
+    values = np.asarray(picture)
+    if picture.mode == "I":  # 16 bit, as older Pillow has it
+        return values.astype(np.uint16)
+    if kind == _GREY and depth < 8:
+        return values.astype(np.uint8) // (1 if depth == 1 else 255 // (2**depth - 1))
+    if values.ndim == 2:
+        return values
+    return values[..., 0] if kind == _GREY_ALPHA else values[..., :3]
+
+
+def is_reindexed(picture: Image.Image, values: np.ndarray) -> bool:
+    """Return whether a palette PNG shows VOC's colours, but at other numbers than VOC."""
+    if picture.mode != "P" or values.ndim != 2:
+        return False
+    used = np.unique(values)
+    palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    colors = palette[used[used < len(palette)]]
+    numbers, known = values_of_colors(colors[None])
+    return bool(known.all() and (numbers[0] != used[used < len(palette)]).any())
 
 
 def _signature(labels: np.ndarray) -> str:

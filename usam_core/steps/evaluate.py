@@ -74,6 +74,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     """
     total = _annotated(project).summary["images"]
     truth = open_truth(project)
+    truth.expect(image.path for image in annotate.labels(project).images([]))
     label_map = LabelMap.of(project.config)
     confusion, presence = Confusion(label_map.names), FalsePositives(label_map.names)
     stated, precision = StatedProbabilities(), AveragePrecision(label_map)

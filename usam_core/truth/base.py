@@ -1,6 +1,6 @@
 """The seam for truth: what is known about the images that were labelled."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -26,6 +26,10 @@ class Truth(Protocol):
 
     def digest(self) -> str:
         """Return a digest of everything that the truth holds."""
+        ...
+
+    def expect(self, file_names: Iterable[str]) -> None:
+        """Take note of all images that will be asked for: no two may share one truth."""
         ...
 
     def label_map(
@@ -111,17 +115,39 @@ class ByName(Generic[_T]):
     def __init__(self, names: Mapping[_T, str]) -> None:
         self._whole: dict[str, list[_T]] = {}
         self._by_end: dict[str, list[_T]] = {}
+        self._refused: set[str] = set()
         for found, name in names.items():
             self._whole.setdefault(plain_path(name), []).append(found)
             for end in _ends(name):
                 self._by_end.setdefault(end, []).append(found)
 
+    def settle(self, listed: Iterable[str]) -> list[str]:
+        """Return which of all listed images are not meant, for another is meant by the same name.
+
+        The one with the longer end in common is; if there are two, none is. `find` finds nothing
+        for the others from then on.
+        """
+        claims: dict[_T, list[tuple[int, str]]] = {}
+        for name in listed:
+            found, length = self._find(name)
+            if len(found) == 1:
+                claims.setdefault(found[0], []).append((length, name))
+        for rivals in claims.values():
+            best = max(length for length, _ in rivals)
+            meant = [name for length, name in rivals if length == best]
+            self._refused.update(name for _, name in rivals if meant != [name])
+        return sorted(self._refused)
+
     def find(self, listed: str) -> list[_T]:
         """Return what may be meant by a listed image; more than one where the names do not tell."""
+        return [] if listed in self._refused else self._find(listed)[0]
+
+    def _find(self, listed: str) -> tuple[list[_T], int]:
         found = self._whole.get(plain_path(listed))
         if found:
-            return found
-        return next((self._by_end[end] for end in _ends(listed) if end in self._by_end), [])
+            return found, len(listed) + 1  # longer than any end
+        end = next((end for end in _ends(listed) if end in self._by_end), "")
+        return self._by_end.get(end, []), len(end)
 
 
 def _ends(name: str) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Truth as COCO keeps it: one JSON of instances."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,6 +120,11 @@ class CocoTruth:
         for name in (name for name, count in spelled.items() if count > 1):
             self._notes.say(f"{spelled[name]} categories are called {name!r} and count as one")
         self._by_name = ByName({number: image.file_name for number, image in self._images.items()})
+
+    def expect(self, file_names: Iterable[str]) -> None:
+        """Take note of all images that will be asked for: one truth belongs to one of them."""
+        for name in self._by_name.settle(file_names):
+            self._notes.fault("images left out, their truth may be another image's", name)
 
     @property
     def notes(self) -> list[str]:

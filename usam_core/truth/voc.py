@@ -3,7 +3,7 @@
 A PNG of 16 bit holds classes from 255 on; void there is 65535. The largest value, in other words.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,12 @@ from usam_core.files.text import normalize_name
 from usam_core.images.errors import UnusableImage
 from usam_core.images.ref import ImageRef
 from usam_core.images.stores.limits import check_values
-from usam_core.masks.label_png import opened_png, values_of_colors
+from usam_core.masks.label_png import (
+    is_reindexed,
+    opened_png,
+    stored_values,
+    values_of_colors,
+)
 from usam_core.masks.rle import mask_record
 from usam_core.truth.base import VOID, Notes, label_numbers
 
@@ -47,12 +52,23 @@ class VocTruth:
         self.folder = folder
         self.objects = objects
         self._notes = Notes()
+        self._shared: set[str] = set()
         if names and normalize_name(names[0]) == BACKGROUND:
             names = names[1:]
             self._notes.say("evaluation.classes begins with background: passed over, 0 is that")
         self._names = list(names)
         numbers = label_numbers(names, words, labels, self._notes)
         self._numbers = np.array([0, *numbers], np.int16)
+
+    def expect(self, file_names: Iterable[str]) -> None:
+        """Take note of all images that will be asked for: one PNG belongs to one of them."""
+        owners: dict[str, list[str]] = {}
+        for name in file_names:
+            owners.setdefault(ImageRef.parse(name).output_name(".png"), []).append(name)
+        self._shared = {name for names in owners.values() if len(names) > 1 for name in names}
+        for name in sorted(self._shared):
+            if (self.folder / ImageRef.parse(name).output_name(".png")).exists():
+                self._notes.fault("images left out, their truth may be another image's", name)
 
     @property
     def notes(self) -> list[str]:
@@ -77,6 +93,8 @@ class VocTruth:
             InputError: the PNG holds a value that no name was given for, or a colour that is none
                 of VOC's.
         """
+        if file_name in self._shared:
+            return None
         path = self.folder / ImageRef.parse(file_name).output_name(".png")
         values = self._read(path, "images left out", size_hw)
         if values is None:
@@ -143,6 +161,10 @@ class VocTruth:
                     self._notes.fault(f"{without}, their truth is of another size", str(path))
                     return None
                 values = _values(picture, path)
+                if is_reindexed(picture, values):
+                    self._notes.fault(
+                        "VOC's colours in another order, read by their values", str(path)
+                    )
         except Exception as error:  # decoders raise anything on damaged bytes
             if isinstance(error, InputError) and not isinstance(error, UnusableImage):
                 raise
@@ -157,15 +179,10 @@ class VocTruth:
 
 
 def _values(picture: Image.Image, path: Path) -> np.ndarray:
-    if picture.mode == "1":
-        return np.asarray(picture).astype(np.uint8)
-    if picture.mode == "LA":
-        return np.asarray(picture)[..., 0]
-    if picture.mode == "I":  # 16 bit, as older Pillow has it
-        return np.asarray(picture).astype(np.uint16)
-    if picture.mode not in ("RGB", "RGBA"):
-        return np.asarray(picture)
-    rgb = np.asarray(picture)[..., :3]
+    values = stored_values(picture, path)
+    if values.ndim == 2:
+        return values
+    rgb = values
     values, known = values_of_colors(rgb)
     if known.all():
         return values
