@@ -235,6 +235,67 @@ def test_an_image_of_many_planes_gets_labels_of_its_own(tmp_path):
     assert "single plane" in writer.notes[0]
 
 
+SCALE = {"type": "scale", "scale": [1.0, 1.0, 2.0, 0.5, 0.5]}
+MOVE = {"type": "translation", "translation": [0.0, 0.0, 0.0, 10.0, 20.0]}
+WHOLE = {"type": "scale", "scale": [1.0, 1.0, 1.0, 0.25, 0.25]}
+HALVES = {"type": "scale", "scale": [1.0, 2.0, 0.5, 0.5]}
+MOVED = {"type": "translation", "translation": [0.0, 0.0, 10.0, 20.0]}
+QUARTERS = {"type": "scale", "scale": [1.0, 1.0, 0.25, 0.25]}
+UNTYPED = [{"name": name} for name in "tczyx"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "multiscale", "expected", "own"),
+    [
+        ([SCALE, MOVE], {}, [HALVES, MOVED], None),
+        ([SCALE], {"coordinateTransformations": [WHOLE]}, [HALVES], [QUARTERS]),
+        ([{"type": "identity"}, SCALE], {}, [HALVES], None),
+        (None, {}, [{"type": "scale", "scale": [1.0] * 4}], None),
+        ([SCALE], {"axes": UNTYPED}, [HALVES], None),
+        ([SCALE], {"axes": list("tczyx")}, [HALVES], None),
+        ([SCALE], {"axes": None}, [HALVES], None),
+    ],
+    ids=["translation", "multiscale", "identity", "none", "untyped", "strings", "no axes"],
+)
+def test_ome_zarr_labels_lie_where_the_image_does(dataset, multiscale, expected, own, tmp_path):
+    image = placed_image(tmp_path, dataset, multiscale)
+    _, group, _ = written("ome_zarr", image, tmp_path, in_place=True)
+    assert group.parent.name == "labels"
+    (said,) = zarr.open_group(group, mode="r").attrs["multiscales"]
+    kinds = [(axis["name"], axis["type"]) for axis in said["axes"]]
+    assert kinds == [("t", "time"), ("z", "space"), ("y", "space"), ("x", "space")]
+    first, second = (one["coordinateTransformations"] for one in said["datasets"])
+    assert first == expected
+    twice = [one * by for one, by in zip(expected[0]["scale"], (1, 1, 2, 2), strict=True)]
+    assert second == [{"type": "scale", "scale": twice}, *expected[1:]]
+    assert said.get("coordinateTransformations") == own
+
+
+@pytest.mark.parametrize("wrong", [{"type": "scale", "path": "s"}, QUARTERS, {"scale": [1.0] * 5}])
+@pytest.mark.parametrize("whole", [False, True])
+def test_transformations_that_cannot_be_read_lose_nothing_else(wrong, whole, tmp_path):
+    multiscale = {"coordinateTransformations": [wrong]} if whole else {}
+    image = placed_image(tmp_path, [SCALE] if whole else [wrong], multiscale)
+    writer, group, _ = written("ome_zarr", image, tmp_path, in_place=True)
+    assert group == tmp_path / "format" / "cells.zarr"
+    (note,) = writer.notes
+    assert "cannot be read" in note
+
+
+def placed_image(folder, dataset, multiscale):
+    """Return an OME-Zarr image that says these things of its dataset and its multiscale."""
+    path = folder / "images" / "cells.zarr"
+    ome_image(path, 2, (1, 2, 1, 700, 9))
+    group = zarr.open_group(path, mode="a")
+    (said,) = group.attrs["multiscales"]
+    said["datasets"] = [{"path": "0"}]
+    if dataset is not None:
+        said["datasets"][0]["coordinateTransformations"] = dataset
+    said = {key: value for key, value in {**said, **multiscale}.items() if value is not None}
+    group.attrs["multiscales"] = [said]
+    return image_of([np.ones((700, 9), bool)], (700, 9), "cells.zarr", folder / "images")
+
+
 def test_ome_zarr_metadata_say_what_0_4_asks_for(tmp_path):
     masks = [np.ones((1030, 5), bool)]
     _, group, _ = written("ome_zarr", image_of(masks, (1030, 5)), tmp_path, pixel_size=0.5)

@@ -6,6 +6,7 @@ the metadata is a page of JSON, and the packages that write it for one hold whol
 """
 
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,19 @@ _CHUNK = 1024
 _ATTRIBUTES = ".zattrs"
 """Of a group of version 2."""
 _VERSIONS = {2: "0.4", 3: "0.5"}
+_AXES = "tczyx"
+"""Of versions 0.1 and 0.2, which name none."""
+_TYPES = {"c": "channel", "t": "time"}
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Where pixels lie: axes, step and start along each, and what the multiscale adds to it."""
+
+    axes: list[dict[str, Any]]
+    scale: list[float]
+    translation: list[float]
+    own: list[dict[str, Any]]
 
 
 class OmeZarrWriter(Writer):
@@ -39,13 +53,20 @@ class OmeZarrWriter(Writer):
         """Return the group of an image's labels."""
         if self.to.in_place:
             found = _image_group(image)
-            if found is not None and _can_hold(found, image.size_hw):
-                with suppress(StoreError):  # a link out of the images' folder: no place of ours
-                    return inside(image.root, f"{image.ref.file}/labels/{self._label}")
-            self.note(
-                "ome_zarr: images that are no local OME-Zarr with a single plane have their labels "
-                f"in {self.name}/"
-            )
+            try:
+                if found is not None and _can_hold(found, image.size_hw):
+                    with suppress(StoreError):  # a link out of the images' folder: no place of ours
+                        return inside(image.root, f"{image.ref.file}/labels/{self._label}")
+            except ValueError:
+                self.note(
+                    "ome_zarr: images whose axes or transformations cannot be read have their "
+                    f"labels in {self.name}/"
+                )
+            else:
+                self.note(
+                    "ome_zarr: images that are no local OME-Zarr with a single plane have their "
+                    f"labels in {self.name}/"
+                )
         return self.to.folder / f"{image.name}.zarr"
 
     def write(self, image: LabelledImage, path: Path) -> None:
@@ -53,16 +74,19 @@ class OmeZarrWriter(Writer):
         inside = self._inside(image)
         source = _image_group(image) if inside else None
         version = source.metadata.zarr_format if source is not None else 2
-        axes, scale = self._axes(image, source)
+        grid = self._grid(image, source)
+        axes = grid.axes
         level = image.objects.reshape([1] * (len(axes) - 2) + list(image.size_hw))
         group = zarr.open_group(path, mode="w", zarr_format=version)
         datasets = []
         while True:
             name = str(len(datasets))
             factor = [1.0] * (len(axes) - 2) + [2.0 ** len(datasets)] * 2
-            steps = [one * times for one, times in zip(scale, factor, strict=True)]
-            transform = {"type": "scale", "scale": steps}
-            datasets.append({"path": name, "coordinateTransformations": [transform]})
+            steps = [one * times for one, times in zip(grid.scale, factor, strict=True)]
+            transforms = [{"type": "scale", "scale": steps}]
+            if any(grid.translation):
+                transforms.append({"type": "translation", "translation": grid.translation})
+            datasets.append({"path": name, "coordinateTransformations": transforms})
             array = group.create_array(
                 name,
                 shape=level.shape,
@@ -75,8 +99,9 @@ class OmeZarrWriter(Writer):
             if max(level.shape) <= _SMALLEST:
                 break
             level = level[..., ::2, ::2]
+        own = {"coordinateTransformations": grid.own} if grid.own else {}
         said = {
-            "multiscales": [{"name": self._label, "axes": axes, "datasets": datasets}],
+            "multiscales": [{"name": self._label, "axes": axes, "datasets": datasets, **own}],
             "image-label": self._image_label(image, inside),
         }
         if version == 2:
@@ -120,20 +145,14 @@ class OmeZarrWriter(Writer):
     def _inside(self, image: LabelledImage) -> bool:
         return self.target(image).parent.name == "labels" and self.to.in_place
 
-    def _axes(
-        self, image: LabelledImage, source: zarr.Group | None
-    ) -> tuple[list[dict[str, Any]], list[float]]:
-        """Return axes and the size of a step along each: the image's, where it says so."""
+    def _grid(self, image: LabelledImage, source: zarr.Group | None) -> _Grid:
+        """Return where the labels' pixels lie: as the image's, where it says so."""
         if source is not None:
-            said = _multiscale(source)
-            axes = said["axes"]
-            scale = said["datasets"][0]["coordinateTransformations"][0]["scale"]
-            kept = [i for i, axis in enumerate(axes) if axis["type"] != "channel"]
-            return [axes[i] for i in kept], [float(scale[i]) for i in kept]
+            return _without_channel(_read_grid(source))
         size = self.to.pixel_size or pixel_size(image.file)
         unit = {"unit": "micrometer"} if size else {}
         axes = [{"name": name, "type": "space", **unit} for name in ("y", "x")]
-        return axes, [size or 1.0] * 2
+        return _Grid(axes, [size or 1.0] * 2, [0.0] * 2, [])
 
     def _image_label(self, image: LabelledImage, inside: bool) -> dict[str, Any]:
         label_map, found = self.to.label_map, {}
@@ -165,7 +184,7 @@ def _image_group(image: LabelledImage) -> zarr.Group | None:
     try:
         group = zarr.open_group(path, mode="r")
         _multiscale(group)
-    except (OSError, ValueError, KeyError, IndexError):
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
         return None
     return group
 
@@ -173,6 +192,61 @@ def _image_group(image: LabelledImage) -> zarr.Group | None:
 def _multiscale(group: zarr.Group) -> dict[str, Any]:
     attributes = group.attrs.asdict()
     return attributes.get("ome", attributes)["multiscales"][0]
+
+
+def _read_grid(group: zarr.Group) -> _Grid:
+    """Return where an image's pixels lie; what cannot be read is a ValueError."""
+    try:
+        said = _multiscale(group)
+        first = said["datasets"][0]
+        count = group[first["path"]].ndim
+        axes = [_axis(one) for one in said.get("axes") or _AXES[-count:]]
+        if len(axes) != count:
+            raise ValueError(f"{len(axes)} axes for {count} dimensions")
+        scale, translation = _fold(first.get("coordinateTransformations") or [], count)
+        own = list(said.get("coordinateTransformations") or [])
+        _fold(own, count)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"axes or transformations cannot be read: {error!r}") from error
+    return _Grid(axes, scale, translation, own)
+
+
+def _axis(said: str | dict[str, Any]) -> dict[str, Any]:
+    """Return an axis with a type, which its name tells where nothing else does."""
+    axis = {"name": said} if isinstance(said, str) else dict(said)
+    kind = axis.get("type") or _TYPES.get(axis["name"], "space")
+    return {**axis, "type": kind}
+
+
+def _fold(transforms: list[dict[str, Any]], count: int) -> tuple[list[float], list[float]]:
+    """Return the one scale and the translation after it that transformations come to, in order."""
+    scale, translation = np.ones(count), np.zeros(count)
+    for one in transforms:
+        kind = one["type"]
+        if kind == "identity":
+            continue
+        if kind not in ("scale", "translation") or len(one[kind]) != count:
+            raise ValueError(f"no scale or translation of {count} numbers: {one}")
+        values = np.array([float(value) for value in one[kind]])
+        if kind == "scale":
+            scale, translation = scale * values, translation * values
+        else:
+            translation = translation + values
+    return scale.tolist(), translation.tolist()
+
+
+def _without_channel(grid: _Grid) -> _Grid:
+    """Leave the channel out of axes and of every vector."""
+    kept = [i for i, axis in enumerate(grid.axes) if axis["type"] != "channel"]
+
+    def pick(values: list[Any]) -> list[Any]:
+        return [values[i] for i in kept]
+
+    own = [
+        {key: pick(value) if key == one["type"] else value for key, value in one.items()}
+        for one in grid.own
+    ]
+    return _Grid(pick(grid.axes), pick(grid.scale), pick(grid.translation), own)
 
 
 def _listed(labels: zarr.Group) -> list[str]:
@@ -194,8 +268,8 @@ def _list(folder: Path, labels: zarr.Group, names: list[str]) -> None:
 
 def _can_hold(group: zarr.Group, size_hw: tuple[int, int]) -> bool:
     """Return whether an image has but one plane, of the labelled size, and can be written to."""
-    said = _multiscale(group)
-    shape = group[said["datasets"][0]["path"]].shape
-    sides = zip(said["axes"], shape, strict=True)
+    axes = _read_grid(group).axes  # first: what cannot be read is a ValueError here
+    shape = group[_multiscale(group)["datasets"][0]["path"]].shape
+    sides = zip(axes, shape, strict=True)
     kept = [side for axis, side in sides if axis["type"] != "channel"]
     return tuple(kept[-2:]) == size_hw and all(side == 1 for side in kept[:-2])
