@@ -28,6 +28,8 @@ from usam_core.steps import collect as collect_step
 from usam_core.steps import embed as embed_step
 from usam_core.steps import step_folder
 
+pytestmark = pytest.mark.slow  # each goes on with what the one before has left
+
 
 def settings(file, **parameters):
     return AnnotateDatasetSettings(project_file=str(file), **parameters)
@@ -58,7 +60,6 @@ def project_file(finished_project, tmp_path_factory):
     return folder / "project.yaml"
 
 
-@pytest.mark.slow
 def test_the_whole_job_and_what_is_on_its_page(project_file):
     results, tasks, artifacts = run(project_file)
     assert list(results) == [
@@ -85,7 +86,6 @@ def test_the_whole_job_and_what_is_on_its_page(project_file):
     assert "data:image/jpeg;base64," in artifacts["training-pictures"]
 
 
-@pytest.mark.slow  # of what the whole job has left
 def test_the_run_page_shows_the_lineage_and_the_lineage_names_the_run(project_file):
     _, _, artifacts = run(project_file, start="annotate", refresh=True)
     folder = step_folder(load_project(project_file), "evaluate")
@@ -103,7 +103,6 @@ def test_the_run_page_shows_the_lineage_and_the_lineage_names_the_run(project_fi
     assert earlier["flow_run"]["id"] != str(last.id), "a step that is reused keeps its lineage"
 
 
-@pytest.mark.slow  # of what the whole job has left
 def test_the_same_again_is_cached_and_says_so(project_file):
     results, tasks, _ = run(project_file)
     assert all(result["reused"] for result in results.values())
@@ -197,7 +196,6 @@ def test_a_step_builds_on_the_chosen_manifest_and_on_no_other(project_file, tmp_
             fit(step_settings(project_file, manifest=manifest, refresh=True))
 
 
-@pytest.mark.slow
 def test_refresh_repeats_the_step_and_all_after_it(project_file):
     results, tasks, _ = run(project_file, start="embed", refresh=True)
     assert results["embed"]["summary"]["embedded"] == 13
