@@ -70,6 +70,12 @@ def test_a_projects_head_labels_without_its_project(finished_project):
     assert head.predict(one.file).instances == one.instances
 
 
+def test_from_twenty_names_on_the_softmax_says_enough(pictures):
+    many = {f"{name} {n}": pictures[name] for n in range(10) for name in pictures}
+    module = usam.fit(many, sam=SAM, head=QUICK)._module
+    assert not isinstance(module, FamiliarHead)
+
+
 def test_the_head_may_say_none_of_these(head, pictures):
     assert isinstance(head._module, FamiliarHead)
     few = usam.fit({name: some[:4] for name, some in pictures.items()}, sam=SAM, head=QUICK)

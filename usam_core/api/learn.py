@@ -20,7 +20,7 @@ from usam_core.config.training import ComposeConfig
 from usam_core.errors import ConfigError, InputError
 from usam_core.files.digest import value_digest
 from usam_core.head.bags import BagSource, balanced_weights
-from usam_core.head.familiar import FamiliarHead, learn_familiar
+from usam_core.head.familiar import FamiliarHead, learn_familiar, shares_of
 from usam_core.head.train import train
 from usam_core.images.given import GivenImage, ImageLike, take
 from usam_core.progress import SILENT, Progress
@@ -133,7 +133,7 @@ def fit(
         "role": role,
         "metrics": [epoch for epoch in trained.history if epoch["role"] == role][-1],
     }
-    if head.familiar and any_has_enough(counts):
+    if shares_of(head.familiar, len(names)) and any_has_enough(counts):
         table = [(name, sha) for sha in shas for name in shown[sha]]
         examples = choose_examples(pd.DataFrame(table, columns=["class", "sha256"]), seed)
         some = list(examples["sha256"])
