@@ -52,7 +52,7 @@ class VocTruth:
         self.folder = folder
         self.objects = objects
         self._notes = Notes()
-        self._shared: set[str] = set()
+        self._shared: set[int] = set()
         if names and normalize_name(names[0]) == BACKGROUND:
             names = names[1:]
             self._notes.say("evaluation.classes begins with background: passed over, 0 is that")
@@ -62,13 +62,10 @@ class VocTruth:
 
     def expect(self, file_names: Iterable[str]) -> None:
         """Take note of all images that will be asked for: one PNG belongs to one of them."""
-        owners: dict[str, list[str]] = {}
-        for name in file_names:
-            owners.setdefault(ImageRef.parse(name).output_name(".png"), []).append(name)
-        self._shared = {name for names in owners.values() if len(names) > 1 for name in names}
-        for name in sorted(self._shared):
-            if (self.folder / ImageRef.parse(name).output_name(".png")).exists():
-                self._notes.fault("images left out, their truth may be another image's", name)
+        # Eight bytes an image, however many there are.
+        marks = np.fromiter((hash(_png(name)) for name in file_names), np.int64)
+        values, counts = np.unique(marks, return_counts=True)
+        self._shared = set(values[counts > 1].tolist())
 
     @property
     def notes(self) -> list[str]:
@@ -93,9 +90,11 @@ class VocTruth:
             InputError: the PNG holds a value that no name was given for, or a colour that is none
                 of VOC's.
         """
-        if file_name in self._shared:
+        path = self.folder / _png(file_name)
+        if hash(_png(file_name)) in self._shared:
+            if path.exists():
+                self._notes.fault("images left out, their truth may be another image's", file_name)
             return None
-        path = self.folder / ImageRef.parse(file_name).output_name(".png")
         values = self._read(path, "images left out", size_hw)
         if values is None:
             return None
@@ -132,7 +131,7 @@ class VocTruth:
         labels = None if self.objects is None else self.label_map(file_name)
         if self.objects is None or labels is None:
             return None
-        path = self.objects / ImageRef.parse(file_name).output_name(".png")
+        path = self.objects / _png(file_name)
         without = "images left out of mAP50"
         numbers = self._read(path, without, labels.shape)
         if numbers is None:
@@ -176,6 +175,10 @@ class VocTruth:
                 f"{values.dtype} {values.shape}"
             )
         return values
+
+
+def _png(file_name: str) -> str:
+    return ImageRef.parse(file_name).output_name(".png")
 
 
 def _values(picture: Image.Image, path: Path) -> np.ndarray:
