@@ -48,7 +48,7 @@ class DecodedImage:
         rgb: uint8 (h, w, 3), upright.
         window: the values that became 0 and 255; None where nothing was changed.
         mode: Pillow's name for how the file holds its pixels, such as "RGB" or "I;16B"; of planes
-            the type of their values and what was shown of them, as `imagestores.show` says it.
+            the type of their values and what was shown of them, as `stores.show` says it.
     """
 
     rgb: np.ndarray

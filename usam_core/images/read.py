@@ -56,7 +56,7 @@ def read_image(
     """Decode an image: orientation applied, alpha over white, every kind of values to 8-bit RGB.
 
     Pictures of 8 bit are shown as they are, unless `stretch` is asked for. Deeper values go through
-    the window, planes of several channels are shown as `imagestores.show.view` says.
+    the window, planes of several channels are shown as `stores.show.view` says.
 
     Args:
         path: the file, the URL of one that fsspec opens, or the address of a plane or of a tile.

@@ -15,7 +15,7 @@ from usam_core.images.ref import ImageRef
 from usam_core.labels.label_map import LabelMap
 from usam_core.labels.overlay import overlay, with_legend
 from usam_core.masks.label_png import edited_png, read_label_png
-from usam_core.masks.rle import Crop, crop, decode, mask_record, pixels
+from usam_core.masks.rle import Crop, crop, decode, mask_record, part_polygons, pixels
 from usam_core.types import Instances
 
 if TYPE_CHECKING:
@@ -204,8 +204,6 @@ class LabelledImage:
     @cached_property
     def polygons(self) -> list[list[np.ndarray]]:
         """The polygons of each mask, one for each of its parts."""
-        from usam_core.masks.rle import part_polygons
-
         return [part_polygons(crop) for crop in self.crops]
 
     @cached_property

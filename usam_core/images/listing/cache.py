@@ -54,8 +54,8 @@ _GROUP = 65_536
 class Row(NamedTuple):
     """What is known of a file: what a listing says, and what tells whether it still holds.
 
-    `planes` are those of a file that holds several or large ones (`imagestores.planes`), "" for one
-    picture. `max_megapixels` and `tile` are the settings that the row was made with.
+    `planes` are those of a file that holds several or large ones (`images.listing.planes`), ""
+    for one picture. `max_megapixels` and `tile` are the settings that the row was made with.
     """
 
     path: str

@@ -29,7 +29,7 @@ from usam_core.progress import SILENT, Progress
 COLUMNS = ["path", "sha256", "bytes", "mtime_ns", "status", "code", "reason", "planes"]
 """`path` counts from the listed folder, with forward slashes; `sha256` is missing where the bytes
 could not be read; `status` is "ok" or "quarantined", the latter with `code` and `reason`; `planes`
-is the size of an image that is cut into tiles (`imagestores.planes.large_size`), "" of others."""
+is the size of an image that is cut into tiles (`planes.large_size`), "" of others."""
 
 OTHERS = "left out by ending"
 
