@@ -83,7 +83,9 @@ def write(root: Path, count: int, seed: int) -> None:
             truth["annotations"].append({**record, "segmentation": instance.rle})
     (root / "truth.json").write_text(json.dumps(truth))
     finish_run(out, found, CLASSES, per_part=PART)
-    write_project(root, CLASSES, evaluation=TRUTH["evaluate"])
+    # Nothing was embedded, so that there are no windows of the store.
+    images = {"path": "images", "window": "full"}
+    write_project(root, CLASSES, images=images, evaluation=TRUTH["evaluate"])
 
 
 def act(root: Path, what: str) -> None:
