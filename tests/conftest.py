@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -40,6 +41,16 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the research data, absent here: {SHARED.name} beside the repository")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _own_log():
+    """Take back what a command that a test runs in this process does to our log."""
+    ours = logging.getLogger("usam_core")
+    level, handlers = ours.level, list(ours.handlers)
+    yield
+    ours.setLevel(level)
+    ours.handlers[:] = handlers
 
 
 @pytest.fixture

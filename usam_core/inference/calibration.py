@@ -52,7 +52,7 @@ class Calibration:
             logits: float32 (p, o), the head's; o is c, or more where it has other outputs.
             predicted_iou: float32 (p,).
         """
-        scaled = centerd(logits, self.classes) / self.temperature
+        scaled = centered(logits, self.classes) / self.temperature
         none = self.none_offset + self.none_slope * predicted_iou.astype(np.float64)
         largest = np.maximum(scaled.max(axis=1), none)
         weights = np.exp(scaled - largest[:, None])
@@ -85,7 +85,7 @@ class Calibration:
         return cls(**{**value, **points})
 
 
-def centerd(logits: np.ndarray, classes: int = 0) -> np.ndarray:
+def centered(logits: np.ndarray, classes: int = 0) -> np.ndarray:
     """Return logits less the classes' mean, float64: what all outputs share says nothing.
 
     "None of these" may lie far from the classes, and would move all of them.

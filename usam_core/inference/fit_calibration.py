@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import isotonic_regression
 from torch.nn import functional
 
-from usam_core.inference.calibration import Calibration, best_log_odds, centerd
+from usam_core.inference.calibration import Calibration, best_log_odds, centered
 
 NONE = -1
 """Target of a mask that shows no one class."""
@@ -60,7 +60,7 @@ def fit_calibration(scenes: Sequence[SceneMasks], names: Sequence[str]) -> Calib
 
 
 def _fit_masks(scenes: Sequence[SceneMasks], classes: int) -> Calibration:
-    logits = torch.from_numpy(np.concatenate([centerd(scene.logits, classes) for scene in scenes]))
+    logits = torch.from_numpy(np.concatenate([centered(scene.logits, classes) for scene in scenes]))
     iou = torch.from_numpy(np.concatenate([scene.predicted_iou for scene in scenes])).double()
     targets = torch.from_numpy(np.concatenate([scene.targets for scene in scenes]))
     # Logarithm of T, and what "none" has; from where a softmax alone would begin.

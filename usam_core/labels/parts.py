@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from usam_core.errors import StoreError
 from usam_core.files.atomic import whole_file
+from usam_core.files.parquet import open_parquet
 from usam_core.files.paths import inside
 from usam_core.images.listing.content import mismatch
 from usam_core.images.ref import ImageRef
@@ -201,10 +202,10 @@ def _batches(part: Path, columns: Sequence[str] | None) -> Iterator[pa.Table]:
         records = json.loads(part.read_text(encoding="utf-8"))
         yield _table([_from_json(record) for record in records])
         return
-    with pq.ParquetFile(part) as file:
+    with open_parquet(part) as file:
         if not file.schema_arrow.equals(SCHEMA):
             raise ValueError("other columns than labels have")
-        for batch in file.iter_batches(_ROWS, columns=columns):
+        for batch in file.iter_batches(_ROWS, columns=columns, use_threads=False):
             yield pa.Table.from_batches([batch])
 
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from usam_core.errors import InputError, StoreError
 from usam_core.files.atomic import whole_file
 from usam_core.files.digest import file_digest
 from usam_core.files.fsspec_io import is_url, join
+from usam_core.files.parquet import read_frame
 from usam_core.files.paths import inside
 from usam_core.files.sealed import read_sealed, write_sealed
 from usam_core.images.listing.content import mismatch
@@ -213,5 +213,5 @@ def _kept(folder: Path) -> LabelledRun:
     about = read_sealed(folder / KEPT)
     with zipfile.ZipFile(folder / COPIES) as kept:
         copies = {name: kept.read(f"{number}.png") for name, number in about.pop("copies").items()}
-    found = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES}
+    found = {name: read_frame(folder / f"{name}.parquet") for name in _TABLES}
     return LabelledRun(folder, about, RunTables(**found), copies)

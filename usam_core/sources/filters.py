@@ -18,6 +18,7 @@ from PIL import Image
 from usam_core.config.images import ImagesConfig
 from usam_core.config.training import FilterConfig
 from usam_core.files.atomic import whole_file
+from usam_core.files.parquet import read_frame
 from usam_core.images.read import UnusableImage, read_image
 from usam_core.progress import Progress
 from usam_core.sources.base import Rejected, TrainingPicture
@@ -80,7 +81,7 @@ def picture_looks(
 
 def _read(cache: Path, features: bool) -> pd.DataFrame:
     try:
-        table = pd.read_parquet(cache, page_checksum_verification=True)
+        table = read_frame(cache, verified=True)
         table = table[table["revision"] == LOOKS_REVISION][COLUMNS]
     except Exception:  # not there, damaged or of another form: all of it can be made again
         return _frame([])

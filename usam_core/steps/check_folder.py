@@ -11,11 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import pandas as pd
-
 from usam_core.errors import StoreError
 from usam_core.files.digest import value_digest
 from usam_core.files.fsspec_io import is_url, join
+from usam_core.files.parquet import read_frame
 from usam_core.files.paths import inside, removable
 from usam_core.labels.parts import PARTS, Parts
 from usam_core.lineage.document import LINEAGE, portable, read_document
@@ -149,7 +148,7 @@ class FolderCheck:
     def _pictures(self) -> Iterator[Claim]:
         manifest = manifest_path(self.folder)
         if self._holds(manifest):
-            table = pd.read_parquet(manifest, columns=["class", "path", "sha256"])
+            table = read_frame(manifest, ["class", "path", "sha256"])
             for row in table.to_dict("records"):
                 path = self.picture(row["path"], manifest)
                 yield Claim("pictures", path, row["sha256"], row)
@@ -157,7 +156,7 @@ class FolderCheck:
     def _scenes(self) -> Iterator[Claim]:
         table = self.folder / compose.SCENES
         if self._holds(table):
-            for row in pd.read_parquet(table).to_dict("records"):
+            for row in read_frame(table).to_dict("records"):
                 yield Claim("scenes", inside(self.folder, row["path"], table), row["sha256"], row)
                 truth = inside(self.folder, row["truth"], table)
                 yield Claim("scenes", truth, row["truth_sha256"], row)

@@ -12,6 +12,7 @@ from usam_core.config.schema import ClassSpec
 from usam_core.errors import InputError, StoreError, UserError
 from usam_core.files.atomic import whole_file, write_json
 from usam_core.files.digest import file_digest, value_digest
+from usam_core.files.parquet import read_frame
 from usam_core.files.paths import check_links
 from usam_core.lineage.document import portable
 from usam_core.outputs.picture_sheet import save_picture_sheet
@@ -203,7 +204,7 @@ def read_table(project: Project) -> pd.DataFrame:
     """
     folder = step_folder(project, "collect")
     try:
-        table = pd.read_parquet(manifest_path(folder))
+        table = read_frame(manifest_path(folder))
         paths = table["path"].tolist()
     except (OSError, ValueError, KeyError) as error:
         raise StoreError(

@@ -21,6 +21,7 @@ from usam_core.config.project import Project
 from usam_core.errors import MissingStepError, StoreError, UserError
 from usam_core.files.atomic import whole_file
 from usam_core.files.digest import file_digest
+from usam_core.files.parquet import read_frame
 from usam_core.files.paths import inside, remove
 from usam_core.images.listing.content import mismatch
 from usam_core.images.read import read_image
@@ -111,7 +112,7 @@ def intact(project: Project, key: str) -> StepResult | None:
     if record is None:
         return None
     try:
-        scenes = pd.read_parquet(folder / SCENES)
+        scenes = read_frame(folder / SCENES)
         if any(mismatch(inside(folder, name), sha256) for name, sha256 in made(folder).items()):
             return None
         store = embed.open_store(project)
@@ -127,7 +128,7 @@ def intact(project: Project, key: str) -> StepResult | None:
 
 def made(folder: Path) -> dict[str, str]:
     """Return the digests of all scenes and truths of a finished step, by name in its folder."""
-    scenes = pd.read_parquet(folder / SCENES)
+    scenes = read_frame(folder / SCENES)
     named = dict(zip(scenes["path"], scenes["sha256"], strict=True))
     return {**named, **dict(zip(scenes["truth"], scenes["truth_sha256"], strict=True))}
 
@@ -159,7 +160,7 @@ def read_scenes(project: Project, split: str) -> pd.DataFrame:
         MissingStepError: `compose` has not run.
     """
     folder = _finished(project)
-    scenes = pd.read_parquet(whole_output(folder, SCENES))
+    scenes = read_frame(whole_output(folder, SCENES))
     scenes = scenes[scenes["split"] == split].reset_index(drop=True)
     return scenes.assign(
         **{
@@ -174,7 +175,7 @@ def scene_files(project: Project) -> dict[str, str]:
     folder = step_folder(project, "compose")
     if read_record(folder) is None:
         return {}
-    return _files(folder, pd.read_parquet(whole_output(folder, SCENES)))
+    return _files(folder, read_frame(whole_output(folder, SCENES)))
 
 
 def held_out_pictures(project: Project) -> set[str]:
@@ -183,7 +184,7 @@ def held_out_pictures(project: Project) -> set[str]:
     Raises:
         MissingStepError: `compose` has not run.
     """
-    pictures = pd.read_parquet(whole_output(_finished(project), PICTURES))
+    pictures = read_frame(whole_output(_finished(project), PICTURES))
     return set(pictures.loc[pictures["split"] == HELD_OUT, "sha256"])
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from torch import Tensor, nn
 
 from usam_core.config.project import Project
 from usam_core.files.atomic import whole_file
 from usam_core.files.digest import value_digest
+from usam_core.files.parquet import read_frame
 from usam_core.head.bags import BagSource, balanced_weights
 from usam_core.head.checkpoint import card_path, save_head
 from usam_core.head.familiar import FamiliarHead, learn_familiar, shares_of
@@ -163,7 +163,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     if alone:
         training.unlink(missing_ok=True)
     else:
-        manifest = pd.read_parquet(manifest_path(step_folder(project, "collect")))
+        manifest = read_frame(manifest_path(step_folder(project, "collect")))
         with whole_file(training) as temporary:
             manifest.assign(learned=manifest["sha256"].isin(fitted.shas)).to_parquet(
                 temporary, index=False

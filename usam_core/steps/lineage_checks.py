@@ -13,6 +13,7 @@ import pandas as pd
 
 from usam_core.errors import StoreError
 from usam_core.files.digest import files_digest
+from usam_core.files.parquet import read_frame
 from usam_core.head.checkpoint import card_path
 from usam_core.lineage.chain import Chain, Finding, Key, Link, entries, short
 from usam_core.lineage.document import LINEAGE, portable
@@ -218,7 +219,7 @@ class _ChainCheck:
 
 
 def _manifest(chain: Chain, entry: Entry) -> pd.DataFrame:
-    return pd.read_parquet(chain.at(entry["manifest"]))
+    return read_frame(chain.at(entry["manifest"]))
 
 
 def _made_now(chain: Chain, entry: Entry) -> str | None:

@@ -12,6 +12,7 @@ from usam_core.config.project import Project
 from usam_core.errors import StoreError
 from usam_core.files.atomic import whole_file
 from usam_core.files.digest import files_digest
+from usam_core.files.parquet import read_frame
 from usam_core.files.spreadsheet import read_csv
 from usam_core.inference.scoring import thresholds
 from usam_core.lineage.chain import read_chain
@@ -266,7 +267,7 @@ def _training(project: Project, album: Album) -> list[dict[str, Any]]:
     if project.config.training.source == "none" or not manifest_path(folder).exists():
         return []
     names = [spec.name for spec in project.config.collected]
-    dropped = pd.read_parquet(whole_output(folder, "rejected.parquet"))
+    dropped = read_frame(whole_output(folder, "rejected.parquet"))
     return training_rows(names, collect.read_table(project), dropped, album)
 
 

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from usam_core.files.atomic import whole_file
+from usam_core.files.parquet import read_table
 from usam_core.store.arrays import Damaged
 from usam_core.store.layout import CACHE_FILE, INDEX_FILE, SHARDS
 from usam_core.store.shard import INDEX_SCHEMA, OK, read_index
@@ -173,7 +174,7 @@ class StoreIndex:
             digest, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
             if hashlib.sha256(body).digest() != digest:
                 raise ValueError("the bytes are not the ones that were written")
-            table = pq.read_table(io.BytesIO(body), schema=_CACHE_SCHEMA)
+            table = read_table(body).cast(_CACHE_SCHEMA)
         except (OSError, ValueError, pa.ArrowException) as error:
             _log.debug("no index cache: %s", error)
             return {}

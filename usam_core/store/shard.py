@@ -4,7 +4,6 @@ A shard is written once and never changed, but for feature blocks that are added
 """
 
 import hashlib
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 
 from usam_core.errors import StoreError
 from usam_core.files.digest import file_digest, value_digest
+from usam_core.files.parquet import read_table
 from usam_core.store.arrays import Damaged, check_array, write_array
 from usam_core.store.layout import (
     COLUMNS,
@@ -202,7 +202,7 @@ def _read_index(folder: Path, attributes: dict[str, Any]) -> pa.Table:
         raise Damaged(f"{path}: {error.strerror or error}") from error
     if hashlib.sha256(content).hexdigest() != attributes["index_sha256"]:
         raise Damaged(f"{path}: the bytes are not the ones that were written")
-    return pq.read_table(io.BytesIO(content))
+    return read_table(content)
 
 
 def _index_table(records: Sequence[ShardRecord]) -> pa.Table:

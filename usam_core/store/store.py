@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from usam_core.errors import StoreError
+from usam_core.files.parquet import read_table
 from usam_core.files.stamps import CheckedFolders
 from usam_core.images.read import PATH_CODES
 from usam_core.progress import SILENT, Progress
@@ -348,7 +348,7 @@ class Arrivals:
     def _add(self, name: str) -> None:
         self._seen.add(name)
         try:
-            table = pq.read_table(self._shards / name / INDEX_FILE, columns=["sha256"])
+            table = read_table(self._shards / name / INDEX_FILE, ["sha256"])
         except (OSError, pa.ArrowException):
             return  # damaged, or gone again: whoever reads the whole index deals with it
         arrived = np.sort(_numbers(table["sha256"].to_pylist()))

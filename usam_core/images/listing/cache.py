@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from usam_core.files.atomic import whole_file
+from usam_core.files.parquet import open_parquet
 
 _T = TypeVar("_T")
 
@@ -164,10 +165,10 @@ def read_remembered(cache: Path | None) -> Remembered:
     if cache is None or not cache.exists():
         return Remembered()
     try:
-        with pq.ParquetFile(cache, page_checksum_verification=True) as file:
+        with open_parquet(cache, verified=True) as file:
             if not file.schema_arrow.equals(SCHEMA, check_metadata=True):
                 raise ValueError("it was written by another version")
-            return Remembered(file.iter_batches(_GROUP))
+            return Remembered(file.iter_batches(_GROUP, use_threads=False))
     except Exception as error:  # parquet raises anything on damaged bytes; all can be read again
         _log.warning("%s: not readable, listing everything anew: %s", cache, error)
         return Remembered()

@@ -1,6 +1,5 @@
 """Files that name the images to be labelled: text, CSV, parquet, COCO JSON, PASCAL VOC sets."""
 
-import io
 import json
 import os
 import re
@@ -12,6 +11,7 @@ import pandas as pd
 from usam_core.config.images import ImagePlace
 from usam_core.errors import InputError
 from usam_core.files.fsspec_io import file_system, is_url, join, open_bytes, try_again
+from usam_core.files.parquet import read_frame
 from usam_core.files.spreadsheet import read_separated
 from usam_core.images.listing.walk import below, with_slashes
 
@@ -78,7 +78,7 @@ def _from_csv(content: bytes, file: str) -> _Rows:
 
 def _from_parquet(content: bytes, file: str) -> _Rows:
     try:
-        table = pd.read_parquet(io.BytesIO(content))
+        table = read_frame(content)
     except Exception as error:  # parquet raises anything on damaged bytes
         raise InputError(f"{file}: no parquet ({error}); expected a column `path`") from error
     yield from enumerate(_column(table, file), start=1)
