@@ -1,5 +1,7 @@
 """Bags, training and the head file: does the head find what only bag labels tell it?"""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -156,6 +158,54 @@ def test_the_history_adds_up():
     for line in train(source(rows, labels), config, seed=0).history:
         expected = 0.5 * line["mil"] + 0.3 * line["uncertainty"]
         assert line["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+class Counted:
+    """Progress that keeps what was announced and what was done."""
+
+    def bar(self, what, total):
+        self.total, self.done = total, 0
+        return nullcontext(self)
+
+    def advance(self, count=1):
+        self.done += count
+
+
+@pytest.mark.parametrize("distil", [True, False])
+@pytest.mark.parametrize("features", [["encoder"], ["tokens", "encoder"]])
+def test_as_many_passes_as_the_steps_need_each_of_them_told(features, distil):
+    rows, labels, _ = toy(20)
+    config = CONFIG.model_copy(update={"steps": 5, "distil": distil})
+    progress = Counted()
+    history = train(source(rows, labels, features=features), config, 0, progress).history
+    # Two batches of at most 16 pictures a pass: three passes are at least five steps.
+    roles = ["teacher", "student"] if distil else ["teacher"]
+    passes = [(role, epoch) for role in roles for epoch in (1, 2, 3)]
+    assert [(line["role"], line["epoch"]) for line in history] == passes * len(features)
+    assert progress.total == progress.done == len(history)
+
+
+def test_a_head_of_one_block_is_no_head_of_several():
+    rows, labels, _ = toy(6)
+    config = CONFIG.model_copy(update={"steps": 1})
+    heads = train(source(rows, labels), config, 0)
+    assert isinstance(heads.teacher, Head)
+    assert isinstance(heads.student, Head)
+    assert "block" not in heads.history[0]
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_features_are_standardized_by_the_moments_of_the_bags(standardize):
+    rows, labels, _ = toy(6)
+    for columns in rows.columns.values():
+        columns["features/encoder"] = columns["features/encoder"] * 2 + 1
+    bags = source(rows, labels)
+    config = CONFIG.model_copy(update={"steps": 1, "standardize": standardize})
+    heads = train(bags, config, 0)
+    expected = bags.moments() if standardize else (np.zeros(WIDTH), np.ones(WIDTH))
+    for head in (heads.teacher, heads.student):
+        assert head.mean.numpy() == pytest.approx(expected[0])
+        assert head.deviation.numpy() == pytest.approx(expected[1])
 
 
 def test_the_accuracy_is_the_share_of_pictures_whose_best_class_is_theirs():
