@@ -188,11 +188,22 @@ def test_every_format_that_is_read_is_listed_and_others_are_counted(tmp_path):
     picture.convert("L").save(tmp_path / "a.pgm")
     for name in ("a.svs", "a.btf", "a.lsm"):
         tifffile.imwrite(tmp_path / name, RGB, photometric="rgb")
-    for name in ("a.jxl", "b.JXL", "a.czi", ".hidden.czi", "a.csv", "a.json", "a.xml"):
+    for name in (
+        "a.jxl",
+        "b.JXL",
+        "a.ico",
+        "a.qoi",
+        "a.dds",
+        "a.czi",
+        ".hidden.czi",
+        "a.csv",
+        "a.json",
+        "a.xml",
+    ):
         (tmp_path / name).write_bytes(b"x")
     listing = list_images(ImagesConfig(path="."), tmp_path)
     assert listing["status"].tolist() == ["ok"] * 12
-    assert listing.attrs[OTHERS] == {".jxl": 2, ".czi": 1}
+    assert listing.attrs[OTHERS] == {".jxl": 2, ".czi": 1, ".ico": 1, ".qoi": 1, ".dds": 1}
 
 
 def test_iphone_pictures_are_read_where_their_package_is_installed(tmp_path):

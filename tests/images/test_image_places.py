@@ -270,5 +270,7 @@ def test_init_takes_a_coco_json(tree):
 
 
 def test_a_url_of_the_local_disk_is_a_path(tree):
-    opened = project(tree, path=f"file://{tree}/images")
-    assert opened.images_path == tree / "images"
+    (tree / "images").rename(tree / "my images")
+    for start in ("file://", "FILE://localhost"):
+        opened = project(tree, path=f"{start}{tree}/my%20images")
+        assert opened.images_path == tree / "my images"

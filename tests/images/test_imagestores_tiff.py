@@ -11,6 +11,7 @@ from usam_core.errors import InputError
 from usam_core.images.listing.scan import list_images
 from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.rgb import apply_window
+from usam_core.images.stores.anew import is_read_anew
 from usam_core.images.stores.base import PlaneInfo
 from usam_core.images.stores.factory import open_image
 from usam_core.images.stores.show import depth_axis
@@ -229,6 +230,17 @@ def test_ink_on_white_and_palettes_are_what_a_person_sees(tmp_path):
     tifffile.imwrite(path, values, photometric="palette", colormap=colors)
     expected = np.moveaxis(colors[:, values[1]] // 257, 0, -1)
     np.testing.assert_array_equal(read_image(f"{path}#i=1").rgb, expected)
+
+
+def test_a_color_map_that_counts_to_255_is_one_of_8_bit(tmp_path):
+    path = tmp_path / "a.tif"
+    values, colors = noise((6, 5), "uint8"), noise((3, 256), "uint8").astype(np.uint16)
+    tifffile.imwrite(path, values, photometric="palette", colormap=colors)
+    np.testing.assert_array_equal(read_image(path).rgb, np.moveaxis(colors[:, values], 0, -1))
+    # It was black, so what was made of that is made anew; others keep their keys.
+    assert is_read_anew(str(path))
+    tifffile.imwrite(path, values, photometric="palette", colormap=colors * 257)
+    assert not is_read_anew(str(path))
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14])

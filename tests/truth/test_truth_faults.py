@@ -137,6 +137,8 @@ def test_a_repeated_annotation_id_keeps_each_object_with_its_image(coco):
     truth = coco(lambda d: d["annotations"][1].update(id=1))
     assert pixels(truth) == WHOLE
     assert pixels(truth, "i2.jpg")[2] == 36
+    (note,) = truth.notes
+    assert note == "annotations kept whose id another one has too: annotations[1] (id 1)"
 
 
 def test_an_annotation_that_stands_twice_counts_once(coco):

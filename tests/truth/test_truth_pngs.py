@@ -131,3 +131,14 @@ def test_background_first_among_the_names_shifts_no_value(tmp_path):
     truth = VocTruth(tmp_path, ["Background", "dog", "cat"], words, ["dog", "cat"])
     assert truth.label_map("x.jpg").tolist() == [[0, 1, 2]]
     assert "background" in truth.notes[0]
+
+
+def test_the_ending_may_be_in_capitals(tmp_path):
+    values, none = np.array([[0, 1], [2, 2]], np.uint8), tmp_path / "none"
+    none.mkdir()
+    truth = voc(tmp_path, values, objects=tmp_path)
+    before = truth.label_map("a.jpg")
+    (tmp_path / "a.png").rename(tmp_path / "a.PNG")
+    np.testing.assert_array_equal(truth.label_map("a.jpg"), before)
+    assert [one["category_id"] for one in truth.instances("a.jpg")] == [1, 2]
+    assert truth.digest() != VocTruth(none, LABELS, WORDS, LABELS, objects=none).digest()

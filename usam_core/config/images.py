@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
+from urllib.parse import unquote
 
 from pathspec import GitIgnoreSpec
 from pydantic import BeforeValidator, Field, StrictInt, StrictStr, field_validator, model_validator
@@ -32,7 +33,7 @@ def _address(value: object) -> object:
             "looks for them"
         )
     scheme, rest = found.group().lower(), value[found.end() :]
-    return rest if scheme == "file://" else scheme + rest
+    return unquote(rest.removeprefix("localhost")) if scheme == "file://" else scheme + rest
 
 
 READ = (
@@ -52,6 +53,9 @@ NOT_READ = (
         ".hdr",
         ".tga",
         ".dib",
+        ".dds",
+        ".ico",
+        ".qoi",
         ".pcx",
         ".sgi",
         ".psd",

@@ -30,6 +30,7 @@ from usam_core.steps.record import digests, labels_record, made_input
 from usam_core.steps.render import picture_and_labels
 from usam_core.truth.base import Truth
 from usam_core.truth.choose import open_truth
+from usam_core.truth.voc import PNGS
 
 CALCULATIONS = (
     "usam_core.inference.reliability",
@@ -56,7 +57,7 @@ def inputs(project: Project) -> Inputs:
         "labels": made_input(project, record),
         "truth": Input(
             open_truth(project).digest(),
-            lambda: {"path": portable(path, project.root), "sha256": files_digest(path, "*.png")},
+            lambda: {"path": portable(path, project.root), "sha256": files_digest(path, PNGS)},
         ),
         "label_of": project.config.label_of,
         "colours": [spec.color for spec in project.config.classes],

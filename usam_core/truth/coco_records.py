@@ -55,7 +55,10 @@ def read_records(path: Path, notes: Notes) -> Records:
         number = None if fault else plain_id(entry.get("id"))
         if number is not None and seen.setdefault(number, entry) is not entry:
             # Ids mean nothing here: an object belongs to the image that it names.
-            fault = "it stands there before" if seen[number] == entry else None
+            if seen[number] == entry:
+                fault = "it stands there before"
+            else:
+                notes.fault("annotations kept whose id another one has too", name)
         if fault:
             notes.fault(f"annotations left out, {fault}", name)
             continue

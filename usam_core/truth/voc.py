@@ -26,6 +26,9 @@ from usam_core.masks.label_png import (
 from usam_core.masks.rle import mask_record
 from usam_core.truth.base import VOID, Notes, label_numbers
 
+PNGS = "*.[pP][nN][gG]"
+"""Which files of a folder of truth are read."""
+
 
 class VocTruth:
     """A folder of label PNGs that have the images' names.
@@ -76,7 +79,7 @@ class VocTruth:
         """Return a digest of all PNGs, of where they lie, and of what their values mean."""
         folders = [self.folder, *([self.objects] if self.objects else [])]
         try:
-            files = [files_digest(folder, "*.png") for folder in folders]
+            files = [files_digest(folder, PNGS) for folder in folders]
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
         return value_digest([self._names, self._numbers.tolist(), files])
@@ -90,7 +93,7 @@ class VocTruth:
             InputError: the PNG holds a value that no name was given for, or a colour that is none
                 of VOC's.
         """
-        path = self.folder / _png(file_name)
+        path = _file(self.folder, file_name)
         if hash(_png(file_name)) in self._shared:
             if path.exists():
                 self._notes.fault("images left out, their truth may be another image's", file_name)
@@ -131,7 +134,7 @@ class VocTruth:
         labels = None if self.objects is None else self.label_map(file_name)
         if self.objects is None or labels is None:
             return None
-        path = self.objects / _png(file_name)
+        path = _file(self.objects, file_name)
         without = "images left out of mAP50"
         numbers = self._read(path, without, labels.shape)
         if numbers is None:
@@ -175,6 +178,13 @@ class VocTruth:
                 f"{values.dtype} {values.shape}"
             )
         return values
+
+
+def _file(folder: Path, file_name: str) -> Path:
+    """Return where the PNG of an image lies, its ending in either case."""
+    path = folder / _png(file_name)
+    other = path.with_suffix(".PNG")
+    return other if not path.exists() and other.exists() else path
 
 
 def _png(file_name: str) -> str:

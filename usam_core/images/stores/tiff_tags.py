@@ -218,7 +218,8 @@ def pixels_of(
     colormap = None
     has_hole = False
     if kind == _KIND.PALETTE:
-        colormap = (page.colormap >> 8).astype(np.uint8)
+        # Some writers fill the map's 16 bits with values of 8, as libtiff knows.
+        colormap = (page.colormap >> 8 * (page.colormap.max() > 255)).astype(np.uint8)
         has_hole = nodata is not None and nodata < colormap.shape[1]
         if has_hole:
             colormap[:, int(nodata)] = 0
