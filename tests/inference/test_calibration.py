@@ -105,6 +105,13 @@ def test_a_class_whose_best_mask_is_unlikely_is_absent():
     assert seen[0] > seen[2] > seen[1]
 
 
+def test_together_classes_have_no_more_than_1_and_the_best_keeps_its_own():
+    one = Calibration(1.0, -60.0, 0.0, stated=(0.0, 0.3, 1.0), right=(0.0, 0.6, 1.0))
+    found = one.probabilities(np.log([[0.4, 0.3, 0.3]]), np.zeros(1))
+    best = 0.6 + 0.4 * (0.4 - 0.3) / 0.7
+    assert found[0] == pytest.approx([best, (1 - best) / 2, (1 - best) / 2])
+
+
 def test_presence_by_hand():
     """Offset and slope of the log odds of the best mask; even odds give the offset alone."""
     one = Calibration(1.0, 0.0, 0.0, presence_offset=-1.0, presence_slope=2.5)
