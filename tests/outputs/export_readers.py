@@ -76,6 +76,20 @@ def label_studio(root, work):
     return found
 
 
+def labelme(root, work):
+    """Return class and corners of each image's shapes; its pixels are found and have their size."""
+    from labelme import LabelFile
+
+    found = {}
+    for file in sorted((root / "labelme").rglob("*.json")):
+        read = LabelFile(str(file))
+        assert read.image_data, f"{file}: no image beside it"
+        image = str((file.parent / read.image_path).resolve())
+        assert {one["shape_type"] for one in read.shapes} == {"polygon"}
+        found[image] = [(one["label"], np.asarray(one["points"]).tolist()) for one in read.shapes]
+    return found
+
+
 def ome_zarr(root, work):
     """Return the full level and the number of levels of each group of labels; all are valid."""
     from ome_zarr.io import parse_url
@@ -112,13 +126,16 @@ def napari(root, work):
     return found
 
 
+READERS = (yolo, datumaro, label_studio, labelme, ome_zarr, napari)
+
+
 def main():
     """Run one reader."""
     reader, root, target = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     work = target.with_suffix("")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    read = {one.__name__: one for one in (yolo, datumaro, label_studio, ome_zarr, napari)}
+    read = {one.__name__: one for one in READERS}
     target.write_text(json.dumps(read[reader](root, work)), encoding="utf-8")
 
 
