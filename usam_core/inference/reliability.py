@@ -58,7 +58,7 @@ def diagram(table: pd.DataFrame, title: str) -> Image.Image:
     def at(x: float, y: float) -> tuple[float, float]:
         return _MARGIN + x * _SIDE, _MARGIN + (1 - y) * _SIDE
 
-    most = max(1, int(table["masks"].max()))
+    most = table["masks"].max()
     for row in table.dropna().itertuples():
         draw.rectangle([at(row.low, row.accuracy), at(row.high, 0)], "#9ecae1", "#3182bd")
         width = (row.high - row.low) * row.masks / most
@@ -66,12 +66,13 @@ def diagram(table: pd.DataFrame, title: str) -> Image.Image:
         draw.rectangle([x, y + 2, x + width * _SIDE, y + 6], "#08519c")
     draw.line([at(0, 0), at(1, 1)], "#cb181d", 2)
     draw.rectangle([at(0, 1), at(1, 0)], outline="black")
+    # An anchor says which point of a text stands at its place: left, middle, right; top, middle.
     for tick in (0.0, 0.5, 1.0):
         x, y = at(tick, 0)
-        draw.text((x - 8, y + 10), f"{tick:g}", "black")
+        draw.text((x, y + 10), f"{tick:g}", "black", anchor="mt")
         x, y = at(0, tick)
-        draw.text((x - 28, y - 6), f"{tick:g}", "black")
-    draw.text((_MARGIN, 6), title, "black")
-    draw.text((_MARGIN + _SIDE / 2 - 60, size - 18), "stated probability", "black")
-    draw.text((4, _MARGIN - 22), "share that was right", "black")
+        draw.text((x - 6, y), f"{tick:g}", "black", anchor="rm")
+    draw.text((_MARGIN, 6), title, "black", anchor="lt")
+    draw.text((size / 2, size - 14), "stated probability", "black", anchor="mt")
+    draw.text((4, _MARGIN - 22), "share that was right", "black", anchor="lt")
     return picture
