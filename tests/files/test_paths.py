@@ -33,8 +33,7 @@ from usam_core.outputs.ledger import Ledger, content_digest
 from usam_core.report.history import previous_run, remember_run
 from usam_core.report.runs import open_run
 from usam_core.sources.web.journal import Candidate, Journal, Verdict
-from usam_core.sources.web.source import _tidy
-from usam_core.sources.web.tally import sort_out
+from usam_core.sources.web.source import _tidy, sort_out
 from usam_core.steps import annotate, collect, compose, export
 from usam_core.steps import class_pictures as gather
 from usam_core.steps.exporting import Job, export_part

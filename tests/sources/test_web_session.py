@@ -7,7 +7,7 @@ import pytest
 
 from tests.web_site import picture, settings
 from usam_core.sources.web import session as session_module
-from usam_core.sources.web.limits import Budget, CapReached, FetchFailed
+from usam_core.sources.web.guard import Budget, CapReached, FetchFailed
 from usam_core.sources.web.session import PoliteSession
 
 

@@ -38,12 +38,10 @@ class Candidate:
     """An address that may lead to a picture, and what is known of it.
 
     Attributes:
-        engine: which engine gave it.
-        query: what the engine was asked.
+        engine, query: which engine gave it, and what that was asked.
         url: the picture's address.
         page_url: the page that shows it.
-        title: what the engine or the page calls it.
-        licence: what the engine or the page says of its licence.
+        title, licence: as the engine or the page says.
     """
 
     engine: str
