@@ -29,11 +29,10 @@ from torch.ao.nn.quantized.dynamic import Linear as QuantisedLinear
 from torch.ao.quantization import quantize_dynamic
 
 from usam_core.rng import generator
+from usam_core.sam.decoder import decode
 from usam_core.sam.embedder import SamEmbedder, grid_points
 from usam_core.sam.nano import build_nano_sam
-from usam_core.sam.tokens import decode
-from usam_core.sources.scenes import FIELD_LOOK, scene
-from usam_core.sources.shapes import SHAPES
+from usam_core.sources.scenes import FIELD_LOOK, SHAPES, scene
 from usam_core.types import MaskSet
 
 SEED = 5

@@ -393,7 +393,7 @@ DELETIONS = {
     "rmtree": {
         "files/atomic.py",  # a temporary folder of its own
         "files/paths.py",
-        "sources/render.py",  # folders named after classes and settings
+        "sources/local.py",  # folders named after classes and settings
         "sources/synthetic.py",
         "sources/web/source.py",
         "steps/annotate.py",  # folders of fixed names; `check_links` looks at them
@@ -404,7 +404,7 @@ DELETIONS = {
         "files/atomic.py",
         "outputs/yolo.py",  # links alone
         "files/paths.py",
-        "sam/download.py",
+        "sam/load.py",
         "steps/calibrate.py",  # files of fixed names
         "steps/embed.py",
         "steps/export.py",

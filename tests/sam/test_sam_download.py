@@ -8,8 +8,7 @@ import pytest
 
 from usam_core.config.schema import SamConfig
 from usam_core.errors import InputError, StoreError, TransientError
-from usam_core.sam.download import OFFICIAL, Checkpoint, cache_folder, download
-from usam_core.sam.load import load_sam
+from usam_core.sam.load import OFFICIAL, Checkpoint, cache_folder, download, load_sam
 
 CONTENT = bytes(range(256)) * 4096
 

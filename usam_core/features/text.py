@@ -22,8 +22,7 @@ from torch.nn import functional
 
 from usam_core.config.features import FeatureConfig
 from usam_core.errors import InputError
-from usam_core.features.families import CLIP, SETTING
-from usam_core.features.model import ModelFiles, find_model, load_model
+from usam_core.features.model import CLIP, SETTING, ModelFiles, find_model, load_model
 from usam_core.sam.load import choose_device
 
 TEMPLATES = (
@@ -85,27 +84,22 @@ class TextSide:
         return torch.cat(parts)
 
     def _some(self, texts: list[str]) -> Tensor:
+        keys = ["input_ids"]
         if self._is_clip:
-            given = self._tokens(texts, padding="longest")
-            self._check_end(given["input_ids"])
+            padding = {"padding": "longest"}
+            keys.append("attention_mask")
         else:
-            given = self._tokens(
-                [text.lower() for text in texts], padding="max_length", padding_side="right"
-            )
-            given = {"input_ids": given["input_ids"]}
-        found = self._model.get_text_features(**{k: v.to(self._device) for k, v in given.items()})
-        # transformers 5 wraps the vectors in an object.
-        return found if isinstance(found, Tensor) else found.pooler_output
-
-    def _tokens(self, texts: list[str], **padding: Any) -> dict[str, Tensor]:
-        found = self._tokenizer(
-            texts,
-            truncation=True,
-            max_length=self._length,
-            return_tensors="pt",
-            **padding,
+            padding = {"padding": "max_length", "padding_side": "right"}
+            texts = [text.lower() for text in texts]
+        tokens = self._tokenizer(
+            texts, truncation=True, max_length=self._length, return_tensors="pt", **padding
         )
-        return {key: found[key] for key in ("input_ids", "attention_mask") if key in found}
+        if self._is_clip:
+            self._check_end(tokens["input_ids"])
+        inputs = {key: tokens[key].to(self._device) for key in keys if key in tokens}
+        vectors = self._model.get_text_features(**inputs)
+        # transformers 5 wraps the vectors in an object.
+        return vectors if isinstance(vectors, Tensor) else vectors.pooler_output
 
     def _check_end(self, ids: Tensor) -> None:
         end = self._tokenizer.eos_token_id

@@ -25,12 +25,9 @@ _log = logging.getLogger(__name__)
 
 
 class Piece(NamedTuple):
-    """One piece of work.
+    """One piece of work: its name for errors, items in it such as images, arguments.
 
-    Attributes:
-        name: what it is, for errors.
-        size: items in it, such as images.
-        arguments: of the function, before its last, which is the progress to tell.
+    The function is called with these arguments and a `Progress`.
     """
 
     name: str
@@ -57,7 +54,25 @@ class InProcess:
 
     def run(self, function: Callable[..., Any], pieces: Sequence[Piece], bar: Bar) -> list[Any]:
         """See `Workers.run`."""
-        return [_run_piece(function, piece, bar) for piece in pieces]
+        results = []
+        for piece in pieces:
+            counted = _Counted(bar)
+            results.append(function(*piece.arguments, Advance(counted.advance)))
+            # What was there already is done too, but nobody has told of it.
+            bar.advance(piece.size - counted.done)
+        return results
+
+
+class _Counted:
+    """Passes advances on to a bar and counts them."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self.done = 0
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        self._bar.advance(count)
 
 
 _open: list[Workers] = []
@@ -128,8 +143,7 @@ def run_pieces(
         function: a function of a module, called with a piece's arguments and a `Progress`.
         pieces: the work.
         what: for the bar, which counts the pieces' sizes.
-        config: where the work is done.
-        device: as for `open_workers`.
+        config, device: as for `open_workers`.
         progress: told how it goes on.
 
     Raises:
@@ -143,12 +157,12 @@ def run_pieces(
 
 
 def worker_count(config: ComputeConfig, device: str) -> int:
-    """Return how many local worker processes a project's setting means; 0 is none."""
+    """How many local worker processes a project's setting means; 0 is none."""
     if config.workers is not None:
         return config.workers
-    if _gpus(device) or (device != "cpu" and torch.backends.mps.is_available()):
-        return _gpus(device) if _gpus(device) > 1 else 0
-    count = _cores() // CORES_PER_WORKER
+    count = _gpus(device)
+    if not count and not (device != "cpu" and torch.backends.mps.is_available()):
+        count = _cores() // CORES_PER_WORKER
     return count if count > 1 else 0
 
 
@@ -161,20 +175,6 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _run_piece(function: Callable[..., Any], piece: Piece, bar: Bar) -> Any:
-    told = 0
-
-    def advance(count: int) -> None:
-        nonlocal told
-        told += count
-        bar.advance(count)
-
-    result = function(*piece.arguments, Advance(advance))
-    # What was there already is done too, but nobody has told of it.
-    bar.advance(piece.size - told)
-    return result
 
 
 def _gpus(device: str) -> int:

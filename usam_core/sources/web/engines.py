@@ -86,13 +86,9 @@ def baidu_results(body: bytes) -> Iterator[Result]:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A search engine.
+    """A search engine: icrawler's feeder, which knows its addresses, and what reads its pages.
 
-    Attributes:
-        feeder: icrawler's feeder, which knows the engine's addresses.
-        results: reads a result page.
-        step: results per page, as icrawler counts.
-        quotes: the feeder leaves quoting the query to its caller.
+    A page has `step` results, as icrawler counts; `quotes`: the feeder leaves quoting to us.
     """
 
     feeder: type[Feeder]

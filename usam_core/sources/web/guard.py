@@ -26,11 +26,9 @@ Permit = Callable[[str], None]
 
 
 class FetchFailed(Exception):
-    """An address gave nothing of use.
+    """An address gave nothing of use; code and reason as in `Rejected`.
 
     Args:
-        code: one short word for counting, as in `Rejected.code`.
-        reason: a sentence for people.
         again: another try may go better.
         wait: seconds that the server asked to wait before it.
         lost: it looks as if this machine, not the other one, had no network.
@@ -60,17 +58,10 @@ class CapReached(Exception):
 
 
 class Budget:
-    """The time and the bytes that one class may use; shared by its threads.
+    """Seconds and received bytes that one class may use, less those used; shared by its threads.
 
-    `left`, `sleep` and `spend` raise `CapReached` when either is used up.
-
-    Attributes:
-        answered: any server said anything since the beginning.
-
-    Args:
-        seconds: maximum time, from now.
-        max_bytes: maximum of bytes received.
-        used: seconds and bytes of both that are used up already.
+    `left`, `sleep` and `spend` raise `CapReached` when either is used up. `answered` says whether
+    any server has said anything.
     """
 
     def __init__(self, seconds: float, max_bytes: int, used: tuple[float, int] = (0.0, 0)) -> None:
@@ -117,11 +108,7 @@ class Budget:
 
 
 class Pace:
-    """Keeps requests to one host apart, whatever the number of threads.
-
-    Args:
-        per_second: maximum of requests a second to one host.
-    """
+    """Allows so many requests a second to one host, whatever the number of threads."""
 
     def __init__(self, per_second: float) -> None:
         self._interval = 1 / per_second
@@ -159,15 +146,8 @@ _MORE = [
     ipaddress.ip_network(text)
     for text in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "3fff::/20")
 ]
-_UNFIT = (
-    "unspecified",
-    "loopback",
-    "link_local",
-    "site_local",  # of IPv6 only
-    "multicast",
-    "reserved",
-    "private",
-)
+# `site_local` is known of IPv6 only.
+_UNFIT = ("unspecified", "loopback", "link_local", "site_local", "multicast", "reserved", "private")
 _NO_NETWORK = {errno.ENETUNREACH, errno.ENETDOWN}
 
 _here = threading.local()
@@ -198,11 +178,7 @@ def unfit(address: str) -> str | None:
 
 
 class Guard:
-    """Decides which addresses may be connected to.
-
-    Args:
-        allow_hosts: `name` or `name:port` of hosts that may have any address.
-    """
+    """Lets connect to public addresses, and to any of hosts allowed as `name` or `name:port`."""
 
     def __init__(self, allow_hosts: Iterable[str]) -> None:
         self._allowed = {host.lower() for host in allow_hosts}
@@ -224,10 +200,7 @@ class Lifeline:
     """Cuts the sockets that this thread uses within the block when their time is over.
 
     A time limit of a socket counts from byte to byte, so that a server which sends one byte now
-    and then would hold a thread for ever.
-
-    Attributes:
-        expired: the time was over before the block ended.
+    and then would hold a thread for ever. `expired`: the time was over before the block ended.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -277,12 +250,7 @@ def _shut(used: socket.socket) -> None:
 
 
 class GuardedAdapter(HTTPAdapter):
-    """Makes the connections of a `requests` session, each checked by a guard.
-
-    Args:
-        guard: what decides.
-        threads: how many connections to one host are kept open.
-    """
+    """Makes a `requests` session's connections, each checked; keeps so many to a host open."""
 
     def __init__(self, guard: Guard, threads: int) -> None:
         self._pools = _guarded_pools(guard)
@@ -300,16 +268,13 @@ def _guarded_pools(guard: Guard) -> dict[str, type[HTTPConnectionPool]]:
             return _connect(guard, self)
 
         def request(self, *args: Any, **kwargs: Any) -> None:
-            _hold(self)
+            if self.sock is not None:  # used again
+                _here.lifeline.hold(self.sock)
             super().request(*args, **kwargs)
 
-    class TlsConnection(HTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            return _connect(guard, self)
-
-        def request(self, *args: Any, **kwargs: Any) -> None:
-            _hold(self)
-            super().request(*args, **kwargs)
+    # Its other base is the plain one too, so that these two come before the library's own.
+    class TlsConnection(PlainConnection, HTTPSConnection):
+        pass
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = PlainConnection
@@ -318,12 +283,6 @@ def _guarded_pools(guard: Guard) -> dict[str, type[HTTPConnectionPool]]:
         ConnectionCls = TlsConnection
 
     return {"http": PlainPool, "https": TlsPool}
-
-
-def _hold(connection: HTTPConnection) -> None:
-    """Cut a connection that is used again with the others of this thread."""
-    if connection.sock is not None:
-        _here.lifeline.hold(connection.sock)
 
 
 def _connect(guard: Guard, connection: HTTPConnection) -> socket.socket:

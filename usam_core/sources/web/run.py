@@ -67,21 +67,21 @@ def keep(answer: Answer, folder: Path, max_megapixels: float) -> Verdict:
             reason = str(error).replace("images.max_megapixels", "training.web.max_megapixels")
             return Verdict(error.quarantined.code, reason.replace(str(original), answer.url))
     content = io.BytesIO()
-    if answer.body.startswith(_PNG):
-        ending = "png"
+    ending = "png" if answer.body.startswith(_PNG) else "jpg"
+    if ending == "png":
         picture.save(content, format="PNG")
     else:
-        ending = "jpg"
         picture.save(content, format="JPEG", quality=JPEG_QUALITY)
-    sha256 = hashlib.sha256(content.getvalue()).hexdigest()
+    kept = content.getvalue()
+    sha256 = hashlib.sha256(kept).hexdigest()
     file = folder / f"{sha256[:16]}.{ending}"
     with whole_file(file) as path:
-        path.write_bytes(content.getvalue())
+        path.write_bytes(kept)
     return Verdict(
         picture={
             "file": file.name,
             "sha256": sha256,
-            "bytes": len(content.getvalue()),
+            "bytes": len(kept),
             "final_url": answer.url,
             "content_type": answer.content_type or None,
             "original_sha256": hashlib.sha256(answer.body).hexdigest(),
@@ -94,11 +94,8 @@ class Tally:
     """Counts usable pictures in the order of the candidates, whatever the order of the answers.
 
     A candidate is fetched when even if all that are being fetched turn out usable, one more is
-    needed: nothing is fetched in vain, and which addresses are does not depend on timing.
-
-    Args:
-        wanted: how many usable pictures the class needs.
-        verdicts: what came of addresses in earlier runs.
+    needed: nothing is fetched in vain, and which addresses are does not depend on timing. What
+    came of addresses in earlier runs counts.
     """
 
     def __init__(self, wanted: int, verdicts: dict[str, Verdict]) -> None:
@@ -177,14 +174,9 @@ class ClassRun:
         complete: asking again would give the same.
 
     Args:
-        spec: the class.
-        config: the source's settings.
         sites: addresses where its crawl begins.
         listed: its candidates of the user's list.
         folder: where its pictures go.
-        session: what fetches.
-        journal: what is known already.
-        budget: what the class may use of time and bytes.
         advance: called with the number of usable pictures, from the caller's thread.
     """
 
@@ -247,7 +239,7 @@ class ClassRun:
     def _ask(self, engine: str, following: str | None, failures: dict[str, FetchFailed]) -> None:
         """Ask one engine and note what it gave; a failure of it is kept in `failures`."""
         before, results = self.tally.usable, 0
-        note = ""
+        name, note = repr(self._spec.name), ""
         try:
             for batch in self._batches(engine):
                 results += len(batch)
@@ -259,13 +251,12 @@ class ClassRun:
             note = f"{engine} failed: {failure}"
         if engine == "sites":
             self.notes += self._crawl.notes()
-        if not note and not results:
-            note = f"{engine} returned 0 results for {self._spec.name!r}"
-            note += " (its page may have changed)" if engine in ENGINES else ""
-        if not note:
+        if not note and results:
             gave = self.tally.usable - before
-            note = f"{engine} gave {gave} usable pictures of {results} results for "
-            note += repr(self._spec.name)
+            note = f"{engine} gave {gave} usable pictures of {results} results for {name}"
+        elif not note:
+            changed = " (its page may have changed)" if engine in ENGINES else ""
+            note = f"{engine} returned 0 results for {name}{changed}"
         asked = f"; asked {following} next" if following and not self.tally.enough else ""
         self.notes.append(note + asked)
 

@@ -9,7 +9,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from http.cookiejar import DefaultCookiePolicy
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from urllib.parse import urldefrag, urljoin, urlsplit
 
 import requests
@@ -45,13 +45,7 @@ CheckType = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer.
-
-    Attributes:
-        url: where it came from in the end, after redirects.
-        content_type: what the server said it is, without parameters, in lower case.
-        body: its bytes.
-    """
+    """A whole answer: its address after redirects, its type in lower case without parameters."""
 
     url: str
     content_type: str
@@ -59,20 +53,15 @@ class Answer:
 
 
 class PoliteSession(requests.Session):
-    """A session with limits, and without proxies, cookies and passwords of the user's.
-
-    Args:
-        config: the limits.
-    """
+    """A session with limits, and without proxies, cookies and passwords of the user's."""
 
     def __init__(self, config: WebConfig) -> None:
         super().__init__()
         self.trust_env = False
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self.headers["User-Agent"] = f"usam/{version('usam')} (+{config.contact})"
         # Uncompressed: a small answer cannot unfold into a large one.
-        self.headers.update(
-            {"User-Agent": user_agent(config.contact), "Accept-Encoding": "identity"}
-        )
+        self.headers["Accept-Encoding"] = "identity"
         adapter = GuardedAdapter(Guard(config.allow_hosts), config.concurrency)
         self.adapters.clear()
         self.mount("http://", adapter)
@@ -92,11 +81,8 @@ class PoliteSession(requests.Session):
     ) -> Answer:
         """Return the whole answer of an address, following redirects.
 
-        Args:
-            url: the address.
-            budget: what the class may still use.
-            permit: looks at each address before it is asked.
-            check_type: looks at the content type before the body is read.
+        `permit` looks at each address before it is asked, `check_type` at the content type before
+        the body is read.
 
         Raises:
             FetchFailed: there is no answer of use.
@@ -186,10 +172,8 @@ class PoliteSession(requests.Session):
         return Answer(url, content_type, bytes(body))
 
     def _too_many_bytes(self, url: str, what: str) -> FetchFailed:
-        limit = self._max_bytes / _MEGABYTE
-        return FetchFailed(
-            "too_many_bytes", f"{url} {what}; training.web.max_file_mb allows {limit:g} MB"
-        )
+        allowed = f"training.web.max_file_mb allows {self._max_bytes / _MEGABYTE:g} MB"
+        return FetchFailed("too_many_bytes", f"{url} {what}; {allowed}")
 
     def _too_slow(self, url: str, budget: Budget) -> FetchFailed:
         budget.left()  # where the class's time is over, that is the reason
@@ -205,11 +189,7 @@ def on_threads(
     """Do every job on a thread of its own; then raise the first error of one.
 
     The threads are daemons: those of an executor would hold an interrupted process until the
-    slowest host has answered.
-
-    Args:
-        jobs: what is done.
-        each_time: called again and again from the caller's thread.
+    slowest host has answered. `each_time` is called again and again from the caller's thread.
     """
     errors: list[BaseException] = []
 
@@ -228,15 +208,6 @@ def on_threads(
             thread.join(_POLL_SECONDS)
     if errors:
         raise errors[0]
-
-
-def user_agent(contact: str) -> str:
-    """How the crawler introduces itself."""
-    try:
-        release = version("usam")
-    except PackageNotFoundError:
-        release = "0"
-    return f"usam/{release} (+{contact})"
 
 
 def _check_address(url: str) -> None:

@@ -34,13 +34,7 @@ _PAGE_TYPES = {"", "text/html", "application/xhtml+xml"}
 
 
 class Robots:
-    """The rules of every host that one class's crawl meets.
-
-    Args:
-        session: what fetches.
-        journal: what keeps the files from one run to the next.
-        budget: what the class may still use.
-    """
+    """The rules of every host that one class's crawl meets, kept from one run to the next."""
 
     def __init__(self, session: PoliteSession, journal: Journal, budget: Budget) -> None:
         self._session = session
@@ -50,12 +44,7 @@ class Robots:
         self._lock = threading.Lock()
 
     def permit(self, url: str) -> None:
-        """Return if a page or a picture may be read.
-
-        Raises:
-            FetchFailed: it may not, or nobody can tell.
-            CapReached: the budget is used up.
-        """
+        """Return if a page or a picture may be read; else, or if nobody can tell, `FetchFailed`."""
         parts = urlsplit(url)
         origin = f"{parts.scheme}://{parts.netloc}"
         with self._lock:
@@ -99,15 +88,8 @@ def _delay(rules: Protego) -> float:
 class SiteCrawl:
     """Reads the pages of one class's sites as long as more pictures are asked for.
 
-    Attributes:
-        failed: pages that could not be read for reasons that may heal.
-
-    Args:
-        starts: addresses of the first pages.
-        config: the source's settings.
-        session: what fetches.
-        journal: what is known already.
-        budget: what the class may still use.
+    The crawl begins at `starts`. `failed` holds pages that could not be read for reasons that may
+    heal.
     """
 
     def __init__(
@@ -193,12 +175,9 @@ class SiteCrawl:
         return reached, unread
 
     def _page(self, url: str) -> Page | None:
-        if url not in self._known:
-            page = self._journal.page("sites", self._query, url)
-            if page is None:
-                return None
+        if url not in self._known and (page := self._journal.page("sites", self._query, url)):
             self._known[url] = page
-        return self._known[url]
+        return self._known.get(url)
 
     def _read(self, url: str) -> None:
         """Fetch a page, and enter it with its pictures and links."""
@@ -228,12 +207,8 @@ def breadth_first(
     """Yield the addresses of pages in the order of their discovery, each once.
 
     A page's links join the queue when it is its turn: the page after it is only asked for when
-    `known` has been given a chance to have it.
-
-    Args:
-        starts: where the crawl begins.
-        known: returns a page that was read, or None.
-        max_pages: maximum of pages of one host.
+    `known`, which returns a page that was read, has been given a chance to have it. Of one host
+    come at most `max_pages`.
     """
     order = list(dict.fromkeys(starts))
     seen = set(order)

@@ -18,7 +18,7 @@ from usam_core.files.spreadsheet import read_separated
 from usam_core.files.text import normalize_name
 from usam_core.progress import Bar, Progress
 from usam_core.redact import all_without_secrets, without_secrets
-from usam_core.sam.download import cache_folder
+from usam_core.sam.load import cache_folder
 from usam_core.sources.base import Collected, Rejected, TrainingPicture, class_folder
 from usam_core.sources.web.guard import Budget
 from usam_core.sources.web.journal import Candidate, Journal, Verdict
@@ -36,7 +36,7 @@ FILE_KEYS = ("file", "sha256", "bytes")
 
 
 def read_url_list(path: Path, spec: ClassSpec) -> list[Candidate]:
-    """Return the rows of one class, by its name or a synonym, in any case.
+    """Rows of one class, by its name or a synonym, in any case.
 
     Raises:
         InputError: the file is missing, unreadable, lacks a column or all rows, or a row of it
@@ -80,10 +80,7 @@ def read_url_list(path: Path, spec: ClassSpec) -> list[Candidate]:
 class WebSource:
     """Fetches pictures into `<folder>/<class>/`, beside a journal of what was asked and answered.
 
-    Args:
-        folder: where pictures and journals are kept.
-        config: what to ask, and how politely.
-        root: folder of the project file; `config.urls` counts from it.
+    `root` is the folder of the project file, from which `config.urls` counts.
     """
 
     name = "web"
