@@ -23,13 +23,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from official_decoder import decode
 from segment_anything import sam_model_registry
 from torch import nn
 from torch.ao.nn.quantized.dynamic import Linear as QuantisedLinear
 from torch.ao.quantization import quantize_dynamic
 
 from usam_core.rng import generator
-from usam_core.sam.decoder import decode
 from usam_core.sam.embedder import SamEmbedder, grid_points
 from usam_core.sam.nano import build_nano_sam
 from usam_core.sources.scenes import FIELD_LOOK, SHAPES, scene

@@ -17,7 +17,7 @@ The picture side of each family gives patch features, their pooling in masks, th
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,33 +53,25 @@ _BATCH = {"cpu": 4, "cuda": 32, "mps": 8}
 _LARGEST = float(np.finfo(np.float16).max)
 
 
-class Tower(Protocol):
-    """One model's picture side.
-
-    Attributes:
-        width: f, the length of a vector.
-    """
+class Tower(nn.Module):
+    """One model's picture side; `width` is f, the length of a vector."""
 
     width: int
 
     def patches(self, pixels: Tensor) -> Tensor:
-        """Return (n, rows * columns, features) of normalised pixels (n, 3, height, width)."""
-        ...
-
-    def to(self, device: str) -> Self:
-        """See `torch.nn.Module.to`."""
-        ...
+        """(n, rows * columns, features) of normalized pixels (n, 3, height, width)."""
+        raise NotImplementedError
 
     def pool(self, patches: Tensor, weights: Tensor) -> Tensor:
-        """Return (p, f) of one picture's patches and weights (p, rows * columns) that sum to 1."""
-        ...
+        """(p, f) of one picture's patches and weights (p, rows * columns) that sum to 1."""
+        return weights @ patches
 
     def whole(self, pixels: Tensor) -> Tensor:
-        """Return the model's own vector of each picture, (n, f)."""
-        ...
+        """The model's own vector of each picture, (n, f)."""
+        raise NotImplementedError
 
 
-class DinoTower(nn.Module):
+class DinoTower(Tower):
     """DINOv2 with or without registers, and DINOv3's vision transformers."""
 
     def __init__(self, model: Any) -> None:
@@ -91,14 +83,11 @@ class DinoTower(nn.Module):
     def patches(self, pixels: Tensor) -> Tensor:
         return self.model(pixel_values=pixels).last_hidden_state[:, self._not_patches :]
 
-    def pool(self, patches: Tensor, weights: Tensor) -> Tensor:
-        return weights @ patches
-
     def whole(self, pixels: Tensor) -> Tensor:
         return self.model(pixel_values=pixels).pooler_output
 
 
-class ClipTower(nn.Module):
+class ClipTower(Tower):
     """CLIP's vision transformer with its projection into the space of the texts."""
 
     def __init__(self, model: Any) -> None:
@@ -112,19 +101,15 @@ class ClipTower(nn.Module):
             pixel_values=pixels, interpolate_pos_encoding=True, output_hidden_states=True
         ).hidden_states
         last = self.vision.encoder.layers[-1]
-        attention = last.self_attn
-        values = attention.out_proj(attention.v_proj(last.layer_norm1(states[-2][:, 1:])))
-        return self.projection(self.vision.post_layernorm(values))
-
-    def pool(self, patches: Tensor, weights: Tensor) -> Tensor:
-        return weights @ patches
+        values = last.self_attn.v_proj(last.layer_norm1(states[-2][:, 1:]))
+        return self.projection(self.vision.post_layernorm(last.self_attn.out_proj(values)))
 
     def whole(self, pixels: Tensor) -> Tensor:
         states = self.vision(pixel_values=pixels, interpolate_pos_encoding=True)
         return self.projection(states.pooler_output)
 
 
-class SiglipTower(nn.Module):
+class SiglipTower(Tower):
     """SigLIP 2 of a fixed size: patches as they come out, and the pooling head over a mask's."""
 
     def __init__(self, model: Any) -> None:
@@ -176,7 +161,7 @@ class NaflexTower(SiglipTower):
 
 
 def build_tower(kind: Kind, model: Any) -> Tower:
-    """Return the picture side of a loaded model; its text side is not kept."""
+    """The picture side of a loaded model; its text side is not kept."""
     if kind.family is CLIP:
         return ClipTower(model)
     if kind.model_type == NAFLEX:
@@ -185,14 +170,7 @@ def build_tower(kind: Kind, model: Any) -> Tower:
 
 
 class TowerEncoder:
-    """Describes masks by one tower; batches and threads change its numbers by rounding only.
-
-    Args:
-        config: size, pooling, arithmetic.
-        files: the model on disk.
-        tower: its picture side.
-        device: where it runs.
-    """
+    """Describes masks by one tower; batches and threads change its numbers by rounding only."""
 
     def __init__(self, config: FeatureConfig, files: ModelFiles, tower: Tower, device: str) -> None:
         self.spec = _spec(config, files)
@@ -211,7 +189,7 @@ class TowerEncoder:
     def describe(
         self, images: Sequence[np.ndarray], mask_sets: Sequence[MaskSet]
     ) -> list[np.ndarray]:
-        """Return float16 (d, m, f) of each image; see `RegionEncoder`."""
+        """See `RegionEncoder`."""
         regions = [find_regions(masks) for masks in mask_sets]
         if self._config.pooling == "dense":
             vectors = self._dense(images, regions)
@@ -272,7 +250,7 @@ class TowerEncoder:
             return self._run(self._tower.whole, self._crop_pixels(image, some))
 
         vectors = dict(zip(different, in_batches(whole, different, self.batch_size), strict=True))
-        return self._stacked([vectors[crop] for crop in crops])
+        return torch.stack([vectors[crop] for crop in crops])
 
     def _masked(self, image: np.ndarray, regions: Regions) -> Tensor:
         size_hw = self._pixels(grid_of(image.shape[:2], self._longest))
@@ -282,7 +260,7 @@ class TowerEncoder:
             masks = masks_at(regions, list(numbers), size_hw)
             return self._run(self._tower.whole, masked_pixels(frame, masks, self._how))
 
-        return self._stacked(list(in_batches(whole, range(len(regions)), self.batch_size)))
+        return torch.stack([*in_batches(whole, range(len(regions)), self.batch_size)])
 
     def _crop_pixels(self, image: np.ndarray, crops: Sequence[Crop]) -> Tensor:
         return torch.stack([crop_pixels(image, crop, self._size, self._how) for crop in crops])
@@ -290,9 +268,6 @@ class TowerEncoder:
     def _run(self, call: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._reduced):
             return call(pixels.to(self._device)).float()
-
-    def _stacked(self, vectors: list[Tensor]) -> Tensor:
-        return torch.stack(vectors) if vectors else torch.zeros(0, self.width)
 
     def _pixels(self, grid: tuple[int, int]) -> tuple[int, int]:
         return grid[0] * self._patch, grid[1] * self._patch
@@ -311,7 +286,7 @@ def encoder_spec(config: FeatureConfig, root: Path) -> dict[str, Any]:
 
 
 def open_encoder(config: FeatureConfig, device: str, root: Path) -> RegionEncoder:
-    """Return the encoder of these settings; a process loads each model once.
+    """The encoder of these settings; a process loads each model once.
 
     Args:
         config: which model, and how masks get vectors from it.

@@ -35,13 +35,8 @@ _BILINEAR, _BICUBIC = 2, 3  # as Pillow numbers them
 _SMALL_FILES = ("*.json", "*.txt", "*.model")  # settings and tokenizers
 _WEIGHTS = ("*.safetensors",)
 _OF_TEXTS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt"),
 )
 """Files that say nothing of pictures: a tokenizer that comes later makes no other features."""
 _NEVER_LOADED = ("mask_token",)  # pretraining's; some checkpoints leave it out
@@ -49,12 +44,7 @@ _NEVER_LOADED = ("mask_token",)  # pretraining's; some checkpoints leave it out
 
 @dataclass(frozen=True, slots=True)
 class Normalization:
-    """How pixels become a model's input.
-
-    Attributes:
-        mean, std: of the channels red, green, blue, with pixels from 0 to 1.
-        resample: Pillow's number of the filter that scales pictures.
-    """
+    """Mean and deviation of red, green and blue from 0 to 1; Pillow's number of a filter."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -85,12 +75,8 @@ NAFLEX = "siglip2"
 class Kind:
     """What the small files of a model say.
 
-    Attributes:
-        family: its kind.
-        model_type: the architecture, as `transformers` names it.
-        patch: side of a patch, pixels.
-        trained_size: side of the pictures it was trained with, pixels.
-        normalization: of its input.
+    `model_type` is the architecture, as `transformers` names it; `patch` and `trained_size` are
+    the sides of a patch and of the pictures it was trained with, pixels.
     """
 
     family: Family
@@ -120,8 +106,7 @@ def read_kind(folder: Path, config: FeatureConfig) -> Kind:
     Raises:
         InputError: it is no model of a known family, or not of the family that was asked for.
     """
-    settings = _read(folder / "config.json")
-    model_type = settings.get("model_type")
+    model_type = _read(folder / "config.json").get("model_type")
     family = FAMILIES.get(str(model_type))
     if family is None:
         raise InputError(
@@ -196,13 +181,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A model on this disk.
-
-    Attributes:
-        folder: where its files lie.
-        weights: what identifies them: the digest of a folder, or the hub's name and commit.
-        kind: what its settings say.
-    """
+    """A model on this disk; `weights` is the digest of a folder, or the hub's name and commit."""
 
     folder: Path
     weights: str
@@ -210,12 +189,12 @@ class ModelFiles:
 
 
 def find_model(config: FeatureConfig, root: Path, *, with_weights: bool = True) -> ModelFiles:
-    """Find a model's files, downloading from the hub what is not cached.
+    """Find a model's files; what the hub has and is not cached is downloaded.
 
     Args:
         config: which model; a folder counts from `root`.
         root: folder of the project file.
-        with_weights: whether weights of the hub are wanted too, or the settings alone.
+        with_weights: download weights too, or the settings alone.
 
     Raises:
         InputError: there is no such model, or it is of no known family.
@@ -286,10 +265,7 @@ def load_model(files: ModelFiles) -> Any:
     logging.disable_progress_bar()
     try:
         model, report = AutoModel.from_pretrained(
-            files.folder,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
+            files.folder, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
     except Exception as error:  # damaged files raise anything
         raise InputError(

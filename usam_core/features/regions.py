@@ -50,11 +50,9 @@ class RegionEncoder(Protocol):
     def describe(
         self, images: Sequence[np.ndarray], mask_sets: Sequence[MaskSet]
     ) -> list[np.ndarray]:
-        """Return float16 (d, m, f) of each image.
+        """float16 (d, m, f) of each image, uint8 (h, w, 3), RGB, of any size.
 
-        Args:
-            images: uint8 (h, w, 3) each, RGB, of any sizes.
-            mask_sets: what SAM said of each; only the masks and points are read.
+        Of the mask sets only the masks and points are read.
         """
         ...
 
@@ -76,7 +74,7 @@ class Regions:
     size_hw: tuple[int, int]
 
     def __len__(self) -> int:
-        """Return p, the number of regions."""
+        """p, the number of regions."""
         return len(self.packed)
 
     @property
@@ -176,10 +174,7 @@ def in_batches(
 ) -> Iterator[Tensor]:
     """Yield `call` of each item, in equal batches; one for which memory runs out is halved.
 
-    Args:
-        call: takes some items and returns a tensor with a row for each.
-        items: any number.
-        size: how many to give at a time, at most.
+    `call` takes some items, at most `size`, and returns a tensor with a row for each.
     """
     for rows in Limit("regions", size).run(lambda a, b: call(items[a:b]), len(items)):
         yield from rows
@@ -187,11 +182,9 @@ def in_batches(
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A square around a region.
+    """A square around a region, pixels of the picture.
 
-    Attributes:
-        box: left, top, right, bottom of its part inside the picture, pixels of the picture.
-        side: of the square, pixels of the picture.
+    `box` is left, top, right, bottom of its part inside the picture.
     """
 
     box: tuple[float, float, float, float]
@@ -239,9 +232,7 @@ def crop_mask(regions: Regions, number: int, crop: Crop, size: int) -> Tensor:
 def masked_pixels(image: np.ndarray, masks: Tensor, how: Normalization) -> Tensor:
     """A picture for each mask, black outside of it, float32 (p, 3, height, width).
 
-    Args:
-        image: uint8 (height, width, 3), at the encoder's size.
-        masks: bool (p, height, width).
+    Image, uint8 (height, width, 3), and masks, bool (p, height, width), have the encoder's size.
     """
     seen, black = normalized_pixels([image, np.zeros_like(image)], how)
     return torch.where(masks[:, None], seen, black)

@@ -65,7 +65,7 @@ class TextSide:
     def vectors(
         self, names: Mapping[str, Sequence[str]], templates: Sequence[str] = TEMPLATES
     ) -> np.ndarray:
-        """Return float32 (c, f), of unit length: one vector a class, in the order of `names`.
+        """One vector a class, of unit length, float32 (c, f), in the order of `names`.
 
         Args:
             names: the words that stand for each class; where there are none, its own name does.
@@ -112,12 +112,7 @@ class TextSide:
 
 
 def open_text(config: FeatureConfig, device: str, root: Path) -> TextSide:
-    """Return the text side of a model; a process loads each once.
-
-    Args:
-        config: which model.
-        device: `auto`, `cuda`, `mps` or `cpu`.
-        root: folder of the project file; a model's folder counts from it.
+    """The text side of a model; a process loads each once. See `open_encoder`.
 
     Raises:
         InputError: the model has no text side, or cannot be loaded.

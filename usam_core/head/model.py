@@ -40,11 +40,8 @@ class Head(BaseHead):
     GranSAM, supplement 2 (there f is 1024, the four mask tokens of a prompt). Standardization of
     the inputs is ours: it lies in the buffers `mean` and `deviation`, 0 and 1 when it is off.
 
-    Args:
-        features: f, the length of an input row.
-        classes: c, the number of classes; background is not one of them.
-        hidden: widths of the three hidden layers.
-        dropout: probability on the third hidden layer.
+    `classes` is the number of outputs, `hidden` the widths of the three hidden layers, `dropout`
+    a probability.
     """
 
     mean: Tensor
@@ -63,13 +60,9 @@ class Head(BaseHead):
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("deviation", torch.ones(features))
         self.layers = nn.Sequential(
-            nn.Linear(features, first),
-            nn.ReLU(),
-            nn.Linear(first, second),
-            nn.ReLU(),
-            nn.Linear(second, third),
-            nn.ReLU(),
-            nn.Dropout(dropout),
+            *(nn.Linear(features, first), nn.ReLU()),
+            *(nn.Linear(first, second), nn.ReLU()),
+            *(nn.Linear(second, third), nn.ReLU(), nn.Dropout(dropout)),
             nn.Linear(third, classes),
         )
 
@@ -84,8 +77,7 @@ class LateHead(BaseHead):
     The mean of logits and the mean of log-probabilities differ by a number that all classes of a
     mask share, and so give the same probabilities.
 
-    Args:
-        heads: a head for each block, in the order of the blocks.
+    Heads stand in the order of the blocks.
     """
 
     def __init__(self, heads: Sequence[Head]) -> None:

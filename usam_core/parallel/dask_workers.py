@@ -125,10 +125,8 @@ def local_workers(count: int, threads: int, gpus: int) -> Iterator[DaskWorkers]:
 def cluster_workers(address: str, threads: int | None) -> Iterator[DaskWorkers]:
     """Use the workers of a scheduler that runs already; it is left running.
 
-    Args:
-        address: the scheduler's. Who may reach it is its owner's to say: over `tls://`, with the
-            certificates of Dask's own settings (`distributed.comm.tls`).
-        threads: of torch in each worker, or None to leave them as they are.
+    Who may reach its address is its owner's to say: over `tls://`, with the certificates of Dask's
+    own settings (`distributed.comm.tls`). `threads` None: torch's are left as they are.
     """
     try:
         client = Client(address, timeout=_REACH_SECONDS, set_as_default=False)
@@ -160,7 +158,6 @@ class _Threads(WorkerPlugin):
         self._threads = threads
 
     def setup(self, worker: Any) -> None:
-        del worker
         torch.set_num_threads(self._threads)
 
 

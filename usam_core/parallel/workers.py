@@ -56,23 +56,17 @@ class InProcess:
         """See `Workers.run`."""
         results = []
         for piece in pieces:
-            counted = _Counted(bar)
-            results.append(function(*piece.arguments, Advance(counted.advance)))
+            left = piece.size
+
+            def advance(count: int) -> None:
+                nonlocal left
+                left -= count
+                bar.advance(count)
+
+            results.append(function(*piece.arguments, Advance(advance)))
             # What was there already is done too, but nobody has told of it.
-            bar.advance(piece.size - counted.done)
+            bar.advance(left)
         return results
-
-
-class _Counted:
-    """Passes advances on to a bar and counts them."""
-
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-        self.done = 0
-
-    def advance(self, count: int) -> None:
-        self.done += count
-        self._bar.advance(count)
 
 
 _open: list[Workers] = []
@@ -107,11 +101,11 @@ def open_workers(config: ComputeConfig, device: str, pieces: int) -> Iterator[Wo
     # Dask takes a second to import, which the many runs without it need not wait for.
     from usam_core.parallel.dask_workers import cluster_workers, local_workers
 
-    manager = (
-        cluster_workers(config.scheduler, config.threads)
-        if config.scheduler
-        else local_workers(count, config.threads or max(1, _cores() // count), _gpus(device))
-    )
+    if config.scheduler:
+        manager = cluster_workers(config.scheduler, config.threads)
+    else:
+        threads = config.threads or max(1, _cores() // count)
+        manager = local_workers(count, threads, _gpus(device))
     with manager as workers:
         _open.append(workers)
         try:
@@ -123,10 +117,8 @@ def open_workers(config: ComputeConfig, device: str, pieces: int) -> Iterator[Wo
 @cache
 def _warn_of_one_process(count: int) -> None:
     """Warn, once a process, that nobody asked for workers and the default cannot have them."""
-    _log.warning(
-        "one process works where %d could: run pip install 'usam[dask]', or set compute.workers: 0",
-        count,
-    )
+    advice = "run pip install 'usam[dask]', or set compute.workers: 0"
+    _log.warning("one process works where %d could: %s", count, advice)
 
 
 def run_pieces(

@@ -149,21 +149,6 @@ def _fetch(checkpoint: Checkpoint, part: Path, progress: Progress) -> None:
         ) from error
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedSam:
-    """A model with what identifies it.
-
-    Attributes:
-        sam: the model on the CPU, in evaluation mode.
-        name: `nano`, `vit_b`, `vit_l` or `vit_h`.
-        checkpoint_sha256: digest of the weights file.
-    """
-
-    sam: "Sam"
-    name: str
-    checkpoint_sha256: str
-
-
 def choose_device(wanted: str, setting: str = "sam.device") -> str:
     """The device to use; `auto` takes CUDA, then Apple's GPU, then the CPU.
 
@@ -215,20 +200,19 @@ def encoder_spec(config: SamConfig, checkpoint: Path | None) -> dict[str, Any]:
 
 def load_sam(
     config: SamConfig, checkpoint: Path | None = None, progress: Progress = SILENT
-) -> LoadedSam:
-    """Load the model of a project.
+) -> "Sam":
+    """Load the model of a project on the CPU, in evaluation mode.
 
     Raises:
         InputError: the file is no checkpoint of that model; the message names both.
         TransientError: a download failed in a way that may heal.
     """
     path = checkpoint_file(config, checkpoint, progress)
-    digest = _checkpoint_digest(path)
     if config.model == NANO:
         from usam_core.sam.nano import build_nano_sam
 
         try:
-            return LoadedSam(build_nano_sam(path), NANO, digest)
+            return build_nano_sam(path)
         except StoreError as error:
             if checkpoint is None:
                 raise
@@ -236,10 +220,11 @@ def load_sam(
                 f"sam.checkpoint: {path} holds no weights of this version's nano SAM; expected "
                 "what scripts/train_nano_sam.py writes, or another sam.model"
             ) from error
-    if checkpoint is None and digest != OFFICIAL[config.model].sha256:
+    digest, official = _checkpoint_digest(path), OFFICIAL[config.model].sha256
+    if checkpoint is None and digest != official:
         raise StoreError(
-            f"{path}: expected SHA-256 {OFFICIAL[config.model].sha256}, got {digest}; delete the "
-            "file, and it is downloaded again"
+            f"{path}: expected SHA-256 {official}, got {digest}; delete the file, and it is "
+            "downloaded again"
         )
     from segment_anything import sam_model_registry
 
@@ -252,25 +237,24 @@ def load_sam(
             f"{path}: expected a checkpoint of {config.model}, got {_guess(state)}; set sam.model "
             "to what the file holds, or name another file under sam.checkpoint"
         ) from error
-    return LoadedSam(sam.eval(), config.model, digest)
+    return sam.eval()
 
 
 def open_embedder(
     config: SamConfig, checkpoint: Path | None = None, progress: Progress = SILENT
 ) -> "SamEmbedder":
     """Return the project's embedder; a process loads each model once. See `checkpoint_file`."""
-    path = checkpoint_file(config, checkpoint, progress)
-    return _open_embedder(config, str(path), _checkpoint_digest(path))
+    digest = _checkpoint_digest(checkpoint_file(config, checkpoint, progress))
+    return _open_embedder(config, checkpoint, digest)
 
 
 @functools.lru_cache(maxsize=1)
-def _open_embedder(config: SamConfig, path: str, digest: str) -> "SamEmbedder":
+def _open_embedder(config: SamConfig, checkpoint: Path | None, digest: str) -> "SamEmbedder":
     from usam_core.sam.embedder import SamEmbedder
 
-    loaded = load_sam(config, Path(path))
     return SamEmbedder(
-        loaded.sam,
-        loaded.name,
+        load_sam(config, checkpoint),
+        config.model,
         digest,
         config.points_per_side,
         config.points_per_batch,

@@ -149,13 +149,8 @@ def prefetch(
     """Yield `function` of each item in order, worked out while the caller is busy with others.
 
     Close the iterator (`contextlib.closing`) if it may not be used up; what was begun is finished,
-    nothing more is begun.
-
-    Args:
-        function: called on the threads; its error is raised in its item's place.
-        items: taken from the caller's thread.
-        threads: how many are worked on at a time.
-        depth: how many are begun and not yet taken, at most.
+    nothing more is begun. An error is raised in its item's place. Items are taken from the
+    caller's thread; at most `depth` are begun and not yet taken.
     """
     left = iter(items)
     with ThreadPoolExecutor(threads, "usam-ahead") as pool:
@@ -174,11 +169,8 @@ class BackgroundWriter:
     """Does jobs on threads behind a loop; leaving the block waits for them.
 
     If the block is left by an error, jobs that are not begun are dropped. The first error of a job
-    is raised at the next `put`, or when the block is left.
-
-    Args:
-        threads: jobs at a time; with one, they are done in order.
-        depth: jobs put and not yet done, at most; `put` waits beyond that.
+    is raised at the next `put`, or when the block is left. With one thread jobs are done in order;
+    `put` waits while `depth` of them are not done.
     """
 
     def __init__(self, threads: int, depth: int) -> None:

@@ -43,15 +43,13 @@ class NoSource:
     wanted = None
 
     def inputs(self, spec: ClassSpec) -> Any:
-        """See `PictureSource.inputs`."""
         return None
 
     def collect(self, spec: ClassSpec, progress: Progress, spare: int = 0) -> Collected:
-        """See `PictureSource.collect`."""
         return Collected([])
 
     def forget(self, spec: ClassSpec) -> None:
-        """See `PictureSource.forget`."""
+        pass
 
 
 def _words(spec: ClassSpec) -> set[str]:
