@@ -84,31 +84,24 @@ class TextSide:
         return torch.cat(parts)
 
     def _some(self, texts: list[str]) -> Tensor:
-        keys = ["input_ids"]
-        if self._is_clip:
-            padding = {"padding": "longest"}
-            keys.append("attention_mask")
-        else:
-            padding = {"padding": "max_length", "padding_side": "right"}
+        keys, padding = ["input_ids", "attention_mask"], {"padding": "longest"}
+        if not self._is_clip:
+            keys, padding = ["input_ids"], {"padding": "max_length", "padding_side": "right"}
             texts = [text.lower() for text in texts]
         tokens = self._tokenizer(
             texts, truncation=True, max_length=self._length, return_tensors="pt", **padding
         )
-        if self._is_clip:
-            self._check_end(tokens["input_ids"])
-        inputs = {key: tokens[key].to(self._device) for key in keys if key in tokens}
-        vectors = self._model.get_text_features(**inputs)
-        # transformers 5 wraps the vectors in an object.
-        return vectors if isinstance(vectors, Tensor) else vectors.pooler_output
-
-    def _check_end(self, ids: Tensor) -> None:
         end = self._tokenizer.eos_token_id
-        if end is None or not (ids == end).any(1).all():
+        if self._is_clip and (end is None or not (tokens["input_ids"] == end).any(1).all()):
             raise InputError(
                 f"{self._folder / 'tokenizer.json'}: its texts have no end token, where CLIP reads "
                 "what a text says; expected the tokenizer that belongs to the model. Download the "
                 "folder again"
             )
+        inputs = {key: tokens[key].to(self._device) for key in keys if key in tokens}
+        vectors = self._model.get_text_features(**inputs)
+        # transformers 5 wraps the vectors in an object.
+        return vectors if isinstance(vectors, Tensor) else vectors.pooler_output
 
 
 def open_text(config: FeatureConfig, device: str, root: Path) -> TextSide:

@@ -154,10 +154,10 @@ def learn_familiar(
             rest = _unit(mean - directions[which])
             others[which] = np.einsum("ndf,nf->nd", unit, rest).max(1)
         count = np.bincount(names)
-        least = np.minimum(_MIN, _SELF * np.bincount(names, themselves) / count)
+        lower = np.minimum(_MIN, _SELF * np.bincount(names, themselves) / count)
         means.append(_unit(sums))
         common = np.bincount(names, others) / count
-        near = np.maximum(np.maximum(least, 0.01), 0 if own else common)
+        near = np.maximum(np.maximum(lower, 0.01), 0 if own else common)
         near[list(few)] = 0
         usual.append(near)
     made = {"centre": centre, "scale": scale, "means": np.stack(means), "usual": np.stack(usual)}

@@ -186,14 +186,14 @@ def _environment(number: int, threads: int, gpus: int) -> dict[str, str]:
 def _work(function: Callable[..., Any], arguments: tuple[Any, ...], topic: str, number: int) -> Any:
     """Do one piece in a worker, telling the client now and then how many items are done."""
     worker = dask_worker()
-    untold, last = 0, time.monotonic()
+    pending, last = 0, time.monotonic()
 
     def advance(count: int) -> None:
-        nonlocal untold, last
-        untold += count
+        nonlocal pending, last
+        pending += count
         if time.monotonic() - last > _TELL_SECONDS:
-            worker.log_event(topic, (number, untold))
-            untold, last = 0, time.monotonic()
+            worker.log_event(topic, (number, pending))
+            pending, last = 0, time.monotonic()
 
     # Workers of other schedulers may have several threads; a model in memory serves one.
     with _one_at_a_time:

@@ -131,12 +131,8 @@ def run_pieces(
 ) -> list[Any]:
     """Do all pieces and return their results in order.
 
-    Args:
-        function: a function of a module, called with a piece's arguments and a `Progress`.
-        pieces: the work.
-        what: for the bar, which counts the pieces' sizes.
-        config, device: as for `open_workers`.
-        progress: told how it goes on.
+    `function`, of a module, is called with a piece's arguments and a `Progress`. The bar `what`
+    counts the pieces' sizes. `config` and `device` as for `open_workers`.
 
     Raises:
         WorkerError: a piece's process died again and again.

@@ -82,10 +82,7 @@ class _Keys:
 class GridDecoder(nn.Module):
     """Decodes single-point foreground prompts as the official decoder does, the image side shared.
 
-    To be used in inference mode.
-
-    Args:
-        sam: the model, on its device; its weights must not change afterwards.
+    To be used in inference mode; the weights of the model must not change afterwards.
     """
 
     def __init__(self, sam: "Sam") -> None:
@@ -119,14 +116,9 @@ class GridDecoder(nn.Module):
         return shared
 
     def forward(self, shared: Shared, points_xy: Tensor) -> Decoded:
-        """Decode prompts of some images.
+        """Decode prompts, float32 (i, p, 2), pixels of the model's input frame, of some images.
 
-        Args:
-            shared: what `share` gave for the images.
-            points_xy: float32 (i, p, 2), pixels of the model's input frame.
-
-        Returns:
-            Every array with the images as its first axis.
+        `shared` is what `share` gave for them; every array has the images as its first axis.
         """
         one, two = self.decoder.transformer.layers
         prompt = self._tokens(points_xy)

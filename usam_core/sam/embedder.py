@@ -309,7 +309,10 @@ class SamEmbedder:
             images = [*images, *[images[-1]] * (self._images.most - count)]
         pixels = [image.pixels.to(self.device, non_blocking=True).float() for image in images]
         frames = torch.stack([self.sam.preprocess(frame) for frame in pixels])
-        points = torch.stack([self._frame_points(image) for image in images]).to(self.device)
+        # Columns before rows, as points are.
+        sides = [np.array(image.pixels.shape[:0:-1], np.float32) for image in images]
+        points = torch.from_numpy(np.stack([self._points * side for side in sides]))
+        points = points.to(self.device)
         with self._precision():
             embeddings, dense = self._encode(frames)
         embeddings, dense = embeddings.float(), dense.float()
@@ -323,10 +326,6 @@ class SamEmbedder:
 
         parts = self._prompts.run(columns, points.shape[1], each=len(images))
         return {name: torch.cat([part[name] for part in parts], dim=1)[:count] for name in parts[0]}
-
-    def _frame_points(self, image: Prepared) -> Tensor:
-        height, width = image.pixels.shape[1:]
-        return torch.from_numpy(self._points * np.array([width, height], np.float32))
 
     def _precision(self) -> contextlib.AbstractContextManager[None]:
         if self._dtype == torch.float32:

@@ -117,9 +117,9 @@ class FolderSource:
         listing = self._listing(spec, progress)
         usable = listing["status"] == "ok"
         again = usable & listing["sha256"].duplicated()
-        given = {"given_by": "user"}
+        origin = {"given_by": "user"}
         pictures = [
-            TrainingPicture(spec.name, row.path, row.sha256, int(row.bytes), self.name, given)
+            TrainingPicture(spec.name, row.path, row.sha256, int(row.bytes), self.name, origin)
             for row in listing[usable & ~again].itertuples()
         ]
         rejected = [
@@ -137,7 +137,11 @@ class FolderSource:
 
     def _listing(self, spec: ClassSpec, progress: Progress) -> pd.DataFrame:
         if self.root.is_file():
-            return self._listed_in_csv(spec, progress)
+            rows, folder = class_table(self.root, "path", spec), self.root.parent
+            paths = (folder / with_slashes(local_path(path), str(folder)) for path in rows["path"])
+            files = [(str(path), path) for path in paths]
+            cache = self._cache / f"{class_folder(spec.name)}.csv.parquet"
+            return list_files(self._images, files, cache, progress)
         tables = []
         for folder in self._folders(spec):
             # One cache a folder: the listing drops what it did not see.
@@ -146,14 +150,6 @@ class FolderSource:
             table["path"] = [str(folder / path) for path in table["path"]]
             tables.append(table)
         return pd.concat(tables, ignore_index=True)
-
-    def _listed_in_csv(self, spec: ClassSpec, progress: Progress) -> pd.DataFrame:
-        rows = class_table(self.root, "path", spec)
-        folder = self.root.parent
-        paths = (folder / with_slashes(local_path(path), str(folder)) for path in rows["path"])
-        files = [(str(path), path) for path in paths]
-        cache = self._cache / f"{class_folder(spec.name)}.csv.parquet"
-        return list_files(self._images, files, cache, progress)
 
     def _folders(self, spec: ClassSpec) -> list[Path]:
         wanted = _words(spec)

@@ -99,15 +99,15 @@ class Journal:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = NORMAL")
                 db.execute("BEGIN IMMEDIATE")
-                (found,) = db.execute("PRAGMA user_version").fetchone()
-                if found == 0:
+                (version,) = db.execute("PRAGMA user_version").fetchone()
+                if version == 0:
                     for statement in _TABLES.split(";"):
                         db.execute(statement)
                     db.execute(f"PRAGMA user_version = {VERSION}")
                 db.execute("COMMIT")
                 (sound,) = db.execute("PRAGMA quick_check").fetchone()
-            if sound != "ok" or found not in (0, VERSION):
-                raise self._damaged(sound if sound != "ok" else f"it has version {found}")
+            if sound != "ok" or version not in (0, VERSION):
+                raise self._damaged(sound if sound != "ok" else f"it has version {version}")
         except BaseException:
             self._db.close()
             raise

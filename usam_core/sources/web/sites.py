@@ -134,14 +134,14 @@ class SiteCrawl:
             FetchFailed: no page could be read, for reasons that may heal.
             CapReached: the budget is used up.
         """
-        given = 0
+        shown = 0
         while True:
             reached, unread = self._frontier()
-            for url in reached[given:]:
+            for url in reached[shown:]:
                 page = self._page(url)
                 if page is not None and page.candidates:
                     yield list(page.candidates)
-            given = len(reached)
+            shown = len(reached)
             if not unread:
                 break
             on_threads([partial(self._read, url) for url in unread])
