@@ -274,13 +274,9 @@ class TowerEncoder:
 
 
 def encoder_spec(config: FeatureConfig, root: Path) -> dict[str, Any]:
-    """What identifies an encoder's numbers, without its weights in memory.
+    """What identifies an encoder's numbers, without its weights; errors as of `open_encoder`.
 
     A model of the hub is asked for its commit and small files only.
-
-    Raises:
-        InputError: there is no such model, or it is of no known family.
-        TransientError: the hub cannot be reached and the model is not cached.
     """
     return _spec(config, find_model(config, root, with_weights=False))
 
@@ -288,10 +284,7 @@ def encoder_spec(config: FeatureConfig, root: Path) -> dict[str, Any]:
 def open_encoder(config: FeatureConfig, device: str, root: Path) -> RegionEncoder:
     """The encoder of these settings; a process loads each model once.
 
-    Args:
-        config: which model, and how masks get vectors from it.
-        device: `auto`, `cuda`, `mps` or `cpu`.
-        root: folder of the project file; a model's folder counts from it.
+    A model's folder counts from `root`; `device` is `auto`, `cuda`, `mps` or `cpu`.
 
     Raises:
         InputError: there is no such model, it cannot be loaded, or no such device.

@@ -191,10 +191,7 @@ class ModelFiles:
 def find_model(config: FeatureConfig, root: Path, *, with_weights: bool = True) -> ModelFiles:
     """Find a model's files; what the hub has and is not cached is downloaded.
 
-    Args:
-        config: which model; a folder counts from `root`.
-        root: folder of the project file.
-        with_weights: download weights too, or the settings alone.
+    A folder counts from `root`. Without weights the settings alone are downloaded.
 
     Raises:
         InputError: there is no such model, or it is of no known family.

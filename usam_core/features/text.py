@@ -42,11 +42,8 @@ _AT_ONCE = 256  # sentences
 class TextSide:
     """Names as vectors; `scale * cosine + bias` is the model's own logit of a picture and a text.
 
-    Attributes:
-        width: f, as in the pictures' vectors.
-        scale: what the model multiplies a cosine with.
-        bias: what it adds; 0 for CLIP, whose logits go into a softmax over the names. SigLIP's go
-            into a sigmoid each.
+    The bias is 0 for CLIP, whose logits go into a softmax over the names; SigLIP's go into a
+    sigmoid each. `width` is f, as in the pictures' vectors.
     """
 
     def __init__(self, files: ModelFiles, model: Any, tokenizer: Any, device: str) -> None:
@@ -67,9 +64,8 @@ class TextSide:
     ) -> np.ndarray:
         """One vector a class, of unit length, float32 (c, f), in the order of `names`.
 
-        Args:
-            names: the words that stand for each class; where there are none, its own name does.
-            templates: sentences with `{}` where the word goes.
+        Words stand for each class; where there are none, its own name does. Templates are sentences
+        with `{}` where the word goes.
         """
         rows = []
         for name, words in names.items():

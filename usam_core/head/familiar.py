@@ -46,8 +46,6 @@ class FamiliarHead(BaseHead):
     """A head with one more output, "none of these", behind all that it has.
 
     Args:
-        head: the trained head.
-        width: f, the length of an input row.
         owners: for each of k names that pictures were collected of, the head's output it is
             labelled as; every class has one.
         share: of n_k; a mask farther from its class is rather none of these.

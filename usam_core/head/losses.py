@@ -53,10 +53,7 @@ def bad_masks(teacher_logits: Tensor, labels: Tensor, threshold: float) -> Tenso
     B = {H > threshold} united with {H < threshold and argmax not a label of the image}. The
     papers' images have one label; for several, "not a label" is the natural extension.
 
-    Args:
-        teacher_logits: (n, d, c).
-        labels: (n, c).
-        threshold: share of log c, the largest possible entropy; 0 to 1.
+    The threshold is a share of log c, the largest possible entropy; 0 to 1.
     """
     limit = threshold * math.log(teacher_logits.shape[-1])
     unsure = entropy(teacher_logits) > limit
@@ -67,13 +64,10 @@ def bad_masks(teacher_logits: Tensor, labels: Tensor, threshold: float) -> Tenso
 def uncertainty_loss(student_logits: Tensor, bad: Tensor, reduction: str = "mean") -> Tensor:
     """Cross entropy of bad masks against the uniform distribution (equation 4); 0 without any.
 
-    Args:
-        student_logits: (n, d, c).
-        bad: bool (n, d).
-        reduction: `sum` is the equation as printed: summed over classes and bad masks, divided
-            by n. `mean` divides the sum over classes by c, which makes the target a
-            distribution, and the sum over bad masks by their number: the loss then does not grow
-            with d and lies between log c and about 10, as the MIL loss does.
+    `bad` is bool (n, d). Reduction `sum` is the equation as printed: summed over classes and bad
+    masks, divided by n. `mean` divides the sum over classes by c, which makes the target a
+    distribution, and the sum over bad masks by their number: the loss then does not grow with d
+    and lies between log c and about 10, as the MIL loss does.
     """
     chosen = student_logits[bad]
     if not len(chosen):

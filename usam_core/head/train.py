@@ -29,13 +29,10 @@ _LOSSES = ("mil", "uncertainty", "masks", "background")
 
 @dataclass(frozen=True, slots=True)
 class TrainedHeads:
-    """What training gives.
+    """The MIL teacher and the distilled student, if any, in evaluation mode.
 
-    Attributes:
-        teacher: the MIL teacher, in evaluation mode.
-        student: the distilled student, or None when `distil` is off.
-        history: one mapping an epoch: `role`, `epoch`, `loss`, its parts, `accuracy` (share of
-            training pictures whose best-scored class is one of their labels), `bad_share`.
+    `history` has one mapping an epoch: `role`, `epoch`, `loss`, its parts, `accuracy` (share of
+    training pictures whose best-scored class is one of their labels), `bad_share`.
     """
 
     teacher: BaseHead

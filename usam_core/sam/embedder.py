@@ -156,12 +156,8 @@ class Limit:
     """A batch size that halves when the device's memory does not hold a batch.
 
     A failure is remembered for the runs to come, unless it was of a run much smaller than what has
-    fitted: memory was short for a moment then.
-
-    Args:
-        what: what is counted, for the message.
-        most: where it starts.
-        padded: each batch is filled up to `most`, and takes as much memory.
+    fitted: memory was short for a moment then. A padded batch is filled up to `most`, and takes as
+    much memory.
     """
 
     def __init__(self, what: str, most: int, padded: bool = False) -> None:
@@ -230,11 +226,9 @@ class SamEmbedder:
     Args:
         sam: the model, in evaluation mode; its image encoder's attention is replaced by a faster
             one that gives the same.
-        name: its name, for the fingerprint.
-        checkpoint_sha256: digest of its weights file.
+        name, checkpoint_sha256: what the fingerprint says of it.
         points_per_side: side of the grid.
         points_per_batch: prompts decoded at a time, at most; None picks by device and free memory.
-        device: where the model runs.
         dtype: of the matrix products, "float32" or "bfloat16".
         compiled: compile encoder and decoder at the first batch (`torch.compile`).
     """

@@ -65,11 +65,9 @@ def embed_shards(
     """Embed shards and return what `commit` gives for each, in order.
 
     When something fails or the run is stopped, what is being written is finished, the rest is
-    lost, and all threads end.
+    lost, and all threads end. The embedder is used from this thread, but for `prepare`.
 
     Args:
-        embedder: used from this thread, but for `prepare`.
-        shards: the groups.
         read: decodes a file; called on several threads. `UnusableImage` quarantines it.
         advance: told of images that were given to the device.
     """

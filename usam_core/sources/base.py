@@ -60,14 +60,10 @@ class Rejected:
 
 @dataclass(slots=True)
 class Collected:
-    """What a source found for one class.
+    """What a source found for one class: usable pictures in an order that timing does not change.
 
-    Attributes:
-        pictures: the usable ones, in an order that does not depend on timing.
-        rejected: the others.
-        notes: sentences for the report, such as that an engine returned too little.
-        complete: whether asking again would give the same; off when a cap or a failure of the
-            world ended it early.
+    `notes` are sentences for the report. `complete`: asking again would give the same; off when a
+    cap or a failure of the world ended it early.
     """
 
     pictures: list[TrainingPicture]

@@ -48,7 +48,6 @@ def picture_looks(
         files: a path for each content digest.
         images: limit on pixels, and how deep images become 8 bit.
         cache: parquet file that remembers.
-        progress: told of each picture.
         features: compute the features too; without, that column is empty.
 
     Returns:
@@ -185,7 +184,6 @@ def filter_pictures(
     Args:
         pictures: n pictures of one class.
         looks: their rows of `picture_looks`, in the same order.
-        config: the thresholds.
         labelled: uint64 (m,), perceptual hashes of the images to be labelled.
 
     Returns:

@@ -24,13 +24,8 @@ _SUPERSAMPLING = 3
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a picture is taken.
-
-    Attributes:
-        blur: largest standard deviation of the blur, pixels.
-        noise: largest standard deviation of the noise, gray levels.
-        light: largest relative change of light across the picture.
-    """
+    """How a picture is taken: largest deviation of blur (pixels) and noise (gray levels), and
+    largest relative change of light across the picture."""
 
     blur: float = 0.6
     noise: float = 6.0

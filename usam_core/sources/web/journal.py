@@ -35,14 +35,8 @@ CREATE TABLE limits (value TEXT);
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An address that may lead to a picture, and what is known of it.
-
-    Attributes:
-        engine, query: which engine gave it, and what that was asked.
-        url: the picture's address.
-        page_url: the page that shows it.
-        title, licence: as the engine or the page says.
-    """
+    """An address that may lead to a picture: which engine gave it, asked what, the page that shows
+    it, title and licence as engine or page say."""
 
     engine: str
     query: str
@@ -78,10 +72,7 @@ class Verdict:
 
 
 class Journal:
-    """The journal of one class; used by several threads of one process at a time.
-
-    Args:
-        path: the file; made when missing.
+    """The journal of one class, made when missing; for several threads of one process at a time.
 
     Raises:
         StoreError: the file is damaged, of another version, or used by another process.

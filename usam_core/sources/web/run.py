@@ -168,10 +168,7 @@ class Tally:
 class ClassRun:
     """Fetches what one class lacks.
 
-    Attributes:
-        tally: what was found.
-        notes: sentences for the report.
-        complete: asking again would give the same.
+    `notes` are sentences for the report; `complete`: asking again would give the same.
 
     Args:
         sites: addresses where its crawl begins.
