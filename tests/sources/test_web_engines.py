@@ -8,7 +8,7 @@ import pytest
 from tests.web_site import _FORMS
 from usam_core.config.schema import ClassSpec
 from usam_core.errors import InputError
-from usam_core.sources.web.engines import ENGINES, at
+from usam_core.sources.web.engines import ENGINES, at, candidates
 from usam_core.sources.web.session import on_threads
 from usam_core.sources.web.source import read_url_list
 
@@ -30,6 +30,14 @@ def test_all_results_are_found_with_their_pages_and_titles(engine):
     for url, page_url, title in results:
         assert page_url.startswith(url)
         assert "dog" in title
+
+
+def test_titles_lose_the_marks_of_the_engine_and_addresses_come_once():
+    page = _FORMS["bing"]([FOUND[0], "ftp://a.example/x.jpg", FOUND[0], FOUND[1]])[0]
+    results = candidates("bing", "a dog", page.encode())
+    assert [result.url for result in results] == FOUND[:2]
+    assert [result.title for result in results] == ["a dog & more"] * 2
+    assert {(result.engine, result.query) for result in results} == {("bing", "a dog")}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
