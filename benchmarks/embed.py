@@ -29,15 +29,14 @@ import torch
 from embed_memory import peaks
 from embed_stages import ON_DEVICE, device_share, stages
 from embed_systems import SIDE, all_systems, build_sam, official_copy, our_embedder, synchronize
+from official_decoder import decode
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from usam_core.files.digest import file_digest
 from usam_core.rng import generator
 from usam_core.sam.embedder import grid_points
-from usam_core.sam.tokens import decode
-from usam_core.sources.scenes import FIELD_LOOK, scene
-from usam_core.sources.shapes import SHAPES
+from usam_core.sources.scenes import FIELD_LOOK, SHAPES, scene
 from usam_core.types import ImageFile
 
 MODELS = ("nano", "vit_b", "vit_l", "vit_h")

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from official_decoder import decode
 from segment_anything import sam_model_registry
 from torch import nn
 from torch.ao.nn.quantized.dynamic import Linear as QuantisedLinear
@@ -31,9 +32,7 @@ from torch.ao.quantization import quantize_dynamic
 from usam_core.rng import generator
 from usam_core.sam.embedder import SamEmbedder, grid_points
 from usam_core.sam.nano import build_nano_sam
-from usam_core.sam.tokens import decode
-from usam_core.sources.scenes import FIELD_LOOK, scene
-from usam_core.sources.shapes import SHAPES
+from usam_core.sources.scenes import FIELD_LOOK, SHAPES, scene
 from usam_core.types import MaskSet
 
 SEED = 5

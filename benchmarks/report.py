@@ -27,8 +27,7 @@ from tests.labelled_run import finish_run, image_of, write_project
 from usam_core.config.project import load_project
 from usam_core.files.digest import file_digest
 from usam_core.rng import generator
-from usam_core.sources.scenes import TRAINING_LOOK, scene
-from usam_core.sources.shapes import SHAPES
+from usam_core.sources.scenes import SHAPES, TRAINING_LOOK, scene
 from usam_core.steps import run_step
 
 SIZE_HW = (480, 640)

@@ -36,8 +36,7 @@ from usam_core.config.schema import SamConfig
 from usam_core.images.read import read_image
 from usam_core.rng import generator
 from usam_core.sam.load import encoder_spec, open_embedder
-from usam_core.sources.scenes import FIELD_LOOK, scene
-from usam_core.sources.shapes import SHAPES
+from usam_core.sources.scenes import FIELD_LOOK, SHAPES, scene
 from usam_core.store.layout import COLUMNS, PRECISION, SHARDS
 from usam_core.store.shard import ShardRecord
 from usam_core.store.store import EmbeddingStore, column_of

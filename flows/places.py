@@ -8,7 +8,7 @@ from pathlib import Path
 
 from usam_core.cli import terminal
 from usam_core.errors import UserError
-from usam_core.sam.download import cache_folder
+from usam_core.sam.load import cache_folder
 
 WORDS = 300
 """So many letters of another program's message are shown."""

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from usam_core.rng import generator
 from usam_core.sam.nano import NANO_SIZE
-from usam_core.sources import scenes, shapes
+from usam_core.sources import scenes
 
 VOID = 255
 LOW = NANO_SIZE // 4
@@ -105,9 +105,9 @@ def _draw_on(rng, image, objects):
     for _ in range(int(rng.integers(1, 4))):
         radius = min(size_hw) * rng.uniform(0.06, 0.25)
         center = (rng.uniform(0, size_hw[1]), rng.uniform(0, size_hw[0]))
-        outline = shapes.place(shapes.blob(rng), center, radius, rng.uniform(0, 6.3))
+        outline = scenes.place(scenes.blob(rng), center, radius, rng.uniform(0, 6.3))
         cover = scenes.coverage(outline, size_hw)
-        image += (shapes.surface(rng, size_hw) - image) * cover[..., None]
+        image += (scenes.surface(rng, size_hw) - image) * cover[..., None]
         free = next(v for v in range(1, VOID) if not (objects == v).any())
         objects[cover >= 0.5] = free
     return np.clip(image, 0, 255).astype(np.uint8), objects
@@ -120,7 +120,7 @@ def sample(rng: np.random.Generator, photographs: Photographs | None):
         side = int(rng.integers(192, 400))
         size_hw = (side, int(side * rng.uniform(0.7, 1.4)))
         look = scenes.Look(blur=1.5, noise=18, light=0.5)
-        drawn = scenes.scene(rng, list(shapes.SHAPES), size_hw, look, 9, blobs=0.5)
+        drawn = scenes.scene(rng, list(scenes.SHAPES), size_hw, look, 9, blobs=0.5)
         image, objects, region = drawn.image, drawn.instances, True
     else:
         image, objects = _augment(rng, *photographs.load(int(rng.integers(len(photographs.pairs)))))

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from usam_core.rng import generator
 from usam_core.sam.nano import NANO_WEIGHTS, trained_part, untrained_nano_sam
-from usam_core.sources import scenes, shapes
+from usam_core.sources import scenes
 
 
 def losses(logits: Tensor, iou: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def held_out(photographs: Path | None) -> dict[str, list]:
     """Return unseen drawn scenes and, if there, photographs of the `tune` split."""
     look = scenes.Look(blur=1.5, noise=18, light=0.5)
     drawn = [
-        scenes.scene(generator(991, "held-out", i), list(shapes.SHAPES), (240, 320), look, 7)
+        scenes.scene(generator(991, "held-out", i), list(scenes.SHAPES), (240, 320), look, 7)
         for i in range(24)
     ]
     sets = {"drawn": [fit_frame(s.image, s.instances) for s in drawn]}

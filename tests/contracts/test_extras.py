@@ -21,14 +21,13 @@ from usam_core.errors import MissingExtraError, StoreAccessError
 from usam_core.features.model import find_model
 from usam_core.files.fsspec_io import file_system
 from usam_core.parallel import workers
-from usam_core.sources.choose import choose_source
+from usam_core.sources.local import choose_source
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 OWNERS = {
     "usam_core.sources.web": {"web"},
     "usam_core.sources.diffusion": {"synthetic"},
-    "usam_core.sources.model_files": {"synthetic"},
     "usam_core.features": {"features"},
     "usam_core.files.hub": {"features", "synthetic"},
     "usam_core.parallel.dask_workers": {"dask"},

@@ -1,6 +1,6 @@
 """A cheap encoder in place of those of `transformers`, for tests of what lies around them.
 
-It stands in the seam of `usam_core.features.base`: a vector is the picture's mean colour, the
+It stands in the seam of `usam_core.features.regions`: a vector is the picture's mean colour, the
 share of the frame under the mask, and a number of the model's own.
 """
 

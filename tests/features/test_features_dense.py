@@ -7,11 +7,9 @@ import torch
 from tests.feature_models import TINY, mask_set, picture, random_model, save_model
 from usam_core.config.features import FeatureConfig
 from usam_core.errors import InputError
-from usam_core.features.crops import grid_of, in_batches, normalized_pixels
-from usam_core.features.encoder import open_encoder
-from usam_core.features.families import read_kind
-from usam_core.features.model import find_model, load_model
-from usam_core.features.towers import build_tower
+from usam_core.features.encoder import build_tower, open_encoder
+from usam_core.features.model import find_model, load_model, read_kind
+from usam_core.features.regions import grid_of, in_batches, normalized_pixels
 
 CLOSE = {"rtol": 2e-3, "atol": 2e-3}  # float16 keeps three digits
 SIZES = [(48, 64), (64, 64), (64, 24), (8, 64)]

@@ -10,7 +10,7 @@ from tests.feature_models import PUBLISHED, TINY, save_model
 from usam_core.config.features import FeatureConfig
 from usam_core.errors import InputError
 from usam_core.features.encoder import encoder_spec, open_encoder
-from usam_core.features.families import read_kind
+from usam_core.features.model import read_kind
 
 FAMILY = {
     "dinov2": "dinov2",

@@ -1,17 +1,9 @@
-"""Encoders from a hub: downloaded once, known by commit, and a clear word when out of reach.
-
-Each call is a process of its own: the hub's address is read when its library is imported.
-"""
-
-import json
-import os
-import subprocess
-import sys
+"""Encoders from a hub: downloaded once, known by commit, and a clear word when out of reach."""
 
 import pytest
 
 from tests.feature_models import save_model
-from tests.hub_site import COMMIT, hub
+from tests.hub_site import COMMIT, answers, hub
 
 _SCRIPT = """
 import json, sys
@@ -33,23 +25,8 @@ for model in models:
 """
 
 
-def answers(tmp_path, address, task, *models):
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": address,
-        "HF_HOME": str(tmp_path / "cache"),
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "NO_PROXY": "127.0.0.1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, str(tmp_path), task, *models],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines() if line[0] in "[{"]
+def asked_of(address, tmp_path, *arguments):
+    return answers(tmp_path / "cache", address, _SCRIPT, str(tmp_path), *arguments)
 
 
 @pytest.mark.slow
@@ -59,18 +36,18 @@ def test_a_hub_model_is_known_by_commit_downloaded_once_and_used_offline(tmp_pat
     (model / "onnx" / "model.safetensors").write_bytes(b"not for us")
     (model / "pytorch_model.bin").write_bytes(b"a pickle")
     with hub("lab/tiny-dino", model) as (address, asked):
-        spec, missing = answers(tmp_path, address, "spec", "lab/tiny-dino", "lab/none")
+        spec, missing = asked_of(address, tmp_path, "spec", "lab/tiny-dino", "lab/none")
         assert spec["weights"] == f"lab/tiny-dino@{COMMIT}"
         assert not [path for path in asked if "safetensors" in path]  # the small files alone
         assert missing[0] == "InputError"
         assert "features.model: got 'lab/none'" in missing[1]
         assert "neither a folder nor on the hub" in missing[1]
-        assert answers(tmp_path, address, "open", "lab/tiny-dino") == [spec]
+        assert asked_of(address, tmp_path, "open", "lab/tiny-dino") == [spec]
         assert any(path.endswith("/model.safetensors") for path in asked)
         assert not [path for path in asked if "onnx" in path or path.endswith(".bin")]
     # The hub is gone: what was downloaded serves, what was not says how to get it.
-    cached, unreachable = answers(
-        tmp_path, "http://127.0.0.1:9", "open", "lab/tiny-dino", "facebook/dinov2-base"
+    cached, unreachable = asked_of(
+        "http://127.0.0.1:9", tmp_path, "open", "lab/tiny-dino", "facebook/dinov2-base"
     )
     assert cached == spec
     assert unreachable[0] == "TransientError"

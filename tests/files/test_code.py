@@ -88,7 +88,7 @@ def test_what_a_person_sees_and_what_the_model_is_count_too():
 
     assert "usam_core.labels.overlay" in code.closure(annotate.CALCULATIONS)
     assert "usam_core.outputs.contact_sheet" in code.closure(evaluate.CALCULATIONS)
-    assert {"usam_core.sam.nano", "usam_core.sam.tokens"} <= code.closure(embed.CALCULATIONS)
+    assert {"usam_core.sam.nano", "usam_core.sam.decoder"} <= code.closure(embed.CALCULATIONS)
 
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="digests of code are Python 3.11's")

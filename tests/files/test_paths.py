@@ -33,8 +33,7 @@ from usam_core.outputs.ledger import Ledger, content_digest
 from usam_core.report.history import previous_run, remember_run
 from usam_core.report.runs import open_run
 from usam_core.sources.web.journal import Candidate, Journal, Verdict
-from usam_core.sources.web.source import _tidy
-from usam_core.sources.web.tally import sort_out
+from usam_core.sources.web.source import _tidy, sort_out
 from usam_core.steps import annotate, collect, compose, export
 from usam_core.steps import class_pictures as gather
 from usam_core.steps.exporting import Job, export_part
@@ -394,7 +393,7 @@ DELETIONS = {
     "rmtree": {
         "files/atomic.py",  # a temporary folder of its own
         "files/paths.py",
-        "sources/render.py",  # folders named after classes and settings
+        "sources/local.py",  # folders named after classes and settings
         "sources/synthetic.py",
         "sources/web/source.py",
         "steps/annotate.py",  # folders of fixed names; `check_links` looks at them
@@ -405,7 +404,7 @@ DELETIONS = {
         "files/atomic.py",
         "outputs/yolo.py",  # links alone
         "files/paths.py",
-        "sam/download.py",
+        "sam/load.py",
         "steps/calibrate.py",  # files of fixed names
         "steps/embed.py",
         "steps/export.py",

@@ -10,8 +10,7 @@ from torch import nn
 from tests.head.test_train import CONFIG, source, toy
 from usam_core.config.schema import InferenceConfig
 from usam_core.head.checkpoint import card_path, load_head, save_head
-from usam_core.head.model import Head
-from usam_core.head.text import TextHead, add_text
+from usam_core.head.model import Head, TextHead
 from usam_core.head.train import train
 from usam_core.inference.scoring import candidates
 from usam_core.types import MaskSet
@@ -143,7 +142,7 @@ def test_a_saved_head_says_the_same(tmp_path, mode):
     if mode == "fuse":
         learned = train(source(rows, labels), config, seed=0).student
     card = card_of(learned, config, [0, 1, 2])
-    head = add_text(learned, card["text"])
+    head = TextHead(learned, **card["text"])
     torch.manual_seed(1)
     head.vectors.copy_(nn.functional.normalize(torch.randn(3, 16), dim=-1))
     head.scale.fill_(33.0)

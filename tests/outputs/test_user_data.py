@@ -23,7 +23,7 @@ from usam_core.masks.rle import decode, encode
 from usam_core.outputs.ledger import Ledger
 from usam_core.progress import SILENT
 from usam_core.review.decisions import Decision, append_decision, append_undo, read_all, standing
-from usam_core.sources.folder import FolderSource, class_table
+from usam_core.sources.local import FolderSource, class_table
 from usam_core.sources.web.source import read_url_list
 from usam_core.steps import intact, run_step, step_folder
 from usam_core.steps.record import StepResult, read_record, write_record

@@ -8,11 +8,9 @@ import torch
 
 from usam_core.masks.bits import unpack
 from usam_core.rng import generator
-from usam_core.sam.batches import Limit, next_batch
-from usam_core.sam.embedder import SamEmbedder
+from usam_core.sam.embedder import Limit, SamEmbedder, next_batch
 from usam_core.sam.nano import build_nano_sam
-from usam_core.sources.scenes import TRAINING_LOOK, scene
-from usam_core.sources.shapes import SHAPES
+from usam_core.sources.scenes import SHAPES, TRAINING_LOOK, scene
 
 
 @pytest.fixture(scope="module")

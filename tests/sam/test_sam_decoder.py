@@ -4,13 +4,12 @@ import pytest
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
+from benchmarks.official_decoder import decode
 from usam_core.rng import generator
 from usam_core.sam.decoder import GridDecoder
 from usam_core.sam.embedder import grid_points
 from usam_core.sam.nano import build_nano_sam
-from usam_core.sam.tokens import decode
-from usam_core.sources.scenes import TRAINING_LOOK, scene
-from usam_core.sources.shapes import SHAPES
+from usam_core.sources.scenes import SHAPES, TRAINING_LOOK, scene
 
 SIDE = 320
 

@@ -8,8 +8,14 @@ import pytest
 
 from usam_core.config.schema import SamConfig
 from usam_core.errors import InputError, StoreError, TransientError
-from usam_core.sam.download import OFFICIAL, Checkpoint, cache_folder, download
-from usam_core.sam.load import load_sam
+from usam_core.sam.load import (
+    OFFICIAL,
+    Checkpoint,
+    cache_folder,
+    download,
+    load_sam,
+    open_embedder,
+)
 
 CONTENT = bytes(range(256)) * 4096
 
@@ -119,10 +125,11 @@ def test_a_file_of_another_size_under_the_name_is_fetched_anew(server, tmp_path)
     assert download(checkpoint(server), tmp_path).read_bytes() == CONTENT
 
 
-def test_an_official_checkpoint_with_other_bytes_is_not_loaded(tmp_path, monkeypatch):
+@pytest.mark.parametrize("load", [load_sam, open_embedder])
+def test_an_official_checkpoint_with_other_bytes_is_not_loaded(tmp_path, monkeypatch, load):
     monkeypatch.setenv("USAM_CACHE", str(tmp_path))
     official = OFFICIAL["vit_b"]
     with open(tmp_path / official.file_name, "wb") as file:
         file.truncate(official.bytes)  # the right size, nothing but zeros
     with pytest.raises(StoreError, match=rf"expected SHA-256 {official.sha256}, got"):
-        load_sam(SamConfig(model="vit_b"))
+        load(SamConfig(model="vit_b"))

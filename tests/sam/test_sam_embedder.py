@@ -18,8 +18,7 @@ from usam_core.rng import generator
 from usam_core.sam.embedder import SamEmbedder, grid_points, pool_in_masks
 from usam_core.sam.load import choose_device, encoder_spec, load_sam, open_embedder
 from usam_core.sam.nano import NANO_WEIGHTS, build_nano_sam, untrained_nano_sam
-from usam_core.sources.scenes import TRAINING_LOOK, scene
-from usam_core.sources.shapes import SHAPES
+from usam_core.sources.scenes import SHAPES, TRAINING_LOOK, scene
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,7 @@ from usam_core.sam import pipeline
 from usam_core.sam.embedder import SamEmbedder
 from usam_core.sam.nano import build_nano_sam
 from usam_core.sam.pipeline import embed_shards
-from usam_core.sources.scenes import TRAINING_LOOK, scene
-from usam_core.sources.shapes import SHAPES
+from usam_core.sources.scenes import SHAPES, TRAINING_LOOK, scene
 from usam_core.types import ImageFile, MaskSet
 
 

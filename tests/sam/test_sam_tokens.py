@@ -5,8 +5,8 @@ import pytest
 import torch
 from segment_anything import SamPredictor, sam_model_registry
 
+from benchmarks.official_decoder import decode
 from usam_core.sam.embedder import SamEmbedder, grid_points
-from usam_core.sam.tokens import decode
 
 POINTS = torch.tensor([[100.0, 200.0], [700.0, 300.0], [512.0, 700.0]])
 

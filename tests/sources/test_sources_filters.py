@@ -66,6 +66,12 @@ def test_the_second_picture_is_just_over_the_line(columns, code):
     assert rejected == {"/p/1.png": code}
 
 
+def test_a_near_duplicate_is_told_which_picture_it_repeats():
+    table = looks(3, width=[10, 100, 100], phash=np.zeros(3, np.uint64))
+    _, (_, repeated) = filter_pictures(pictures(3), table, FilterConfig(), NONE)
+    assert "differs in 0 of 64 hash bits from /p/1.png;" in repeated.reason
+
+
 def test_five_bits_apart_are_two_pictures():
     kept, _ = verdicts(looks(2, phash=np.array([0, 0b11111], np.uint64)))
     assert len(kept) == 2

@@ -12,8 +12,7 @@ from usam_core.errors import InputError
 from usam_core.files.digest import file_digest
 from usam_core.progress import SILENT
 from usam_core.sources.base import to_frame
-from usam_core.sources.folder import FolderSource
-from usam_core.sources.render import RenderSource
+from usam_core.sources.local import FolderSource, RenderSource
 
 
 def picture(path, value):

@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 
 from usam_core.rng import generator
-from usam_core.sources.scenes import FIELD_LOOK, TRAINING_LOOK, Look, coverage, scene, single_object
-from usam_core.sources.shapes import SHAPES, place
+from usam_core.sources.scenes import (
+    FIELD_LOOK,
+    SHAPES,
+    TRAINING_LOOK,
+    Look,
+    coverage,
+    place,
+    scene,
+    single_object,
+)
 
 CLEAN = Look(blur=0, noise=0, light=0)
 

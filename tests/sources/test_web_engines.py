@@ -1,15 +1,15 @@
 """What is read from result pages, from garbage, and from the user's list of addresses."""
 
 import json
-import threading
+import time
 
 import pytest
 
 from tests.web_site import _FORMS
 from usam_core.config.schema import ClassSpec
 from usam_core.errors import InputError
-from usam_core.sources.web.engines import ENGINES, _Response, at
-from usam_core.sources.web.pools import QuietCrawler
+from usam_core.sources.web.engines import ENGINES, at, candidates
+from usam_core.sources.web.session import on_threads
 from usam_core.sources.web.source import read_url_list
 
 FOUND = [
@@ -20,17 +20,24 @@ FOUND = [
 
 
 def parse(engine, content):
-    reader = ENGINES[engine].reader(1, None, None)
-    return list(reader.parse(_Response(content.encode())))
+    return list(ENGINES[engine].results(content.encode()))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_all_results_are_found_with_their_pages_and_titles(engine):
-    tasks = parse(engine, _FORMS[engine](FOUND)[0])
-    assert [task["file_url"] for task in tasks] == FOUND
-    for task in tasks:
-        assert task["page_url"].startswith(task["file_url"])
-        assert "dog" in task["title"]
+    results = parse(engine, _FORMS[engine](FOUND)[0])
+    assert [url for url, _, _ in results] == FOUND
+    for url, page_url, title in results:
+        assert page_url.startswith(url)
+        assert "dog" in title
+
+
+def test_titles_lose_the_marks_of_the_engine_and_addresses_come_once():
+    page = _FORMS["bing"]([FOUND[0], "ftp://a.example/x.jpg", FOUND[0], FOUND[1]])[0]
+    results = candidates("bing", "a dog", page.encode())
+    assert [result.url for result in results] == FOUND[:2]
+    assert [result.title for result in results] == ["a dog & more"] * 2
+    assert {(result.engine, result.query) for result in results} == {("bing", "a dog")}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -50,35 +57,25 @@ def test_all_results_are_found_with_their_pages_and_titles(engine):
     ],
 )
 def test_other_pages_give_nothing_and_do_no_harm(engine, content):
-    assert parse(engine, content) in ([], [{"file_url": "http://a.example/\\x.jpg"}])
+    assert parse(engine, content) in ([], [("http://a.example/\\x.jpg", None, None)])
 
 
 def test_google_in_another_form_is_read_as_icrawler_does():
     page = "<script>var a = ['http://a.example/1.jpg'][0];</script>"
-    assert [task["file_url"] for task in parse("google", page)] == ["http://a.example/1.jpg"]
+    assert parse("google", page) == [("http://a.example/1.jpg", None, None)]
 
 
 def test_baidu_with_plain_addresses():
     data = {"data": [{"objURL": FOUND[0]}, {"hoverURL": FOUND[1]}, {"thumbURL": FOUND[2]}]}
-    assert [t["file_url"] for t in parse("baidu", json.dumps(data))] == FOUND[:2]
+    assert [url for url, _, _ in parse("baidu", json.dumps(data))] == FOUND[:2]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_addresses_of_pages(engine):
-    pages = [
-        list(fed(ENGINES[engine], query, number))
-        for query, number in [("fire & water #1", 0), ("dog", 2)]
-    ]
-    assert all(len(addresses) == 1 for addresses in pages)
-    assert "fire+%26+water+%231" in pages[0][0]
-    assert str(2 * ENGINES[engine].step) in pages[1][0]
-
-
-def fed(engine, query, number):
-    feeder = engine.feeder(1, None, None)
-    feeder.feed(**engine.feed(query, number))
-    while not feeder.out_queue.empty():
-        yield feeder.out_queue.get()
+    first = ENGINES[engine].address("fire & water #1", 0)
+    third = ENGINES[engine].address("dog", 2)
+    assert "fire+%26+water+%231" in first
+    assert str(2 * ENGINES[engine].step) in third
 
 
 def test_another_host_keeps_the_rest_of_the_address():
@@ -86,15 +83,17 @@ def test_another_host_keeps_the_rest_of_the_address():
     assert at("https://x.example/a?b=c", "http://y.example:81") == "http://y.example:81/a?b=c"
 
 
-def test_icrawler_leaves_the_logging_alone(monkeypatch):
-    import logging
+def test_the_first_error_of_a_thread_is_raised_when_all_have_ended():
+    ended, polled = [], []
 
-    monkeypatch.setattr(logging, "basicConfig", None)
-    before = threading.active_count()
-    crawler = QuietCrawler(None)
-    assert crawler.feeder.logger is crawler.logger
-    assert not crawler.logger.propagate
-    assert threading.active_count() == before
+    def fail():
+        raise ValueError("one")
+
+    with pytest.raises(ValueError, match="one"):
+        on_threads([fail, lambda: ended.append(time.sleep(0.1))], lambda: polled.append(1))
+    assert ended
+    assert polled
+    on_threads([])
 
 
 def test_a_list_gives_the_rows_of_the_class(tmp_path):

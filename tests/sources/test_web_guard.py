@@ -8,8 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.web_site import picture, settings
-from usam_core.sources.web.guard import unfit
-from usam_core.sources.web.limits import Budget, FetchFailed
+from usam_core.sources.web.guard import Budget, FetchFailed, unfit
 from usam_core.sources.web.session import PoliteSession
 
 

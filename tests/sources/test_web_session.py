@@ -7,7 +7,7 @@ import pytest
 
 from tests.web_site import picture, settings
 from usam_core.sources.web import session as session_module
-from usam_core.sources.web.limits import Budget, CapReached, FetchFailed
+from usam_core.sources.web.guard import Budget, CapReached, FetchFailed
 from usam_core.sources.web.session import PoliteSession
 
 
@@ -87,6 +87,16 @@ def test_a_server_that_drips_is_cut_off(site, path):
     assert failure(site, path, timeout=0.5) == "timeout"
     assert time.monotonic() - begin < 8
     assert len(site.visits) == 1
+
+
+def test_a_connection_that_is_used_again_is_cut_off_too(site):
+    session, budget = PoliteSession(settings(site, timeout=0.5)), Budget(20, 10**8)
+    session.fetch(site.address("/img/1.jpg"), budget)
+    begin = time.monotonic()
+    with pytest.raises(FetchFailed) as failed:
+        session.fetch(site.address("/drip/1"), budget)
+    assert failed.value.code == "timeout"
+    assert time.monotonic() - begin < 8
 
 
 def test_a_silent_server_is_cut_off(site):

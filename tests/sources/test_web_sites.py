@@ -9,7 +9,7 @@ from usam_core.config.schema import ClassSpec
 from usam_core.errors import TransientError
 from usam_core.progress import SILENT
 from usam_core.sources.web.session import Answer
-from usam_core.sources.web.sites import SiteReader, address
+from usam_core.sources.web.sites import address, read_page
 from usam_core.sources.web.source import WebSource
 
 DOG = ClassSpec(name="dog")
@@ -167,7 +167,7 @@ def test_what_is_read_from_a_page():
     <a href="http://[broken">b</a> <a href="http://other.example/">o</a> <a href="?p=2">2</a>
     """
     answer = Answer("http://a.example/x/y", "text/html", content.encode())
-    page = SiteReader(1, None, None).parse(answer, "q", frozenset(["a.example"]))
+    page = read_page(answer, "q", frozenset(["a.example"]))
     base = "http://a.example/shop/"
     assert [c.url for c in page.candidates] == [base + "a.jpg", base + "b.webp", base + "c.PNG"]
     assert page.links == (base + "next.html", base + "?p=2")

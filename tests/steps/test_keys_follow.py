@@ -13,7 +13,7 @@ from usam_core.config.project import load_project
 from usam_core.masks.label_png import read_label_png, save_label_png
 from usam_core.masks.rle import encode
 from usam_core.review.decisions import Decision, append_decision, append_undo
-from usam_core.sam.download import NANO_WEIGHTS
+from usam_core.sam.load import NANO_WEIGHTS
 from usam_core.steps import step_key
 
 STEPS = ("collect", "embed", "fit", "annotate", "evaluate")

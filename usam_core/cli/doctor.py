@@ -13,8 +13,7 @@ from usam_core.config.checks import needed_extras
 from usam_core.config.project import Project
 from usam_core.extras import EXTRAS, complaint, lacking
 from usam_core.lineage.document import versions
-from usam_core.sam.download import NANO_WEIGHTS, OFFICIAL, cache_folder
-from usam_core.sources.model_files import KNOWN_GB, local_folder
+from usam_core.sam.load import NANO_WEIGHTS, OFFICIAL, cache_folder
 
 _GIB = 1 << 30
 _MIN_MEMORY = 3 * _GIB
@@ -104,6 +103,9 @@ def _checkpoints(project: Project | None) -> list[Check]:
 
 
 def _diffusion_model(project: Project) -> Check:
+    # It brings torch, for which other commands do not wait.
+    from usam_core.sources.diffusion import KNOWN_GB, local_folder
+
     config = project.config.training.synthetic
     if local_folder(config, project.root) is not None:
         return Check("text-to-image model", config.model)

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from usam_core.config.training import ComposeConfig
 from usam_core.masks.bits import unpack, upscale, valid_hw
-from usam_core.sources.shapes import surface
+from usam_core.sources.scenes import surface
 from usam_core.types import MaskSet
 
 _SPECK = 0.1

@@ -1,43 +1,187 @@
-"""An encoder's files and weights: a folder of the user's, or a model of the hub."""
+"""A model of `transformers`: its files, a folder of the user's or the hub's, its kind, its weights.
+
+What the families differ in before any weight is read:
+
+    model_type in config.json          family    published at
+    dinov2, dinov2_with_registers      dinov2    arXiv 2304.07193, registers arXiv 2309.16588
+    dinov3_vit                         dinov3    arXiv 2508.10104
+    clip                               clip      arXiv 2103.00020; MetaCLIP, LAION's, DFN's too
+    siglip (fixed size), siglip2       siglip2   arXiv 2502.14786; `siglip2` is NaFlex
+
+The normalization is the model's own if a file beside it says so, else what its makers published.
+"""
 
 import functools
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from usam_core.config.features import FeatureConfig
+from usam_core.config.features import FAMILY_OF, FeatureConfig
 from usam_core.errors import InputError
 from usam_core.extras import need
-from usam_core.features.families import SETTING, Kind, read_kind
 from usam_core.files.hub import commit_of, explained, weights_digest
 
-_SMALL_FILES = ["*.json", "*.txt", "*.model"]  # settings and tokenizers
-_WEIGHTS = ["*.safetensors"]
-_AT = "@"
+SETTING = "features.model"
+"""Where a person names the model, for messages."""
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_BILINEAR, _BICUBIC = 2, 3  # as Pillow numbers them
+_SMALL_FILES = ("*.json", "*.txt", "*.model")  # settings and tokenizers
+_WEIGHTS = ("*.safetensors",)
 _OF_TEXTS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt"),
 )
 """Files that say nothing of pictures: a tokenizer that comes later makes no other features."""
 _NEVER_LOADED = ("mask_token",)  # pretraining's; some checkpoints leave it out
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFiles:
-    """A model on this disk.
+class Normalization:
+    """Mean and deviation of red, green and blue from 0 to 1; Pillow's number of a filter."""
 
-    Attributes:
-        folder: where its files lie.
-        weights: what identifies them: the digest of a folder, or the hub's name and commit.
-        kind: what its settings say.
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resample: int
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Name as in `FeatureConfig.family`, published normalization, and whether it knows texts."""
+
+    name: str
+    normalization: Normalization
+    has_text: bool
+
+
+DINOV2 = Family("dinov2", Normalization(*_IMAGENET, _BICUBIC), False)
+DINOV3 = Family("dinov3", Normalization(*_IMAGENET, _BILINEAR), False)
+CLIP = Family("clip", Normalization(*_OPENAI, _BICUBIC), True)
+SIGLIP2 = Family("siglip2", Normalization(*_HALF, _BILINEAR), True)
+
+_BY_NAME = {family.name: family for family in (DINOV2, DINOV3, CLIP, SIGLIP2)}
+FAMILIES = {model_type: _BY_NAME[name] for model_type, name in FAMILY_OF.items()}
+NAFLEX = "siglip2"
+"""The model type whose encoder takes patches instead of pictures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the small files of a model say.
+
+    `model_type` is the architecture, as `transformers` names it; `patch` and `trained_size` are
+    the sides of a patch and of the pictures it was trained with, pixels.
     """
+
+    family: Family
+    model_type: str
+    patch: int
+    trained_size: int
+    normalization: Normalization
+
+    def patches_along(self, image_size: int | None) -> int:
+        """The longer side of the grid, in patches."""
+        return max(1, round((image_size or self.trained_size) / self.patch))
+
+    def as_json(self) -> dict[str, Any]:
+        """What of it identifies a block's numbers, beside the weights."""
+        return {
+            "family": self.family.name,
+            "model_type": self.model_type,
+            "mean": list(self.normalization.mean),
+            "std": list(self.normalization.std),
+            "resample": self.normalization.resample,
+        }
+
+
+def read_kind(folder: Path, config: FeatureConfig) -> Kind:
+    """Read a model's kind from its folder.
+
+    Raises:
+        InputError: it is no model of a known family, or not of the family that was asked for.
+    """
+    model_type = _read(folder / "config.json").get("model_type")
+    family = FAMILIES.get(str(model_type))
+    if family is None:
+        raise InputError(
+            f"{SETTING}: {folder / 'config.json'} says model_type {model_type!r}; expected one of "
+            f"{sorted(FAMILIES)}. Name the whole model, such as facebook/dinov2-base or "
+            "openai/clip-vit-base-patch16"
+        )
+    if config.family not in ("auto", family.name):
+        raise InputError(
+            f"features.family: got {config.family!r}, but {folder / 'config.json'} says "
+            f"model_type {model_type!r}, of the family {family.name!r}; set family: auto"
+        )
+    vision = _vision_settings(folder, str(model_type))
+    patch = int(vision.patch_size)
+    naflex = model_type == NAFLEX
+    trained = math.isqrt(vision.num_patches) * patch if naflex else int(vision.image_size)
+    return Kind(family, str(model_type), patch, trained, _normalization(folder, family))
+
+
+def _vision_settings(folder: Path, model_type: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        whole = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # a value out of place raises anything
+        raise InputError(
+            f"{folder / 'config.json'}: cannot be read as a {model_type} model ({error}); expected "
+            "what save_pretrained writes, and a version of transformers that knows it "
+            "(dinov3 needs 4.56)"
+        ) from error
+    return getattr(whole, "vision_config", whole)
+
+
+def _normalization(folder: Path, family: Family) -> Normalization:
+    published = family.normalization
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            settings = _read(folder / name)
+            settings = settings.get("image_processor", settings)
+            if "image_mean" in settings:
+                break
+    else:
+        return published
+    try:
+        mean, std = (tuple(float(v) for v in settings[key]) for key in ("image_mean", "image_std"))
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError(f"mean {mean}, standard deviation {std}")
+        return Normalization(mean, std, int(settings.get("resample", published.resample)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{folder / name}: cannot read the normalisation ({error}); expected image_mean and "
+            "image_std, three numbers each. Download the file again"
+        ) from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{SETTING}: {file.parent} has no {file.name}; expected the folder of a transformers "
+            "model, as its save_pretrained or `hf download` writes"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{file}: cannot be read ({error}); expected JSON. Download the file again"
+        ) from error
+    if not isinstance(value, dict):
+        raise InputError(f"{file}: holds a {type(value).__name__}; expected a JSON object")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model on this disk; `weights` is the digest of a folder, or the hub's name and commit."""
 
     folder: Path
     weights: str
@@ -45,12 +189,9 @@ class ModelFiles:
 
 
 def find_model(config: FeatureConfig, root: Path, *, with_weights: bool = True) -> ModelFiles:
-    """Return a model's files, downloading from the hub what is not cached.
+    """Find a model's files; what the hub has and is not cached is downloaded.
 
-    Args:
-        config: which model; a folder counts from `root`.
-        root: folder of the project file.
-        with_weights: whether weights of the hub are wanted too, or the settings alone.
+    A folder counts from `root`. Without weights the settings alone are downloaded.
 
     Raises:
         InputError: there is no such model, or it is of no known family.
@@ -66,20 +207,20 @@ def find_model(config: FeatureConfig, root: Path, *, with_weights: bool = True) 
             f"{SETTING}: got {config.model!r}, but there is no folder {folder}; put it there, or "
             "name a model of the hub such as facebook/dinov2-base"
         )
-    folder = _small_files(config.model, config.revision)
+    folder = _download(config.model, config.revision, _SMALL_FILES)
     commit = commit_of(folder)
     if with_weights:
-        folder = _all_files(config.model, commit)
-    return ModelFiles(folder, f"{config.model}{_AT}{commit}", read_kind(folder, config))
+        folder = _download(config.model, commit, _SMALL_FILES + _WEIGHTS)
+    return ModelFiles(folder, f"{config.model}@{commit}", read_kind(folder, config))
 
 
 def is_commit(weights: str) -> bool:
-    """Return whether `ModelFiles.weights` speaks of the hub, and not of a folder's content."""
-    return _AT in weights
+    """Whether `ModelFiles.weights` speaks of the hub, and not of a folder's content."""
+    return "@" in weights
 
 
 def is_path(model: str) -> bool:
-    """Return whether a model can only be meant as a folder.
+    """Whether a model can only be meant as a folder.
 
     >>> [is_path(model) for model in ("/m/clip", "./clip", "~/clip", "m/n/clip", "m/clip", "clip")]
     [True, True, True, True, False, False]
@@ -88,23 +229,14 @@ def is_path(model: str) -> bool:
 
 
 @functools.cache
-def _small_files(model: str, revision: str | None) -> Path:
+def _download(model: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
     # Asked once a process: the hub's newest may change while a run goes on.
-    return _download(model, revision, _SMALL_FILES)
-
-
-@functools.cache
-def _all_files(model: str, commit: str | None) -> Path:
-    return _download(model, commit, _SMALL_FILES + _WEIGHTS)
-
-
-def _download(model: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
         # Folders inside a repository hold exports to other formats.
-        found = snapshot_download(
-            model, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]
+        folder = snapshot_download(
+            model, revision=revision, allow_patterns=[*patterns], ignore_patterns=["*/*"]
         )
     except (OSError, ValueError) as error:
         raise explained(
@@ -115,7 +247,7 @@ def _download(model: str, revision: str | None, patterns: list[str]) -> Path:
             expected="a transformers model, such as facebook/dinov2-base",
             size="0.1 GB (small) to 5 GB (giant)",
         ) from error
-    return Path(found)
+    return Path(folder)
 
 
 def load_model(files: ModelFiles) -> Any:
@@ -130,10 +262,7 @@ def load_model(files: ModelFiles) -> Any:
     logging.disable_progress_bar()
     try:
         model, report = AutoModel.from_pretrained(
-            files.folder,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
+            files.folder, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
     except Exception as error:  # damaged files raise anything
         raise InputError(

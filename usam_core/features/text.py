@@ -22,8 +22,7 @@ from torch.nn import functional
 
 from usam_core.config.features import FeatureConfig
 from usam_core.errors import InputError
-from usam_core.features.families import CLIP, SETTING
-from usam_core.features.model import ModelFiles, find_model, load_model
+from usam_core.features.model import CLIP, SETTING, ModelFiles, find_model, load_model
 from usam_core.sam.load import choose_device
 
 TEMPLATES = (
@@ -43,11 +42,8 @@ _AT_ONCE = 256  # sentences
 class TextSide:
     """Names as vectors; `scale * cosine + bias` is the model's own logit of a picture and a text.
 
-    Attributes:
-        width: f, as in the pictures' vectors.
-        scale: what the model multiplies a cosine with.
-        bias: what it adds; 0 for CLIP, whose logits go into a softmax over the names. SigLIP's go
-            into a sigmoid each.
+    The bias is 0 for CLIP, whose logits go into a softmax over the names; SigLIP's go into a
+    sigmoid each. `width` is f, as in the pictures' vectors.
     """
 
     def __init__(self, files: ModelFiles, model: Any, tokenizer: Any, device: str) -> None:
@@ -66,11 +62,10 @@ class TextSide:
     def vectors(
         self, names: Mapping[str, Sequence[str]], templates: Sequence[str] = TEMPLATES
     ) -> np.ndarray:
-        """Return float32 (c, f), of unit length: one vector a class, in the order of `names`.
+        """One vector a class, of unit length, float32 (c, f), in the order of `names`.
 
-        Args:
-            names: the words that stand for each class; where there are none, its own name does.
-            templates: sentences with `{}` where the word goes.
+        Words stand for each class; where there are none, its own name does. Templates are sentences
+        with `{}` where the word goes.
         """
         rows = []
         for name, words in names.items():
@@ -85,45 +80,28 @@ class TextSide:
         return torch.cat(parts)
 
     def _some(self, texts: list[str]) -> Tensor:
-        if self._is_clip:
-            given = self._tokens(texts, padding="longest")
-            self._check_end(given["input_ids"])
-        else:
-            given = self._tokens(
-                [text.lower() for text in texts], padding="max_length", padding_side="right"
-            )
-            given = {"input_ids": given["input_ids"]}
-        found = self._model.get_text_features(**{k: v.to(self._device) for k, v in given.items()})
-        # transformers 5 wraps the vectors in an object.
-        return found if isinstance(found, Tensor) else found.pooler_output
-
-    def _tokens(self, texts: list[str], **padding: Any) -> dict[str, Tensor]:
-        found = self._tokenizer(
-            texts,
-            truncation=True,
-            max_length=self._length,
-            return_tensors="pt",
-            **padding,
+        keys, padding = ["input_ids", "attention_mask"], {"padding": "longest"}
+        if not self._is_clip:
+            keys, padding = ["input_ids"], {"padding": "max_length", "padding_side": "right"}
+            texts = [text.lower() for text in texts]
+        tokens = self._tokenizer(
+            texts, truncation=True, max_length=self._length, return_tensors="pt", **padding
         )
-        return {key: found[key] for key in ("input_ids", "attention_mask") if key in found}
-
-    def _check_end(self, ids: Tensor) -> None:
         end = self._tokenizer.eos_token_id
-        if end is None or not (ids == end).any(1).all():
+        if self._is_clip and (end is None or not (tokens["input_ids"] == end).any(1).all()):
             raise InputError(
                 f"{self._folder / 'tokenizer.json'}: its texts have no end token, where CLIP reads "
                 "what a text says; expected the tokenizer that belongs to the model. Download the "
                 "folder again"
             )
+        inputs = {key: tokens[key].to(self._device) for key in keys if key in tokens}
+        vectors = self._model.get_text_features(**inputs)
+        # transformers 5 wraps the vectors in an object.
+        return vectors if isinstance(vectors, Tensor) else vectors.pooler_output
 
 
 def open_text(config: FeatureConfig, device: str, root: Path) -> TextSide:
-    """Return the text side of a model; a process loads each once.
-
-    Args:
-        config: which model.
-        device: `auto`, `cuda`, `mps` or `cpu`.
-        root: folder of the project file; a model's folder counts from it.
+    """The text side of a model; a process loads each once. See `open_encoder`.
 
     Raises:
         InputError: the model has no text side, or cannot be loaded.

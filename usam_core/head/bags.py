@@ -1,6 +1,7 @@
 """Bags for multiple-instance learning, streamed from the embedding store in bounded memory."""
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import Protocol
 
 import numpy as np
@@ -23,21 +24,19 @@ class Rows(Protocol):
         ...
 
     def block_names(self) -> list[str]:
-        """Return the names of the region feature blocks."""
+        """Names of the region feature blocks."""
         ...
 
 
 def block_column(block: str) -> str:
-    """Return the store's column of a feature block."""
+    """The store's column of a feature block."""
     return TOKENS_BLOCK if block == TOKENS_BLOCK else f"features/{block}"
 
 
 def choose_masks(predicted_iou: np.ndarray, choice: str) -> np.ndarray:
-    """Return which mask of each prompt stands for it, int64 (d,).
+    """Which mask of each prompt stands for it, int64 (d,), of predicted IoUs float32 (d, m).
 
-    Args:
-        predicted_iou: float32 (d, m).
-        choice: `single` (mask 0), or `best_iou` among masks 1 to 3; ties go to the lowest.
+    `choice` is `single` (mask 0), or `best_iou` among masks 1 to 3; ties go to the lowest.
     """
     if choice == "single":
         return np.zeros(len(predicted_iou), np.int64)
@@ -47,13 +46,12 @@ def choose_masks(predicted_iou: np.ndarray, choice: str) -> np.ndarray:
 def assemble(
     columns: dict[str, np.ndarray], features: Sequence[str], prompts: np.ndarray, chosen: np.ndarray
 ) -> np.ndarray:
-    """Return the feature rows of chosen masks, float16 (d, f), blocks side by side.
+    """Feature rows of chosen masks, float16 (d, f), blocks side by side.
 
     Args:
         columns: the image's columns.
         features: names of the feature blocks.
-        prompts: int64 (d,), the prompt of each mask.
-        chosen: int64 (d,), which of the prompt's masks it is.
+        prompts, chosen: int64 (d,), the prompt of each mask, and which of its masks it is.
     """
     parts = [
         columns[TOKENS_BLOCK][prompts]
@@ -65,12 +63,9 @@ def assemble(
 
 
 def balanced_weights(labels: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
-    """Return how often each picture shall be seen so that classes are seen alike, sum 1.
+    """How often each picture shall be seen so that classes are seen alike, sum 1.
 
-    A bag of no class comes as often as the others do on average.
-
-    Args:
-        labels: (n, c), multi-hot.
+    A bag of no class comes as often as the others do on average. Labels are (n, c), multi-hot.
 
     >>> balanced_weights([[1, 0], [1, 0], [0, 1]]).tolist()
     [0.25, 0.25, 0.5]
@@ -83,27 +78,12 @@ def balanced_weights(labels: Sequence[Sequence[float]] | np.ndarray) -> np.ndarr
     return weights / weights.sum()
 
 
-class Bags(Protocol):
-    """What training reads of bags."""
-
-    labels: np.ndarray
-    """float32 (n, c), multi-hot."""
-    widths: list[int]
-    """Length of each feature block's vectors; they stand side by side in a row."""
-
-    def __len__(self) -> int:
-        """Return n, the number of bags."""
-        ...
-
-    def batches(
-        self, rng: np.random.Generator, batch_size: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield features, labels and mask targets of a shuffled epoch."""
-        ...
-
-    def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and standard deviation of each column."""
-        ...
+def deviations(mean: np.ndarray, square: np.ndarray) -> np.ndarray:
+    """Standard deviations of columns, from the means of their values and of their squares."""
+    deviation = np.sqrt(np.maximum(square - np.square(mean), 0))
+    # A constant column says nothing: leave it at 0 instead of dividing by 0.
+    deviation[deviation < 1e-6] = 1
+    return deviation
 
 
 class BagSource:
@@ -112,10 +92,15 @@ class BagSource:
     As many bags as `cache_mb` allows are kept as float16; the others are read from the store
     whenever a batch asks for them.
 
+    Attributes:
+        labels: float32 (n, c), multi-hot.
+        widths: length of each feature block's vectors; they stand side by side in a row.
+        prompts, width: d and f of the rows.
+
     Args:
         store: where the embeddings are.
         shas: digests of the pictures.
-        labels: float32 (n, c), multi-hot, in the order of `shas`.
+        labels: in the order of `shas`.
         features: names of the feature blocks, `tokens` among them or not.
         mask_choice: which mask of a prompt gives its region features; see `choose_masks`.
         cache_mb: memory for bags, megabytes.
@@ -156,33 +141,37 @@ class BagSource:
         self.features = list(features)
         self._choice = mask_choice
         self._columns = ["predicted_iou", *map(block_column, features)]
-        first, self.widths = self._first()
-        self.prompts, self.width = first.shape
+        ((_, columns),) = store.read_rows(self._shas[:1], self._columns)
+        self.widths = [columns[block_column(block)].shape[-1] for block in features]
+        self.prompts, self.width = len(columns["predicted_iou"]), sum(self.widths)
         shape = (len(self._shas), self.prompts)
         self._targets = np.full(shape, UNKNOWN, np.int64) if targets is None else targets
         self._weights = weights
-        room = int(cache_mb * 1e6) // first.nbytes
-        self._cached = self._fill(min(room, len(self._shas)))
+        self._block = slice(None)
+        room = int(cache_mb * 1e6) // (self.prompts * self.width * 2)
+        self._cached = np.empty((min(room, len(self)), self.prompts, self.width), np.float16)
+        for number, bag in self._read(np.arange(len(self._cached))):
+            self._cached[number] = bag
 
     def __len__(self) -> int:
-        """Return n, the number of bags."""
+        """n, the number of bags."""
         return len(self._shas)
 
     def batches(
         self, rng: np.random.Generator, batch_size: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield features float32 (n', d, f), labels float32 (n', c) and targets int64 (n', d) of
-        a shuffled epoch."""
+        """Yield features float32 (n', d, f), labels (n', c) and targets (n', d) of an epoch."""
         if self._weights is None:
             order = rng.permutation(len(self))
         else:
             order = rng.choice(len(self), len(self), p=self._weights)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            yield self._bags(rows), self.labels[rows], self._targets[rows]
+            bags = np.ascontiguousarray(self._bags(rows)[..., self._block])
+            yield bags, self.labels[rows], self._targets[rows]
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and standard deviation of each column over all masks, float32 (f,)."""
+        """Mean and standard deviation of each column over all masks, float32 (f,)."""
         total, square, count = np.zeros(self.width), np.zeros(self.width), 0
         for bags, _ in self.in_order():
             rows = bags.reshape(-1, self.width).astype(np.float64)
@@ -190,23 +179,18 @@ class BagSource:
             square += np.square(rows).sum(0)
             count += len(rows)
         mean = total / count
-        deviation = np.sqrt(np.maximum(square / count - mean**2, 0))
-        # A constant column says nothing: leave it at 0 instead of dividing by 0.
-        deviation[deviation < 1e-6] = 1
-        return mean.astype(np.float32), deviation.astype(np.float32)
+        deviation = deviations(mean, square / count)
+        return mean.astype(np.float32)[self._block], deviation.astype(np.float32)[self._block]
 
-    def blocks(self) -> "list[BlockOfBags]":
-        """Return the bags of each feature block alone."""
-        ends = np.cumsum(self.widths).tolist()
-        starts = [0, *ends[:-1]]
-        return [BlockOfBags(self, slice(*span)) for span in zip(starts, ends, strict=True)]
-
-    def _first(self) -> tuple[np.ndarray, list[int]]:
-        """Return the first bag, and the length of each block's vectors."""
-        ((_, columns),) = self._store.read_rows(self._shas[:1], self._columns)
-        chosen = choose_masks(columns["predicted_iou"], self._choice)
-        widths = [columns[block_column(block)].shape[-1] for block in self.features]
-        return assemble(columns, self.features, np.arange(len(chosen)), chosen), widths
+    def blocks(self) -> "list[BagSource]":
+        """The bags of each feature block alone, for batches and moments."""
+        parts, start = [], 0
+        for width in self.widths:
+            part = copy(self)
+            part.widths, part._block = [width], slice(start, start + width)
+            parts.append(part)
+            start += width
+        return parts
 
     def in_order(self, batch_size: int = 32) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield features and labels of every bag once, in order."""
@@ -223,12 +207,6 @@ class BagSource:
             bags[missing[number]] = bag
         return bags
 
-    def _fill(self, count: int) -> np.ndarray:
-        bags = np.empty((count, self.prompts, self.width), np.float16)
-        for number, bag in self._read(np.arange(count)):
-            bags[number] = bag
-        return bags
-
     def _read(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Yield each wanted bag with its place in `rows`; a bag may be wanted more than once."""
         places: dict[str, list[int]] = {}
@@ -241,34 +219,3 @@ class BagSource:
                 picked = self._picked[rows[place]]
                 prompts, masks = (every if picked is None else picked).T
                 yield place, assemble(columns, self.features, prompts, masks)
-
-
-class BlockOfBags:
-    """One feature block of bags.
-
-    Args:
-        bags: the bags.
-        columns: where the block stands in a row.
-    """
-
-    def __init__(self, bags: BagSource, columns: slice) -> None:
-        self.labels = bags.labels
-        self.widths = [columns.stop - columns.start]
-        self._bags = bags
-        self._columns = columns
-
-    def __len__(self) -> int:
-        """Return n, the number of bags."""
-        return len(self._bags)
-
-    def batches(
-        self, rng: np.random.Generator, batch_size: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """See `BagSource.batches`."""
-        for rows, labels, targets in self._bags.batches(rng, batch_size):
-            yield np.ascontiguousarray(rows[..., self._columns]), labels, targets
-
-    def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """See `BagSource.moments`."""
-        mean, deviation = self._bags.moments()
-        return mean[self._columns], deviation[self._columns]

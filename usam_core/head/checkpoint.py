@@ -9,9 +9,8 @@ from safetensors.torch import load_file, save
 from usam_core.errors import StoreError
 from usam_core.files.atomic import whole_file, write_json
 from usam_core.files.digest import file_digest
-from usam_core.head.familiar import FamiliarHead, add_familiar
-from usam_core.head.model import Head, LateHead, make_head
-from usam_core.head.text import TextHead, add_text
+from usam_core.head.familiar import FamiliarHead
+from usam_core.head.model import BaseHead, TextHead, make_head
 
 FORMAT = 3
 """Raised when heads change so that older code cannot read them; 1 had no `format`, one block;
@@ -19,13 +18,11 @@ FORMAT = 3
 
 
 def card_path(path: Path) -> Path:
-    """Return where the card of a head file lies."""
+    """Where the card of a head file lies."""
     return path.with_suffix(".card.json")
 
 
-def save_head(
-    path: Path, head: Head | LateHead | FamiliarHead | TextHead, card: dict[str, Any]
-) -> list[Path]:
+def save_head(path: Path, head: BaseHead, card: dict[str, Any]) -> list[Path]:
     """Write weights and card; return both files.
 
     Args:
@@ -44,7 +41,7 @@ def save_head(
     return [path, card_path(path)]
 
 
-def load_head(path: Path) -> tuple[Head | LateHead | FamiliarHead | TextHead, dict[str, Any]]:
+def load_head(path: Path) -> tuple[BaseHead, dict[str, Any]]:
     """Read a head in evaluation mode, and its card.
 
     Raises:
@@ -69,18 +66,18 @@ def load_head(path: Path) -> tuple[Head | LateHead | FamiliarHead | TextHead, di
     try:
         settings = card["settings"]
         labels = len(card["classes"]) + len(card.get("negatives", []))
-        head = None
+        head: BaseHead | None = None
         if settings.get("text", "off") != "alone":
             widths = card.get("block_widths", [card["features_width"]])
             _refuse_removed(path, settings, len(widths))
-            head = make_head(
-                widths,
-                labels + settings.get("background", False),
-                settings["hidden"],
-                settings["dropout"],
-            )
-            head = add_familiar(head, head.width, card.get("familiar"))
-        head = add_text(head, card.get("text"))
+            outputs = labels + settings.get("background", False)
+            head = make_head(widths, outputs, settings["hidden"], settings["dropout"])
+            if familiar := card.get("familiar"):
+                head = FamiliarHead(head, head.width, familiar["owners"], familiar["share"])
+        if text := card.get("text"):
+            head = TextHead(head, text["first"], text["width"], text["outputs"], text["weight"])
+        if head is None:
+            raise KeyError("text")
         head.load_state_dict(load_file(path))
     except (KeyError, TypeError, RuntimeError) as error:
         raise StoreError(

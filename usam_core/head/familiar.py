@@ -8,7 +8,7 @@ is near. Of a mask's row x and the most probable name k,
     logit of "none" = logsumexp(z) + SHARPNESS max(share_all - u_all, share_own - u_own)
     share_all = share min(1, 2 - c/MANY), share_own = share min(1, 2 - c/FEW)
 
-For u_all, columns are standardised over the pictures of all names alike: objects of k against
+For u_all, columns are standardized over the pictures of all names alike: objects of k against
 those of the other names. For u_own they are over k's pictures: objects of k against what lies
 around them. The fewer names there are, the less the others teach of what k is not, and the more
 the second counts. n_k is how near the best masks of a picture come to the mean of the others.
@@ -18,15 +18,15 @@ of a name with too few pictures to know n_k, which is 0 then. Measured in
 docs/decisions/0018-few-classes.md.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from usam_core.head.bags import BagSource
+from usam_core.head.bags import BagSource, deviations
+from usam_core.head.model import BaseHead
 
 SHARPNESS = 16.0
 """What a whole n_k nearer adds to a mask's log odds."""
@@ -42,12 +42,10 @@ _SELF = 1.8
 """But no more than this times what they reach themselves, so that half of it can be reached."""
 
 
-class FamiliarHead(nn.Module):
+class FamiliarHead(BaseHead):
     """A head with one more output, "none of these", behind all that it has.
 
     Args:
-        head: the trained head.
-        width: f, the length of an input row.
         owners: for each of k names that pictures were collected of, the head's output it is
             labelled as; every class has one.
         share: of n_k; a mask farther from its class is rather none of these.
@@ -61,7 +59,7 @@ class FamiliarHead(nn.Module):
     means: Tensor
     usual: Tensor
 
-    def __init__(self, head: nn.Module, width: int, owners: list[int], share: float) -> None:
+    def __init__(self, head: BaseHead, width: int, owners: list[int], share: float) -> None:
         super().__init__()
         self.head = head
         self.width = width
@@ -77,38 +75,32 @@ class FamiliarHead(nn.Module):
         self.register_buffer("usual", torch.ones(2, names))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Return logits, float32 (..., o + 1), of rows (..., f); the last is "none of these"."""
+        """Logits, float32 (..., o + 1), of rows (..., f); the last is "none of these"."""
         logits = self.head(rows)
         best = logits[..., : len(self._owners)].argmax(-1, keepdim=True)
-        lacks = [
-            share - near.gather(-1, best)
-            for share, near in zip(self._shares, self.nearness(rows), strict=True)
-        ]
+        pairs = zip(self._shares, self.nearness(rows), strict=True)
+        lacks = [share - near.gather(-1, best) for share, near in pairs]
         lack = torch.cat(lacks, dim=-1).amax(-1, keepdim=True)
         none = logits.logsumexp(-1, keepdim=True) + SHARPNESS * lack
         return torch.cat([logits, none], dim=-1)
 
     def nearness(self, rows: Tensor) -> list[Tensor]:
-        """Return u_all, and u_own if it counts, of each class and negative name: (..., c) each."""
-        cosines = (self._all_cosines, self._own_cosines)[: len(self._shares)]
-        nearness = [
-            torch.where(usual > 0, of(rows) / usual, _NOT_ASKED)
-            for of, usual in zip(cosines, self.usual, strict=False)
-        ]
-        return [
-            torch.stack([near[..., own].amax(-1) for own in self._owners], dim=-1)
-            for near in nearness
-        ]
+        """u_all, and u_own if it counts, of each class and negative name: (..., c) each."""
+        nearness: list[Tensor] = []
+        for cosines, usual in zip((self._all_cosines, self._own_cosines), self.usual, strict=True):
+            if len(nearness) < len(self._shares):
+                near = torch.where(usual > 0, cosines(rows) / usual, _NOT_ASKED)
+                nearness.append(
+                    torch.stack([near[..., own].amax(-1) for own in self._owners], dim=-1)
+                )
+        return nearness
 
     def _all_cosines(self, rows: Tensor) -> Tensor:
         unit = functional.normalize((rows - self.centre[0]) / self.scale[0], dim=-1)
         return unit @ self.means[0].T
 
     def _own_cosines(self, rows: Tensor) -> Tensor:
-        """Return the cosines as each name's own pictures see them, float32 (..., k).
-
-        Products of matrices, so that no row is standardised k times.
-        """
+        """Cosines as each name's own pictures see them; no row is standardized k times."""
         rows = rows - self.centre[0]
         centre, weight = self.centre[1:] - self.centre[0], 1 / self.scale[1:]
         along = weight * self.means[1]
@@ -120,7 +112,7 @@ class FamiliarHead(nn.Module):
 
 
 def shares_of(share: float, classes: int) -> list[float]:
-    """Return which share of n_k is asked of u_all and u_own; without those of which none is left.
+    """Which share of n_k is asked of u_all and u_own; without those of which none is left.
 
     >>> [shares_of(0.5, classes) for classes in (4, 6, 10, 15, 20)]
     [[0.5, 0.5], [0.5, 0.25], [0.5], [0.25], []]
@@ -132,7 +124,7 @@ def shares_of(share: float, classes: int) -> list[float]:
 def learn_familiar(
     bags: BagSource, names: np.ndarray, objects: np.ndarray, few: Sequence[int] = ()
 ) -> dict[str, Tensor]:
-    """Return the buffers of a `FamiliarHead`, by name.
+    """Learn the buffers of a `FamiliarHead`, by name.
 
     Args:
         bags: some pictures of every name, (n, d, f).
@@ -160,31 +152,18 @@ def learn_familiar(
             rest = _unit(mean - directions[which])
             others[which] = np.einsum("ndf,nf->nd", unit, rest).max(1)
         count = np.bincount(names)
-        least = np.minimum(_MIN, _SELF * np.bincount(names, themselves) / count)
+        lower = np.minimum(_MIN, _SELF * np.bincount(names, themselves) / count)
         means.append(_unit(sums))
         common = np.bincount(names, others) / count
-        near = np.maximum(np.maximum(least, 0.01), 0 if own else common)
+        near = np.maximum(np.maximum(lower, 0.01), 0 if own else common)
         near[list(few)] = 0
         usual.append(near)
     made = {"centre": centre, "scale": scale, "means": np.stack(means), "usual": np.stack(usual)}
     return {name: torch.from_numpy(value.astype(np.float32)) for name, value in made.items()}
 
 
-def add_familiar(head: nn.Module, width: int, familiar: Mapping[str, Any] | None) -> nn.Module:
-    """Return the head with its further output, buffers still empty; as it is where there is none.
-
-    Args:
-        head: the trained head.
-        width: f.
-        familiar: of the head's card: `owners` and `share`.
-    """
-    if familiar is None:
-        return head
-    return FamiliarHead(head, width, familiar["owners"], familiar["share"])
-
-
 def _moments(bags: BagSource, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and deviation of each column, float64 (1 + k, f): over all names, of each."""
+    """Mean and deviation of each column, float64 (1 + k, f): over all names, of each."""
     count = int(names.max()) + 1
     total, square = np.zeros((count, bags.width)), np.zeros((count, bags.width))
     for which, rows in _passes(bags):
@@ -196,10 +175,7 @@ def _moments(bags: BagSource, names: np.ndarray) -> tuple[np.ndarray, np.ndarray
     # Every name weighs the same, however many pictures it has.
     centre = np.concatenate([total.mean(0, keepdims=True), total])
     square = np.concatenate([square.mean(0, keepdims=True), square])
-    scale = np.sqrt(np.maximum(square - np.square(centre), 0))
-    # A constant column says nothing: leave it at 0 instead of dividing by 0.
-    scale[scale < 1e-6] = 1
-    return centre, scale
+    return centre, deviations(centre, square)
 
 
 def _passes(bags: BagSource) -> Iterator[tuple[np.ndarray, np.ndarray]]:

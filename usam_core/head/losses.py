@@ -1,4 +1,8 @@
-"""The losses: of bags (GranSAM, equations 1 to 3), of doubt (equation 4), of known masks (ours)."""
+"""The losses: of bags (GranSAM, equations 1 to 3), of doubt (equation 4), of known masks (ours).
+
+Shapes: logits float32 (n, d, c), labels float32 (n, c) multi-hot, targets int64 (n, d): the class
+that a mask shows, c for background, or `UNKNOWN`. Losses are float32 scalars.
+"""
 
 import math
 
@@ -6,9 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+UNKNOWN = -1
+"""Target of a mask that no truth speaks of, or that shows no one thing."""
+
 
 def top_k(masks: int, a: float) -> int:
-    """Return k = max(1, ceil(d / a)), how many masks of a bag speak for a class.
+    """k = max(1, ceil(d / a)), how many masks of a bag speak for a class.
 
     >>> top_k(100, 10), top_k(3, 10)
     (10, 1)
@@ -17,28 +24,17 @@ def top_k(masks: int, a: float) -> int:
 
 
 def image_scores(logits: Tensor, a: float) -> Tensor:
-    """Return each image's class scores: the mean of its k largest logits (equations 1 and 2).
+    """Class scores of each image, (n, c): the mean of its k largest logits (equations 1 and 2).
 
-    Args:
-        logits: float32 (n, d, c), the head's logits of every mask of every bag.
-        a: the papers' design parameter; k = max(1, ceil(d / a)).
-
-    Returns:
-        float32 (n, c).
+    `a` is the papers' design parameter; k = max(1, ceil(d / a)).
     """
     return logits.topk(top_k(logits.shape[1], a), dim=1).values.mean(dim=1)
 
 
 def mil_loss(logits: Tensor, labels: Tensor, a: float) -> Tensor:
-    """Return the cross entropy between image labels and image distributions (equation 3).
+    """Cross entropy between image labels and image distributions, mean over images (equation 3).
 
-    Args:
-        logits: float32 (n, d, c).
-        labels: float32 (n, c), multi-hot; normalised here to sum to 1. At least one 1 a row.
-        a: as in `image_scores`.
-
-    Returns:
-        float32 scalar, the mean over the images.
+    Labels are normalized here to sum to 1; each row has at least one 1.
     """
     targets = labels / labels.sum(dim=1, keepdim=True)
     log_p = torch.log_softmax(image_scores(logits, a), dim=1)
@@ -46,45 +42,32 @@ def mil_loss(logits: Tensor, labels: Tensor, a: float) -> Tensor:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Return the entropy of the softmax over the last axis, nats, 0 to log c."""
+    """Entropy of the softmax over the last axis, nats, 0 to log c."""
     log_p = torch.log_softmax(logits, dim=-1)
     return -(log_p.exp() * log_p).sum(dim=-1)
 
 
 def bad_masks(teacher_logits: Tensor, labels: Tensor, threshold: float) -> Tensor:
-    """Return which masks the teacher is unsure of, or sure of and wrong (U-SAM, section 3.5).
+    """Masks, bool (n, d), that the teacher is unsure of, or sure of and wrong (U-SAM, 3.5).
 
     B = {H > threshold} united with {H < threshold and argmax not a label of the image}. The
     papers' images have one label; for several, "not a label" is the natural extension.
 
-    Args:
-        teacher_logits: float32 (n, d, c).
-        labels: float32 (n, c), multi-hot.
-        threshold: share of log c, the largest possible entropy; 0 to 1.
-
-    Returns:
-        bool (n, d).
+    The threshold is a share of log c, the largest possible entropy; 0 to 1.
     """
     limit = threshold * math.log(teacher_logits.shape[-1])
     unsure = entropy(teacher_logits) > limit
-    predicted = teacher_logits.argmax(dim=-1)
-    right = labels.gather(1, predicted) > 0
+    right = labels.gather(1, teacher_logits.argmax(dim=-1)) > 0
     return unsure | ~right
 
 
 def uncertainty_loss(student_logits: Tensor, bad: Tensor, reduction: str = "mean") -> Tensor:
-    """Return the cross entropy of bad masks against the uniform distribution (equation 4).
+    """Cross entropy of bad masks against the uniform distribution (equation 4); 0 without any.
 
-    Args:
-        student_logits: float32 (n, d, c).
-        bad: bool (n, d).
-        reduction: `sum` is the equation as printed: summed over classes and bad masks, divided
-            by n. `mean` divides the sum over classes by c, which makes the target a
-            distribution, and the sum over bad masks by their number: the loss then does not grow
-            with d and lies between log c and about 10, as the MIL loss does.
-
-    Returns:
-        float32 scalar; 0 when no mask is bad.
+    `bad` is bool (n, d). Reduction `sum` is the equation as printed: summed over classes and bad
+    masks, divided by n. `mean` divides the sum over classes by c, which makes the target a
+    distribution, and the sum over bad masks by their number: the loss then does not grow with d
+    and lies between log c and about 10, as the MIL loss does.
     """
     chosen = student_logits[bad]
     if not len(chosen):
@@ -93,22 +76,11 @@ def uncertainty_loss(student_logits: Tensor, bad: Tensor, reduction: str = "mean
     return -(log_p.sum() / len(student_logits) if reduction == "sum" else log_p.mean())
 
 
-UNKNOWN = -1
-"""Target of a mask that no truth speaks of, or that shows no one thing."""
-
-
 def background_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return how badly the last output tells masks on no object from masks on one.
+    """How badly the last output tells masks on no object from masks on one.
 
     Cross entropy of two outcomes, background and any class; both weigh the same, however many
-    masks there are of each.
-
-    Args:
-        logits: float32 (n, d, c + 1), background last.
-        targets: int64 (n, d), a class, c for background, or `UNKNOWN`.
-
-    Returns:
-        float32 scalar; 0 where nothing is known.
+    masks there are of each. 0 where nothing is known. `logits` are (n, d, c + 1), background last.
     """
     ground = logits.shape[-1] - 1
     known = targets != UNKNOWN
@@ -124,15 +96,7 @@ def background_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def class_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross entropy of masks on an object against its class.
-
-    Args:
-        logits: float32 (n, d, c), the classes alone.
-        targets: int64 (n, d), as in `background_loss`.
-
-    Returns:
-        float32 scalar, the mean over those masks; 0 where there is none.
-    """
+    """Cross entropy of masks on an object against its class, their mean; 0 without any."""
     on_object = (targets != UNKNOWN) & (targets < logits.shape[-1])
     if not on_object.any():
         return logits.sum() * 0
@@ -140,11 +104,5 @@ def class_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def corrected(bad: Tensor, targets: Tensor, classes: int) -> Tensor:
-    """Return bad masks, bool (n, d), with truth in place of the teacher's opinion where there is.
-
-    Args:
-        bad: bool (n, d), as the teacher sees it.
-        targets: int64 (n, d), as in `background_loss`.
-        classes: c.
-    """
+    """Bad masks, bool (n, d), with truth in place of the teacher's opinion where there is any."""
     return torch.where(targets == UNKNOWN, bad, targets == classes)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from usam_core.config.schema import HeadConfig
-from usam_core.head.bags import Bags, BagSource
+from usam_core.config.head import HeadConfig
+from usam_core.head.bags import BagSource
 from usam_core.head.losses import (
     background_loss,
     bad_masks,
@@ -19,8 +19,8 @@ from usam_core.head.losses import (
     mil_loss,
     uncertainty_loss,
 )
-from usam_core.head.model import Head, LateHead, make_head
-from usam_core.progress import SILENT, Progress
+from usam_core.head.model import BaseHead, Head, LateHead
+from usam_core.progress import SILENT, Bar, Progress
 from usam_core.rng import derive_seed, generator
 
 _LOSSES = ("mil", "uncertainty", "masks", "background")
@@ -29,17 +29,14 @@ _LOSSES = ("mil", "uncertainty", "masks", "background")
 
 @dataclass(frozen=True, slots=True)
 class TrainedHeads:
-    """What training gives.
+    """The MIL teacher and the distilled student, if any, in evaluation mode.
 
-    Attributes:
-        teacher: the MIL teacher, in evaluation mode.
-        student: the distilled student, or None when `distil` is off.
-        history: one mapping an epoch: `role`, `epoch`, `loss`, its parts, `accuracy` (share of
-            training pictures whose best-scored class is one of their labels), `bad_share`.
+    `history` has one mapping an epoch: `role`, `epoch`, `loss`, its parts, `accuracy` (share of
+    training pictures whose best-scored class is one of their labels), `bad_share`.
     """
 
-    teacher: Head | LateHead
-    student: Head | LateHead | None
+    teacher: BaseHead
+    student: BaseHead | None
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -48,34 +45,29 @@ def train(
 ) -> TrainedHeads:
     """Train teacher and student; the same seed and bags give the same weights.
 
-    Of several blocks, each one's pair is trained by itself.
-
-    Args:
-        bags: the training pictures.
-        config: settings; the papers' values are its defaults where they give them.
-        seed: the project's seed. The global generator is left as it was.
-        progress: told each epoch.
+    Of several blocks, each one's pair is trained by itself. The global generator is left as it
+    was.
     """
     parts = bags.blocks() if len(bags.widths) > 1 else [bags]
     epochs = passes(len(bags), config) * (2 if config.distil else 1) * len(parts)
     with progress.bar("Training the head", epochs) as bar:
-        trained = [_train_pair(part, config, seed, bar) for part in parts]
-    if len(parts) == 1:
-        return trained[0]
-    students = [heads.student for heads in trained if heads.student is not None]
+        pairs = [_train_pair(part, config, seed, bar) for part in parts]
+    if len(pairs) == 1:
+        return TrainedHeads(*pairs[0])
+    students = [student for _, student, _ in pairs if student is not None]
     return TrainedHeads(
-        LateHead([heads.teacher for heads in trained]).eval(),
+        LateHead([teacher for teacher, _, _ in pairs]).eval(),
         LateHead(students).eval() if students else None,
         [
             {"block": name, **epoch}
-            for name, heads in zip(bags.features, trained, strict=True)
-            for epoch in heads.history
+            for name, (_, _, history) in zip(bags.features, pairs, strict=True)
+            for epoch in history
         ],
     )
 
 
 def passes(pictures: int, config: HeadConfig) -> int:
-    """Return how many passes over the pictures make up the configured steps.
+    """How many passes over the pictures make up the configured steps.
 
     >>> passes(130, HeadConfig(steps=10, batch_size=64))
     4
@@ -83,7 +75,9 @@ def passes(pictures: int, config: HeadConfig) -> int:
     return math.ceil(config.steps / math.ceil(pictures / config.batch_size))
 
 
-def _train_pair(bags: Bags, config: HeadConfig, seed: int, bar: Any) -> TrainedHeads:
+def _train_pair(
+    bags: BagSource, config: HeadConfig, seed: int, bar: Bar
+) -> tuple[Head, Head | None, list[dict[str, Any]]]:
     history: list[dict[str, Any]] = []
     moments = bags.moments() if config.standardize else None
     # Dropout and initial weights draw from the global generator: fork it, seed the fork.
@@ -92,23 +86,23 @@ def _train_pair(bags: Bags, config: HeadConfig, seed: int, bar: Any) -> TrainedH
         student = None
         if config.distil:
             student = _train_one("student", teacher, bags, config, seed, moments, history, bar)
-    return TrainedHeads(teacher, student, history)
+    return teacher, student, history
 
 
 def _train_one(
     role: str,
     teacher: Head | None,
-    bags: Bags,
+    bags: BagSource,
     config: HeadConfig,
     seed: int,
     moments: tuple[np.ndarray, np.ndarray] | None,
     history: list[dict[str, Any]],
-    bar: Any,
+    bar: Bar,
 ) -> Head:
     torch.manual_seed(derive_seed(seed, "head", role))
-    classes = bags.labels.shape[1]
-    outputs = classes + config.background
-    head = make_head(bags.widths, outputs, config.hidden, config.dropout)
+    (width,) = bags.widths
+    outputs = bags.labels.shape[1] + config.background
+    head = Head(width, outputs, config.hidden, config.dropout)
     if moments is not None:
         head.mean.copy_(torch.from_numpy(moments[0]))
         head.deviation.copy_(torch.from_numpy(moments[1]))
@@ -120,10 +114,10 @@ def _train_one(
         for batch in bags.batches(order, config.batch_size):
             features, labels, targets = map(torch.from_numpy, batch)
             parts = _step(head, teacher, features, labels, targets, config)
-            loss = sum(getattr(config, f"lambda_{name}") * parts[name] for name in _LOSSES)
-            parts["loss"] = loss
+            weighted = [getattr(config, f"lambda_{name}") * parts[name] for name in _LOSSES]
+            parts["loss"] = sum(weighted, torch.zeros(()))
             optimizer.zero_grad()
-            loss.backward()
+            parts["loss"].backward()
             optimizer.step()
             for name in sums:
                 sums[name] += float(parts[name].detach()) * len(labels) / len(bags)
@@ -155,8 +149,7 @@ def _step(
         parts["background"] = background_loss(outputs, targets)
     if teacher is not None:
         with torch.no_grad():
-            said = teacher(features)[..., :classes]
-            bad = bad_masks(said, labels, config.entropy_threshold)
+            bad = bad_masks(teacher(features)[..., :classes], labels, config.entropy_threshold)
             if config.composed == "masks":
                 bad = corrected(bad, targets, classes)
         parts["uncertainty"] = uncertainty_loss(logits, bad, config.uncertainty_reduction)

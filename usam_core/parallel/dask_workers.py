@@ -36,18 +36,14 @@ _one_at_a_time = threading.Lock()
 
 
 class DaskWorkers:
-    """Does pieces on the workers of a Dask client.
-
-    Attributes:
-        client: connected, with at least one worker.
-    """
+    """Does pieces on the workers of a Dask client, which has at least one."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
 
     @property
     def count(self) -> int:
-        """Return how many workers there are now; a cluster may grow and shrink."""
+        """How many workers there are now; a cluster may grow and shrink."""
         return max(1, len(self.client.nthreads()))
 
     def run(self, function: Callable[..., Any], pieces: Sequence[Piece], bar: Bar) -> list[Any]:
@@ -90,10 +86,7 @@ class DaskWorkers:
 def local_workers(count: int, threads: int, gpus: int) -> Iterator[DaskWorkers]:
     """Start worker processes on this machine and stop them at the end of the block.
 
-    Args:
-        count: how many.
-        threads: of torch in each.
-        gpus: how many there are; the workers take turns, each sees one.
+    Each has so many threads of torch; the workers take turns with the GPUs, each sees one.
     """
     settings = {
         "distributed.scheduler.allowed-failures": DEATHS - 1,
@@ -103,16 +96,18 @@ def local_workers(count: int, threads: int, gpus: int) -> Iterator[DaskWorkers]:
     # A scheduler does what it is asked by whoever reaches its port: only who has this key does.
     security = Security.temporary()
     # Nothing is served to other machines, nor on a port that a second run would miss.
-    local = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
-    local["security"] = security
+    local = {
+        "host": "127.0.0.1",
+        "dashboard": False,
+        "dashboard_address": "127.0.0.1:0",
+        "security": security,
+    }
     # What goes wrong is raised here; Dask would print it a second time.
     options = {**local, "nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
+    environments = [_environment(number, threads, gpus) for number in range(count)]
     specs = {
-        number: {
-            "cls": Nanny,
-            "options": {**options, "env": _environment(number, threads, gpus)},
-        }
-        for number in range(count)
+        number: {"cls": Nanny, "options": {**options, "env": environment}}
+        for number, environment in enumerate(environments)
     }
     scheduler = {"cls": Scheduler, "options": {**local, "port": 0}}
     with (
@@ -130,10 +125,8 @@ def local_workers(count: int, threads: int, gpus: int) -> Iterator[DaskWorkers]:
 def cluster_workers(address: str, threads: int | None) -> Iterator[DaskWorkers]:
     """Use the workers of a scheduler that runs already; it is left running.
 
-    Args:
-        address: the scheduler's. Who may reach it is its owner's to say: over `tls://`, with the
-            certificates of Dask's own settings (`distributed.comm.tls`).
-        threads: of torch in each worker, or None to leave them as they are.
+    Who may reach its address is its owner's to say: over `tls://`, with the certificates of Dask's
+    own settings (`distributed.comm.tls`). `threads` None: torch's are left as they are.
     """
     try:
         client = Client(address, timeout=_REACH_SECONDS, set_as_default=False)
@@ -165,7 +158,6 @@ class _Threads(WorkerPlugin):
         self._threads = threads
 
     def setup(self, worker: Any) -> None:
-        del worker
         torch.set_num_threads(self._threads)
 
 
@@ -183,7 +175,7 @@ def _prepared(client: Client, threads: int | None, where: str) -> DaskWorkers:
 
 
 def _environment(number: int, threads: int, gpus: int) -> dict[str, str]:
-    """Return a local worker's settings; its `number` picks its GPU."""
+    """A local worker's settings; its `number` picks its GPU."""
     settings = dict.fromkeys(_THREAD_SETTINGS, str(threads))
     if gpus:
         seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
@@ -194,14 +186,14 @@ def _environment(number: int, threads: int, gpus: int) -> dict[str, str]:
 def _work(function: Callable[..., Any], arguments: tuple[Any, ...], topic: str, number: int) -> Any:
     """Do one piece in a worker, telling the client now and then how many items are done."""
     worker = dask_worker()
-    untold, last = 0, time.monotonic()
+    pending, last = 0, time.monotonic()
 
     def advance(count: int) -> None:
-        nonlocal untold, last
-        untold += count
+        nonlocal pending, last
+        pending += count
         if time.monotonic() - last > _TELL_SECONDS:
-            worker.log_event(topic, (number, untold))
-            untold, last = 0, time.monotonic()
+            worker.log_event(topic, (number, pending))
+            pending, last = 0, time.monotonic()
 
     # Workers of other schedulers may have several threads; a model in memory serves one.
     with _one_at_a_time:

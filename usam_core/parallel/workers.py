@@ -25,12 +25,9 @@ _log = logging.getLogger(__name__)
 
 
 class Piece(NamedTuple):
-    """One piece of work.
+    """One piece of work: its name for errors, items in it such as images, arguments.
 
-    Attributes:
-        name: what it is, for errors.
-        size: items in it, such as images.
-        arguments: of the function, before its last, which is the progress to tell.
+    The function is called with these arguments and a `Progress`.
     """
 
     name: str
@@ -57,7 +54,19 @@ class InProcess:
 
     def run(self, function: Callable[..., Any], pieces: Sequence[Piece], bar: Bar) -> list[Any]:
         """See `Workers.run`."""
-        return [_run_piece(function, piece, bar) for piece in pieces]
+        results = []
+        for piece in pieces:
+            left = piece.size
+
+            def advance(count: int) -> None:
+                nonlocal left
+                left -= count
+                bar.advance(count)
+
+            results.append(function(*piece.arguments, Advance(advance)))
+            # What was there already is done too, but nobody has told of it.
+            bar.advance(left)
+        return results
 
 
 _open: list[Workers] = []
@@ -92,11 +101,11 @@ def open_workers(config: ComputeConfig, device: str, pieces: int) -> Iterator[Wo
     # Dask takes a second to import, which the many runs without it need not wait for.
     from usam_core.parallel.dask_workers import cluster_workers, local_workers
 
-    manager = (
-        cluster_workers(config.scheduler, config.threads)
-        if config.scheduler
-        else local_workers(count, config.threads or max(1, _cores() // count), _gpus(device))
-    )
+    if config.scheduler:
+        manager = cluster_workers(config.scheduler, config.threads)
+    else:
+        threads = config.threads or max(1, _cores() // count)
+        manager = local_workers(count, threads, _gpus(device))
     with manager as workers:
         _open.append(workers)
         try:
@@ -108,10 +117,8 @@ def open_workers(config: ComputeConfig, device: str, pieces: int) -> Iterator[Wo
 @cache
 def _warn_of_one_process(count: int) -> None:
     """Warn, once a process, that nobody asked for workers and the default cannot have them."""
-    _log.warning(
-        "one process works where %d could: run pip install 'usam[dask]', or set compute.workers: 0",
-        count,
-    )
+    advice = "run pip install 'usam[dask]', or set compute.workers: 0"
+    _log.warning("one process works where %d could: %s", count, advice)
 
 
 def run_pieces(
@@ -124,13 +131,8 @@ def run_pieces(
 ) -> list[Any]:
     """Do all pieces and return their results in order.
 
-    Args:
-        function: a function of a module, called with a piece's arguments and a `Progress`.
-        pieces: the work.
-        what: for the bar, which counts the pieces' sizes.
-        config: where the work is done.
-        device: as for `open_workers`.
-        progress: told how it goes on.
+    `function`, of a module, is called with a piece's arguments and a `Progress`. The bar `what`
+    counts the pieces' sizes. `config` and `device` as for `open_workers`.
 
     Raises:
         WorkerError: a piece's process died again and again.
@@ -143,12 +145,12 @@ def run_pieces(
 
 
 def worker_count(config: ComputeConfig, device: str) -> int:
-    """Return how many local worker processes a project's setting means; 0 is none."""
+    """How many local worker processes a project's setting means; 0 is none."""
     if config.workers is not None:
         return config.workers
-    if _gpus(device) or (device != "cpu" and torch.backends.mps.is_available()):
-        return _gpus(device) if _gpus(device) > 1 else 0
-    count = _cores() // CORES_PER_WORKER
+    count = _gpus(device)
+    if not count and not (device != "cpu" and torch.backends.mps.is_available()):
+        count = _cores() // CORES_PER_WORKER
     return count if count > 1 else 0
 
 
@@ -161,20 +163,6 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _run_piece(function: Callable[..., Any], piece: Piece, bar: Bar) -> Any:
-    told = 0
-
-    def advance(count: int) -> None:
-        nonlocal told
-        told += count
-        bar.advance(count)
-
-    result = function(*piece.arguments, Advance(advance))
-    # What was there already is done too, but nobody has told of it.
-    bar.advance(piece.size - told)
-    return result
 
 
 def _gpus(device: str) -> int:

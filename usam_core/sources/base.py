@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from usam_core.config.classes import ClassSpec
-from usam_core.files.digest import value_digest
+from usam_core.files.digest import file_digest, value_digest
 from usam_core.progress import Progress
 
 _LONGEST_NAME = 160  # bytes: file systems take 255, and endings and marks come behind
@@ -23,15 +23,9 @@ COLUMNS = ["class", "path", "sha256", "bytes", "source", "provenance"]
 
 @dataclass(frozen=True, slots=True)
 class TrainingPicture:
-    """One single-object picture of a class.
+    """One single-object picture of a class: its file, by absolute path, digest and size.
 
-    Attributes:
-        class_name: the class it shows.
-        path: absolute path of the file.
-        sha256: digest of the file's bytes.
-        bytes: size of the file.
-        source: which source gave it.
-        provenance: where it comes from, in the source's own JSON-like terms.
+    `provenance` says where it comes from, in the source's own JSON-like terms.
     """
 
     class_name: str
@@ -42,15 +36,20 @@ class TrainingPicture:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
+def picture_of(
+    path: Path, spec: ClassSpec, source: str, provenance: dict[str, Any]
+) -> TrainingPicture:
+    """The picture that a source made as a file."""
+    size = path.stat().st_size
+    return TrainingPicture(spec.name, str(path), file_digest(path), size, source, provenance)
+
+
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """Something a source got, or tried to get, that does not teach.
 
-    Attributes:
-        class_name: the class it was meant for.
-        origin: path or URL.
-        code: one short word for counting, such as "too_small" or "http_404".
-        reason: a sentence for people.
+    `origin` is a path or URL, `code` one short word for counting, such as "too_small" or
+    "http_404", `reason` a sentence for people.
     """
 
     class_name: str
@@ -61,14 +60,10 @@ class Rejected:
 
 @dataclass(slots=True)
 class Collected:
-    """What a source found for one class.
+    """What a source found for one class: usable pictures in an order that timing does not change.
 
-    Attributes:
-        pictures: the usable ones, in an order that does not depend on timing.
-        rejected: the others.
-        notes: sentences for the report, such as that an engine returned too little.
-        complete: whether asking again would give the same; off when a cap or a failure of the
-            world ended it early.
+    `notes` are sentences for the report. `complete`: asking again would give the same; off when a
+    cap or a failure of the world ended it early.
     """
 
     pictures: list[TrainingPicture]
@@ -77,12 +72,12 @@ class Collected:
     complete: bool = True
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON-like mapping that `from_json` reads back."""
+        """JSON-like mapping that `from_json` reads back."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Collected":
-        """Return what `to_json` wrote."""
+        """Read what `to_json` wrote."""
         pictures = [TrainingPicture(**picture) for picture in value["pictures"]]
         rejected = [Rejected(**line) for line in value["rejected"]]
         return cls(pictures, rejected, value["notes"], value["complete"])
@@ -101,7 +96,7 @@ class PictureSource(Protocol):
         """Pictures that a class shall have after filtering; None takes all that there are."""
 
     def inputs(self, spec: ClassSpec) -> Any:
-        """Return everything that decides the pictures of a class, as a JSON-like value."""
+        """Everything that decides the pictures of a class, as a JSON-like value."""
         ...
 
     def collect(self, spec: ClassSpec, progress: Progress, spare: int = 0) -> Collected:
@@ -122,23 +117,25 @@ class PictureSource(Protocol):
 
 
 def to_frame(pictures: Sequence[TrainingPicture]) -> pd.DataFrame:
-    """Return the manifest's table: one row a picture, provenance as canonical JSON."""
-    rows = []
-    for picture in pictures:
-        row = asdict(picture)
-        row["class"] = row.pop("class_name")
-        row["provenance"] = json.dumps(row["provenance"], sort_keys=True)
-        rows.append(row)
+    """The manifest's table: one row per picture, provenance as canonical JSON."""
+    rows = [
+        {
+            **asdict(picture),
+            "class": picture.class_name,
+            "provenance": json.dumps(picture.provenance, sort_keys=True),
+        }
+        for picture in pictures
+    ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def manifest_path(folder: Path) -> Path:
-    """Return where the collect step writes its manifest."""
+    """Where the collect step writes its manifest."""
     return folder / "manifest.parquet"
 
 
 def class_folder(name: str) -> str:
-    """Return a class's name as a folder name that every file system takes.
+    """A class's name as a folder name that every file system takes.
 
     >>> class_folder("potted plant"), class_folder("..")
     ('potted plant', '%2E%2E')

@@ -14,8 +14,11 @@ import torch
 
 from usam_core.config.training import SyntheticConfig
 from usam_core.errors import InputError
-from usam_core.files.hub import weights_digest
+from usam_core.files.hub import explained, weights_digest
 from usam_core.sam.load import choose_device
+
+KNOWN_GB = {"CompVis/stable-diffusion-v1-4": 5.5}
+"""Sizes of downloads; the hub would tell others, but may be out of reach."""
 
 _OFFLOAD_BELOW = 6e9  # bytes free; Stable Diffusion v1 in float16 with its activations needs 5 GB
 _SLICE_BELOW = 10e9
@@ -26,12 +29,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One picture to be drawn.
-
-    Attributes:
-        prompt: what it shows.
-        seed: where its noise comes from, and nothing else does.
-    """
+    """One picture to be drawn; its noise follows from the seed, and nothing else does."""
 
     prompt: str
     seed: int
@@ -39,12 +37,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """One picture as drawn.
-
-    Attributes:
-        rgb: uint8 (h, w, 3).
-        flagged: the model's own safety filter replaced it by black.
-    """
+    """One picture, uint8 (h, w, 3); `flagged`: the model's own safety filter made it black."""
 
     rgb: np.ndarray
     flagged: bool
@@ -55,16 +48,15 @@ class Painter:
 
     Each picture's noise comes from its own seed, on the CPU: the batch it is drawn in and the
     device change it by rounding only.
-
-    Args:
-        config: which model, and how it draws.
-        folder: the model's files.
     """
 
     def __init__(self, config: SyntheticConfig, folder: Path) -> None:
         self._config = config
         self._device = choose_device(config.device, "training.synthetic.device")
-        self._pipe = _load(config, folder, _dtype(config.dtype, self._device))
+        self.compute_dtype: str = config.dtype
+        if config.dtype == "auto":
+            self.compute_dtype = "float32" if self._device == "cpu" else "float16"
+        self._pipe = _load(config, folder, getattr(torch, self.compute_dtype))
         self._accepted = set(inspect.signature(self._pipe.__call__).parameters)
         self._check_accepted()
         self._pipe.set_progress_bar_config(disable=True)
@@ -79,14 +71,9 @@ class Painter:
             ) from error
         self.batch_size = config.batch_size
         self.scheduler = type(self._pipe.scheduler).__name__
-        self.compute_dtype = str(_dtype(config.dtype, self._device)).removeprefix("torch.")
 
     def draw(self, orders: Sequence[Order], steps: int | None = None) -> list[Drawn]:
         """Draw pictures; when memory runs out the batch halves, for the rest of the run too.
-
-        Args:
-            orders: what to draw.
-            steps: denoising steps; None takes the configured number.
 
         Raises:
             InputError: a single picture does not fit in memory.
@@ -99,7 +86,8 @@ class Painter:
             except Exception as error:
                 if not _is_out_of_memory(error):
                     raise
-                self._free()
+                if self._device == "cuda":
+                    torch.cuda.empty_cache()
                 if len(batch) == 1:
                     raise InputError(
                         f"training.synthetic: one picture of {self._config.size} pixels does not "
@@ -135,11 +123,10 @@ class Painter:
             "generator": [torch.Generator("cpu").manual_seed(order.seed) for order in orders],
             "output_type": "np",
         }
-        if not config.negative_prompt:
-            del wanted["negative_prompt"]
+        accepted = self._accepted - (set() if config.negative_prompt else {"negative_prompt"})
         try:
             with torch.inference_mode():
-                result = self._pipe(**{k: v for k, v in wanted.items() if k in self._accepted})
+                result = self._pipe(**{k: v for k, v in wanted.items() if k in accepted})
         except (TypeError, ValueError) as error:
             raise InputError(
                 f"training.synthetic.model: {self._config.model!r}, a "
@@ -167,11 +154,9 @@ class Painter:
     def _place(self) -> None:
         mode = self._config.low_memory
         if mode == "auto":
-            mode = "off"
-            if self._device == "cuda":
-                free, _ = torch.cuda.mem_get_info()
-                mode = "offload" if free < _OFFLOAD_BELOW else "off"
-                mode = "slicing" if mode == "off" and free < _SLICE_BELOW else mode
+            free = torch.cuda.mem_get_info()[0] if self._device == "cuda" else _SLICE_BELOW
+            mode = "slicing" if free < _SLICE_BELOW else "off"
+            mode = "offload" if free < _OFFLOAD_BELOW else mode
         if mode in ("slicing", "offload") and hasattr(self._pipe, "enable_attention_slicing"):
             self._pipe.enable_attention_slicing()
         if mode == "offload" and self._device != "cpu":
@@ -179,9 +164,51 @@ class Painter:
         else:
             self._pipe.to(self._device)
 
-    def _free(self) -> None:
-        if self._device == "cuda":
-            torch.cuda.empty_cache()
+
+def model_folder(config: SyntheticConfig, root: Path) -> Path:
+    """The folder with the model's files; a hub model is downloaded if it is not cached.
+
+    Raises:
+        InputError: there is no such model.
+        TransientError: the hub cannot be reached and the model is not cached.
+    """
+    local = local_folder(config, root)
+    if local is not None:
+        return local
+    from diffusers import DiffusionPipeline
+
+    try:
+        folder = DiffusionPipeline.download(
+            config.model, revision=config.revision, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        size = KNOWN_GB.get(config.model)
+        raise explained(
+            error,
+            setting="training.synthetic.model",
+            model=config.model,
+            revision=config.revision,
+            expected="a diffusers pipeline, such as CompVis/stable-diffusion-v1-4",
+            size=f"about {size} GB" if size else "some GB",
+        ) from error
+    return Path(folder)
+
+
+def local_folder(config: SyntheticConfig, root: Path) -> Path | None:
+    """The model's folder if the project names one, by `root`, or None for a hub id.
+
+    Raises:
+        InputError: the folder holds no pipeline.
+    """
+    folder = root / config.model
+    if not folder.is_dir():
+        return None
+    if not (folder / "model_index.json").is_file():
+        raise InputError(
+            f"training.synthetic.model: {folder} has no model_index.json; expected the folder of "
+            "a diffusers pipeline, as its save_pretrained or `hf download` writes"
+        )
+    return folder
 
 
 def open_painter(config: SyntheticConfig, folder: Path) -> Painter:
@@ -217,24 +244,14 @@ def _load(config: SyntheticConfig, folder: Path, dtype: torch.dtype) -> Any:
             f"{folder}: cannot be loaded as a diffusers pipeline ({error}); expected complete "
             "safetensors weights. Download it again"
         ) from error
-    if config.scheduler is not None:
-        pipe.scheduler = _scheduler(config.scheduler, pipe)
+    if (name := config.scheduler) is not None:
+        compatible = {kind.__name__: kind for kind in pipe.scheduler.compatibles}
+        if name not in compatible:
+            raise InputError(
+                f"training.synthetic.scheduler: got {name!r}; expected one of {sorted(compatible)}"
+            )
+        pipe.scheduler = compatible[name].from_config(pipe.scheduler.config)
     return pipe
-
-
-def _scheduler(name: str, pipe: Any) -> Any:
-    compatible = {kind.__name__: kind for kind in pipe.scheduler.compatibles}
-    if name not in compatible:
-        raise InputError(
-            f"training.synthetic.scheduler: got {name!r}; expected one of {sorted(compatible)}"
-        )
-    return compatible[name].from_config(pipe.scheduler.config)
-
-
-def _dtype(wanted: str, device: str) -> torch.dtype:
-    if wanted == "auto":
-        wanted = "float32" if device == "cpu" else "float16"
-    return getattr(torch, wanted)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -1,11 +1,10 @@
 """Which collected pictures teach: one named reason for every one that does not.
 
-n pictures of a class, m images to be labelled, f features
+Axes: n pictures of a class, m images to be labelled, f features.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from usam_core.files.parquet import read_frame
 from usam_core.images.read import UnusableImage, read_image
 from usam_core.progress import Progress
 from usam_core.sources.base import Rejected, TrainingPicture
+from usam_core.types import Quarantined
 
 LOOKS_REVISION = 1
 """Raised when the same picture gives other numbers; remembered ones are then made anew."""
@@ -34,14 +34,6 @@ _SAVE_EVERY = 2000
 _THREADS = 2
 
 
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    sha256: str
-    rgb: np.ndarray | None
-    code: str = ""
-    reason: str = ""
-
-
 def picture_looks(
     files: Mapping[str, str],
     images: ImagesConfig,
@@ -50,23 +42,22 @@ def picture_looks(
     *,
     features: bool,
 ) -> pd.DataFrame:
-    """Return how pictures look, decoding each content once in the life of the cache.
+    """How pictures look; each content is decoded once in the life of the cache.
 
     Args:
         files: a path for each content digest.
         images: limit on pixels, and how deep images become 8 bit.
         cache: parquet file that remembers.
-        progress: told of each picture.
         features: compute the features too; without, that column is empty.
 
     Returns:
         One row a digest in the order of `files`, columns `COLUMNS`: `contrast` is the standard
-        deviation of the grey values (0 to 127.5), `phash` 64 bits as uint64, `features` float32
+        deviation of the gray values (0 to 127.5), `phash` 64 bits as uint64, `features` float32
         (f,) of length 1; a picture that cannot be decoded has a `code` and a `reason` instead.
     """
     known = _read(cache, features)
     missing = {sha256: path for sha256, path in files.items() if sha256 not in known.index}
-    rows: list[dict] = []
+    rows: list[dict[str, Any]] = []
     for number, row in enumerate(_look_at(missing, images, progress, features), start=1):
         rows.append(row)
         if number % _SAVE_EVERY == 0 or number == len(missing):
@@ -90,7 +81,7 @@ def _read(cache: Path, features: bool) -> pd.DataFrame:
     return table.set_index("sha256", drop=False)
 
 
-def _frame(rows: list[dict]) -> pd.DataFrame:
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=COLUMNS)
     types = {"width": "int64", "height": "int64", "contrast": "float64", "phash": "uint64"}
     return table.astype(types).set_index("sha256", drop=False)
@@ -98,24 +89,24 @@ def _frame(rows: list[dict]) -> pd.DataFrame:
 
 def _look_at(
     files: Mapping[str, str], images: ImagesConfig, progress: Progress, features: bool
-) -> Iterator[dict]:
-    def decode(item: tuple[str, str]) -> _Picture:
+) -> Iterator[dict[str, Any]]:
+    def decode(item: tuple[str, str]) -> np.ndarray | Quarantined:
         sha256, path = item
         try:
-            found = read_image(
+            return read_image(
                 path,
                 max_megapixels=images.max_megapixels,
                 # A look of its own needs no window that holds for all.
                 window="percentile" if images.window == "store" else images.window,
-                channels=images.channels,
+                channels=channels,
                 projection=images.projection,
                 sha256=sha256,
-            )
+            ).rgb
         except UnusableImage as error:
-            bad = error.quarantined
-            return _Picture(sha256, None, bad.code, bad.reason)
-        return _Picture(sha256, found.rgb)
+            return error.quarantined
 
+    given = images.channels
+    channels = None if given is None else {str(name): plane for name, plane in given.items()}
     encoder = _Encoder() if features and files else None
     items = list(files.items())
     with (
@@ -123,21 +114,25 @@ def _look_at(
         ThreadPoolExecutor(_THREADS, thread_name_prefix="usam-looks") as pool,
     ):
         for start in range(0, len(items), _BATCH):
-            pictures = list(pool.map(decode, items[start : start + _BATCH]))
-            good = [picture.rgb for picture in pictures if picture.rgb is not None]
+            batch = items[start : start + _BATCH]
+            pictures = list(pool.map(decode, batch))
+            good = [picture for picture in pictures if isinstance(picture, np.ndarray)]
             vectors = iter(encoder(good) if encoder and good else [None] * len(good))
-            for picture in pictures:
-                yield _row(picture, None if picture.rgb is None else next(vectors))
+            for (sha256, _), picture in zip(batch, pictures, strict=True):
+                if isinstance(picture, Quarantined):
+                    row = {"width": 0, "height": 0, "contrast": 0.0, "phash": 0, "features": None}
+                    yield row | {"sha256": sha256, "code": picture.code, "reason": picture.reason}
+                else:
+                    yield {"sha256": sha256, **_row(picture, next(vectors))}
             bar.advance(len(pictures))
 
 
-def _row(picture: _Picture, features: np.ndarray | None) -> dict:
-    row = {"sha256": picture.sha256, "code": picture.code, "reason": picture.reason}
-    if picture.rgb is None:
-        return row | {"width": 0, "height": 0, "contrast": 0.0, "phash": 0, "features": None}
-    image = Image.fromarray(picture.rgb)
+def _row(rgb: np.ndarray, features: np.ndarray | None) -> dict[str, Any]:
+    image = Image.fromarray(rgb)
     bits = imagehash.phash(image).hash.ravel()
-    return row | {
+    return {
+        "code": "",
+        "reason": "",
         "width": image.width,
         "height": image.height,
         "contrast": float(np.asarray(image.convert("L")).std()),
@@ -171,6 +166,9 @@ _MAD_TO_DEVIATION = 1.4826  # of a normal distribution
 _MIN_DEVIATION = 0.01  # cosine: a class of near-equal pictures must not lose its margins
 _CHUNK = 1 << 20
 
+Verdict = tuple[str, str]
+"""Why a picture does not teach: code and sentence."""
+
 
 def filter_pictures(
     pictures: Sequence[TrainingPicture],
@@ -186,15 +184,12 @@ def filter_pictures(
     Args:
         pictures: n pictures of one class.
         looks: their rows of `picture_looks`, in the same order.
-        config: the thresholds.
         labelled: uint64 (m,), perceptual hashes of the images to be labelled.
 
     Returns:
         The pictures kept, in their order, and a line for each of the others.
     """
-    verdicts: list[tuple[str, str] | None] = [
-        _alone(row, config) for row in looks.itertuples(index=False)
-    ]
+    verdicts = [_alone(row, config) for row in looks.itertuples(index=False)]
     hashes = looks["phash"].to_numpy(np.uint64)
 
     def left() -> np.ndarray:
@@ -223,7 +218,7 @@ def filter_pictures(
 
 
 def nearest_bits(value: np.uint64, hashes: np.ndarray) -> int:
-    """Return the least number of differing bits between a hash and any of uint64 (m,)."""
+    """Minimum number of differing bits between a hash and any of uint64 (m,)."""
     return min(
         int(np.bitwise_count(hashes[start : start + _CHUNK] ^ value).min())
         for start in range(0, len(hashes), _CHUNK)
@@ -231,18 +226,17 @@ def nearest_bits(value: np.uint64, hashes: np.ndarray) -> int:
 
 
 def similarity_to_neighbors(features: np.ndarray) -> np.ndarray:
-    """Return each picture's mean cosine similarity to the five most similar others, (n,).
+    """Each picture's mean cosine similarity to the five most similar others, (n,).
 
-    Args:
-        features: (n, f), rows of length 1, n above 5.
+    Features are (n, f), rows of length 1, n above 5.
     """
     cosine = features @ features.T
     np.fill_diagonal(cosine, -np.inf)
     return np.partition(cosine, -_NEIGHBORS, axis=1)[:, -_NEIGHBORS:].mean(axis=1)
 
 
-def _alone(row: Any, config: FilterConfig) -> tuple[str, str] | None:
-    """Return what speaks against a picture by itself: code and sentence."""
+def _alone(row: Any, config: FilterConfig) -> Verdict | None:
+    """What speaks against a picture by itself."""
     if row.code:
         return row.code, row.reason
     shorter, longer = sorted((row.width, row.height))
@@ -261,31 +255,28 @@ def _alone(row: Any, config: FilterConfig) -> tuple[str, str] | None:
 
 
 def _mark_duplicates(
-    verdicts: list[tuple[str, str] | None],
+    verdicts: list[Verdict | None],
     pictures: Sequence[TrainingPicture],
     hashes: np.ndarray,
     left: np.ndarray,
     bits: int,
 ) -> None:
-    kept = np.empty(len(left), int)
-    known = np.empty(len(left), np.uint64)
-    count = 0
+    kept = np.zeros(len(hashes), bool)
     for i in left:
-        differing = np.bitwise_count(known[:count] ^ hashes[i])
-        if count and differing.min() <= bits:
-            first = kept[int(differing.argmin())]
+        differing = np.bitwise_count(hashes[kept] ^ hashes[i])
+        if len(differing) and differing.min() <= bits:
+            first = np.flatnonzero(kept)[differing.argmin()]
             verdicts[i] = (
                 "near_duplicate",
                 f"differs in {differing.min()} of 64 hash bits from {pictures[first].path}; more "
                 f"than filters.duplicate_bits, {bits}, is needed",
             )
         else:
-            kept[count], known[count] = i, hashes[i]
-            count += 1
+            kept[i] = True
 
 
 def _mark_outliers(
-    verdicts: list[tuple[str, str] | None], features: pd.Series, left: np.ndarray, most: float
+    verdicts: list[Verdict | None], features: pd.Series, left: np.ndarray, max_deviations: float
 ) -> None:
     if len(left) < _FEWEST_FOR_OUTLIERS:
         return
@@ -293,9 +284,9 @@ def _mark_outliers(
     median = np.median(similar)
     deviation = max(_MAD_TO_DEVIATION * float(np.median(np.abs(similar - median))), _MIN_DEVIATION)
     for i, below in zip(left, (median - similar) / deviation, strict=True):
-        if below > most:
+        if below > max_deviations:
             verdicts[i] = (
                 "outlier",
                 f"{below:.1f} deviations less like its companions than the class's median; "
-                f"filters.outlier_deviations is {most:g}",
+                f"filters.outlier_deviations is {max_deviations:g}",
             )

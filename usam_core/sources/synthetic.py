@@ -15,18 +15,24 @@ from PIL import Image
 from usam_core.config.classes import ClassSpec
 from usam_core.config.training import SyntheticConfig
 from usam_core.files.atomic import whole_file, write_json
-from usam_core.files.digest import file_digest, value_digest
+from usam_core.files.digest import value_digest
 from usam_core.files.hub import commit_of, weights_digest
 from usam_core.progress import Bar, Progress
 from usam_core.rng import derive_seed
-from usam_core.sources.base import Collected, Rejected, TrainingPicture, class_folder
-from usam_core.sources.diffusion import Drawn, Order, Painter, open_painter
-from usam_core.sources.model_files import local_folder, model_folder
+from usam_core.sources.base import Collected, Rejected, class_folder, picture_of
+from usam_core.sources.diffusion import (
+    Drawn,
+    Order,
+    Painter,
+    local_folder,
+    model_folder,
+    open_painter,
+)
 
 SYNTHETIC_REVISION = 1
 """Raised when the same settings make other pictures than before."""
 
-_BLACK = 2.0  # grey levels: a black or burnt-out picture deviates less
+_BLACK = 2.0  # gray levels: a black or burnt-out picture deviates less
 _NO_INFLUENCE = {"per_class", "batch_size", "device", "low_memory"}
 _PACKAGES = ("diffusers", "transformers", "torch")
 
@@ -62,13 +68,7 @@ class SyntheticSource:
 
     The seed of picture i follows from (project seed, class, i, redraw) alone, so that an
     interrupted run goes on where it was, more pictures later keep the first, and the batch size
-    changes nothing but rounding.
-
-    Args:
-        folder: where the pictures go.
-        config: which model, and how it draws.
-        seed: the project's seed.
-        root: folder of the project file, from which the model's folder counts.
+    changes nothing but rounding. A model's folder counts from `root`.
     """
 
     name = "synthetic"
@@ -81,7 +81,7 @@ class SyntheticSource:
         self._root = root
 
     def inputs(self, spec: ClassSpec) -> Any:
-        """Return what decides the pictures: model, prompts, settings, seed."""
+        """What decides the pictures: model, prompts, settings, seed."""
         return {"per_class": self._config.per_class, **self._settings(spec)}
 
     @property
@@ -98,16 +98,15 @@ class SyntheticSource:
             bar.advance(len(slots) - len(missing))
             if missing:
                 self._make(spec, missing, bar)
-        return self._found(spec, slots)
+        return self._collected(spec, slots)
 
     def forget(self, spec: ClassSpec) -> None:
         """Delete the class's pictures of these settings."""
         shutil.rmtree(self._folder_of(spec), ignore_errors=True)
 
     def _settings(self, spec: ClassSpec) -> dict[str, Any]:
-        local = local_folder(self._config, self._root)
         settings = self._config.model_dump(mode="json", exclude=_NO_INFLUENCE)
-        if local is not None:
+        if (local := local_folder(self._config, self._root)) is not None:
             settings["model"] = weights_digest(local)
         return {
             **settings,
@@ -128,27 +127,31 @@ class SyntheticSource:
         painter = open_painter(self._config, folder)
         if painter.is_slow:
             hours = len(missing) * painter.seconds_a_picture / 3600
-            _log.warning(
-                "%s: %d pictures on this CPU take about %s; stop at any time, the next run goes on",
-                spec.name,
-                len(missing),
-                f"{hours:.1f} h" if hours >= 1 else f"{max(1, round(hours * 60))} min",
+            time = f"{hours:.1f} h" if hours >= 1 else f"{max(1, round(hours * 60))} min"
+            message = (
+                "%s: %d pictures on this CPU take about %s; stop at any time, the next run goes on"
             )
-        start = 0
-        while start < len(missing):
-            batch = missing[start : start + painter.batch_size]
+            _log.warning(message, spec.name, len(missing), time)
+        # The batch size may fall on the way.
+        while batch := missing[: painter.batch_size]:
+            del missing[: len(batch)]
             for slot, order, drawn, redraws in self._draw(spec, batch, painter):
-                _save(slot, drawn, self._provenance(spec, painter, folder, order, redraws))
+                _save(slot, drawn, self._provenance(painter, folder, order, redraws))
                 bar.advance()
-            start += len(batch)
 
     def _draw(
         self, spec: ClassSpec, slots: list[_Slot], painter: Painter
     ) -> Iterator[tuple[_Slot, Order, Drawn, int]]:
         """Yield each slot with its picture, or with its last bad one after all redraws."""
-        left = slots
+        left, prompts = slots, self._prompts(spec)
         for redraw in range(self._config.redraws + 1):
-            orders = [self._order(spec, slot.number, redraw) for slot in left]
+            orders = [
+                Order(
+                    prompts[slot.number % len(prompts)],
+                    derive_seed(self._seed, "synthetic", spec.name, slot.number, redraw),
+                )
+                for slot in left
+            ]
             again = []
             for slot, order, drawn in zip(left, orders, painter.draw(orders), strict=True):
                 if _is_bad(drawn) and redraw < self._config.redraws:
@@ -159,13 +162,8 @@ class SyntheticSource:
             if not left:
                 return
 
-    def _order(self, spec: ClassSpec, number: int, redraw: int) -> Order:
-        prompts = self._prompts(spec)
-        seed = derive_seed(self._seed, "synthetic", spec.name, number, redraw)
-        return Order(prompts[number % len(prompts)], seed)
-
     def _provenance(
-        self, spec: ClassSpec, painter: Painter, folder: Path, order: Order, redraws: int
+        self, painter: Painter, folder: Path, order: Order, redraws: int
     ) -> dict[str, Any]:
         config = self._config
         return {
@@ -184,31 +182,21 @@ class SyntheticSource:
             "versions": {package: version(package) for package in _PACKAGES},
         }
 
-    def _found(self, spec: ClassSpec, slots: list[_Slot]) -> Collected:
-        found = Collected([])
+    def _collected(self, spec: ClassSpec, slots: list[_Slot]) -> Collected:
+        result = Collected([])
         redrawn = 0
         for slot in slots:
             note = json.loads(slot.note.read_text(encoding="utf-8"))
-            redrawn += note["provenance"]["redraws"]
-            if note["given_up"]:
-                reason = f"{note['given_up']} with each of {self._config.redraws + 1} seeds"
-                found.rejected.append(
-                    Rejected(spec.name, str(slot.picture), note["given_up"], reason)
-                )
-                continue
-            found.pictures.append(
-                TrainingPicture(
-                    class_name=spec.name,
-                    path=str(slot.picture),
-                    sha256=file_digest(slot.picture),
-                    bytes=slot.picture.stat().st_size,
-                    source=self.name,
-                    provenance=note["provenance"],
-                )
-            )
+            provenance, code = note["provenance"], note["given_up"]
+            redrawn += provenance["redraws"]
+            if code:
+                reason = f"{code} with each of {self._config.redraws + 1} seeds"
+                result.rejected.append(Rejected(spec.name, str(slot.picture), code, reason))
+            else:
+                result.pictures.append(picture_of(slot.picture, spec, self.name, provenance))
         if redrawn:
-            found.notes.append(f"{spec.name}: {redrawn} black or filtered pictures drawn again")
-        return found
+            result.notes.append(f"{spec.name}: {redrawn} black or filtered pictures drawn again")
+        return result
 
 
 def _is_bad(drawn: Drawn) -> bool:

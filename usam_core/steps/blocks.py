@@ -7,9 +7,9 @@ from typing import Any
 
 from usam_core.config.project import Project
 from usam_core.errors import InputError, MissingStepError, StoreError, TransientError
-from usam_core.features.base import RegionEncoder
 from usam_core.features.encoder import encoder_spec, open_encoder
 from usam_core.features.model import is_commit
+from usam_core.features.regions import RegionEncoder
 from usam_core.files.hub import weights_digest
 from usam_core.lineage.document import LINEAGE, read_document
 from usam_core.steps.base import Input, Inputs

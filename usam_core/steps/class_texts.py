@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from usam_core.config.features import NAME
 from usam_core.config.project import Project
@@ -11,7 +10,7 @@ from usam_core.config.schema import ClassSpec
 from usam_core.errors import InputError
 from usam_core.features.text import TEMPLATES, open_text
 from usam_core.files.digest import value_digest
-from usam_core.head.text import TextHead, add_text
+from usam_core.head.model import BaseHead, TextHead
 from usam_core.steps.base import Input, Inputs
 from usam_core.steps.blocks import text_spec
 
@@ -83,9 +82,10 @@ class TextSide:
             "weight": config.head.text_weight,
         }
 
-    def head(self, learned: nn.Module | None) -> TextHead:
+    def head(self, learned: BaseHead | None) -> TextHead:
         """Return the text side with the learned head, or alone."""
-        head = add_text(learned, self.card)
+        place = (self.card[key] for key in ("first", "width", "outputs", "weight"))
+        head = TextHead(learned, *place)
         head.vectors.copy_(self._vectors)
         head.scale.fill_(self._scale)
         head.bias.fill_(self._bias)

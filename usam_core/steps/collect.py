@@ -25,7 +25,7 @@ from usam_core.sources.base import (
     manifest_path,
     to_frame,
 )
-from usam_core.sources.choose import choose_source
+from usam_core.sources.local import choose_source
 from usam_core.steps.base import Input, Inputs
 from usam_core.steps.class_pictures import forget_gathered, gather, gathered, looks_for_leaks
 from usam_core.steps.folders import step_folder

@@ -16,7 +16,7 @@ import torch
 
 from usam_core.config.project import Project
 from usam_core.errors import StoreError, UserError
-from usam_core.features.base import RegionEncoder
+from usam_core.features.regions import RegionEncoder
 from usam_core.files.digest import values_digest
 from usam_core.files.locks import only_one
 from usam_core.images.read import UnusableImage, read_image

@@ -1,6 +1,6 @@
-"""The search engines: icrawler's feeders give the addresses, these parsers read the results.
+"""The search engines: icrawler's feeders know their addresses, the result pages are read here.
 
-icrawler's parsers return picture addresses only, and Bing's only those that end in .jpg.
+icrawler's own parsers return picture addresses only, and Bing's only those that end in .jpg.
 """
 
 import html
@@ -8,23 +8,24 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote_plus, urlsplit
 
 from bs4 import BeautifulSoup
 from icrawler import Feeder
-from icrawler.builtin import BaiduParser, BingParser, GoogleParser
+from icrawler.builtin import BaiduParser, GoogleParser
 from icrawler.builtin.baidu import BaiduFeeder
 from icrawler.builtin.bing import BingFeeder
 from icrawler.builtin.google import GoogleFeeder
 
-from usam_core.sources.web.journal import Candidate, Page
-from usam_core.sources.web.limits import FetchFailed
-from usam_core.sources.web.pools import PageReader
-from usam_core.sources.web.session import Answer
+from usam_core.sources.web.journal import Candidate
 
 MAX_RESULTS = 1000
 """No engine gives more for one query; icrawler's crawlers stop there too."""
+
+Result = tuple[str, str | None, str | None]
+"""Address of a picture, address of the page that shows it, title."""
 
 _MARKS = re.compile("[\ue000\ue001]|</?strong>")
 _QUOTED = r'"((?:[^"\\]|\\.)*)"'
@@ -33,146 +34,95 @@ _GOOGLE_PAGE = re.compile(rf'"2003":\[null,{_QUOTED},{_QUOTED},{_QUOTED}')
 _GOOGLE_OWN = (".gstatic.com", ".google.com")
 
 
-class ResultReader(PageReader):
-    """Reads one result page of an engine.
+def bing_results(body: bytes) -> Iterator[Result]:
+    """Yield Bing's results: each link carries its data as JSON."""
+    soup = BeautifulSoup(body.decode("utf-8", "ignore"), "lxml")
+    for link in soup.select("a.iusc[m], .imgpt a[m]"):
+        data = _json(str(link["m"]))
+        if isinstance(data, dict) and isinstance(data.get("murl"), str):
+            yield data["murl"], _text(data.get("purl")), _text(data.get("t"))
 
-    Subclasses join it with icrawler's parser of that engine and yield tasks of icrawler's form
-    with the keys file_url, page_url and title.
-    """
 
-    def read(
-        self,
-        url: str,
-        *,
-        engine: str,
-        query: str,
-        fetch: Callable[[str], Answer],
-        enter: Callable[[Page], None],
-    ) -> None:
-        """Fetch a result page, and enter it with its results."""
+def google_results(body: bytes) -> Iterator[Result]:
+    """Yield Google's results from the data of a script; in another form, what icrawler finds."""
+    text = body.decode("utf-8", "ignore")
+    pictures = [
+        (match.end(), address)
+        for match in _GOOGLE_PICTURE.finditer(text)
+        if _is_address(address := _unquoted(match[1]))
+        and not (urlsplit(address).hostname or "").endswith(_GOOGLE_OWN)
+    ]
+    ends = [end for end, _ in pictures[1:]] + [len(text)]
+    for (start, address), end in zip(pictures, ends, strict=False):
+        page = _GOOGLE_PAGE.search(text, start, end)
+        yield (address, _unquoted(page[2]), _unquoted(page[3])) if page else (address, None, None)
+    if not pictures:
         try:
-            answer = fetch(url)
-        except FetchFailed as failure:
-            if not failure.settled:
-                raise
-            enter(Page(code=failure.code, reason=failure.reason))
+            tasks = GoogleParser(1, None, None).parse(SimpleNamespace(content=body)) or []
+        except UnicodeError:
             return
-        candidates: dict[str, Candidate] = {}
-        for task in self.parse(_Response(answer.body)):
-            found = task["file_url"]
-            if _is_address(found):
-                title = _MARKS.sub("", html.unescape(task.get("title") or "")).strip()
-                candidates.setdefault(
-                    found, Candidate(engine, query, found, task.get("page_url"), title or None)
-                )
-        enter(Page(tuple(candidates.values())))
+        for task in tasks:
+            yield task["file_url"], None, None
 
 
-@dataclass(frozen=True, slots=True)
-class _Response:
-    """As much of a `requests` response as icrawler's parsers look at."""
+def baidu_results(body: bytes) -> Iterator[Result]:
+    """Yield Baidu's results: JSON with enciphered addresses."""
+    decode = BaiduParser(1, None, None)._decode_url
 
-    content: bytes
-
-
-class BingReader(ResultReader, BingParser):
-    """Bing: each result's link carries its data as JSON."""
-
-    def parse(self, response: _Response) -> Iterator[dict[str, Any]]:
-        """Yield the results."""
-        soup = BeautifulSoup(response.content.decode("utf-8", "ignore"), "lxml")
-        for link in soup.select("a.iusc[m], .imgpt a[m]"):
-            data = _json(link["m"])
-            if isinstance(data, dict) and isinstance(data.get("murl"), str):
-                yield {
-                    "file_url": data["murl"],
-                    "page_url": _text(data.get("purl")),
-                    "title": _text(data.get("t")),
-                }
-
-
-class GoogleReader(ResultReader, GoogleParser):
-    """Google: pictures and their pages stand in the data of a script."""
-
-    def parse(self, response: _Response) -> Iterator[dict[str, Any]]:
-        """Yield the results; where the data have another form, what icrawler makes of them."""
-        text = response.content.decode("utf-8", "ignore")
-        found = [
-            (match.end(), address)
-            for match in _GOOGLE_PICTURE.finditer(text)
-            if _is_address(address := _unquoted(match[1]))
-            and not (urlsplit(address).hostname or "").endswith(_GOOGLE_OWN)
-        ]
-        ends = [end for end, _ in found[1:]] + [len(text)]
-        for (start, address), end in zip(found, ends, strict=False):
-            page = _GOOGLE_PAGE.search(text, start, end)
-            yield {
-                "file_url": address,
-                "page_url": _unquoted(page[2]) if page else None,
-                "title": _unquoted(page[3]) if page else None,
-            }
-        if not found:
-            try:
-                yield from super().parse(response) or []
-            except UnicodeError:
-                return
-
-
-class BaiduReader(ResultReader, BaiduParser):
-    """Baidu: JSON, its addresses enciphered."""
-
-    def parse(self, response: _Response) -> Iterator[dict[str, Any]]:
-        """Yield the results."""
-        data = _json(response.content.decode("utf-8", "ignore").replace("\\'", "'"))
-        items = data.get("data") if isinstance(data, dict) else None
-        for item in items if isinstance(items, list) else []:
-            if not isinstance(item, dict):
-                continue
-            address = self._plain(item.get("objURL")) or _text(item.get("hoverURL"))
-            if address:
-                yield {
-                    "file_url": address,
-                    "page_url": self._plain(item.get("fromURL")),
-                    "title": _text(item.get("fromPageTitle")),
-                }
-
-    def _plain(self, address: Any) -> str | None:
+    def plain(address: Any) -> str | None:
         if not isinstance(address, str) or _is_address(address):
             return _text(address)
-        return self._decode_url(address)
+        return decode(address)
+
+    data = _json(body.decode("utf-8", "ignore").replace("\\'", "'"))
+    items = data.get("data") if isinstance(data, dict) else None
+    for item in items if isinstance(items, list) else []:
+        if not isinstance(item, dict):
+            continue
+        address = plain(item.get("objURL")) or _text(item.get("hoverURL"))
+        if address:
+            yield address, plain(item.get("fromURL")), _text(item.get("fromPageTitle"))
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A search engine.
+    """A search engine: icrawler's feeder, which knows its addresses, and what reads its pages.
 
-    Attributes:
-        feeder: icrawler's feeder, which knows the engine's addresses.
-        reader: what reads its result pages.
-        step: results on one page, as icrawler counts.
-        quotes: whether the feeder leaves it to its caller to quote the query.
+    A page has `step` results, as icrawler counts; `quotes`: the feeder leaves quoting to us.
     """
 
     feeder: type[Feeder]
-    reader: type[ResultReader]
+    results: Callable[[bytes], Iterator[Result]]
     step: int
     quotes: bool
 
-    def feed(self, query: str, page: int) -> dict[str, Any]:
-        """Return the feeder's arguments for one page of results."""
+    def address(self, query: str, page: int) -> str:
+        """Address of one page of results."""
         keyword = quote_plus(query) if self.quotes else query
-        return {"keyword": keyword, "offset": page * self.step, "max_num": self.step}
+        feeder = self.feeder(1, None, None)
+        feeder.feed(keyword=keyword, offset=page * self.step, max_num=self.step)
+        return feeder.out_queue.get_nowait()
 
 
 ENGINES = {
-    "bing": Engine(BingFeeder, BingReader, 20, quotes=True),
-    "google": Engine(GoogleFeeder, GoogleReader, 100, quotes=False),
-    "baidu": Engine(BaiduFeeder, BaiduReader, 30, quotes=True),
+    "bing": Engine(BingFeeder, bing_results, 20, quotes=True),
+    "google": Engine(GoogleFeeder, google_results, 100, quotes=False),
+    "baidu": Engine(BaiduFeeder, baidu_results, 30, quotes=True),
 }
 
 
+def candidates(engine: str, query: str, body: bytes) -> tuple[Candidate, ...]:
+    """Candidates of a result page in its order, each address once."""
+    first: dict[str, Candidate] = {}
+    for url, page_url, title in ENGINES[engine].results(body):
+        if _is_address(url):
+            title = _MARKS.sub("", html.unescape(title or "")).strip() or None
+            first.setdefault(url, Candidate(engine, query, url, page_url, title))
+    return tuple(first.values())
+
+
 def at(url: str, instead: str | None) -> str:
-    """Return an engine's address with another scheme and host, where one is given.
+    """Replace scheme and host of an engine's address, where others are given.
 
     >>> at("https://www.example.org/images?q=dog", "http://mirror:8080")
     'http://mirror:8080/images?q=dog'

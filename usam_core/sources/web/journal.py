@@ -35,16 +35,8 @@ CREATE TABLE limits (value TEXT);
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An address that may lead to a picture, and what is known of it.
-
-    Attributes:
-        engine: which engine gave it.
-        query: what the engine was asked.
-        url: the picture's address.
-        page_url: the page that shows it.
-        title: what the engine or the page calls it.
-        licence: what the engine or the page says of its licence.
-    """
+    """An address that may lead to a picture: which engine gave it, asked what, the page that shows
+    it, title and licence as engine or page say."""
 
     engine: str
     query: str
@@ -56,13 +48,9 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page that was read.
+    """A page that was read: the pictures and the pages it leads to, in its order.
 
-    Attributes:
-        candidates: the pictures it leads to, in its order.
-        links: the pages it leads to, in its order.
-        code: why it gave nothing, as in `Rejected.code`; None where it was read.
-        reason: the same in a sentence.
+    `code` and `reason` say why it gave nothing, as in `Rejected`; None where it was read.
     """
 
     candidates: tuple[Candidate, ...] = ()
@@ -73,12 +61,9 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of a candidate's address.
+    """What came of a candidate's address: why it is not usable, as in `Rejected`, or a picture.
 
-    Attributes:
-        code: why it is not usable, as in `Rejected.code`; None for a usable picture.
-        reason: the same in a sentence.
-        picture: of a usable picture: file, sha256, bytes and the provenance of the fetch.
+    `picture` holds file, sha256, bytes and the provenance of the fetch.
     """
 
     code: str | None = None
@@ -87,10 +72,7 @@ class Verdict:
 
 
 class Journal:
-    """The journal of one class; used by several threads of one process at a time.
-
-    Args:
-        path: the file; made when missing.
+    """The journal of one class, made when missing; for several threads of one process at a time.
 
     Raises:
         StoreError: the file is damaged, of another version, or used by another process.
@@ -108,15 +90,15 @@ class Journal:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = NORMAL")
                 db.execute("BEGIN IMMEDIATE")
-                (found,) = db.execute("PRAGMA user_version").fetchone()
-                if found == 0:
+                (version,) = db.execute("PRAGMA user_version").fetchone()
+                if version == 0:
                     for statement in _TABLES.split(";"):
                         db.execute(statement)
                     db.execute(f"PRAGMA user_version = {VERSION}")
                 db.execute("COMMIT")
                 (sound,) = db.execute("PRAGMA quick_check").fetchone()
-            if sound != "ok" or found not in (0, VERSION):
-                raise self._damaged(sound if sound != "ok" else f"it has version {found}")
+            if sound != "ok" or version not in (0, VERSION):
+                raise self._damaged(sound if sound != "ok" else f"it has version {version}")
         except BaseException:
             self._db.close()
             raise
@@ -126,21 +108,19 @@ class Journal:
         self._db.close()
 
     def page(self, engine: str, query: str, page: str) -> Page | None:
-        """Return a page that was read, or None."""
+        """A page that was read, or None."""
+        where = "WHERE (engine, query, page) = (?, ?, ?)"
         key = (engine, query, page)
-        with self._guarded() as db:
-            row = db.execute(
-                "SELECT code, reason, links FROM pages WHERE (engine, query, page) = (?, ?, ?)", key
-            ).fetchone()
-            if row is None:
-                return None
-            found = db.execute(
-                "SELECT engine, query, url, page_url, title, licence FROM candidates "
-                "WHERE (engine, query, page) = (?, ?, ?) ORDER BY position",
-                key,
-            ).fetchall()
-        code, reason, links = row
-        return Page(tuple(Candidate(*fields) for fields in found), self._json(links), code, reason)
+        read = self._rows(f"SELECT links, code, reason FROM pages {where}", *key)
+        if not read:
+            return None
+        rows = self._rows(
+            "SELECT engine, query, url, page_url, title, licence FROM candidates "
+            f"{where} ORDER BY position",
+            *key,
+        )
+        links, code, reason = read[0]
+        return Page(tuple(Candidate(*row) for row in rows), self._json(links), code, reason)
 
     def add_page(self, engine: str, query: str, page: str, read: Page) -> None:
         """Enter a page that was read and everything on it."""
@@ -148,21 +128,18 @@ class Journal:
             (engine, query, page, position, c.url, c.page_url, c.title, c.licence)
             for position, c in enumerate(read.candidates)
         ]
+        entry = (engine, query, page, read.code, read.reason, json.dumps(read.links))
         with self._guarded() as db:
             db.execute("BEGIN")
-            db.execute(
-                "INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?, ?, ?)",
-                (engine, query, page, read.code, read.reason, json.dumps(read.links)),
-            )
+            db.execute("INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?, ?, ?)", entry)
             db.executemany(
                 "INSERT OR REPLACE INTO candidates VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows
             )
             db.execute("COMMIT")
 
     def verdicts(self) -> dict[str, Verdict]:
-        """Return what came of every address that was answered."""
-        with self._guarded() as db:
-            rows = db.execute("SELECT url, code, reason, picture FROM answers").fetchall()
+        """What came of every address that was answered."""
+        rows = self._rows("SELECT url, code, reason, picture FROM answers")
         return {
             url: Verdict(code, reason, None if picture is None else self._json(picture))
             for url, code, reason, picture in rows
@@ -171,68 +148,57 @@ class Journal:
     def add_verdict(self, url: str, verdict: Verdict) -> None:
         """Enter what came of an address."""
         picture = None if verdict.picture is None else json.dumps(verdict.picture)
-        with self._guarded() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)",
-                (url, verdict.code, verdict.reason, picture),
-            )
+        entry = (url, verdict.code, verdict.reason, picture)
+        self._rows("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", *entry)
 
     def drop_verdict(self, url: str) -> None:
         """Take an entry back, so that the address is asked again."""
-        with self._guarded() as db:
-            db.execute("DELETE FROM answers WHERE url = ?", (url,))
+        self._rows("DELETE FROM answers WHERE url = ?", url)
 
     def count_lost(self, url: str) -> int:
         """Count a run in which there was no network for an address; return how many there were."""
-        with self._guarded() as db:
-            db.execute(
-                "INSERT INTO lost VALUES (?, 1) ON CONFLICT (url) DO UPDATE SET runs = runs + 1",
-                (url,),
-            )
-            return db.execute("SELECT runs FROM lost WHERE url = ?", (url,)).fetchone()[0]
+        again = "ON CONFLICT (url) DO UPDATE SET runs = runs + 1"
+        self._rows(f"INSERT INTO lost VALUES (?, 1) {again}", url)
+        return self._rows("SELECT runs FROM lost WHERE url = ?", url)[0][0]
 
     def robots(self, origin: str) -> tuple[str, float] | None:
-        """Return the robots.txt of a host and when it was fetched, or None."""
-        with self._guarded() as db:
-            return db.execute(
-                "SELECT body, fetched FROM robots WHERE origin = ?", (origin,)
-            ).fetchone()
+        """The robots.txt of a host and when it was fetched, or None."""
+        return next(
+            iter(self._rows("SELECT body, fetched FROM robots WHERE origin = ?", origin)), None
+        )
 
     def add_robots(self, origin: str, body: str, fetched: float) -> None:
         """Enter the robots.txt of a host."""
-        with self._guarded() as db:
-            db.execute("INSERT OR REPLACE INTO robots VALUES (?, ?, ?)", (origin, body, fetched))
+        self._rows("INSERT OR REPLACE INTO robots VALUES (?, ?, ?)", origin, body, fetched)
 
     def finished(self, inputs: str) -> tuple[list[Candidate], list[str]] | None:
-        """Return the candidates, in order, and the notes of a class that is complete, or None."""
-        with self._guarded() as db:
-            row = db.execute(
-                "SELECT candidates, notes FROM finished WHERE inputs = ?", (inputs,)
-            ).fetchone()
-        if row is None:
-            return None
-        return [Candidate(**fields) for fields in self._json(row[0])], self._json(row[1])
+        """The candidates, in order, and the notes of a class that is complete, or None."""
+        for order, notes in self._rows(
+            "SELECT candidates, notes FROM finished WHERE inputs = ?", inputs
+        ):
+            return [Candidate(**fields) for fields in self._json(order)], self._json(notes)
+        return None
 
     def finish(self, inputs: str, candidates: list[Candidate], notes: list[str]) -> None:
         """Enter that a class is complete."""
         order = json.dumps([asdict(candidate) for candidate in candidates])
-        with self._guarded() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO finished VALUES (?, ?, ?)",
-                (inputs, order, json.dumps(notes)),
-            )
+        entry = (inputs, order, json.dumps(notes))
+        self._rows("INSERT OR REPLACE INTO finished VALUES (?, ?, ?)", *entry)
 
     def use_limits(self, limits: str) -> None:
         """Forget what came of the addresses if that was found out under other limits."""
+        if self._rows("SELECT value FROM limits") == [(limits,)]:
+            return
         with self._guarded() as db:
-            row = db.execute("SELECT value FROM limits").fetchone()
-            if row == (limits,):
-                return
             db.execute("BEGIN")
             for table in ("answers", "finished", "limits"):
                 db.execute(f"DELETE FROM {table}")
             db.execute("INSERT INTO limits VALUES (?)", (limits,))
             db.execute("COMMIT")
+
+    def _rows(self, statement: str, *values: object) -> list[Any]:
+        with self._guarded() as db:
+            return db.execute(statement, values).fetchall()
 
     @contextmanager
     def _guarded(self) -> Iterator[sqlite3.Connection]:

@@ -1,69 +1,67 @@
 """The session that every request of the web source goes through: polite, capped, guarded."""
 
 import random
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from http.cookiejar import DefaultCookiePolicy
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from urllib.parse import urldefrag, urljoin, urlsplit
 
 import requests
-from icrawler.utils import ProxyPool, Session
 from urllib3.exceptions import HTTPError
 
 from usam_core.config.training import WebConfig
-from usam_core.sources.web.guard import Guard, GuardedAdapter, Lifeline
-from usam_core.sources.web.limits import Budget, CapReached, FetchFailed, Pace, Permit
+from usam_core.sources.web.guard import (
+    Budget,
+    CapReached,
+    FetchFailed,
+    Guard,
+    GuardedAdapter,
+    Lifeline,
+    Pace,
+    Permit,
+)
 
 MAX_HOPS = 10
 """Redirects followed for one address."""
-
 FIRST_WAIT = 1.0
 """Seconds before the first further try, more or less; each next wait is twice as long."""
-
 MAX_WAIT = 120.0
 """Longest wait before a further try, also when a server asks for more."""
-
 CHUNK = 16 * 1024
 
+_POLL_SECONDS = 0.02
 _REDIRECTS = {301, 302, 303, 307, 308}
 _MEGABYTE = 1e6
+
+CheckType = Callable[[str], None]
+"""Looks at a content type before the body is read; raises `FetchFailed` to refuse it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer.
-
-    Attributes:
-        url: where it came from in the end, after redirects.
-        content_type: what the server said it is, without parameters, in lower case.
-        body: its bytes.
-    """
+    """A whole answer: its address after redirects, its type in lower case without parameters."""
 
     url: str
     content_type: str
     body: bytes
 
 
-class PoliteSession(Session):
-    """icrawler's session with limits, and without proxies, cookies and passwords of the user's.
-
-    Args:
-        config: the limits.
-    """
+class PoliteSession(requests.Session):
+    """A session with limits, and without proxies, cookies and passwords of the user's."""
 
     def __init__(self, config: WebConfig) -> None:
-        super().__init__(ProxyPool())
+        super().__init__()
         self.trust_env = False
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self.headers["User-Agent"] = f"usam/{version('usam')} (+{config.contact})"
         # Uncompressed: a small answer cannot unfold into a large one.
-        self.headers.update(
-            {"User-Agent": user_agent(config.contact), "Accept-Encoding": "identity"}
-        )
+        self.headers["Accept-Encoding"] = "identity"
         adapter = GuardedAdapter(Guard(config.allow_hosts), config.concurrency)
         self.adapters.clear()
         self.mount("http://", adapter)
@@ -71,7 +69,7 @@ class PoliteSession(Session):
         self.pace = Pace(config.requests_per_second)
         self._timeout = config.timeout
         self._tries = 1 + config.retries
-        self._most_bytes = int(config.max_file_mb * _MEGABYTE)
+        self._max_bytes = int(config.max_file_mb * _MEGABYTE)
 
     def fetch(
         self,
@@ -79,15 +77,12 @@ class PoliteSession(Session):
         budget: Budget,
         *,
         permit: Permit | None = None,
-        check_type: Callable[[str], None] | None = None,
+        check_type: CheckType | None = None,
     ) -> Answer:
         """Return the whole answer of an address, following redirects.
 
-        Args:
-            url: the address.
-            budget: what the class may still use.
-            permit: looks at each address before it is asked.
-            check_type: looks at the content type before the body is read.
+        `permit` looks at each address before it is asked, `check_type` at the content type before
+        the body is read.
 
         Raises:
             FetchFailed: there is no answer of use.
@@ -104,37 +99,35 @@ class PoliteSession(Session):
                     "redirect_loop", f"{seen[0]} redirects in a circle or too often, last to {url}"
                 )
             seen.append(url)
-            found = self._with_retries(url, budget, check_type)
-            if isinstance(found, Answer):
-                return found
-            url = found
+            answer = self._with_retries(url, budget, check_type)
+            if isinstance(answer, Answer):
+                return answer
+            url = answer
 
-    def _with_retries(
-        self, url: str, budget: Budget, check_type: Callable[[str], None] | None
-    ) -> Answer | str:
+    def _with_retries(self, url: str, budget: Budget, check_type: CheckType | None) -> Answer | str:
+        """Return the answer, or the address that it redirects to."""
         host = urlsplit(url).hostname or ""
-        for tried in range(self._tries):
+        tried = 0
+        while True:
             self.pace.wait(host, budget)
+            tried += 1
             try:
                 return self._once(url, budget, check_type)
             except FetchFailed as failure:
-                if not failure.again or tried + 1 == self._tries:
+                if not failure.again or tried == self._tries:
                     raise
-                wait = FIRST_WAIT * 2**tried * random.uniform(0.5, 1.5)
+                wait = FIRST_WAIT * 2 ** (tried - 1) * random.uniform(0.5, 1.5)
                 if failure.wait is not None:
                     wait = max(failure.wait, wait)
                     self.pace.pause(host, min(failure.wait, MAX_WAIT))
                 budget.sleep(min(wait, MAX_WAIT))
-        raise AssertionError("the last try returns or raises")
 
-    def _once(
-        self, url: str, budget: Budget, check_type: Callable[[str], None] | None
-    ) -> Answer | str:
+    def _once(self, url: str, budget: Budget, check_type: CheckType | None) -> Answer | str:
         seconds = min(self._timeout, budget.left())
         with Lifeline(seconds) as lifeline:
             try:
                 with self.get(url, stream=True, allow_redirects=False, timeout=seconds) as response:
-                    found = self._read(url, response, budget, check_type)
+                    answer = self._read(url, response, budget, check_type)
             except (FetchFailed, CapReached):
                 if lifeline.expired:
                     raise self._too_slow(url, budget) from None
@@ -146,14 +139,10 @@ class PoliteSession(Session):
             # A connection that was cut can look like the end of a body without a length.
             if lifeline.expired:
                 raise self._too_slow(url, budget)
-            return found
+            return answer
 
     def _read(
-        self,
-        url: str,
-        response: requests.Response,
-        budget: Budget,
-        check_type: Callable[[str], None] | None,
+        self, url: str, response: requests.Response, budget: Budget, check_type: CheckType | None
     ) -> Answer | str:
         budget.answered = True
         status = response.status_code
@@ -172,21 +161,19 @@ class PoliteSession(Session):
         if check_type is not None:
             check_type(content_type)
         length = response.headers.get("Content-Length", "")
-        if length.isascii() and length.isdigit() and int(length) > self._most_bytes:
+        if length.isascii() and length.isdigit() and int(length) > self._max_bytes:
             raise self._too_many_bytes(url, f"says to be of {int(length) / _MEGABYTE:.1f} MB")
         body = bytearray()
         for chunk in response.iter_content(CHUNK):
             budget.spend(len(chunk))
             body += chunk
-            if len(body) > self._most_bytes:
+            if len(body) > self._max_bytes:
                 raise self._too_many_bytes(url, "did not end")
         return Answer(url, content_type, bytes(body))
 
     def _too_many_bytes(self, url: str, what: str) -> FetchFailed:
-        limit = self._most_bytes / _MEGABYTE
-        return FetchFailed(
-            "too_many_bytes", f"{url} {what}; training.web.max_file_mb allows {limit:g} MB"
-        )
+        allowed = f"training.web.max_file_mb allows {self._max_bytes / _MEGABYTE:g} MB"
+        return FetchFailed("too_many_bytes", f"{url} {what}; {allowed}")
 
     def _too_slow(self, url: str, budget: Budget) -> FetchFailed:
         budget.left()  # where the class's time is over, that is the reason
@@ -196,13 +183,31 @@ class PoliteSession(Session):
         )
 
 
-def user_agent(contact: str) -> str:
-    """Return how the crawler introduces itself."""
-    try:
-        release = version("usam")
-    except PackageNotFoundError:
-        release = "0"
-    return f"usam/{release} (+{contact})"
+def on_threads(
+    jobs: Sequence[Callable[[], None]], each_time: Callable[[], None] = lambda: None
+) -> None:
+    """Do every job on a thread of its own; then raise the first error of one.
+
+    The threads are daemons: those of an executor would hold an interrupted process until the
+    slowest host has answered. `each_time` is called again and again from the caller's thread.
+    """
+    errors: list[BaseException] = []
+
+    def run(job: Callable[[], None]) -> None:
+        try:
+            job()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(job,), daemon=True) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():
+            each_time()
+            thread.join(_POLL_SECONDS)
+    if errors:
+        raise errors[0]
 
 
 def _check_address(url: str) -> None:
@@ -218,7 +223,7 @@ def _check_address(url: str) -> None:
 
 
 def _asked_wait(value: str | None) -> float | None:
-    """Return the seconds of a Retry-After header, which holds seconds or a date."""
+    """Seconds of a Retry-After header, which holds seconds or a date."""
     if value is None:
         return None
     if value.strip().isascii() and value.strip().isdigit():

@@ -2,11 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from usam_core.config.schema import ClassSpec
+from usam_core.config.classes import ClassSpec
 from usam_core.config.training import WebConfig
 from usam_core.errors import ConfigError, InputError, StoreError
 from usam_core.files.atomic import sweep
@@ -15,24 +16,27 @@ from usam_core.files.locks import only_one
 from usam_core.files.paths import inside
 from usam_core.files.spreadsheet import read_separated
 from usam_core.files.text import normalize_name
-from usam_core.progress import Progress
-from usam_core.redact import all_without_secrets
-from usam_core.sam.download import cache_folder
-from usam_core.sources.base import Collected, class_folder
-from usam_core.sources.web.journal import Candidate, Journal
-from usam_core.sources.web.limits import Budget
+from usam_core.progress import Bar, Progress
+from usam_core.redact import all_without_secrets, without_secrets
+from usam_core.sam.load import cache_folder
+from usam_core.sources.base import Collected, Rejected, TrainingPicture, class_folder
+from usam_core.sources.web.guard import Budget
+from usam_core.sources.web.journal import Candidate, Journal, Verdict
 from usam_core.sources.web.run import ClassRun
 from usam_core.sources.web.session import PoliteSession
 from usam_core.sources.web.sites import address
-from usam_core.sources.web.tally import sort_out
+
+WEB_REVISION = 1
+"""Raised when the same settings lead to other pictures than before."""
+JOURNAL = "journal.sqlite"
+CRAWL_LOCK = "crawl.lock"
+"""In the user's cache folder: two crawls at once would ask hosts twice as fast as allowed."""
+FILE_KEYS = ("file", "sha256", "bytes")
+"""What a verdict's picture holds beside the provenance."""
 
 
 def read_url_list(path: Path, spec: ClassSpec) -> list[Candidate]:
-    """Return the rows of one class, by its name or a synonym, in any case.
-
-    Args:
-        path: the file.
-        spec: the class.
+    """Rows of one class, by its name or a synonym, in any case.
 
     Raises:
         InputError: the file is missing, unreadable, lacks a column or all rows, or a row of it
@@ -59,7 +63,7 @@ def read_url_list(path: Path, spec: ClassSpec) -> list[Candidate]:
     if table.empty:
         raise InputError(f"training.web.urls: {path} has no rows below its header; add some")
     names = {normalize_name(word) for word in (spec.name, *spec.synonyms)}
-    found = []
+    rows = []
     for line, row in zip(table.index, table.to_dict("records"), strict=True):
         url = row["url"]
         if not url.lower().startswith(("http://", "https://")):
@@ -69,25 +73,14 @@ def read_url_list(path: Path, spec: ClassSpec) -> list[Candidate]:
             )
         if normalize_name(row["class"]) in names:
             page, licence = row.get("page_url") or None, row.get("licence") or None
-            found.append(Candidate("urls", path.name, url, page, None, licence))
-    return found
-
-
-WEB_REVISION = 1
-"""Raised when the same settings lead to other pictures than before."""
-
-JOURNAL = "journal.sqlite"
-CRAWL_LOCK = "crawl.lock"
-"""In the user's cache folder: two crawls at once would ask hosts twice as fast as allowed."""
+            rows.append(Candidate("urls", path.name, url, page, None, licence))
+    return rows
 
 
 class WebSource:
     """Fetches pictures into `<folder>/<class>/`, beside a journal of what was asked and answered.
 
-    Args:
-        folder: where pictures and journals are kept.
-        config: what to ask, and how politely.
-        root: folder of the project file; `config.urls` counts from it.
+    `root` is the folder of the project file, from which `config.urls` counts.
     """
 
     name = "web"
@@ -101,7 +94,7 @@ class WebSource:
         self._used: dict[str, tuple[float, int]] = {}
 
     def inputs(self, spec: ClassSpec) -> Any:
-        """Return what decides the pictures: what is asked, of whom, and the limits of size."""
+        """What decides the pictures: what is asked, of whom, and the limits of size."""
         config = self._config
         return {
             "revision": WEB_REVISION,
@@ -135,53 +128,58 @@ class WebSource:
             TransientError: there is no network, or no engine answers.
         """
         with only_one(cache_folder() / CRAWL_LOCK, f"the crawl for {spec.name!r}"):
-            return self._collect(spec, progress, spare)
+            config = self._config.model_copy(update={"per_class": self.wanted + spare})
+            inputs = value_digest([self.inputs(spec), spare])
+            journal = Journal(self._folder / class_folder(spec.name) / JOURNAL)
+            try:
+                with progress.bar(f"Fetching {spec.name}", config.per_class) as bar:
+                    return self._collect(spec, config, inputs, journal, bar)
+            finally:
+                journal.close()
 
-    def _collect(self, spec: ClassSpec, progress: Progress, spare: int) -> Collected:
-        config = self._config.model_copy(update={"per_class": self.wanted + spare})
+    def _collect(
+        self, spec: ClassSpec, config: WebConfig, inputs: str, journal: Journal, bar: Bar
+    ) -> Collected:
         folder = self._folder / class_folder(spec.name)
-        inputs = value_digest([self.inputs(spec), spare])
-        sites, listed = self._sites(spec), self._listed(spec)
-        journal = Journal(folder / JOURNAL)
-        try:
-            # Hosts that are allowed now may have been refused before.
-            limits = [config.max_file_mb, config.max_megapixels, sorted(config.allow_hosts)]
-            journal.use_limits(json.dumps(limits))
-            whole = _tidy(folder, journal)
-            with progress.bar(f"Fetching {spec.name}", config.per_class) as bar:
-                shown = 0
+        shown = 0
 
-                def advance(usable: int) -> None:
-                    nonlocal shown
-                    if usable > shown:
-                        bar.advance(usable - shown)
-                        shown = usable
+        def advance(usable: int) -> None:
+            nonlocal shown
+            bar.advance(max(usable - shown, 0))
+            shown = max(usable, shown)
 
-                finished = journal.finished(inputs) if whole else None
-                complete = finished is not None
-                if finished is None:
-                    budget = Budget(
-                        config.max_minutes * 60,
-                        int(config.max_total_mb * 1e6),
-                        self._used.get(spec.name, (0.0, 0)),
-                    )
-                    run = ClassRun(
-                        spec, config, sites, listed, folder, self._session, journal, budget, advance
-                    )
-                    try:
-                        run.run()
-                    finally:
-                        self._used[spec.name] = budget.used
-                    finished, complete = (run.tally.order, run.notes), run.complete
-                    if complete:
-                        journal.finish(inputs, *finished)
-                order, notes = finished
-                pictures, rejected = sort_out(
-                    order, journal.verdicts(), config.per_class, spec, folder
-                )
-                advance(len(pictures))
-        finally:
-            journal.close()
+        # Hosts that are allowed now may have been refused before.
+        limits = [config.max_file_mb, config.max_megapixels, sorted(config.allow_hosts)]
+        journal.use_limits(json.dumps(limits))
+        finished = journal.finished(inputs) if _tidy(folder, journal) else None
+        complete = finished is not None
+        if finished is None:
+            budget = Budget(
+                config.max_minutes * 60,
+                int(config.max_total_mb * 1e6),
+                self._used.get(spec.name, (0.0, 0)),
+            )
+            run = ClassRun(
+                spec,
+                config,
+                self._sites(spec),
+                self._listed(spec),
+                folder,
+                self._session,
+                journal,
+                budget,
+                advance,
+            )
+            try:
+                run.run()
+            finally:
+                self._used[spec.name] = budget.used
+            finished, complete = (run.tally.order, run.notes), run.complete
+            if complete:
+                journal.finish(inputs, *finished)
+        order, notes = finished
+        pictures, rejected = sort_out(order, journal.verdicts(), config.per_class, spec, folder)
+        advance(len(pictures))
         return Collected(pictures, rejected, all_without_secrets(notes), complete)
 
     def forget(self, spec: ClassSpec) -> None:
@@ -218,17 +216,61 @@ class WebSource:
         return rows
 
 
+def sort_out(
+    order: Iterable[Candidate],
+    verdicts: dict[str, Verdict],
+    wanted: int,
+    spec: ClassSpec,
+    folder: Path,
+) -> tuple[list[TrainingPicture], list[Rejected]]:
+    """Return the first `wanted` usable pictures in the order of the candidates, and the others.
+
+    Candidates without a verdict are left out; `folder` is where the files are.
+    """
+    pictures: list[TrainingPicture] = []
+    rejected: list[Rejected] = []
+    first: dict[str, str] = {}
+    for candidate in order:
+        verdict = verdicts.get(candidate.url)
+        if verdict is None or len(pictures) == wanted:
+            continue
+        url = without_secrets(candidate.url)
+        if verdict.picture is None:
+            rejected.append(Rejected(spec.name, url, verdict.code or "", verdict.reason or ""))
+            continue
+        file, sha256, count = (verdict.picture[key] for key in FILE_KEYS)
+        if sha256 in first:
+            reason = f"the same picture as {first[sha256]}"
+            rejected.append(Rejected(spec.name, url, "duplicate", reason))
+            continue
+        first[sha256] = url
+        provenance = {
+            "engine": candidate.engine,
+            "query": candidate.query,
+            "image_url": candidate.url,
+            "page_url": candidate.page_url,
+            "title": candidate.title,
+            "licence": candidate.licence,
+            **{key: value for key, value in verdict.picture.items() if key not in FILE_KEYS},
+        }
+        origin = all_without_secrets(provenance)
+        pictures.append(
+            TrainingPicture(spec.name, str(folder / file), sha256, count, "web", origin)
+        )
+    return pictures, rejected
+
+
 def _tidy(folder: Path, journal: Journal) -> bool:
     """Remove what a kill left half done; return whether every entered picture is still there."""
     sweep(folder, deep=False)
-    whole = True
-    for url, verdict in journal.verdicts().items():
-        if verdict.picture is None:
-            continue
-        if not _is_whole(folder, verdict.picture):
-            journal.drop_verdict(url)
-            whole = False
-    return whole
+    damaged = [
+        url
+        for url, verdict in journal.verdicts().items()
+        if verdict.picture is not None and not _is_whole(folder, verdict.picture)
+    ]
+    for url in damaged:
+        journal.drop_verdict(url)
+    return not damaged
 
 
 def _is_whole(folder: Path, picture: dict[str, Any]) -> bool:

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from usam_core.parallel.threads import BackgroundWriter, prefetch
+from usam_core.sam.pipeline import BackgroundWriter, prefetch
 
 
 @pytest.fixture(autouse=True)

@@ -1,43 +1,14 @@
-"""SAM's mask tokens: the one file that knows their order.
-
-The decoder's transformer sees, for every prompt, the tokens [IoU, mask 0, mask 1, mask 2, mask 3,
-prompt...]. Mask token 0 makes the single-mask output, 1 to 3 the multi-mask outputs. The public
-API returns the masks but not the tokens, and with `multimask_output=True` drops mask 0: here all
-four are kept, masks, IoUs and tokens in the same order.
-"""
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+"""SAM's own mask decoder with its tokens: what the shared one is measured and tested against."""
 
 import torch
+from segment_anything.modeling import Sam
 from torch import Tensor
 
-from usam_core.types import MASKS_PER_PROMPT
-
-if TYPE_CHECKING:
-    from segment_anything.modeling import Sam
-
-MASK_TOKENS = slice(1, 1 + MASKS_PER_PROMPT)
-FOREGROUND = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """What the mask decoder says of some prompts.
-
-    Attributes:
-        tokens: float32 (d, 4, 256), mask tokens after the two-way transformer.
-        logits: float32 (d, 4, u, v), low-resolution mask logits.
-        predicted_iou: float32 (d, 4).
-    """
-
-    tokens: Tensor
-    logits: Tensor
-    predicted_iou: Tensor
+from usam_core.sam.decoder import FOREGROUND, MASK_TOKENS, Decoded
 
 
 @torch.inference_mode()
-def decode(sam: "Sam", embedding: Tensor, points_xy: Tensor) -> Decoded:
+def decode(sam: Sam, embedding: Tensor, points_xy: Tensor) -> Decoded:
     """Decode single-point foreground prompts of one image, all at once.
 
     Args:
