@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from usam_core.config.images import ImagesConfig
+from usam_core.files.digest import SETTLED_NS
 from usam_core.files.fsspec_io import FileInfo, is_url, open_bytes
-from usam_core.files.stamps import SETTLED_NS
 from usam_core.images.listing.cache import Row
 from usam_core.images.listing.content import (
     Stamp,
