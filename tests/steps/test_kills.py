@@ -13,7 +13,7 @@ import pytest
 
 from usam_core.config.project import load_project
 from usam_core.files.atomic import sweep, whole_file
-from usam_core.images.listing.cache import read_remembered
+from usam_core.images.listing.scan import read_remembered
 from usam_core.steps import run_step
 from usam_core.store.store import EmbeddingStore
 

@@ -32,7 +32,7 @@ def read_names(place: ImagePlace, extensions: Sequence[str]) -> list[str]:
         InputError: the list cannot be read, names no image, or leads out of the images' folder.
         TransientError: the network failed.
     """
-    file = place.names
+    file = place.names or ""
     try:
         content = open_bytes(file)
     except OSError as error:

@@ -1,5 +1,5 @@
-"""Which images looked otherwise before: TIFFs until each was read by its own tags, and plain Zarr
-arrays until a last axis of 3 or 4 was colour (decision 0013).
+"""Images that looked otherwise before: TIFFs until each was read by its own tags, and plain Zarr
+arrays until a last axis of 3 or 4 was color (decision 0013).
 
 Their content keys differ from before, so that what was made of wrong pixels is made anew; all
 others keep their keys. When a reading is mended again, its kinds belong here too.
@@ -10,12 +10,10 @@ import io
 import tifffile
 import zarr
 
-from usam_core.errors import InputError
 from usam_core.files.digest import value_digest
-from usam_core.images.errors import UnusableImage
 from usam_core.images.stores.tiff import TiffStore
 from usam_core.images.stores.tiff_tags import Pixels
-from usam_core.images.stores.zarr_store import is_named, open_node
+from usam_core.images.stores.zarr_store import Node, is_named, open_node
 
 TIFF_READING, ZARR_READING = 2, 3
 READING = ZARR_READING
@@ -35,18 +33,16 @@ def key_as_read(digest: str, source: str | bytes) -> str:
 
 
 def is_read_anew(source: str | bytes) -> bool:
-    """Return whether a TIFF looked otherwise before; not where it cannot be read."""
+    """Return whether a TIFF looked otherwise before; False where it cannot be read."""
     try:
         with TiffStore(source if isinstance(source, str) else io.BytesIO(source)) as store:
             is_single = len(store.planes()) == 1
-            return any(_looked_otherwise(*found, is_single) for found in store.kinds())
-    except (UnusableImage, InputError):
-        return False
+            return any(_looked_otherwise(*kind, is_single) for kind in store.kinds())
     except Exception:  # the library raises anything on damaged bytes
         return False
 
 
-def zarr_key_as_read(digest: str, source: str | zarr.Group | zarr.Array) -> str:
+def zarr_key_as_read(digest: str, source: str | Node) -> str:
     """Return the content key of a Zarr image: its digest, or another one where it is read anew.
 
     Args:
@@ -56,8 +52,8 @@ def zarr_key_as_read(digest: str, source: str | zarr.Group | zarr.Array) -> str:
     return value_digest([digest, "reading", ZARR_READING]) if is_zarr_read_anew(source) else digest
 
 
-def is_zarr_read_anew(source: str | zarr.Group | zarr.Array) -> bool:
-    """Return whether a plain array looked otherwise before; not where it cannot be read.
+def is_zarr_read_anew(source: str | Node) -> bool:
+    """Return whether a plain array looked otherwise before; False where it cannot be read.
 
     The lengths decided: of (n, h, w, 3 or 4) each channel was a measurement of its own, a short
     first axis of (h, w, 3 or 4) numbered images.
@@ -100,6 +96,6 @@ def _looked_otherwise(page: tifffile.TiffPage, pixels: Pixels, is_single: bool) 
 
 
 def _has_nodata(pixels: Pixels) -> bool:
-    if pixels.colormap is not None:
+    if pixels.kind == "palette":
         return pixels.has_hole
     return pixels.nodata is not None and (pixels.values.name, pixels.nodata) != ("uint8", 0)
