@@ -7,7 +7,6 @@ overwritten or shown.
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from usam_core.errors import StoreError
@@ -68,17 +67,13 @@ def check_links(folder: Path) -> None:
     Raises:
         StoreError: there is one, at any depth, or the folder is one itself.
     """
-    for place in (folder, *_linked_folders(folder)):
+    below = (Path(top, name) for top, names, _ in os.walk(folder) for name in names)
+    for place in (folder, *below):
         if place.is_symlink() and not _resolves_below(folder.parent, str(place)):
             raise StoreError(
                 f"{place}: a link that leads out of {folder.parent}; nothing is written through "
                 "it. Remove it; to have results on another disk, set outputs.path"
             )
-
-
-def _linked_folders(folder: Path) -> Iterator[Path]:
-    for top, names, _ in os.walk(folder):
-        yield from (place for name in names if (place := Path(top, name)).is_symlink())
 
 
 def _leads_out(name: object, linked: bool) -> bool:

@@ -85,13 +85,11 @@ class CocoTruth:
             self._annotations.setdefault(image_id, []).append({**entry, **checked, "name": name})
 
     def expect(self, file_names: Iterable[str]) -> None:
-        """Take note of all images that will be asked for: one truth belongs to one of them."""
         for name in self._by_name.settle(file_names):
             self._notes.fault("images left out, their truth may be another image's", name)
 
     @property
     def notes(self) -> list[str]:
-        """What was left out by now, and which categories count as background."""
         return self._notes.lines()
 
     def digest(self) -> str:
@@ -116,7 +114,6 @@ class CocoTruth:
         return labels
 
     def instances(self, file_name: str) -> list[dict[str, Any]] | None:
-        """Return the image's annotations of our classes, RLE masks, our category ids."""
         image_id = self._image_id(file_name)
         if image_id is None:
             return None

@@ -54,7 +54,6 @@ class VocTruth:
         self._numbers = np.array([0, *numbers], np.int16)
 
     def expect(self, file_names: Iterable[str]) -> None:
-        """Take note of all images that will be asked for: one PNG belongs to one of them."""
         # Eight bytes an image, however many there are.
         marks = np.fromiter((hash(_png(name)) for name in file_names), np.int64)
         values, counts = np.unique(marks, return_counts=True)
@@ -62,7 +61,6 @@ class VocTruth:
 
     @property
     def notes(self) -> list[str]:
-        """What was left out by now, and which names count as background."""
         return self._notes.lines()
 
     def digest(self) -> str:

@@ -73,10 +73,12 @@ def _looked_otherwise(page: tifffile.TiffPage, pixels: Pixels, is_single: bool) 
     is_planar = samples > 1 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
     is_plain_planar = is_planar and not page.compression
     by_pillow = is_single and values.name in ("uint8", "int8")
+    is_palette = pixels.kind == "palette"
+    has_nodata = pixels.nodata is not None and (values.name, pixels.nodata) != ("uint8", 0)
     few_bits = pixels.bits is not None and values.itemsize == 1
     return any(
         (
-            _has_nodata(pixels),
+            pixels.has_hole if is_palette else has_nodata,
             # Opacity was that of the first extra sample, colours never divided by it but here.
             pixels.is_associated and not (by_pillow and is_rgb and not is_plain_planar),
             alpha is not None and ((is_grey and samples > 2) or alpha != (3 if is_rgb else 1)),
@@ -93,9 +95,3 @@ def _looked_otherwise(page: tifffile.TiffPage, pixels: Pixels, is_single: bool) 
             by_pillow and page.compression == tifffile.COMPRESSION.WEBP,
         )
     )
-
-
-def _has_nodata(pixels: Pixels) -> bool:
-    if pixels.kind == "palette":
-        return pixels.has_hole
-    return pixels.nodata is not None and (pixels.values.name, pixels.nodata) != ("uint8", 0)

@@ -212,11 +212,9 @@ class ImageStore(ABC):
         """Let go of the file."""
 
     def __enter__(self) -> Self:
-        """Return the store itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
         self.close()
 
 
@@ -260,15 +258,12 @@ class Projected(ImageStore):
             self._depths.setdefault(flat(plane, axis), []).append(plane)
 
     def planes(self) -> list[Plane]:
-        """Return the planes without their z."""
         return list(self._depths)
 
     def info(self, plane: Plane) -> PlaneInfo:
-        """Return the header of the first plane behind one."""
         return self._inner.info(self._depths[plane][0])
 
     def in_parts(self, plane: Plane) -> bool:
-        """Return whether the planes behind one are read in parts."""
         return self._inner.in_parts(self._depths[plane][0])
 
     def is_flat(self, plane: Plane) -> bool:
@@ -282,7 +277,6 @@ class Projected(ImageStore):
         columns: slice = ALL,
         channels: Sequence[int] | None = None,
     ) -> np.ndarray:
-        """Return (c, h, w) in the file's own type."""
         first, *others = self._depths[plane]
         joined = self._inner.read(first, rows, columns, channels)
         if not others:
@@ -306,5 +300,4 @@ class Projected(ImageStore):
         return joined.astype(dtype, copy=False)
 
     def close(self) -> None:
-        """Let go of the file."""
         self._inner.close()

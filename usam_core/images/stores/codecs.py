@@ -177,10 +177,6 @@ def _lz4(data: Any, max_bytes: int) -> Any:
     return imagecodecs.lz4_decode(data, header=True, out=size) if size else b""
 
 
-def _zstd(data: Any, max_bytes: int) -> Any:
-    return imagecodecs.zstd_decode(data, out=max_bytes)
-
-
 def _until(make: Callable[[], Any]) -> Callable[[Any, int], bytes]:
     """Return a decoder by one of Python's own, which stop when told; members may follow another."""
 
@@ -198,9 +194,9 @@ def _until(make: Callable[[], Any]) -> Callable[[Any, int], bytes]:
     return decode
 
 
-_DECODERS: dict[str, Callable[[Any, int], bytes]] = {
+_DECODERS: dict[str, Callable[[Any, int], Any]] = {
     "blosc": _blosc,
-    "zstd": _zstd,
+    "zstd": lambda data, max_bytes: imagecodecs.zstd_decode(data, out=max_bytes),
     "lz4": _lz4,
     "gzip": _until(lambda: zlib.decompressobj(wbits=31)),
     "zlib": _until(zlib.decompressobj),

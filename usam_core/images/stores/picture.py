@@ -69,7 +69,10 @@ def open_picture(
     image = _identify(file, address)
     width, height = image.size
     check_size(address, (height, width), max_megapixels)
-    check_values(address, width * height * len(image.getbands()), lambda: _size(file))
+    place = file.tell()
+    size = file.seek(0, io.SEEK_END)
+    file.seek(place)
+    check_values(address, width * height * len(image.getbands()), size)
     with library_verdicts(address):
         # A camera's JPEG (MPO) may carry a preview or a depth map behind its picture: that is fine.
         if image.format != "MPO" and getattr(image, "is_animated", False):
@@ -108,13 +111,6 @@ def _register_formats() -> None:
         import pillow_heif  # optional, used where it is installed
 
         pillow_heif.register_heif_opener()
-
-
-def _size(file: IO[bytes]) -> int:
-    place = file.tell()
-    size = file.seek(0, io.SEEK_END)
-    file.seek(place)
-    return size
 
 
 def decode(
@@ -260,17 +256,14 @@ class PictureStore(ImageStore):
             self._info = PlaneInfo((height, width), names, dtype, is_color=len(names) >= 3)
 
     def planes(self) -> list[Plane]:
-        """Return the address of the one plane."""
         return [()]
 
     def info(self, plane: Plane) -> PlaneInfo:
-        """Return the header."""
         if plane:
             raise KeyError(plane)
         return self._info
 
     def in_parts(self, plane: Plane) -> bool:
-        """Return False: a picture is decoded whole, once."""
         return False
 
     def read(
@@ -280,11 +273,6 @@ class PictureStore(ImageStore):
         columns: slice = ALL,
         channels: Sequence[int] | None = None,
     ) -> np.ndarray:
-        """Return (c, h, w), upright.
-
-        Raises:
-            UnusableImage: the pixels are damaged.
-        """
         self.info(plane)
         with self._lock:
             if self._values is None:
@@ -295,7 +283,6 @@ class PictureStore(ImageStore):
         return values if channels is None else values[list(channels)]
 
     def close(self) -> None:
-        """Let go of the pixels."""
         self._values, self._content = None, b""
 
     def _decode(self, content: bytes) -> np.ndarray:

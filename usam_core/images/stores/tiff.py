@@ -39,7 +39,7 @@ bring sizes of their own, or decoders that few have tried to break: they are dec
 
 
 class TiffStore(ImageStore):
-    """The planes of one TIFF file.
+    """The planes of one TIFF file, upright; ink on white (`MINISWHITE`) becomes light.
 
     Other files that an OME-TIFF names are not opened: their planes are their own.
 
@@ -65,7 +65,12 @@ class TiffStore(ImageStore):
             ) from error
         try:
             check_claims(self._file)
-            if _is_contradicted(self._file):
+            # Where ImageJ's text names other pages than there are, the pages count.
+            if self._file.is_imagej and any(
+                series.dataoffset is None
+                and math.prod(series.shape) != len(series) * math.prod(series.keyframe.shape)
+                for series in self._file.series
+            ):
                 self._file.close()
                 self._file = tifffile.TiffFile(file, _multifile=False, is_imagej=False)
             self._series = [_Series(self._file, *parts) for parts in _full_size(self._file)]
@@ -87,11 +92,9 @@ class TiffStore(ImageStore):
         return {(): planes.popitem()[1]} if len(planes) == 1 else planes
 
     def planes(self) -> list[Plane]:
-        """Return every plane in the order of the file."""
         return list(self._planes)
 
     def info(self, plane: Plane) -> PlaneInfo:
-        """Return the header of a plane."""
         return self._planes[plane][0].info
 
     def read(
@@ -101,7 +104,6 @@ class TiffStore(ImageStore):
         columns: slice = ALL,
         channels: Sequence[int] | None = None,
     ) -> np.ndarray:
-        """Return (c, h, w), upright; ink on white (`MINISWHITE`) is turned into light."""
         series, place = self._planes[plane]
         with self._lock:
             if series.is_trusted or self._decodes_all:
@@ -115,11 +117,9 @@ class TiffStore(ImageStore):
         return [(series.key, series.pixels) for series in self._series]
 
     def in_parts(self, plane: Plane) -> bool:
-        """Return whether it lies upright, in tiles or strips, or is not compressed."""
         return self._planes[plane][0].in_parts
 
     def close(self) -> None:
-        """Let go of the file."""
         self._let_go()
 
 
@@ -186,6 +186,7 @@ class _Series:
 
     @property
     def in_parts(self) -> bool:
+        """Whether it lies upright, in tiles or strips, or is not compressed."""
         if self.pixels.orientation != 1 or self.pixels.by_libtiff:
             return False
         return self._is_mappable or _PARTS * math.prod(self.key.chunks) <= math.prod(self.key.shape)
@@ -300,15 +301,6 @@ def _read(
     file = source if isinstance(source, str) else io.BytesIO(source)
     with TiffStore(file, decodes_all=True) as store:
         return store.read(plane, rows, columns, channels)
-
-
-def _is_contradicted(file: tifffile.TiffFile) -> bool:
-    """Return whether ImageJ's text speaks of other pages than there are; then the pages count."""
-    return file.is_imagej and any(
-        series.dataoffset is None
-        and math.prod(series.shape) != len(series) * math.prod(series.keyframe.shape)
-        for series in file.series
-    )
 
 
 def _full_size(

@@ -147,16 +147,13 @@ class Pixels:
             high = values[:4] >> (8 * values.dtype.itemsize - 8)
             ink = np.ascontiguousarray(np.moveaxis(high, 0, -1), np.uint8)
             return np.moveaxis(np.asarray(Image.fromarray(ink, "CMYK").convert("RGB")), -1, 0)
-        if self.kind == "ink":
+        if self.kind == "ink" and values.dtype.kind in "bu":
             light = [n != self.alpha for n in numbers or range(len(values))]
             values = values.copy()
-            values[light] = self._inverted(values[light])
+            is_bool = values.dtype == bool
+            white = values.dtype.type(self.max_value)
+            values[light] = ~values[light] if is_bool else white - values[light]
         return self._divided(values) if self.is_associated else values
-
-    def _inverted(self, values: np.ndarray) -> np.ndarray:
-        if values.dtype == bool:
-            return ~values
-        return values.dtype.type(self.max_value) - values if values.dtype.kind == "u" else values
 
     def _divided(self, values: np.ndarray) -> np.ndarray:
         """Return colors that were multiplied by their opacity as they were before."""

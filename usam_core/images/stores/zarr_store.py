@@ -108,14 +108,12 @@ class ZarrStore(ImageStore):
         check_count(path, "chunks in a shard", in_shard, size)
 
     def planes(self) -> list[Plane]:
-        """Return every plane, the last axis running fastest."""
         return [
             tuple(zip(self._layout.names, map(int, index), strict=True))
             for index in np.ndindex(*self._layout.lengths)
         ]
 
     def info(self, plane: Plane) -> PlaneInfo:
-        """Return the metadata of a plane."""
         if tuple(axis for axis, _ in plane) != self._layout.names or not all(
             0 <= index < length
             for (_, index), length in zip(plane, self._layout.lengths, strict=True)
@@ -130,7 +128,6 @@ class ZarrStore(ImageStore):
         columns: slice = ALL,
         channels: Sequence[int] | None = None,
     ) -> np.ndarray:
-        """Return (c, h, w); of the array, only the chunks that the window touches are read."""
         self.info(plane)
 
         def take() -> np.ndarray:
@@ -202,7 +199,8 @@ def _below(node: Any, depth: int) -> Iterator[str]:
         names = _listed(node, "wells", attributes["plate"]["wells"])
     else:
         hidden = {_LABELS, "OME"} if _SERIES_LAYOUT in attributes else {_LABELS}
-        names = [name for name in sorted(node.keys(), key=_by_number) if name not in hidden]
+        by_number = sorted(node.keys(), key=lambda n: (int(n), "") if n.isdecimal() else (2**63, n))
+        names = [name for name in by_number if name not in hidden]
     for name in names:
         for path in _below(node[name], depth - 1):
             yield f"{name}/{path}" if path else name
@@ -215,10 +213,6 @@ def _listed(group: zarr.Group, what: str, entries: Sequence[dict[str, Any]]) -> 
     if len(paths) > FREE_COUNT:
         raise InputError(f"{group.store_path}: {len(paths)} {what}; expected at most {FREE_COUNT}")
     return paths
-
-
-def _by_number(name: str) -> tuple[int, str]:
-    return (int(name), "") if name.isdecimal() else (2**63, name)
 
 
 def _attributes(group: zarr.Group) -> dict[str, Any]:
