@@ -73,11 +73,9 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def only_one(lock: Path, what: str) -> Iterator[None]:
-    """Hold a lock file during the block; other processes wait. A process that ends frees it.
+    """Hold a lock file during the block; other processes wait, and are told for `what`.
 
-    Args:
-        lock: the lock file; it stays behind, empty.
-        what: the work done under the lock, for the message to those who wait.
+    A process that ends frees it, however it ends; the file stays behind, empty.
     """
     # Not bound to this thread: a shard's writer may release what another thread took.
     held = FileLock(lock, thread_local=False)
@@ -110,13 +108,8 @@ def whole_file(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` when the block succeeds.
 
     A reader sees the old file or the new one, never half of one. After an error `path` is as it
-    was.
-
-    Args:
-        path: the file.
-        sync: wait until the disk has the bytes and the name. Without it a power cut (not a kill)
-            may leave an empty file: for many small files whose digests are compared, or in a
-            `whole_folder`.
+    was. Without `sync` a power cut (not a kill) may leave an empty file: for many small files whose
+    digests are compared, or in a `whole_folder`.
 
     Raises:
         StoreError: the disk is full or read-only.
@@ -180,11 +173,9 @@ def _make_beside(path: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
 
 
 def sweep(folder: Path, *, deep: bool = True) -> int:
-    """Remove what killed writers left in a folder, never a living writer's; return how many.
+    """Remove what killed writers left in a folder, `deep` in its sub-folders too; return how many.
 
-    Args:
-        folder: the folder; it may be missing.
-        deep: sweep its sub-folders too.
+    What a living process writes stays, by its lock.
     """
     removed = 0
     try:

@@ -25,11 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 def file_digest(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -37,10 +33,7 @@ def file_digest(path: str | Path) -> str:
 def files_digest(path: str | Path, pattern: str = "*") -> str:
     """Return the SHA-256 of a file, or of the files below a folder with their relative paths.
 
-    Linked folders count as what they hold.
-
-    Raises:
-        OSError: a file cannot be read.
+    Linked folders count as what they hold. OSError if a file cannot be read.
     """
     path = Path(path)
     if not path.is_dir():
@@ -63,11 +56,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def remembered_digest(path: str | Path) -> str:
-    """Return a file's digest; it is read once a process, and again when it changes.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """Return a file's digest; it is read once a process, and again when it changes."""
     status = os.stat(path)
     return _remembered(str(path), status.st_size, status.st_mtime_ns)
 
@@ -145,11 +134,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def unsealed(value: Any) -> dict[str, Any]:
-    """Return what `sealed` was given.
-
-    Raises:
-        ValueError: the seal does not fit.
-    """
+    """Return what `sealed` was given; ValueError if the seal does not fit."""
     if not isinstance(value, dict):
         raise ValueError(f"expected a mapping, got {type(value).__name__}")
     seal = value.pop(_SEAL, None)

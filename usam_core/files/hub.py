@@ -63,12 +63,7 @@ def commit_of(folder: Path) -> str | None:
 
 
 def weights_digest(folder: Path, leave_out: Collection[str] = ()) -> str:
-    """Return a digest of all weights and settings of a model's folder.
-
-    Args:
-        folder: the model's.
-        leave_out: names of files that do not matter to who asks.
-    """
+    """Return a digest of a model's weights and settings, without the files to leave out."""
     kinds = (".safetensors", ".json", ".txt")
     files = sorted(p for p in folder.rglob("*") if p.suffix in kinds and p.name not in leave_out)
     return value_digest({p.relative_to(folder).as_posix(): remembered_digest(p) for p in files})

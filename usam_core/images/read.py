@@ -114,8 +114,7 @@ def read_image(
 
 
 def _content(address: str, max_megapixels: float) -> bytes | None:
-    """Return the bytes of a URL's file or of a local picture; None where the store opens the path:
-    of a Zarr, and of a local TIFF."""
+    """Return a file's bytes; None for a Zarr and a local TIFF, which their store opens by path."""
     if is_zarr_url(address) or os.path.isdir(address):
         return None
     if is_url(address):

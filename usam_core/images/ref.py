@@ -31,7 +31,6 @@ class Box(NamedTuple):
         return slice(*self.rows), slice(*self.columns)
 
     def __str__(self) -> str:
-        """Return it as it stands in an address."""
         return f"rows={self.rows[0]}:{self.rows[1]},columns={self.columns[0]}:{self.columns[1]}"
 
 
@@ -60,9 +59,7 @@ class ImageRef:
     def output_name(self, ending: str, *, keep: bool = False) -> str:
         """Return the path of an output of this image, a safe file name everywhere.
 
-        Args:
-            ending: of the output, such as ".png".
-            keep: keep the file's own ending too, where without it two names would be the same.
+        With `keep` the file's own ending stays too, where without it two names would be the same.
 
         >>> ImageRef.parse("plates/well_A1.ome.tif#t=3,z=0").output_name(".png")
         'plates/well_A1.ome_t3_z0.png'
@@ -104,12 +101,7 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A part of an image that is embedded by itself.
-
-    Attributes:
-        box: its rows and columns in the image.
-        core: those that belong to it alone; the cores of all tiles fill the image.
-    """
+    """A part of an image that is embedded by itself, and its core, which no other tile has."""
 
     box: Box
     core: Box
@@ -163,11 +155,7 @@ def shared(one: Box, other: Box) -> Box | None:
 
 
 def neighbors(boxes: list[Box]) -> Iterator[tuple[int, int, Box]]:
-    """Yield the numbers of every two boxes that overlap, and their intersection.
-
-    Args:
-        boxes: in the order of `tiles_of`.
-    """
+    """Yield the numbers of every two `tiles_of` boxes that overlap, and their intersection."""
     for first, box in enumerate(boxes):
         for second in range(first + 1, len(boxes)):
             if boxes[second].rows[0] >= box.rows[1]:

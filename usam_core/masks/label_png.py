@@ -103,20 +103,16 @@ def opened_png(path: Path) -> Image.Image:
 
 
 def stored_values(picture: Image.Image, path: Path) -> np.ndarray:
-    """Return the values that a PNG holds, not what they look like.
+    """Return the values that an opened PNG holds, not what they look like.
 
-    Pillow stretches grey of 2 and 4 bits to 8, and cuts 16 bits to 8 where there are colours or
+    Pillow stretches gray of 2 and 4 bits to 8, and cuts 16 bits to 8 where there are colors or
     opacity.
 
-    Args:
-        picture: the PNG, opened.
-        path: its file.
-
     Returns:
-        uint8 or uint16 (h, w); uint8 (h, w, 3) of a PNG in colours.
+        uint8 or uint16 (h, w); uint8 (h, w, 3) of a PNG in colors.
 
     Raises:
-        ValueError: it has colours of 16 bit.
+        ValueError: it has colors of 16 bit.
     """
     with open(path, "rb") as file:
         depth, kind = file.read(26)[24:]
@@ -152,13 +148,9 @@ def _signature(labels: np.ndarray) -> str:
 
 
 def values_of_colors(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values that VOC's palette gives to colours, and where it has the colour at all.
+    """Return the labels of colors, uint8 (h, w, 3), by VOC's palette, and where it has the color.
 
-    Args:
-        rgb: uint8 (h, w, 3).
-
-    Returns:
-        Values, uint8 (h, w), and bool (h, w); where that is false the value means nothing.
+    Both are (h, w), uint8 and bool; where that is False the label means nothing.
     """
     numbers = rgb.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     palette = voc_palette().astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)

@@ -117,11 +117,7 @@ Ring = np.ndarray
 
 
 def part_polygons(crop: Crop) -> list[Ring]:
-    """Return one polygon for each part of a mask, int64; pixels that touch at a corner are apart.
-
-    Args:
-        crop: the mask.
-    """
+    """Return a polygon, int64, for each part of a mask; pixels that touch at a corner are apart."""
     mask = crop.mask
     if not mask.any():
         return []

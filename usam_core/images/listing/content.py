@@ -41,11 +41,7 @@ class Stamp(NamedTuple):
 
 
 def folder_stamp(path: str | Path) -> Stamp:
-    """Return the stamp of a Zarr folder.
-
-    Raises:
-        OSError: something in it cannot be looked at.
-    """
+    """Return the stamp of a Zarr folder; OSError if a file in it cannot be looked at."""
     stamps = [os.stat(file) for file in _files(str(path))]
     return Stamp(
         sum(status.st_size for status in stamps),
@@ -57,11 +53,8 @@ def folder_stamp(path: str | Path) -> Stamp:
 def folder_digest(path: str | Path) -> str:
     """Return the digest of a Zarr folder: of its files' names and contents (but see `anew`).
 
-    Label images that lie inside are no part of it, nor are copies of its metadata: writing labels
-    into an image does not make it another image.
-
-    Raises:
-        OSError: a file cannot be read.
+    Label images inside and copies of metadata do not count: writing labels into an image does not
+    make it another image. OSError if a file cannot be read.
     """
     # Only who has one pays for the import.
     from usam_core.images.stores.anew import zarr_key_as_read
@@ -81,11 +74,7 @@ def _files(folder: str) -> Iterator[str]:
 
 
 def file_key(path: str, file: io.BufferedReader) -> str:
-    """Return the content key of a file that is open.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Return the content key of a file that is open; OSError if it cannot be read."""
     file.seek(0)
     head = file.read(4)
     file.seek(0)
@@ -119,11 +108,7 @@ def plane_digest(content: str, plane: Plane) -> str:
 
 
 def content_key(address: str | Path) -> str:
-    """Return the content key of an image: of a file or a URL, or of the plane of one.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Return the content key of an image: of a file, a URL, or the plane of one."""
     ref = ImageRef.parse(os.fspath(address))
     if ref.file == str(ref) and not (is_url(ref.file) or os.path.isdir(ref.file)):
         return _read_key(ref.file)
@@ -147,11 +132,7 @@ def mismatch(address: str | Path, sha256: str | None) -> str:
 
 
 def remembered_content(address: str) -> str:
-    """Return the digest of a file, a URL or a Zarr folder, read again only when its mark differs.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Return the digest of a file, a URL or a Zarr folder; it is read only if its mark differs."""
     return _remembered(address, content_mark(address))
 
 
@@ -174,11 +155,7 @@ def _read_key(address: str) -> str:
 
 
 def content_mark(address: str) -> str:
-    """Return a mark that differs when the content of a file, a URL or a Zarr folder does.
-
-    Raises:
-        OSError: it cannot be looked at.
-    """
+    """Return a mark that differs when the content of a file, a URL or a Zarr folder does."""
     if not is_url(address) and os.path.isdir(address):
         return str(folder_stamp(address))
     if not is_zarr_url(address):
@@ -212,11 +189,7 @@ def is_zarr_url(address: object) -> bool:
 
 
 def url_info(address: str) -> FileInfo:
-    """Return the metadata of a file or a Zarr behind a URL.
-
-    Raises:
-        OSError: it cannot be looked at.
-    """
+    """Return the metadata of a file or a Zarr behind a URL."""
     if not is_zarr_url(address):
         return info(address)
     # Only who has one pays for the import.

@@ -43,12 +43,7 @@ def images_behind(address: str) -> list[str]:
 
 
 def zarr_digest(address: str) -> tuple[str, int]:
-    """Return the digest of an image's files, as a folder of them has it, and their bytes.
-
-    Raises:
-        UnusableImage: the image cannot be read.
-        TransientError: the network failed.
-    """
+    """Return the digest of an image's files, as a folder of them has it, and their bytes."""
 
     def digest(name: str) -> tuple[str, str, int]:
         content = open_bytes(join(address, name))
@@ -60,12 +55,7 @@ def zarr_digest(address: str) -> tuple[str, int]:
 
 
 def zarr_info(address: str) -> FileInfo:
-    """Return the metadata of an image's files without reading their values.
-
-    Raises:
-        UnusableImage: the image cannot be read.
-        TransientError: the network failed.
-    """
+    """Return the metadata of an image's files without reading their values."""
     _, each = _of_each(address, lambda name: (name, info(join(address, name))))
     stamps = [[name, file.stamp] for name, file in sorted(each)]
     latest = max((file.mtime_ns for _, file in each), default=0)

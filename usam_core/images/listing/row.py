@@ -200,11 +200,7 @@ def _look_remote(
 
 
 def _stamp(path: str) -> Stamp:
-    """Return size and times of a file or of a Zarr folder.
-
-    Raises:
-        UnusableImage: it is missing, or cannot be looked at.
-    """
+    """Return size and times of a file or of a Zarr folder."""
     try:
         status = os.stat(path)
         if not stat.S_ISDIR(status.st_mode):
@@ -223,11 +219,7 @@ def _stamp(path: str) -> Stamp:
 def _planes(
     address: str, row: dict[str, Any], content: Source = None, is_store: bool = False
 ) -> str:
-    """Check a file's header; return its planes as text, "" for a picture that is not cut up.
-
-    Raises:
-        UnusableImage: the file cannot be used.
-    """
+    """Check a file's header; return its planes as text, "" for a picture that is not cut up."""
     limit, tile = row["max_megapixels"], row["tile"]
     if (
         not is_store
@@ -248,7 +240,7 @@ def _planes(
 def check_named(
     ref: ImageRef, max_megapixels: float, projection: str, tile: int | None = None
 ) -> str:
-    """Check a plane that somebody has named; its file is opened, no value is read.
+    """Check a plane that somebody has named, without reading its values.
 
     Returns:
         `@` and its size, if it is cut into tiles; else "".

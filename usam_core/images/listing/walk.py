@@ -209,7 +209,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _local_images(folder: str) -> list[str]:
-    """Return the images of a Zarr folder; "", itself, if that cannot be read: it has a verdict."""
+    """Return the images of a Zarr folder; "", itself, if it cannot be read."""
     # Only who has such a folder pays for the import.
     from usam_core.images.stores.zarr_store import images_in
 

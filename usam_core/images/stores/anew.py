@@ -23,12 +23,7 @@ _KIND = tifffile.PHOTOMETRIC
 
 
 def key_as_read(digest: str, source: str | bytes) -> str:
-    """Return the content key of a TIFF: its digest, or another one where it is read anew.
-
-    Args:
-        digest: of its bytes.
-        source: its path, or the bytes.
-    """
+    """Return the key of a TIFF, a path or bytes: its digest, or another where it is read anew."""
     return value_digest([digest, "reading", TIFF_READING]) if is_read_anew(source) else digest
 
 
@@ -43,12 +38,7 @@ def is_read_anew(source: str | bytes) -> bool:
 
 
 def zarr_key_as_read(digest: str, source: str | Node) -> str:
-    """Return the content key of a Zarr image: its digest, or another one where it is read anew.
-
-    Args:
-        digest: of its files.
-        source: its path, or itself.
-    """
+    """Return the key of a Zarr image: its files' digest, or another where it is read anew."""
     return value_digest([digest, "reading", ZARR_READING]) if is_zarr_read_anew(source) else digest
 
 

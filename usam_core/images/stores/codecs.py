@@ -130,12 +130,7 @@ class _Within(BytesBytesCodec):
 
 
 def _decode(name: str, data: Any, max_bytes: int) -> bytes:
-    """Decompress a chunk.
-
-    Raises:
-        ValueError: its header is inconsistent, or it holds more than `max_bytes`.
-        Exception: whatever the library raises on damaged bytes.
-    """
+    """Decompress a chunk of at most `max_bytes`; damaged bytes raise anything."""
     values = _DECODERS[name](memoryview(data).cast("B"), max_bytes)
     if len(values) > max_bytes:
         raise ValueError(f"cannot decompress: a chunk of more than {max_bytes} bytes")

@@ -45,11 +45,7 @@ def _file(path: str, content: Source) -> Iterator[BinaryIO]:
 
 
 def is_tiff(path: str, content: Source = None) -> bool:
-    """Return whether a file begins like a TIFF.
-
-    Raises:
-        UnusableImage: it is no plain file with bytes in it, or cannot be read.
-    """
+    """Return whether a plain file with bytes in it begins like a TIFF."""
     with _file(path, content) as file:
         head = file.read(4)
     if not head:
@@ -80,11 +76,7 @@ def check_image(
 
 
 def may_be_deep(path: str, max_megapixels: float) -> bool:
-    """Return whether a file may hold more than 8 bit a channel, as far as its header says.
-
-    Raises:
-        UnusableImage: the file cannot be used.
-    """
+    """Return whether a file may hold more than 8 bit a channel, as far as its header says."""
     if is_url(path) or os.path.isdir(path) or is_tiff(path):
         return True
     with _file(path, None) as file, open_picture(file, path, max_megapixels) as image:
@@ -152,8 +144,7 @@ def is_store_folder(path: str) -> bool:
 def opened(path: str, max_megapixels: float, projection: str) -> Iterator[ImageStore]:
     """Yield a file's store; the last few stay open, for planes are read one after the other.
 
-    Raises:
-        UnusableImage: as `open_image`, and for whatever goes wrong within the block.
+    Whatever goes wrong within the block is an `UnusableImage`.
     """
     with library_verdicts(path):
         with verdict_on(path):

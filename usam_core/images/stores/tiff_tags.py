@@ -56,11 +56,7 @@ def within(decode: Callable[..., Any], pixels: int) -> Callable[..., Any]:
 
 
 def check_claims(file: tifffile.TiffFile) -> None:
-    """Refuse pages and OME-XML that would fill the memory before the library believes them.
-
-    Raises:
-        UnusableImage: the file cannot hold them.
-    """
+    """Refuse pages and OME-XML that would fill the memory before the library believes them."""
     path, size = file.filehandle.path, file.filehandle.size
     check_count(path, "pages", len(file.pages), size)
     text = file.ome_metadata if file.is_ome else None
@@ -177,8 +173,7 @@ def pixels_of(
 
     Args:
         page: its first page.
-        dtype: of its values.
-        layout: of its axes.
+        dtype, layout: of its values.
         names: of its channels, where something gives some.
 
     Raises:

@@ -142,9 +142,6 @@ def images_in(path: str) -> list[str]:
 
     Of a plate every field of every well, of a converted file every series, of a plain group every
     image and array in it; label images are none.
-
-    Raises:
-        Exception: whatever the library raises on damaged metadata.
     """
     images = list(islice(_below(open_node(path), _MAX_DEPTH), MAX_COUNT + 1))
     check_count(path, "images", len(images), None)
@@ -152,12 +149,7 @@ def images_in(path: str) -> list[str]:
 
 
 def open_node(path: str) -> Node:
-    """Open a group or an array, its description no larger than plausible.
-
-    Raises:
-        UnusableImage: it is larger.
-        Exception: whatever the library raises on damaged metadata.
-    """
+    """Open a group or an array, its description no larger than plausible."""
     _check_metadata(path)
     return zarr.open(path, mode="r")
 
@@ -170,11 +162,7 @@ def _check_metadata(folder: str) -> None:
 
 
 def array_names(group: zarr.Group) -> list[str]:
-    """Return where the arrays of an image lie in its group, one for each of its sizes.
-
-    Raises:
-        InputError: the group is no image.
-    """
+    """Return the arrays of an image by their paths in its group, one for each of its sizes."""
     image = _multiscales(group)
     if image is None:
         raise InputError(f"{group.store_path}: a Zarr group without `multiscales`; {_EXPECTED}")
@@ -207,8 +195,7 @@ def _below(node: Any, depth: int) -> Iterator[str]:
 
 
 def _listed(group: zarr.Group, what: str, entries: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the paths of wells or fields; each is opened, so that no more than plausible may
-    be."""
+    """Return the paths of wells or fields, each of which is opened: no more than plausible."""
     paths = list(dict.fromkeys(entry["path"] for entry in entries))
     if len(paths) > FREE_COUNT:
         raise InputError(f"{group.store_path}: {len(paths)} {what}; expected at most {FREE_COUNT}")
