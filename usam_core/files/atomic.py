@@ -8,7 +8,6 @@ it.
 
 import errno
 import fcntl
-import functools
 import json
 import logging
 import os
@@ -260,12 +259,13 @@ def fault_point(moment: str, target: Path, written: Path | None = None, since: i
         written: at `half`, the file that is truncated to half; of a folder, its largest file.
         since: bytes that the file had before.
     """
-    fault = _parse_fault()
-    if fault is None or moment != fault[0] or not fnmatchcase(str(target.absolute()), fault[2]):
+    at, _, rest = os.environ.get(FAULT, "").partition(":")
+    count, _, pattern = rest.partition(":")
+    if moment != at or not fnmatchcase(str(target.absolute()), pattern):
         return
     global _fault_hits
     _fault_hits += 1
-    if _fault_hits != int(fault[1]):
+    if _fault_hits != int(count):
         return
     note: dict[str, Any] = {"pid": os.getpid(), "moment": moment, "target": str(target)}
     if written is not None:
@@ -283,10 +283,3 @@ def fault_point(moment: str, target: Path, written: Path | None = None, since: i
     if written is not None:
         os.truncate(written, note["left"])
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-@functools.cache
-def _parse_fault() -> tuple[str, str, str] | None:
-    moment, _, rest = os.environ.get(FAULT, "").partition(":")
-    count, _, pattern = rest.partition(":")
-    return (moment, count, pattern) if moment else None

@@ -22,8 +22,8 @@ def inside(root: str | Path, name: str, named_by: str | Path = "", *, linked: bo
         root: the folder; it may itself be a link to another one.
         name: as it stands in a file, relative to `root`.
         named_by: that file, for the message.
-        linked: for what a person keeps there and we only read: links may lead anywhere, and any
-            letter may be in the name.
+        linked: for a person's files, which we only read: links may lead anywhere, and any letter may
+            be in the name.
 
     Raises:
         StoreError: the name is absolute, has `..` in it, or leads out of `root` by a link.
@@ -39,7 +39,7 @@ def inside(root: str | Path, name: str, named_by: str | Path = "", *, linked: bo
 
 
 def removable(root: Path, path: Path) -> Path:
-    """Return a file, a link or a folder that lies below a folder, whatever a link leads to.
+    """Return a file, a link or a folder that lies below a folder, wherever a link leads.
 
     Raises:
         StoreError: it does not lie below `root`, or lies there by a link.
@@ -49,11 +49,7 @@ def removable(root: Path, path: Path) -> Path:
 
 
 def remove(root: Path, path: Path) -> None:
-    """Remove a file, a link or a folder below a folder; never what a link leads to.
-
-    Raises:
-        StoreError: it does not lie below `root`.
-    """
+    """Remove a file, a link or a folder below a folder, never the target of a link."""
     place = removable(root, path)
     if place.is_dir() and not place.is_symlink():
         shutil.rmtree(place)

@@ -32,6 +32,7 @@ _ORIENTATION_TAG = 0x0112
 _WHITE = 255
 _PLAIN = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+_FULL_16 = (0.0, 65535.0)
 _FULL_RANGE = {"I": (-(2.0**31), 2.0**31 - 1), "F": (0.0, 1.0)}
 
 
@@ -72,7 +73,10 @@ def to_rgb(image: Image.Image, window: OneWindow) -> tuple[np.ndarray, tuple[flo
     used = None
     if image.mode in DEEP:
         values = np.asarray(image)
-        used = limits(values, window, _full_range(image))
+        # Pillow scales portable graymaps of more than 8 bit, its mode I, to 16 bit.
+        is_scaled = image.mode == "I" and image.format in ("PPM", "PNG")
+        full = _FULL_RANGE.get(image.mode, _FULL_16) if not is_scaled else _FULL_16
+        used = limits(values, window, full)
         gray = apply_window(values, *used)
         clear = image.info.get("transparency")
         if isinstance(clear, int):
@@ -203,10 +207,3 @@ def limits(values: np.ndarray, window: OneWindow, full: tuple[float, float]) -> 
     if low == high and shallow:
         return full  # of one color only
     return float(low), float(high)
-
-
-def _full_range(image: Image.Image) -> tuple[float, float]:
-    # Pillow gives portable graymaps of more than 8 bit as mode I, but scaled to 16 bit.
-    if image.mode == "I" and image.format in ("PPM", "PNG"):
-        return 0.0, 65535.0
-    return _FULL_RANGE.get(image.mode, (0.0, 65535.0))

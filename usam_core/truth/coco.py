@@ -179,9 +179,13 @@ def _images(path: Path, entries: list[Any], notes: Notes) -> dict[_Id, _Image]:
         if number is not None:
             meant = tuple(entry.get(key) for key in ("file_name", "height", "width"))
             if seen.setdefault(number, meant) != meant:
+                both = (
+                    "{} ({} x {})".format(*(str(part)[:80] for part in image))
+                    for image in (seen[number], meant)
+                )
                 raise InputError(
-                    f"{path}: the image id {number!r} stands for both {_shown(seen[number])} and "
-                    f"{_shown(meant)}; expected an id of its own for each image"
+                    f"{path}: the image id {number!r} stands for both {' and '.join(both)}; "
+                    "expected an id of its own for each image"
                 )
             name, height, width = meant[0], _plain_id(meant[1]), _plain_id(meant[2])
             if not isinstance(name, str) or not name.strip():
@@ -195,11 +199,6 @@ def _images(path: Path, entries: list[Any], notes: Notes) -> dict[_Id, _Image]:
         if fault:
             notes.fault(f"images left out, {fault}", _record_name("images", at, entry))
     return images
-
-
-def _shown(image: tuple[Any, ...]) -> str:
-    name, height, width = (str(part)[:80] for part in image)
-    return f"{name} ({height} x {width})"
 
 
 def _categories(path: Path, entries: list[Any], notes: Notes) -> dict[_Id, str]:

@@ -95,11 +95,7 @@ def batch_of(rows: Sequence[Row]) -> pa.RecordBatch:
 
 
 def look_at(
-    name: str,
-    address: str | Path,
-    info: FileInfo | None,
-    before: Row | None,
-    config: ImagesConfig,
+    name: str, address: str | Path, info: FileInfo | None, before: Row | None, config: ImagesConfig
 ) -> tuple[Row, bool]:
     """Return a file's row, and whether it had to be made.
 

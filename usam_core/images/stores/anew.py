@@ -59,7 +59,7 @@ def is_zarr_read_anew(source: str | Node) -> bool:
 
 def _looked_otherwise(page: tifffile.TiffPage, pixels: Pixels, is_single: bool) -> bool:
     values, samples, alpha = pixels.values, page.samplesperpixel, pixels.alpha
-    is_rgb, is_grey = (page.photometric == kind for kind in (_KIND.RGB, _KIND.MINISBLACK))
+    is_rgb, is_gray = (page.photometric == kind for kind in (_KIND.RGB, _KIND.MINISBLACK))
     is_planar = samples > 1 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
     is_plain_planar = is_planar and not page.compression
     by_pillow = is_single and values.name in ("uint8", "int8")
@@ -69,18 +69,18 @@ def _looked_otherwise(page: tifffile.TiffPage, pixels: Pixels, is_single: bool) 
     return any(
         (
             pixels.has_hole if is_palette else has_nodata,
-            # Opacity was that of the first extra sample, colours never divided by it but here.
+            # Opacity was that of the first extra sample, colors never divided by it but here.
             pixels.is_associated and not (by_pillow and is_rgb and not is_plain_planar),
-            alpha is not None and ((is_grey and samples > 2) or alpha != (3 if is_rgb else 1)),
+            alpha is not None and ((is_gray and samples > 2) or alpha != (3 if is_rgb else 1)),
             alpha is not None and pixels.kind == "ink" and values.kind in "ub",
             alpha is not None and not page.extrasamples and not by_pillow,
             # Values of 2 and 4 bits were shown as if they had 8.
             few_bits and (samples > 1 or pixels.bits == 6 or not is_single),
             # Pillow took these for unsigned, for one sample, or for samples side by side.
-            by_pillow and is_grey and (is_planar or (values.kind == "i" and samples == 1)),
-            by_pillow and is_grey and values.kind == "u" and samples == 2 and alpha is None,
+            by_pillow and is_gray and (is_planar or (values.kind == "i" and samples == 1)),
+            by_pillow and is_gray and values.kind == "u" and samples == 2 and alpha is None,
             by_pillow and is_planar and samples > 4 and alpha is not None,
-            is_single and is_plain_planar and values.name == "uint16" and not is_grey,
+            is_single and is_plain_planar and values.name == "uint16" and not is_gray,
             # It knows the name of this compression, and cannot decode it.
             by_pillow and page.compression == tifffile.COMPRESSION.WEBP,
         )

@@ -85,10 +85,7 @@ def may_be_deep(path: str, max_megapixels: float) -> bool:
 
 
 def open_image(
-    path: str,
-    max_megapixels: float = 100.0,
-    projection: str = "none",
-    content: bytes | None = None,
+    path: str, max_megapixels: float = 100.0, projection: str = "none", content: bytes | None = None
 ) -> ImageStore:
     """Open the store of a file or of a Zarr group; the caller closes it.
 

@@ -303,9 +303,7 @@ def _read(
         return store.read(plane, rows, columns, channels)
 
 
-def _full_size(
-    file: tifffile.TiffFile,
-) -> Iterator[tuple[tifffile.TiffPageSeries, Sequence[str]]]:
+def _full_size(file: tifffile.TiffFile) -> Iterator[tuple[tifffile.TiffPageSeries, Sequence[str]]]:
     """Yield every series that is no thumbnail, mask or smaller copy, with its channels' names."""
     names = _channel_names(file)
     for number, series in enumerate(file.series):

@@ -12,13 +12,7 @@ import zarr
 
 from usam_core.errors import InputError
 from usam_core.files.fsspec_io import file_system, is_url, join, try_again
-from usam_core.images.errors import (
-    FREE_COUNT,
-    MAX_COUNT,
-    check_count,
-    check_metadata,
-    check_values,
-)
+from usam_core.images.errors import FREE_COUNT, MAX_COUNT, check_count, check_metadata, check_values
 from usam_core.images.listing.content import folder_stamp
 from usam_core.images.stores.base import (
     ALL,
