@@ -22,8 +22,8 @@ def inside(root: str | Path, name: str, named_by: str | Path = "", *, linked: bo
         root: the folder; it may itself be a link to another one.
         name: as it stands in a file, relative to `root`.
         named_by: that file, for the message.
-        linked: for a person's files, which we only read: links may lead anywhere, and any letter may
-            be in the name.
+        linked: for a person's files, which we only read: links may lead anywhere, and the name may
+            hold any letter.
 
     Raises:
         StoreError: the name is absolute, has `..` in it, or leads out of `root` by a link.
