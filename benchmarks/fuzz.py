@@ -158,7 +158,7 @@ def _source(folder: Path, kind: str, number: int, seed: int) -> Path:
 
 
 def _damage(folder: Path, kind: str, number: int, seed: int, place: Path) -> tuple[Path, str]:
-    from fuzz_inputs import damage
+    from fuzz_damage import damage
 
     source = _source(folder, kind, number, seed)
     rng = _rng(kind, number, seed + 1_000_000)
@@ -213,7 +213,7 @@ def _serve(folder: Path, seed: int) -> None:
 def _read_all(folder: Path, tile: int | None) -> dict[str, Any]:
     """List a folder and read what it holds, as the steps do."""
     from usam_core.config.images import ImagesConfig
-    from usam_core.images.listing.planes import large_size
+    from usam_core.images.listing.row import large_size
     from usam_core.images.listing.scan import list_images
     from usam_core.images.read import UnusableImage, read_image
     from usam_core.images.ref import ImageRef, tile_digest, tiles_of

@@ -9,7 +9,7 @@ import numpy as np
 
 from flows.cli import main
 from usam_core.config.project import load_project
-from usam_core.files import faults
+from usam_core.files.atomic import FAULT, fault_point
 from usam_core.review.decisions import Decision, append_decision, read_all
 from usam_core.steps import annotate
 from usam_core.steps.embed import open_store
@@ -26,7 +26,7 @@ def act(what: str, file: str) -> None:
     if what in acts:
         acts[what](Path(file))
     else:
-        if "/storage/" in os.environ.get(faults.FAULT, ""):
+        if "/storage/" in os.environ.get(FAULT, ""):
             break_storage()
         sys.argv = ["usam", what, file]
         main()
@@ -40,7 +40,7 @@ def break_storage() -> None:
         file = self._resolve_path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
-        faults.at("half", file, file)
+        fault_point("half", file, file)
         return str(file)
 
     LocalFileSystem.write_path = write  # how the synchronous tasks of this project call it

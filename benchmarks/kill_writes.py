@@ -1,7 +1,7 @@
 """Kills inside writes: where they are put (`POINTS`), and steps that are started fast enough.
 
 Each step runs in a process of its own, forked from one that has the imports behind it, and kills
-itself there by `USAM_FAULT` (see `usam_core.files.faults`).
+itself there by `USAM_FAULT` (see `usam_core.files.atomic`).
 """
 
 import json
@@ -134,7 +134,7 @@ class WriteKill:
         number: of the kill.
         kind: `write`.
         step: what ran.
-        moment: see `usam_core.files.faults`.
+        moment: see `usam_core.files.atomic`.
         target: pattern of the file.
         seen: what lay there after the kill, half written: bytes, and of how many.
         finished: pieces of work that were finished at the kill.

@@ -47,8 +47,8 @@ from usam_core.sam.nano import NANO_SIZE
 from usam_core.steps import STEPS, annotate, run_step
 from usam_core.steps.embed import open_store
 from usam_core.steps.images_to_label import TiledImage, tiled_images
+from usam_core.truth import open_truth
 from usam_core.truth.base import Truth
-from usam_core.truth.choose import open_truth
 
 NEGATIVES = {"negatives": [CYTOPLASM, EMPTY]}
 SMALL = {"inference": {"min_area": 0.00002}}

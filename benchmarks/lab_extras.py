@@ -20,8 +20,8 @@ from usam_core.labels.label_map import LabelMap
 from usam_core.masks.label_png import save_label_png
 from usam_core.sam.load import open_embedder
 from usam_core.steps import annotate, embed
+from usam_core.truth import open_truth
 from usam_core.truth.base import Truth
-from usam_core.truth.choose import open_truth
 
 GRIDS = (10, 24)
 CROP = 128

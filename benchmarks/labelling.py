@@ -32,7 +32,7 @@ from usam_core.inference.scoring import Candidates, candidates, is_good, label_i
 from usam_core.labels.image import list_instances
 from usam_core.masks.bits import pack, upscale
 from usam_core.masks.label_png import save_label_png
-from usam_core.masks.nms import suppress
+from usam_core.masks.paint import suppress
 from usam_core.sam.load import encoder_spec
 from usam_core.store.shard import ShardRecord
 from usam_core.store.store import EmbeddingStore

@@ -15,6 +15,8 @@ from usam_core.errors import UsamError, UserError
 from usam_core.files.atomic import sweep, write_json
 from usam_core.files.locks import only_one
 from usam_core.sam.load import cache_folder
+from usam_core.files.atomic import only_one, sweep, write_json
+from usam_core.sam.download import cache_folder
 
 HOST = "127.0.0.1"
 PORT = 4200

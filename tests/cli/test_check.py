@@ -14,7 +14,7 @@ from PIL import Image
 from tests.conftest import change, write_tiny_project
 from usam_core.config.project import load_project
 from usam_core.errors import MissingStepError
-from usam_core.files.locks import only_one
+from usam_core.files.atomic import only_one
 from usam_core.steps import STEPS, run_step, step_folder
 from usam_core.steps.check import check_project
 from usam_core.steps.embed import open_store

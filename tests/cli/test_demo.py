@@ -5,7 +5,7 @@ from PIL import Image
 
 from usam_core.config.project import load_project
 from usam_core.demo import DEMO_CLASSES, prepare_demo
-from usam_core.truth.choose import open_truth
+from usam_core.truth import open_truth
 
 
 def test_two_valid_projects_share_images_truth_and_store(tmp_path):

@@ -38,7 +38,7 @@ def test_the_contracts_can_fail(tmp_path):
     for package in ("usam_core", "tasks", "flows"):
         shutil.copytree(ROOT / package, tmp_path / package)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    upwards = tmp_path / "usam_core" / "masks" / "nms.py"
+    upwards = tmp_path / "usam_core" / "masks" / "paint.py"
     upwards.write_text(upwards.read_text("utf-8") + "import usam_core.steps.annotate\n", "utf-8")
     found = subprocess.run(
         [sys.executable, "-c", LINT], capture_output=True, text=True, cwd=tmp_path, timeout=200

@@ -68,7 +68,6 @@ def test_the_labels_follow_from_painting_and_not_from_crawling():
     modules = code.closure(annotate.CALCULATIONS)
     assert {
         "usam_core.masks.paint",
-        "usam_core.masks.nms",
         "usam_core.masks.bits",
         "usam_core.head.model",
     } <= modules

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from usam_core.config.project import load_project
-from usam_core.files import stamps
-from usam_core.files.stamps import CheckedFolders, folder_stamp
+from usam_core.files import digest as stamps
+from usam_core.files.digest import CheckedFolders, folder_stamp
 from usam_core.steps import annotate, intact, listed_once, run_step, step_folder
 from usam_core.steps import gate as gate_stage
 from usam_core.steps.embed import open_store

@@ -9,10 +9,9 @@ from PIL import Image
 
 from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.ref import ImageRef
-from usam_core.images.stores.base import ALL, ImageStore, PlaneInfo
+from usam_core.images.stores.base import ALL, ImageStore, PlaneInfo, Projected
 from usam_core.images.stores.factory import open_image
-from usam_core.images.stores.sample import sample_windows
-from usam_core.images.stores.show import Projected, paint, view
+from usam_core.images.stores.show import paint, sample_windows, view
 from usam_core.images.stores.tiff import TiffStore
 
 RNG = np.random.default_rng(0)

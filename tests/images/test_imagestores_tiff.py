@@ -13,8 +13,8 @@ from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.rgb import apply_window
 from usam_core.images.stores.anew import is_read_anew
 from usam_core.images.stores.base import PlaneInfo
+from usam_core.images.stores.base import PlaneInfo, depth_axis
 from usam_core.images.stores.factory import open_image
-from usam_core.images.stores.show import depth_axis
 from usam_core.images.stores.tiff import TiffStore
 
 TYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64")

@@ -18,8 +18,14 @@ from usam_core.config.images import ImagesConfig
 from usam_core.errors import InputError
 from usam_core.images.listing import row as listing_row
 from usam_core.images.listing import scan as listing
-from usam_core.images.listing.cache import Row, batch_of, read_remembered, write_remembered
-from usam_core.images.listing.scan import COLUMNS, list_files, list_images
+from usam_core.images.listing.row import Row, batch_of
+from usam_core.images.listing.scan import (
+    COLUMNS,
+    list_files,
+    list_images,
+    read_remembered,
+    write_remembered,
+)
 from usam_core.images.read import UnusableImage, read_image
 
 

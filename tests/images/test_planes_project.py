@@ -14,7 +14,7 @@ from tests.conftest import write_tiny_project
 from tests.images.test_imagestores_zarr import write_image
 from usam_core.config.project import load_project
 from usam_core.errors import ConfigError, MissingStepError
-from usam_core.files.sealed import write_sealed
+from usam_core.files.digest import write_sealed
 from usam_core.images.listing.content import _remembered, content_key, mismatch
 from usam_core.lineage.chain import read_chain
 from usam_core.rng import generator

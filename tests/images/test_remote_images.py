@@ -114,7 +114,7 @@ def test_a_name_that_would_leave_the_outputs_is_refused(memory, monkeypatch):
     url = memory({"a.png": png()})
     told = opener.FileInfo(3, 1, "stamp")
     monkeypatch.setattr(
-        listing, "find_remote", lambda *_: iter([("../../a.png", told), ("x//b.png", told)])
+        listing, "find_images", lambda *_: iter([("../../a.png", told), ("x//b.png", told)])
     )
     assert listed(url) == {"../../a.png": "bad_name", "x//b.png": "bad_name"}
 

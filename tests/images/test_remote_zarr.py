@@ -215,7 +215,7 @@ def test_many_threads_look_once_at_an_image_that_takes_long_to_look_at(memory, m
         time.sleep(0.2)
         return opener.FileInfo(None, 0, "mark")
 
-    monkeypatch.setattr(content, "told_of", slow)
+    monkeypatch.setattr(content, "url_info", slow)
     monkeypatch.setattr(content, "_TRUSTED_S", 0.1)
     address = f"{memory}/sharded.zarr"
     with ThreadPoolExecutor(8) as pool:

@@ -5,12 +5,10 @@ import json
 import math
 import os
 import pickle
-import re
 import struct
 import subprocess
 import sys
 import time
-import zlib
 from pathlib import Path
 
 import numcodecs
@@ -20,35 +18,14 @@ import tifffile
 import zarr
 from PIL import Image
 
+from tests.hostile_files import BENCHMARKS, MAX_MIB, READ_ALL, png, tags
+from usam_core.images.errors import FREE_COUNT, MAX_COUNT, check_count, check_values
 from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.stores import apart as apart_module
 from usam_core.images.stores.apart import apart
 from usam_core.images.stores.codecs import _decode
-from usam_core.images.stores.limits import FREE, MAX, check_count, check_values
 from usam_core.truth.voc import VocTruth
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-MAX_MIB = 400
-"""Over what the process took before; 1 GB is what is promised."""
-READ_ALL = f"""
-import json, resource, sys, time
-from pathlib import Path
-sys.path.insert(0, {str(BENCHMARKS)!r})
-import fuzz
-from usam_core.images.stores import factory, zarr_store, tiff
-def status(word):
-    said = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in said if line.startswith(word)) * 1024
-resource.setrlimit(resource.RLIMIT_DATA, (status("VmData") + 2**31, -1))
-for folder in sorted(Path(sys.argv[1]).iterdir()):
-    fuzz._forget_peak()
-    before = fuzz._peak_mib()
-    try:
-        found = fuzz._read_all(folder, None)
-    except BaseException as error:
-        found = dict(end="error", error=repr(error))
-    print(json.dumps(dict(found, name=folder.name, mib=fuzz._peak_mib() - before)), flush=True)
-"""
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 
 
@@ -59,184 +36,6 @@ def fuzz(monkeypatch):
     import fuzz
 
     return fuzz
-
-
-def ome(path: Path, change: str, into: str) -> None:
-    """Write an OME-TIFF of two planes whose XML says something else."""
-    file = io.BytesIO()
-    values = np.zeros((2, 40, 56), np.uint16)
-    tifffile.imwrite(file, values, ome=True, metadata={"axes": "ZYX"}, compression="zlib")
-    with tifffile.TiffFile(io.BytesIO(file.getvalue())) as tiff:
-        said = tiff.ome_metadata
-    changed = re.sub(change, into, said)
-    assert changed != said
-    tifffile.imwrite(
-        path, values, description=changed.encode(), metadata=None, compression="zlib", ome=False
-    )
-
-
-def tags(path: Path, number: int = 0, **changed: int) -> None:
-    """Change the values of tags of one page."""
-    with tifffile.TiffFile(path, mode="r+") as file:
-        for name, value in changed.items():
-            file.pages[number].tags[name].overwrite(value)
-
-
-def write_tiffs(folder: Path) -> None:
-    deep, place = np.zeros((40, 56), np.uint16), folder / "a.tif"
-    kind = folder.name
-    if kind == "ome_planes":
-        ome(folder / "a.ome.tif", 'SizeZ="2"', 'SizeZ="1000000000"')
-    elif kind == "ome_some_planes":
-        ome(folder / "a.ome.tif", 'SizeZ="2"', 'SizeZ="1000000"')
-    elif kind == "ome_rows":
-        ome(folder / "a.ome.tif", 'SizeY="40"', 'SizeY="2000000000"')
-    elif kind == "ome_count":
-        ome(folder / "a.ome.tif", 'PlaneCount="2"', 'PlaneCount="1000000000"')
-    elif kind == "imagej":
-        said = "ImageJ=1.11a\nimages=1000000000\nslices=1000000000\nhyperstack=true\n"
-        tifffile.imwrite(place, np.stack([deep] * 2), description=said, metadata=None)
-    elif kind == "shaped":
-        said = json.dumps({"shape": [1000000000, 40, 56]})
-        tifffile.imwrite(place, deep, description=said, metadata=None)
-    elif kind == "rows":
-        tifffile.imwrite(place, deep, metadata=None)
-        tags(place, ImageLength=3400)
-    elif kind == "tile":
-        tifffile.imwrite(place, deep, metadata=None, compression="zlib", tile=(16, 16))
-        tags(place, TileWidth=32_768, TileLength=32_768)
-    elif kind == "compressed":
-        tifffile.imwrite(place, np.zeros((40, 56, 3), "u2"), photometric="rgb", compression="lzw")
-        tags(place, ImageWidth=9000, ImageLength=9000, RowsPerStrip=9000)
-    elif kind == "jpeg":
-        stack = np.zeros((2, 64, 64), "u1")
-        tifffile.imwrite(place, stack, photometric="minisblack", compression="jpeg", tile=(64, 64))
-        content = place.read_bytes()
-        size = b"\xff\xc0\x00\x0b\x08" + struct.pack(">HH", 64, 64)
-        assert size in content
-        place.write_bytes(content.replace(size, size[:5] + struct.pack(">HH", 60000, 60000)))
-
-
-TIFFS = (
-    *("ome_planes", "ome_some_planes", "ome_rows", "ome_count", "imagej", "shaped", "rows", "tile"),
-    *("compressed", "jpeg"),
-)
-NOTHING = 300 * 2**20
-"""So many zeros are what a chunk of a few values holds."""
-ZARRS = {
-    "planes": {"shape": [10**9, 96, 128], "chunks": [1, 96, 128]},
-    "some_planes": {"shape": [10**6, 96, 128], "chunks": [1, 96, 128]},
-    "chunk": {"shape": [1, 9000, 9000], "chunks": [1000, 9000, 9000]},
-    "plane": {"shape": [1, 9900, 9900], "chunks": [1, 100, 100], "dtype": "<f8"},
-    "chunks": {"shape": [1, 7000, 7000], "chunks": [1, 1, 1]},
-    "channels": {"shape": [1, 96, 128, 10**9], "chunks": [1, 96, 128, 1]},
-    "zstd": {"compressor": {"id": "zstd", "level": 1}},
-    "gzip": {"compressor": {"id": "gzip", "level": 1}},
-    "zlib": {"compressor": {"id": "zlib", "level": 1}},
-    "bz2": {"compressor": {"id": "bz2", "level": 1}},
-    "lz4": {"compressor": {"id": "lz4"}},
-    "blosc": {"compressor": {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 0}},
-}
-
-
-def write_zarr(folder: Path, said: dict) -> None:
-    array = folder / "a.zarr"
-    array.mkdir()
-    plain = {"zarr_format": 2, "shape": [1, 20, 28], "chunks": [1, 20, 28], "dtype": "|u1"}
-    plain |= {"fill_value": 0, "order": "C", "filters": None, "compressor": None}
-    (array / ".zarray").write_text(json.dumps(plain | said))
-    if "compressor" in said:
-        codec = numcodecs.get_codec(said["compressor"])
-        (array / "0.0.0").write_bytes(codec.encode(bytes(NOTHING)))
-    else:
-        (array / "0.0.0").write_bytes(b"\0" * 100)
-
-
-def write_group(folder: Path, said: dict, zarr_format: int = 2) -> None:
-    zarr.open_group(folder / "a.zarr", mode="w", zarr_format=zarr_format).attrs.update(said)
-
-
-def write_others(folder: Path) -> None:
-    kind = folder.name
-    if kind == "wells":
-        write_group(folder, {"plate": {"wells": [{"path": f"A/{n}"} for n in range(10**6)]}})
-    elif kind == "same_well":
-        zarr.open_group(folder / "a.zarr/A", mode="w", zarr_format=2).attrs["plate"] = {
-            "wells": [{"path": ""}] * 100
-        }
-        write_group(folder, {"plate": {"wells": [{"path": "A"}] * 100}})
-    elif kind == "v3_planes":
-        shape, names = (10**9, 96, 128), ["i", "y", "x"]
-        zarr.create_array(
-            folder / "a.zarr", shape=shape, chunks=(1, 96, 128), dtype="u1", dimension_names=names
-        )
-    elif kind == "shard":
-        shape = (1, 8192, 8192)
-        zarr.create_array(
-            folder / "a.zarr", shape=shape, chunks=(1, 1, 1), shards=shape, dtype="u1",
-            dimension_names=["i", "y", "x"],
-        )  # fmt: skip
-        (folder / "a.zarr/c/0/0").mkdir(parents=True)
-        (folder / "a.zarr/c/0/0/0").write_bytes(bytes(1000))
-    elif kind == "png":
-        (folder / "a.png").write_bytes(png(9900, 9900))
-    elif kind == "png16":
-        (folder / "a.png").write_bytes(png(9900, 9900, 16))
-    elif kind == "pages":
-        with tifffile.TiffWriter(folder / "a.tif") as file:
-            for _ in range(20_000):
-                file.write(np.zeros((8, 8), np.uint8), metadata=None, contiguous=False)
-
-
-OTHERS = ("wells", "same_well", "v3_planes", "shard", "png", "png16", "pages")
-
-
-def png(width: int, height: int, bits: int = 8) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + checksum
-
-    head = struct.pack(">2I5B", width, height, bits, 2, 0, 0, 0)
-    data = zlib.compress(bytes(1000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
-@pytest.fixture(scope="module")
-def bombs(tmp_path_factory):
-    """Return what became of each file, read in a process whose memory is limited."""
-    root = tmp_path_factory.mktemp("bombs")
-    for name in (*TIFFS, *ZARRS, *OTHERS):
-        (root / name).mkdir()
-    for name in TIFFS:
-        write_tiffs(root / name)
-    for name, said in ZARRS.items():
-        write_zarr(root / name, said)
-    for name in OTHERS:
-        write_others(root / name)
-    done = subprocess.run(
-        [sys.executable, "-c", READ_ALL, str(root)], capture_output=True, text=True, check=False
-    )
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 0, (done.returncode, [one["name"] for one in found], done.stderr)
-    return {one["name"]: one for one in found}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [*TIFFS, *ZARRS, *(n for n in OTHERS if n != "pages")])
-def test_a_bomb_is_a_verdict_within_little_memory(bombs, name):
-    found = bombs[name]
-    assert found["mib"] < MAX_MIB, found
-    if name == "imagej":  # its library looks at the pages alone when the text cannot be right
-        assert found["end"] == "read"
-        return
-    assert found["end"] == "quarantined", found
-    assert found["code"] in ("implausible", "truncated", "unsupported", "no_values"), found
-
-
-@pytest.mark.slow
-def test_twenty_thousand_pages_are_so_many_images(bombs):
-    assert bombs["pages"]["end"] == "read"
-    assert bombs["pages"]["mib"] < MAX_MIB
 
 
 BLOSC = numcodecs.Blosc("lz4", clevel=5, shuffle=1).encode(np.arange(560, dtype="<u2") % 90)
@@ -352,12 +151,12 @@ def test_a_picture_with_fewer_strips_than_rows_is_no_black_picture(tmp_path):
 
 
 def test_counts_are_held_against_the_size():
-    check_count("a", "planes", FREE, 0)
-    check_count("a", "planes", FREE + 5, 5)
-    check_count("a", "planes", MAX, None)
+    check_count("a", "planes", FREE_COUNT, 0)
+    check_count("a", "planes", FREE_COUNT + 5, 5)
+    check_count("a", "planes", MAX_COUNT, None)
     check_values("a", 2**26, 1)
     check_values("a", 2**26 + 1, None)
-    for count, size in ((FREE + 6, 5), (MAX + 1, None), (10**9, lambda: 10**9)):
+    for count, size in ((FREE_COUNT + 6, 5), (MAX_COUNT + 1, None), (10**9, lambda: 10**9)):
         with pytest.raises(UnusableImage, match=f"speaks of {count} planes") as caught:
             check_count("a", "planes", count, size)
         assert caught.value.quarantined.code == "implausible"

@@ -14,8 +14,7 @@ from torch.nn import functional
 from usam_core.config.schema import InferenceConfig
 from usam_core.inference.scoring import candidates, label_image
 from usam_core.masks.bits import areas, pack, unpack, upscale, upscale_part, valid_hw
-from usam_core.masks.nms import Overlaps, suppress
-from usam_core.masks.paint import paint, paint_votes
+from usam_core.masks.paint import Overlaps, paint, paint_votes, suppress
 from usam_core.types import Instances, MaskSet
 
 masks_16 = arrays.arrays(bool, st.tuples(st.integers(0, 6), st.just(16), st.just(16)))

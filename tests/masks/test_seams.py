@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from usam_core.images.ref import Box, ImageRef, neighbors, shared, tile_digest, tiles_of
-from usam_core.masks.rle import decode, encode
-from usam_core.masks.seams import joined, measures, rectangle, shifted, suppressed
+from usam_core.masks.rle import decode, encode, measures
+from usam_core.masks.seams import joined, rectangle, shifted, suppressed
 
 sizes = st.integers(1, 90)
 

@@ -11,7 +11,7 @@ from usam_core.config.schema import InferenceConfig
 from usam_core.errors import InputError
 from usam_core.labels.image import Instance, list_instances
 from usam_core.masks.bits import pack, upscale
-from usam_core.masks.nms import suppress
+from usam_core.masks.paint import suppress
 from usam_core.masks.rle import encode
 from usam_core.review.decisions import (
     Decision,

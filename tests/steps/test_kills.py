@@ -13,7 +13,7 @@ import pytest
 
 from usam_core.config.project import load_project
 from usam_core.files.atomic import sweep, whole_file
-from usam_core.images.listing.cache import read_remembered
+from usam_core.images.listing.scan import read_remembered
 from usam_core.steps import run_step
 from usam_core.store.store import EmbeddingStore
 
@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 import usam_core.files.atomic as atomic
-from usam_core.files import faults
+from usam_core.files.atomic import fault_point
 from usam_core.images.listing import cache as remembered
 from usam_core.outputs import ledger as ledgers
 from usam_core.outputs.ledger import Ledger, Written
@@ -64,13 +64,13 @@ def log(folder, value):
 @contextmanager
 def in_place(path, *, sync=True):
     yield Path(path)
-    faults.at("half", Path(path), Path(path))
+    fault_point("half", Path(path), Path(path))
 
 @contextmanager
 def folder_in_place(path):
     path.mkdir()
     yield path
-    faults.at("half", path, path)
+    fault_point("half", path, path)
 
 def break_it(kind):
     atomic.whole_file = remembered.whole_file = in_place

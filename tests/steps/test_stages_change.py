@@ -26,7 +26,7 @@ from usam_core.steps import (
 from usam_core.steps.embed import embed_groups, open_store
 from usam_core.steps.embed import plan as plan_embed
 from usam_core.steps.images_to_label import labelled_images
-from usam_core.truth.choose import open_truth
+from usam_core.truth import open_truth
 
 
 def test_switching_distillation_off_labels_with_the_new_teacher(project_file):

@@ -254,7 +254,7 @@ def opened():
 
 @pytest.mark.parametrize("windows", ["kept", "lost", "old"])
 def test_opening_the_store_reads_no_image(project_file, opened, windows):
-    from usam_core.files.sealed import read_sealed, write_sealed
+    from usam_core.files.digest import read_sealed, write_sealed
     from usam_core.steps.embed import open_store, store_folder
 
     project = load_project(project_file)

@@ -1,4 +1,10 @@
-"""Files and folders that are either whole or not there: write beside, sync, then rename."""
+"""Files and folders that are either whole or absent: write beside, sync, rename.
+
+Whether that holds can be tried. `USAM_FAULT="half:3:*/masks/*.png" usam annotate project.yaml`
+kills the process, with SIGKILL, when the third label PNG is half written. The moments are `half`;
+`rename`, complete but under its temporary name; and `renamed`, in place, with nothing done after
+it.
+"""
 
 import errno
 import fcntl
@@ -6,43 +12,46 @@ import json
 import logging
 import os
 import shutil
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from usam_core.errors import StoreError
-from usam_core.files import faults
 from usam_core.files.paths import remove
 
 TEMPORARY_PREFIX = ".partial-"
 LONGEST_NAME = 255
-"""Bytes that file systems take for one name."""
+"""Bytes that file systems allow for one name."""
+FAULT = "USAM_FAULT"
+"""MOMENT:COUNT:PATTERN; the pattern is `fnmatch`'s, for the absolute path of what is written."""
+FAULT_NOTE = "USAM_FAULT_NOTE"
+"""File that records the write that was hit. If it exists nothing is killed: of a run's many
+processes one is."""
 
 _STALE_SECONDS = 3600.0
-"""Where nothing can be locked: what nobody has touched for this long has no writer."""
+"""Where nothing can be locked: a file untouched for this long has no writer."""
+_PATIENCE = 1.0
+"""Seconds before a person is told what a lock waits for."""
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_IN_THE_WAY = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 
 _log = logging.getLogger(__name__)
-
-_REFUSALS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-}
-_IN_THE_WAY = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
+_fault_hits = 0
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what a disk refuses within the block into a sentence that names `path`.
+    """Turn a disk's refusal within the block into a sentence that names `path`.
 
     Raises:
-        StoreError: the disk is full or does not let us write.
+        StoreError: the disk is full or read-only.
     """
     try:
         yield
@@ -61,22 +70,31 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _beside(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    name = f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}"
-    if len(os.fsencode(name)) > LONGEST_NAME:
-        name = f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-    return path.parent / name
+@contextmanager
+def only_one(lock: Path, what: str) -> Iterator[None]:
+    """Hold a lock file during the block; other processes wait, and are told for `what`.
+
+    A process that ends frees it, however it ends; the file stays behind, empty.
+    """
+    # Not bound to this thread: a shard's writer may release what another thread took.
+    held = FileLock(lock, thread_local=False)
+    with disk_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held.acquire(timeout=_PATIENCE)
+        except Timeout:
+            _log.warning("%s: another run is at work on it; waiting", what)
+            held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
 
 
 @contextmanager
 def scratch_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary file beside `path`, empty, that is gone after the block.
-
-    It is locked meanwhile: that is how `sweep` knows what the living write.
-    """
-    path = _beside(Path(path))
-    handle = _made_and_locked(path, Path.touch)
+    """Yield an empty temporary file beside `path`, locked against `sweep`, removed at the end."""
+    path, handle = _make_beside(Path(path), Path.touch)
     try:
         yield path
     finally:
@@ -88,64 +106,75 @@ def scratch_file(path: str | Path) -> Iterator[Path]:
 def whole_file(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` when the block succeeds.
 
-    A reader sees the old file or the new one, never half of one. On an error the temporary
-    file is removed and `path` is left as it was.
-
-    Args:
-        path: the file.
-        sync: wait until the disk has the bytes and the name. Off, for many small files whose
-            digests are kept and compared, or that lie in a `whole_folder`, a power cut (not a
-            kill) may leave an empty file.
+    A reader sees the old file or the new one, never half of one. After an error `path` is as it
+    was. Without `sync` a power cut (not a kill) may leave an empty file: for many small files whose
+    digests are compared, or in a `whole_folder`.
 
     Raises:
-        StoreError: the disk is full or does not let us write.
+        StoreError: the disk is full or read-only.
     """
     path = Path(path)
     with disk_errors(path), scratch_file(path) as temporary:
         yield temporary
-        faults.at("half", path, temporary)
+        fault_point("half", path, temporary)
         if sync:
             sync_path(temporary)
-        faults.at("rename", path)
+        fault_point("rename", path)
         os.replace(temporary, path)
         if sync:
             sync_path(path.parent)
-    faults.at("renamed", path)
+    fault_point("renamed", path)
 
 
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; rename it to `path` when the block succeeds.
 
-    `path` must not exist at the end of the block, or be what another writer made of the same
-    content meanwhile: then that one stays and ours is dropped. Callers name folders by content.
+    Folders are named by their content: if another writer has made `path` meanwhile, it stays and
+    ours is dropped.
     """
     path = Path(path)
-    temporary = _beside(path)
-    handle = _made_and_locked(temporary, Path.mkdir)
+    temporary, handle = _make_beside(path, Path.mkdir)
     try:
         yield temporary
-        faults.at("half", path, temporary)
+        fault_point("half", path, temporary)
         sync_tree(temporary)
-        faults.at("rename", path)
+        fault_point("rename", path)
         try:
             os.rename(temporary, path)
         except OSError:
             if not path.is_dir():
                 raise
         sync_path(path.parent)
-        faults.at("renamed", path)
+        fault_point("renamed", path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(handle)
 
 
-def sweep(folder: Path, *, deep: bool = True) -> int:
-    """Remove what killed writers left in a folder, never what a living one writes; say how many.
+def _make_beside(path: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
+    """Make a temporary file or folder beside `path`; return it, and the handle that locks it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    temporary = path.parent / name
+    while True:
+        make(temporary)
+        with suppress(FileNotFoundError):
+            handle = os.open(temporary, os.O_RDONLY)
+            with suppress(OSError):
+                # Shared: NFS grants that for a folder too.
+                fcntl.flock(handle, fcntl.LOCK_SH)
+            if temporary.exists():
+                return temporary, handle
+            os.close(handle)  # swept before it was locked
 
-    Args:
-        folder: the folder; it need not be there.
-        deep: look through the folders in it too.
+
+def sweep(folder: Path, *, deep: bool = True) -> int:
+    """Remove what killed writers left in a folder, `deep` in its sub-folders too; return how many.
+
+    What a living process writes stays, by its lock.
     """
     removed = 0
     try:
@@ -166,17 +195,17 @@ def _sweep_one(path: Path) -> bool:
     except OSError:
         return False  # renamed meanwhile: it has a living writer
     try:
-        if not _is_left(path, handle):
+        if not _is_abandoned(path, handle):
             return False
         _log.info("removing %s, left by a writer that was killed", path)
-        with suppress(OSError):  # what may only be read is as good with it
+        with suppress(OSError):  # on a read-only disk it does no harm
             remove(path.parent, path)
         return not os.path.lexists(path)
     finally:
         os.close(handle)
 
 
-def _is_left(path: Path, handle: int) -> bool:
+def _is_abandoned(path: Path, handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
@@ -191,34 +220,20 @@ def _is_left(path: Path, handle: int) -> bool:
     return newest < time.time() - _STALE_SECONDS
 
 
-def _made_and_locked(path: Path, make: Callable[[Path], None]) -> int:
-    """Make what will be written, and lock it for as long as it is open, or the process lives."""
-    while True:
-        make(path)
-        with suppress(FileNotFoundError):
-            handle = os.open(path, os.O_RDONLY)
-            with suppress(OSError):
-                # Shared: that can be had of a folder on NFS too.
-                fcntl.flock(handle, fcntl.LOCK_SH)
-            if path.exists():
-                return handle
-            os.close(handle)  # swept before it was locked
-
-
 def sync_path(path: Path) -> None:
     """Wait until the disk has a file's bytes, or a folder's names."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # there are file systems that sync no folders
+        if error.errno != errno.EINVAL:  # some file systems sync no folders
             raise
     finally:
         os.close(handle)
 
 
 def sync_tree(path: Path) -> None:
-    """Wait until the disk has a file, or a folder with all that is in it."""
+    """Wait until the disk has a file, or a folder with everything in it."""
     for part in [path, *path.rglob("*")]:
         if not part.is_symlink():
             sync_path(part)
@@ -233,3 +248,38 @@ def write_json(path: str | Path, value: Any, *, sync: bool = True) -> None:
 def json_text(value: Any) -> str:
     """Return `value` as indented JSON."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def fault_point(moment: str, target: Path, written: Path | None = None, since: int = 0) -> None:
+    """Kill this process here if USAM_FAULT asks for it.
+
+    Args:
+        moment: `half`, `rename` or `renamed`.
+        target: the file or folder that is written.
+        written: at `half`, the file that is truncated to half; of a folder, its largest file.
+        since: bytes that the file had before.
+    """
+    at, _, rest = os.environ.get(FAULT, "").partition(":")
+    count, _, pattern = rest.partition(":")
+    if moment != at or not fnmatchcase(str(target.absolute()), pattern):
+        return
+    global _fault_hits
+    _fault_hits += 1
+    if _fault_hits != int(count):
+        return
+    note: dict[str, Any] = {"pid": os.getpid(), "moment": moment, "target": str(target)}
+    if written is not None:
+        if written.is_dir():
+            files = [file for file in written.rglob("*") if file.is_file()]
+            written = max(files, key=lambda file: file.stat().st_size)
+        size = written.stat().st_size
+        note |= {"written": str(written), "bytes": size, "left": (since + size) // 2}
+    if FAULT_NOTE in os.environ:
+        try:
+            handle = os.open(os.environ[FAULT_NOTE], os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        except FileExistsError:
+            return
+        os.write(handle, json.dumps(note).encode())
+    if written is not None:
+        os.truncate(written, note["left"])
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -16,8 +16,8 @@ WITHOUT_INFLUENCE = (
     "usam_core.errors",
     "usam_core.extras",
     "usam_core.files.atomic",
-    "usam_core.files.faults",
-    "usam_core.files.locks",
+    "usam_core.files.atomic",
+    "usam_core.files.atomic",
     "usam_core.progress",
     "usam_core.redact",  # what messages leave out
     "usam_core.steps.base",  # what steps read enters their keys by its values
@@ -44,20 +44,22 @@ def code_digest(stage: str, calculations: tuple[str, ...]) -> str:
 
 def closure(modules: Iterable[str]) -> set[str]:
     """Return the modules and everything of usam_core that they import, directly or not."""
-    found: set[str] = set()
-    left = list(modules)
-    while left:
-        name = left.pop()
-        if name in found or name.startswith(WITHOUT_INFLUENCE):
-            continue
-        found.add(name)
-        left += _imports(_file(name).read_text("utf-8"))
-    return found
+    closed: set[str] = set()
+    remaining = list(modules)
+    while remaining:
+        name = remaining.pop()
+        if name not in closed and not name.startswith(WITHOUT_INFLUENCE):
+            closed.add(name)
+            remaining += _imports(_file(name).read_text("utf-8"))
+    return closed
 
 
 def _file(module: str) -> Path:
     if module.split(".")[0] != PACKAGE:
-        return Path(importlib.util.find_spec(module).origin)  # of a step from elsewhere
+        spec = importlib.util.find_spec(module)  # of a step from elsewhere
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError(f"{module}: expected a module with a source file")
+        return Path(spec.origin)
     # Not by `importlib`, which imports the packages above, and with them a second of libraries.
     path = Path(__file__).parents[1].joinpath(*module.split(".")[1:])
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
@@ -96,13 +98,10 @@ def _meaning(source: str) -> str:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            body[:] = [part for part in body if not _is_bare_text(part)]
+            body[:] = [part for part in body if not _is_docstring(part)]
     return ast.dump(tree)
 
 
-def _is_bare_text(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
+def _is_docstring(node: ast.AST) -> bool:
+    value = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)

@@ -28,7 +28,7 @@ def explained(
     """
     from huggingface_hub import errors
 
-    given = f"{setting}: got {model!r}"
+    got = f"{setting}: got {model!r}"
     causes: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None:
@@ -36,7 +36,7 @@ def explained(
         cause = cause.__cause__ or cause.__context__
     if any(isinstance(cause, errors.GatedRepoError) for cause in causes):
         return InputError(
-            f"{given}, whose owner asks for an agreement first; accept it on the hub and log in "
+            f"{got}, whose owner asks for an agreement first; accept it on the hub and log in "
             "with `hf auth login`"
         )
     unknown = (
@@ -46,11 +46,11 @@ def explained(
     )
     if any(isinstance(cause, unknown) for cause in causes):
         return InputError(
-            f"{given}, revision {revision or 'main'!r}, which is neither a folder nor on "
+            f"{got}, revision {revision or 'main'!r}, which is neither a folder nor on "
             f"the hub; expected {expected}"
         )
     return TransientError(
-        f"{given}, which is no folder beside the project file, and the hub cannot be reached; to "
+        f"{got}, which is no folder beside the project file, and the hub cannot be reached; to "
         f"be downloaded: {size}. Offline: fetch it where "
         f"there is internet (`hf download {model} --local-dir FOLDER`), copy the "
         f"folder here and name it as {setting}"
@@ -63,12 +63,7 @@ def commit_of(folder: Path) -> str | None:
 
 
 def weights_digest(folder: Path, leave_out: Collection[str] = ()) -> str:
-    """Return a digest of all weights and settings of a model's folder.
-
-    Args:
-        folder: the model's.
-        leave_out: names of files that do not matter to who asks.
-    """
+    """Return a digest of a model's weights and settings, without the files to leave out."""
     kinds = (".safetensors", ".json", ".txt")
     files = sorted(p for p in folder.rglob("*") if p.suffix in kinds and p.name not in leave_out)
     return value_digest({p.relative_to(folder).as_posix(): remembered_digest(p) for p in files})

@@ -15,9 +15,7 @@ import pyarrow.parquet as pq
 def open_parquet(source: Path | bytes, *, verified: bool = False) -> pq.ParquetFile:
     """Open a file, or the bytes of one; `iter_batches` wants `use_threads=False`.
 
-    Args:
-        source: the file or its bytes.
-        verified: hold each page against its checksum, where it was written with one.
+    With `verified` each page is compared with its checksum, where it was written with one.
     """
     file = pa.BufferReader(source) if isinstance(source, bytes) else source
     return pq.ParquetFile(file, page_checksum_verification=verified)

@@ -7,7 +7,6 @@ overwritten or shown.
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from usam_core.errors import StoreError
@@ -23,8 +22,8 @@ def inside(root: str | Path, name: str, named_by: str | Path = "", *, linked: bo
         root: the folder; it may itself be a link to another one.
         name: as it stands in a file, relative to `root`.
         named_by: that file, for the message.
-        linked: for what a person keeps there and we only read: links may lead anywhere, and any
-            letter may be in the name.
+        linked: for a person's files, which we only read: links may lead anywhere, and the name may
+            hold any letter.
 
     Raises:
         StoreError: the name is absolute, has `..` in it, or leads out of `root` by a link.
@@ -40,7 +39,7 @@ def inside(root: str | Path, name: str, named_by: str | Path = "", *, linked: bo
 
 
 def removable(root: Path, path: Path) -> Path:
-    """Return a file, a link or a folder that lies below a folder, whatever a link leads to.
+    """Return a file, a link or a folder that lies below a folder, wherever a link leads.
 
     Raises:
         StoreError: it does not lie below `root`, or lies there by a link.
@@ -50,11 +49,7 @@ def removable(root: Path, path: Path) -> Path:
 
 
 def remove(root: Path, path: Path) -> None:
-    """Remove a file, a link or a folder below a folder; never what a link leads to.
-
-    Raises:
-        StoreError: it does not lie below `root`.
-    """
+    """Remove a file, a link or a folder below a folder, never the target of a link."""
     place = removable(root, path)
     if place.is_dir() and not place.is_symlink():
         shutil.rmtree(place)
@@ -68,17 +63,13 @@ def check_links(folder: Path) -> None:
     Raises:
         StoreError: there is one, at any depth, or the folder is one itself.
     """
-    for place in (folder, *_linked_folders(folder)):
+    below = (Path(top, name) for top, names, _ in os.walk(folder) for name in names)
+    for place in (folder, *below):
         if place.is_symlink() and not _resolves_below(folder.parent, str(place)):
             raise StoreError(
                 f"{place}: a link that leads out of {folder.parent}; nothing is written through "
                 "it. Remove it; to have results on another disk, set outputs.path"
             )
-
-
-def _linked_folders(folder: Path) -> Iterator[Path]:
-    for top, names, _ in os.walk(folder):
-        yield from (place for name in names if (place := Path(top, name)).is_symlink())
 
 
 def _leads_out(name: object, linked: bool) -> bool:

@@ -19,6 +19,8 @@ from usam_core.files.text import normalize_name
 
 _OBEYED = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 """How a formula begins, apostrophes of ours before it."""
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_SEPARATORS = (",", ";", "\t")
 
 
 def as_text(value: Any) -> Any:
@@ -27,7 +29,7 @@ def as_text(value: Any) -> Any:
     >>> as_text("=1+1"), as_text("-3.5"), as_text(-3.5)
     ("'=1+1", '-3.5', -3.5)
     """
-    if not isinstance(value, str) or not _OBEYED.match(value) or _is_number(value):
+    if not isinstance(value, str) or not _OBEYED.match(value) or _NUMBER.fullmatch(value):
         return value
     return f"'{value}"
 
@@ -49,13 +51,6 @@ def read_csv(path: Path, text: str = "class") -> pd.DataFrame:
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     numbers = table.drop(columns=text).apply(pd.to_numeric, errors="coerce")
     return numbers.assign(**{text: table[text].map(as_written)})[list(table.columns)]
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text, re.ASCII) is not None
-
-
-_SEPARATORS = (",", ";", "\t")
 
 
 def read_separated(content: bytes, wanted: Collection[str]) -> pd.DataFrame:

@@ -4,7 +4,7 @@ import re
 import unicodedata
 
 _MARKS = re.compile(r"(?<=[^\W_])[._-](?=[^\W_])|(?<=\S) (?=\S)|[^\W_]|[,/:]")
-"""What Markdown takes for text: letters and digits, and some signs, partly only between them."""
+"""Plain text to Markdown: letters and digits, and some signs, partly only between them."""
 
 
 def escape_control(text: str) -> str:
@@ -25,9 +25,9 @@ def markdown(text: object) -> str:
     >>> markdown("a|b `c` <img>, min_miou")
     'a&#124;b &#96;c&#96; &#60;img&#62;, min_miou'
     """
-    said = "".join(c if c == "\n" else escape_control(c) for c in str(text))
-    plain_at = {found.start() for found in _MARKS.finditer(said)}
-    return "".join(c if at in plain_at else f"&#{ord(c)};" for at, c in enumerate(said))
+    printable = "".join(c if c == "\n" else escape_control(c) for c in str(text))
+    plain_at = {match.start() for match in _MARKS.finditer(printable)}
+    return "".join(c if at in plain_at else f"&#{ord(c)};" for at, c in enumerate(printable))
 
 
 def normalize_name(word: str) -> str:

@@ -1,4 +1,4 @@
-"""An image as somebody gives it: a path, or in memory as an array or a Pillow image."""
+"""An image as a user gives it: a path, or in memory as an array or a Pillow image."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -12,12 +12,12 @@ from usam_core.errors import InputError
 from usam_core.files.fsspec_io import is_url
 from usam_core.images.errors import UnusableImage, check_size, damaged, verdict_on
 from usam_core.images.listing.content import content_key
-from usam_core.images.listing.planes import check_named, large_size
-from usam_core.images.pillow import DecodedImage, grey_type, stretched
+from usam_core.images.listing.row import check_named, large_size
 from usam_core.images.read import read_image
 from usam_core.images.ref import Box, ImageRef, is_large
-from usam_core.images.rgb import Window, of_kind, to_rgb, window_key
+from usam_core.images.rgb import DecodedImage, Window, of_kind, to_rgb, window_key
 from usam_core.images.stores.factory import is_store_folder
+from usam_core.images.stores.picture import gray_type
 
 ImageLike: TypeAlias = np.ndarray | Image.Image | str | os.PathLike[str]
 """An image: a path, a URL or the address of a plane; a Pillow image; or an array, `uint8` (h, w),
@@ -25,16 +25,16 @@ ImageLike: TypeAlias = np.ndarray | Image.Image | str | os.PathLike[str]
 
 _EXPECTED = "uint8 of (h, w), (h, w, 3) as RGB or (h, w, 4) as RGBA, or uint16 of (h, w)"
 _KNOWN = {("uint8", None), ("uint8", 3), ("uint8", 4), ("uint16", None)}
-"""Types of values, and how many there are of a pixel."""
+"""Types of values, and how many a pixel has."""
 
 
 @dataclass(frozen=True, slots=True)
 class GivenImage:
-    """An image that somebody gave.
+    """A user's image.
 
     Attributes:
-        path: its address; of a Pillow image the file that it came from, "" of an array.
-        sha256: its content key, as listings have it; "" of what is in memory.
+        path: its address; of a Pillow image its file, "" of an array.
+        sha256: its content key, as in listings; "" of an image in memory.
         read: gives the pixels of a box, or with None of all of it, uint8 (h, w, 3).
         large: rows and columns of an image that is cut into tiles, None of any other.
     """
@@ -61,11 +61,12 @@ def take(image: ImageLike, how: Mapping[str, Any], tile: int | None = None) -> G
         return _take_file(ImageRef.parse(os.fspath(image)), how, tile)
     limit = np.inf if tile else how["max_megapixels"]
     rgb = rgb_of(image, limit, how["window"], how.get("stretch", False))
+    height, width = rgb.shape[:2]
     return GivenImage(
         os.fspath(getattr(image, "filename", "")),
         "",
         lambda box: rgb if box is None else rgb[box.slices],
-        rgb.shape[:2] if is_large(rgb.shape[:2], tile) else None,
+        (height, width) if is_large((height, width), tile) else None,
     )
 
 
@@ -90,7 +91,7 @@ def rgb_of(
 ) -> np.ndarray:
     """The pixels that `read_image` gives of a file that holds this image, uint8 (h, w, 3).
 
-    EXIF orientation is applied, alpha is put over white, grey of 16 bit goes through the window.
+    EXIF orientation is applied, alpha is put over white, 16-bit grayscale goes through the window.
 
     Args:
         image: an array, `uint8` (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), or `uint16` (h, w); or
@@ -114,13 +115,12 @@ def rgb_of(
     check_size(name, picture.size[::-1], max_megapixels)
     try:
         picture.load()
-        rgb, used = to_rgb(picture, of_kind(window, window_key(grey_type(picture), "0")))
+        rgb, used = to_rgb(picture, of_kind(window, window_key(gray_type(picture), "0")))
     except ValueError as error:
         raise UnusableImage("unsupported", f"{name}: {error}") from error
     except Exception as error:  # decoders raise anything on damaged bytes
         raise damaged(name, error) from error
-    decoded = DecodedImage(rgb, used, picture.mode)
-    return stretched(decoded).rgb if stretch else rgb
+    return DecodedImage(rgb, used, picture.mode).stretched().rgb if stretch else rgb
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

@@ -15,28 +15,22 @@ _BOX = re.compile(r"(.*?),?rows=([0-9]+):([0-9]+),columns=([0-9]+):([0-9]+)")
 
 
 class Box(NamedTuple):
-    """A part of a plane, each axis from a pixel up to, but without, another.
-
-    Attributes:
-        rows: first row, and the one after the last.
-        columns: likewise.
-    """
+    """A part of a plane: for each axis the first pixel, and the one after the last."""
 
     rows: tuple[int, int]
     columns: tuple[int, int]
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        """Return how many rows and columns it has."""
+        """Rows and columns, pixels."""
         return self.rows[1] - self.rows[0], self.columns[1] - self.columns[0]
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Return it as an index into an array (h, w)."""
+        """Index into an array (h, w)."""
         return slice(*self.rows), slice(*self.columns)
 
     def __str__(self) -> str:
-        """Return it as it stands in an address."""
         return f"rows={self.rows[0]}:{self.rows[1]},columns={self.columns[0]}:{self.columns[1]}"
 
 
@@ -47,8 +41,8 @@ class ImageRef:
     Attributes:
         file: path or URL of the file (or of the Zarr group), as it was listed.
         plane: axis names and indices from 0, in the order of writing: `(("t", 3), ("z", 0))`;
-            empty for a file with a single picture. `s` is a series or a Zarr array's number.
-        box: the part of the plane that is meant, a tile of a large image; None for all of it.
+            empty for a file with a single picture. `s` numbers series or a group's arrays.
+        box: a tile of a large image; None for all of the plane.
     """
 
     file: str
@@ -63,13 +57,9 @@ class ImageRef:
         return f"{self.file}#{','.join(parts)}" if parts else self.file
 
     def output_name(self, ending: str, *, keep: bool = False) -> str:
-        """Return the path of an output of this image, safe as a file's name everywhere.
+        """Return the path of an output of this image, a safe file name everywhere.
 
-        The planes of a file lie in a folder of its name.
-
-        Args:
-            ending: of the output, such as ".png".
-            keep: keep the file's own ending too, where without it two names would be the same.
+        With `keep` the file's own ending stays too, where without it two names would be the same.
 
         >>> ImageRef.parse("plates/well_A1.ome.tif#t=3,z=0").output_name(".png")
         'plates/well_A1.ome_t3_z0.png'
@@ -95,12 +85,13 @@ class ImageRef:
         """
         file, mark, plane = text.rpartition("#")
         box = None
-        if mark and (found := _BOX.fullmatch(plane)):
-            plane, *sides = found.groups()
+        if mark and (match := _BOX.fullmatch(plane)):
+            plane, *sides = match.groups()
             top, bottom, left, right = map(int, sides)
             box = Box((top, bottom), (left, right))
-        parts = [_PART.fullmatch(part) for part in plane.split(",")] if mark and plane else []
-        if not file or not all(parts) or not (parts or box):
+        words = plane.split(",") if mark and plane else []
+        parts = [part for word in words if (part := _PART.fullmatch(word))]
+        if not file or len(parts) < len(words) or not (parts or box):
             return cls(text)
         pairs = tuple((part[1], int(part[2])) for part in parts)
         if len(dict(pairs)) < len(pairs):
@@ -110,12 +101,7 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A part of an image that is embedded by itself.
-
-    Attributes:
-        box: its rows and columns in the image.
-        core: those that no other tile answers for; the cores of all tiles fill the image.
-    """
+    """A part of an image that is embedded by itself, and its core, which no other tile has."""
 
     box: Box
     core: Box
@@ -123,7 +109,7 @@ class Tile:
 
 def is_large(size_hw: tuple[int, int], tile: int | None) -> bool:
     """Return whether an image is cut into tiles; `tile` of None or 0 cuts none."""
-    return bool(tile) and max(size_hw) > tile
+    return bool(tile) and max(size_hw) > (tile or 0)
 
 
 def tiles_of(size_hw: tuple[int, int], tile: int, overlap: int) -> list[Tile]:
@@ -132,18 +118,29 @@ def tiles_of(size_hw: tuple[int, int], tile: int, overlap: int) -> list[Tile]:
     Args:
         size_hw: rows and columns of the image.
         tile: rows and columns of a tile; fewer where the image has fewer.
-        overlap: pixels that neighbours share at least, at most half a tile.
+        overlap: minimum of pixels that neighbors share, at most half a tile.
 
     >>> [one.box.columns for one in tiles_of((10, 22), 10, 2)]
     [(0, 10), (8, 18), (12, 22)]
     >>> [one.core.columns for one in tiles_of((10, 22), 10, 2)]
     [(0, 9), (9, 15), (15, 22)]
     """
-    rows, columns = (list(_stretches(side, tile, overlap)) for side in size_hw)
+    rows, columns = (list(_intervals(side, tile, overlap)) for side in size_hw)
     return [
         Tile(Box(row[0], column[0]), Box(row[1], column[1]))
         for row, column in product(rows, columns)
     ]
+
+
+def _intervals(side: int, tile: int, overlap: int) -> Iterator[tuple[tuple[int, int], ...]]:
+    """Yield start and end of each tile along one axis, and of its core."""
+    if side <= tile:
+        yield (0, side), (0, side)
+        return
+    starts = [*range(0, side - tile, tile - overlap), side - tile]
+    middles = [(start + tile + after) // 2 for start, after in pairwise(starts)]
+    for start, core in zip(starts, pairwise([0, *middles, side]), strict=True):
+        yield (start, start + tile), core
 
 
 def tile_digest(image: str, box: Box) -> str:
@@ -152,17 +149,13 @@ def tile_digest(image: str, box: Box) -> str:
 
 
 def shared(one: Box, other: Box) -> Box | None:
-    """Return what two boxes have in common, or None."""
+    """Return the intersection of two boxes, or None."""
     rows, columns = ((max(a[0], b[0]), min(a[1], b[1])) for a, b in zip(one, other, strict=True))
     return Box(rows, columns) if rows[0] < rows[1] and columns[0] < columns[1] else None
 
 
 def neighbors(boxes: list[Box]) -> Iterator[tuple[int, int, Box]]:
-    """Yield the numbers of every two boxes that overlap, and what they share.
-
-    Args:
-        boxes: in the order of `tiles_of`.
-    """
+    """Yield the numbers of every two `tiles_of` boxes that overlap, and their intersection."""
     for first, box in enumerate(boxes):
         for second in range(first + 1, len(boxes)):
             if boxes[second].rows[0] >= box.rows[1]:
@@ -170,16 +163,3 @@ def neighbors(boxes: list[Box]) -> Iterator[tuple[int, int, Box]]:
             both = shared(box, boxes[second])
             if both is not None:
                 yield first, second, both
-
-
-def _stretches(side: int, tile: int, overlap: int) -> Iterator[tuple[tuple[int, int], ...]]:
-    """Yield from and to of each tile along one axis, of all of it and of its core."""
-    if side <= tile:
-        yield (0, side), (0, side)
-        return
-    step = tile - overlap
-    starts = [*range(0, side - tile, step), side - tile]
-    middles = [(start + tile + after) // 2 for start, after in pairwise(starts)]
-    cores = zip([0, *middles], [*middles, side], strict=True)
-    for start, core in zip(starts, cores, strict=True):
-        yield (start, start + tile), core

@@ -1,11 +1,12 @@
 """Turns a decoded Pillow image into the 8-bit RGB that a person would see.
 
-Alpha is composited over white, greyscale is repeated over the channels, deep greyscale goes
+Alpha is composited over white, grayscale is repeated over the channels, deep grayscale goes
 through a window, the EXIF orientation is applied. ICC profiles are not: CMYK becomes RGB by
 (255 - c) (255 - k) / 255.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,47 +15,73 @@ from PIL import Image
 OneWindow = Literal["percentile", "full"] | tuple[float, float]
 """How values of one kind become 8 bit: by the image's own percentiles, the data type's range, or
 two fixed values."""
-
 Window = OneWindow | Mapping[str, tuple[float, float]]
-"""One for all images, or one for each kind of values (`window_key`); a kind that is not among them
-goes through each image's own percentiles."""
+"""One for all images, or one for each kind of values (`window_key`); a kind without one goes
+through each image's own percentiles."""
 
 OWN_WINDOW = "own-window"
 """Ends the mode of an image whose kind of values had no window among those of all images."""
-
 STRETCHED = "stretched"
 """Ends the mode of an 8-bit image that went through a window of its own."""
-
 PERCENTILES = (0.5, 99.5)
-"""Between these the default window of deep images lies."""
+"""The default window of deep images lies between these."""
+DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+"""Pillow's modes of deep grayscale."""
 
 _ORIENTATION_TAG = 0x0112
 _WHITE = 255
-DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _PLAIN = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+_FULL_16 = (0.0, 65535.0)
 _FULL_RANGE = {"I": (-(2.0**31), 2.0**31 - 1), "F": (0.0, 1.0)}
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """An image as a person sees it.
+
+    Attributes:
+        rgb: uint8 (h, w, 3), upright.
+        window: the values that became 0 and 255; None where nothing was changed.
+        mode: Pillow's name for how the file holds its pixels, such as "RGB" or "I;16B"; of planes
+            the type of their values and the channels shown, as `stores.show.View` says it.
+    """
+
+    rgb: np.ndarray
+    window: tuple[float, float] | None
+    mode: str
+
+    def stretched(self) -> "DecodedImage":
+        """Return an 8-bit picture through its own percentiles; a deeper one as it is."""
+        if self.window is not None:
+            return self
+        window = limits(self.rgb, "percentile", (0.0, 255.0))
+        rgb = apply_window(self.rgb, *window)
+        return replace(self, rgb=rgb, window=window, mode=f"{self.mode} {STRETCHED}")
 
 
 def to_rgb(image: Image.Image, window: OneWindow) -> tuple[np.ndarray, tuple[float, float] | None]:
     """Return uint8 (h, w, 3), upright, and the window that was used (None: none was needed).
 
     Args:
-        image: a loaded image (`Image.load` has run: some formats say only then how they lie).
-        window: how deep greyscale becomes 8 bit, as in `ImagesConfig.window`.
+        image: a loaded image: some formats tell their orientation only then.
+        window: how deep grayscale becomes 8 bit, as in `ImagesConfig.window`.
 
     Raises:
-        ValueError: the colour mode cannot be shown, or no pixel holds a finite number.
+        ValueError: the color mode cannot be shown, or no pixel holds a finite number.
     """
     used = None
     if image.mode in DEEP:
         values = np.asarray(image)
-        used = limits(values, window, _full_range(image))
-        grey = apply_window(values, *used)
+        # Pillow scales portable graymaps of more than 8 bit, its mode I, to 16 bit.
+        is_scaled = image.mode == "I" and image.format in ("PPM", "PNG")
+        full = _FULL_RANGE.get(image.mode, _FULL_16) if not is_scaled else _FULL_16
+        used = limits(values, window, full)
+        gray = apply_window(values, *used)
         clear = image.info.get("transparency")
         if isinstance(clear, int):
-            grey[values == clear] = _WHITE
-        rgb = np.repeat(grey[..., None], 3, axis=2)
+            gray[values == clear] = _WHITE
+        rgb = np.repeat(gray[..., None], 3, axis=2)
     elif image.mode in _WITH_ALPHA or (image.mode in _PLAIN and image.has_transparency_data):
         rgb = over_white(np.asarray(image.convert("RGBA")))
     elif image.mode in _PLAIN:
@@ -83,7 +110,7 @@ def over_white(rgba: np.ndarray) -> np.ndarray:
 def apply_window(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Map `low` to 0 and `high` to 255, clip outside, round halves up; NaN becomes 0.
 
-    A window of no width shows everything black: there is nothing to tell apart.
+    A window of no width shows everything black.
 
     >>> apply_window(np.array([99, 100, 150, 200, 300]), 100, 200)
     array([  0,   0, 128, 255, 255], dtype=uint8)
@@ -103,7 +130,7 @@ def apply_window(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 where there is none or it makes no sense."""
+    """Return the EXIF orientation, 1 to 8; 1 where it is missing or makes no sense."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # Pillow raises anything on damaged EXIF; the pixels are still good
@@ -153,7 +180,7 @@ def has_kind(window: Window, key: str) -> bool:
 
 
 def limits(values: np.ndarray, window: OneWindow, full: tuple[float, float]) -> tuple[float, float]:
-    """Return what becomes 0 and 255.
+    """Return the values that become 0 and 255.
 
     Args:
         values: of the image, for its own percentiles.
@@ -172,18 +199,11 @@ def limits(values: np.ndarray, window: OneWindow, full: tuple[float, float]) -> 
     if not finite.size:
         raise ValueError("no pixel holds a finite number; expected some. Export the file again")
     shallow = values.dtype == np.uint8
-    # Of 8 bit values that are there: the same whether grey counts once or as three colours.
+    # Of 8 bit the values that occur: the same whether gray counts once or as three colors.
     low, high = np.percentile(finite, PERCENTILES, method="inverted_cdf" if shallow else "linear")
     if low == high:
         # A few bright spots on an even ground are what such an image shows.
         low, high = finite.min(), finite.max()
     if low == high and shallow:
-        return full  # of one colour only, which is what it is
+        return full  # of one color only
     return float(low), float(high)
-
-
-def _full_range(image: Image.Image) -> tuple[float, float]:
-    # Pillow gives portable greymaps of more than 8 bit as mode I, but scaled to 16 bit.
-    if image.mode == "I" and image.format in ("PPM", "PNG"):
-        return 0.0, 65535.0
-    return _FULL_RANGE.get(image.mode, (0.0, 65535.0))

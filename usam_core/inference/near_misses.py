@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from usam_core.masks.nms import Overlaps
+from usam_core.masks.paint import Overlaps
 
 MAX = 2
 """So many are kept of an image: there are always very many masks that nobody would want."""

@@ -14,8 +14,7 @@ from usam_core.head.losses import entropy
 from usam_core.inference.calibration import Calibration
 from usam_core.inference.near_misses import near_misses
 from usam_core.masks.bits import areas, upscale, valid_hw
-from usam_core.masks.nms import suppress
-from usam_core.masks.paint import paint, paint_votes
+from usam_core.masks.paint import paint, paint_votes, suppress
 from usam_core.review.rulings import Rulings
 from usam_core.types import TOKENS_BLOCK, Instances, MaskSet
 

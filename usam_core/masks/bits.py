@@ -107,7 +107,7 @@ class _Reach:
 
     @classmethod
     def of(cls, filled: np.ndarray, after: int) -> "_Reach":
-        """Find the stretch from bool (before,) that says where anything is."""
+        """Find the stretch from bool (before,), where anything is."""
         where = np.flatnonzero(filled)
         sides = (len(filled), after)
         if not len(where):

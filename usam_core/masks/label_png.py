@@ -16,8 +16,8 @@ from usam_core.files.digest import file_digest
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _VOID = 255
-_GREY, _RGB, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 4, 6
-"""Kinds of PNG, as their header numbers them."""
+_GRAY, _RGB, _GRAY_ALPHA, _RGB_ALPHA = 0, 2, 4, 6
+"""Kinds of PNG, as numbered in their header."""
 SIGNATURE = "usam"
 """Text in a signed PNG: the digest of its label map, by which a person's edit shows."""
 
@@ -27,8 +27,8 @@ def save_label_png(path: Path, labels: np.ndarray, *, signed: bool = False) -> N
 
     Args:
         path: the file.
-        labels: uint8 (h, w) becomes a palette PNG with the VOC colours; uint16 (255 classes and
-            more, for 255 is void) a 16-bit greyscale PNG.
+        labels: uint8 (h, w) becomes a palette PNG with VOC's colors; uint16 (255 classes and more,
+            for 255 is void) a 16-bit grayscale PNG.
         signed: let `edited_png` know it for ours.
     """
     if labels.dtype == np.uint8:
@@ -37,19 +37,19 @@ def save_label_png(path: Path, labels: np.ndarray, *, signed: bool = False) -> N
         picture.putpalette(voc_palette().tobytes())
     else:
         picture = Image.fromarray(labels.astype(np.uint16))
-    said = PngInfo()
+    texts = PngInfo()
     if signed:
-        said.add_text(SIGNATURE, _signature(labels))
+        texts.add_text(SIGNATURE, _signature(labels))
     # Run lengths suit label maps: smaller than zlib's usual search, in half the time.
     packed = {"compress_level": 1, "compress_type": zlib.Z_RLE}
     with whole_file(path, sync=False) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=said, **packed)
+        picture.save(temporary, format="PNG", pnginfo=texts, **packed)
 
 
 def read_label_png(path: Path) -> np.ndarray:
     """Return the label map of a PNG, uint8 or uint16 (h, w).
 
-    A PNG in colour, as some editors save it, is read by VOC's colours. Others are void, as is 255
+    A PNG in color, as some editors save it, is read by VOC's colors. Others are void, as is 255
     where a pixel has 8 bit: 65535, which is no class.
 
     Raises:
@@ -63,7 +63,7 @@ def read_label_png(path: Path) -> np.ndarray:
             if known.all() or not (labels == labels[..., :1]).all():
                 labels = np.where(known, values, _VOID).astype(np.uint8)
             else:
-                labels = labels[..., 0]  # greyscale, saved in colour
+                labels = labels[..., 0]  # grayscale, saved in color
     except Exception as error:  # decoders raise anything on damaged bytes
         raise StoreError(
             f"{path}: cannot be read as labels ({error}); run the step again that writes it"
@@ -103,48 +103,43 @@ def opened_png(path: Path) -> Image.Image:
 
 
 def stored_values(picture: Image.Image, path: Path) -> np.ndarray:
-    """Return the values that a PNG holds, not what they look like.
+    """Return the values that an opened PNG holds, not what they look like.
 
-    Pillow stretches grey of 2 and 4 bits to 8, and cuts 16 bits to 8 where there are colours or
+    Pillow stretches gray of 2 and 4 bits to 8, and cuts 16 bits to 8 where there are colors or
     opacity.
 
-    Args:
-        picture: the PNG, opened.
-        path: its file.
-
     Returns:
-        uint8 or uint16 (h, w); uint8 (h, w, 3) of a PNG in colours.
+        uint8 or uint16 (h, w); uint8 (h, w, 3) of a PNG in colors.
 
     Raises:
-        ValueError: it has colours of 16 bit.
+        ValueError: it has colors of 16 bit.
     """
     with open(path, "rb") as file:
         depth, kind = file.read(26)[24:]
-    if depth == 16 and kind in (_RGB, _GREY_ALPHA, _RGB_ALPHA):
+    if depth == 16 and kind in (_RGB, _GRAY_ALPHA, _RGB_ALPHA):
         values = imagecodecs.png_decode(path.read_bytes())
-        colors = values[..., : 1 if kind == _GREY_ALPHA else 3]
+        colors = values[..., : 1 if kind == _GRAY_ALPHA else 3]
         if (colors != colors[..., :1]).any():
             raise ValueError("colours of 16 bit are no labels")
         return colors[..., 0]
     values = np.asarray(picture)
     if picture.mode == "I":  # 16 bit, as older Pillow has it
         return values.astype(np.uint16)
-    if kind == _GREY and depth < 8:
+    if kind == _GRAY and depth < 8:
         return values.astype(np.uint8) // (1 if depth == 1 else 255 // (2**depth - 1))
     if values.ndim == 2:
         return values
-    return values[..., 0] if kind == _GREY_ALPHA else values[..., :3]
+    return values[..., 0] if kind == _GRAY_ALPHA else values[..., :3]
 
 
 def is_reindexed(picture: Image.Image, values: np.ndarray) -> bool:
-    """Return whether a palette PNG shows VOC's colours, but at other numbers than VOC."""
+    """Return whether a palette PNG shows VOC's colors, but at other numbers than VOC."""
     if picture.mode != "P" or values.ndim != 2:
         return False
-    used = np.unique(values)
     palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    colors = palette[used[used < len(palette)]]
-    numbers, known = values_of_colors(colors[None])
-    return bool(known.all() and (numbers[0] != used[used < len(palette)]).any())
+    used = np.unique(values[values < len(palette)])
+    numbers, known = values_of_colors(palette[used][None])
+    return bool(known.all() and (numbers[0] != used).any())
 
 
 def _signature(labels: np.ndarray) -> str:
@@ -152,13 +147,9 @@ def _signature(labels: np.ndarray) -> str:
 
 
 def values_of_colors(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values that VOC's palette gives to colours, and where it has the colour at all.
+    """Return the labels of colors, uint8 (h, w, 3), by VOC's palette, and where it has the color.
 
-    Args:
-        rgb: uint8 (h, w, 3).
-
-    Returns:
-        Values, uint8 (h, w), and bool (h, w); where that is false the value means nothing.
+    Both are (h, w), uint8 and bool; where that is False the label means nothing.
     """
     numbers = rgb.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     palette = voc_palette().astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)

@@ -1,10 +1,49 @@
-"""Kept masks to one label a pixel."""
+"""Which masks stay, and the label map that they make."""
 
 import numpy as np
 
 from usam_core.config.palette import label_dtype
-from usam_core.masks.bits import unpack, upscale_part, valid_hw
+from usam_core.masks.bits import areas, unpack, upscale_part, valid_hw, words
 from usam_core.types import Instances
+
+
+class Overlaps:
+    """Compares packed masks, uint8 (p, u, b), one with many, eight bytes at a time."""
+
+    def __init__(self, packed: np.ndarray) -> None:
+        self._words = words(packed)
+        self._area = areas(packed)
+
+    def __call__(self, one: int, others: np.ndarray) -> np.ndarray:
+        """Return the IoU of mask `one` with `others`, int64 (q,): float64 (q,), 0 to 1.
+
+        An empty mask overlaps nothing, not even itself.
+        """
+        shared = np.bitwise_count(self._words[others] & self._words[one]).sum(axis=1, dtype=int)
+        union = self._area[others] + self._area[one] - shared
+        return shared / np.maximum(union, 1)
+
+
+def suppress(packed: np.ndarray, scores: np.ndarray, iou: float) -> np.ndarray:
+    """Return which masks stay, best first, int64 (p',): greedy non-maximum suppression.
+
+    A mask is dropped when a better one overlaps it by more than `iou`, whatever its class: one
+    thing has one name.
+
+    Args:
+        packed: uint8 (p, u, b).
+        scores: float32 (p,); ties go to the first.
+        iou: 0 to 1; 1 drops nothing.
+    """
+    order = np.argsort(-scores, kind="stable")
+    overlaps = Overlaps(packed[order])
+    kept, left = [], np.arange(len(order))
+    while len(left):
+        # Only with masks that stay, and only of masks that still may: a tenth of all pairs.
+        best, left = left[0], left[1:]
+        kept.append(best)
+        left = left[overlaps(best, left) <= iou]
+    return order[kept]
 
 
 def paint(instances: Instances, classes: int) -> np.ndarray:
@@ -69,7 +108,7 @@ def _votes(packed: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return the sum of the scores of the masks that hold each pixel, float32 (u, v)."""
     anywhere = np.bitwise_or.reduce(packed, axis=0)
     votes = np.zeros((packed.shape[1], packed.shape[2] * 8), np.float32)
-    down, across = _stretch(anywhere.any(axis=1)), _stretch(anywhere.any(axis=0))
+    down, across = _filled(anywhere.any(axis=1)), _filled(anywhere.any(axis=0))
     # Only what some mask reaches: as numbers, masks take 32 times the room.
     masks = unpack(packed[:, down, across])
     some = scores @ masks.reshape(len(masks), -1).astype(np.float32)
@@ -77,6 +116,6 @@ def _votes(packed: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return votes
 
 
-def _stretch(filled: np.ndarray) -> slice:
-    where = np.flatnonzero(filled)
-    return slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, 0)
+def _filled(where: np.ndarray) -> slice:
+    places = np.flatnonzero(where)
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)

@@ -29,7 +29,11 @@ class Crop(NamedTuple):
 
 def encode(mask: np.ndarray) -> dict[str, Any]:
     """Return a mask, bool (h, w), as COCO's compressed RLE with a text `counts`."""
-    rle = coco_mask.encode(np.asfortranarray(mask).view(np.uint8))
+    return as_text(coco_mask.encode(np.asfortranarray(mask).view(np.uint8)))
+
+
+def as_text(rle: dict[str, Any]) -> dict[str, Any]:
+    """Return pycocotools' RLE, whose `counts` are bytes, as JSON can hold it."""
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
@@ -77,8 +81,7 @@ def run_lengths(counts: str) -> np.ndarray:
 def pixels(rle: dict[str, Any]) -> np.ndarray:
     """Return the places of a mask's pixels, int64, counted down the columns of the image."""
     runs = run_lengths(rle["counts"])
-    ends = np.cumsum(runs)
-    starts, lengths = (ends - runs)[1::2], runs[1::2]
+    starts, lengths = (np.cumsum(runs) - runs)[1::2], runs[1::2]
     before = np.cumsum(lengths) - lengths
     return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
 
@@ -97,13 +100,15 @@ def crop(rle: dict[str, Any]) -> Crop:
 
 def mask_record(mask: np.ndarray, category_id: int) -> dict[str, Any]:
     """Return the COCO annotation of a mask, bool (h, w), without its ids and without a score."""
-    rle = encode(mask)
+    return {"category_id": category_id, **measures(encode(mask)), "iscrowd": 0}
+
+
+def measures(rle: dict[str, Any]) -> dict[str, Any]:
+    """Return a mask with its area and its box, as in an annotation."""
     return {
-        "category_id": category_id,
         "segmentation": rle,
         "area": int(coco_mask.area(rle)),
         "bbox": [float(value) for value in coco_mask.toBbox(rle)],
-        "iscrowd": 0,
     }
 
 
@@ -112,11 +117,7 @@ Ring = np.ndarray
 
 
 def part_polygons(crop: Crop) -> list[Ring]:
-    """Return one polygon for each part of a mask, int64; pixels that touch at a corner are apart.
-
-    Args:
-        crop: the mask.
-    """
+    """Return a polygon, int64, for each part of a mask; pixels that touch at a corner are apart."""
     mask = crop.mask
     if not mask.any():
         return []
@@ -143,8 +144,7 @@ def join(rings: list[Ring]) -> Ring:
         at = int(apart.argmin())
         corner = np.array([[joined[at][0], ring[0][1]]])
         # There, around, and the same way back.
-        way = [joined[: at + 1], corner, ring, ring[:1], corner, joined[at:]]
-        joined = np.concatenate(way)
+        joined = np.concatenate([joined[: at + 1], corner, ring, ring[:1], corner, joined[at:]])
     return joined
 
 

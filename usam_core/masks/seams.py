@@ -10,15 +10,15 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from usam_core.images.ref import Box, neighbors, shared
-from usam_core.masks.rle import run_lengths
+from usam_core.masks.rle import as_text, measures, run_lengths
 
 Record = dict[str, Any]
 """A COCO annotation as `labels.Instance.to_coco` makes them."""
 
 SAME_OBJECT = 0.5
-"""Least IoU, within what two tiles share, of two masks that are parts of one object."""
+"""Minimum IoU, within the intersection of two tiles, of two masks that are parts of one object."""
 SLICE = 0.9
-"""What lies in an object of its class by more than this share is a slice that a border left."""
+"""Of an object that a border cut, more than this share lies in an object of its class."""
 
 
 def shifted(rle: Record, box: Box, size_hw: tuple[int, int]) -> Record:
@@ -62,8 +62,8 @@ def joined(
     one's score.
 
     Args:
-        found: what each tile listed, in the image's coordinates.
-        boxes: of the tiles, in the order of `tiles.tiles_of`.
+        found: the records of each tile, in the image's coordinates.
+        boxes: of the tiles, in the order of `tiles_of`.
         size_hw: rows and columns of the image.
 
     Returns:
@@ -71,18 +71,54 @@ def joined(
     """
     starts = np.cumsum([0, *map(len, found)])
     parent = list(range(int(starts[-1])))
+
+    def root(number: int) -> int:
+        while parent[number] != number:
+            parent[number] = parent[parent[number]]
+            number = parent[number]
+        return number
+
     for first, second, both in neighbors(list(boxes)):
-        here, there = (_within(found[tile], both) for tile in (first, second))
+        here, there = (
+            [(n, one) for n, one in enumerate(found[tile]) if shared(_box(one), both) is not None]
+            for tile in (first, second)
+        )
         for one, other in _same(here, there, rectangle(both, size_hw)):
-            a = _root(parent, int(starts[first]) + one)
-            b = _root(parent, int(starts[second]) + other)
+            a, b = root(int(starts[first]) + one), root(int(starts[second]) + other)
             parent[max(a, b)] = min(a, b)
     members: dict[int, list[tuple[int, Record]]] = {}
     every = [(tile, record) for tile, records in enumerate(found) for record in records]
-    for number, one in enumerate(every):
-        members.setdefault(_root(parent, number), []).append(one)
-    objects = [_one(parts) for parts in members.values()]
+    for number, part in enumerate(every):
+        members.setdefault(root(number), []).append(part)
+    objects = [_merged(parts) for parts in members.values()]
     return sorted(objects, key=lambda record: -record["score"])
+
+
+def _same(
+    here: list[tuple[int, Record]], there: list[tuple[int, Record]], strip: Record
+) -> list[tuple[int, int]]:
+    """Return the numbers of every two masks of one class that agree within the strip."""
+    if not here or not there:
+        return []
+    parts = [
+        [coco_mask.merge([record["segmentation"], strip], True) for _, record in some]
+        for some in (here, there)
+    ]
+    overlap = coco_mask.iou(*parts, [0] * len(there))
+    return [
+        (here[row][0], there[column][0])
+        for row, column in np.argwhere(overlap >= SAME_OBJECT)
+        if here[row][1]["category_id"] == there[column][1]["category_id"]
+    ]
+
+
+def _merged(parts: list[tuple[int, Record]]) -> Record:
+    """Return the record of an object of which each tile saw a part."""
+    best = max((record for _, record in parts), key=lambda record: record["score"])
+    rle = best["segmentation"]
+    if len(parts) > 1:
+        rle = as_text(coco_mask.merge([record["segmentation"] for _, record in parts]))
+    return {**best, **measures(rle), "tiles": sorted({tile for tile, _ in parts})}
 
 
 def suppressed(
@@ -90,8 +126,8 @@ def suppressed(
 ) -> tuple[list[Record], list[tuple[Record, Record]]]:
     """Return which objects stay, and each that goes with the one that it gives way to.
 
-    As `nms.suppress` does within a tile; objects of one tile have been compared there. Slices of an
-    object go too (`SLICE`).
+    As `paint.suppress` does within a tile; objects of one tile have been compared there. Slices of
+    an object go too (`SLICE`).
 
     Args:
         objects: best first, with `tiles`.
@@ -136,57 +172,9 @@ def _winner(one: Record, others: list[Record], iou: float) -> Record | None:
     return None
 
 
-def _within(records: Sequence[Record], both: Box) -> list[tuple[int, Record]]:
-    return [(n, one) for n, one in enumerate(records) if shared(_box(one), both) is not None]
-
-
-def _same(
-    here: list[tuple[int, Record]], there: list[tuple[int, Record]], strip: Record
-) -> list[tuple[int, int]]:
-    """Return the numbers of every two masks of one class that agree within the strip."""
-    if not here or not there:
-        return []
-    parts = [
-        [coco_mask.merge([record["segmentation"], strip], True) for _, record in some]
-        for some in (here, there)
-    ]
-    overlap = coco_mask.iou(*parts, [0] * len(there))
-    return [
-        (here[row][0], there[column][0])
-        for row, column in np.argwhere(overlap >= SAME_OBJECT)
-        if here[row][1]["category_id"] == there[column][1]["category_id"]
-    ]
-
-
-def _one(parts: list[tuple[int, Record]]) -> Record:
-    """Return the record of an object of which each tile saw a part."""
-    best = max((record for _, record in parts), key=lambda record: record["score"])
-    rle = best["segmentation"]
-    if len(parts) > 1:
-        rle = coco_mask.merge([record["segmentation"] for _, record in parts])
-        rle = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
-    return {**best, **measures(rle), "tiles": sorted({tile for tile, _ in parts})}
-
-
-def measures(rle: Record) -> Record:
-    """Return a mask with its area and its box, as an annotation has them."""
-    return {
-        "segmentation": rle,
-        "area": int(coco_mask.area(rle)),
-        "bbox": [float(value) for value in coco_mask.toBbox(rle)],
-    }
-
-
 def _box(record: Record) -> Box:
     x, y, w, h = (int(value) for value in record["bbox"])
     return Box((y, y + h), (x, x + w))
-
-
-def _root(parent: list[int], number: int) -> int:
-    while parent[number] != number:
-        parent[number] = parent[parent[number]]
-        number = parent[number]
-    return number
 
 
 def _encoded(starts: np.ndarray, ends: np.ndarray, size_hw: tuple[int, int]) -> Record:
@@ -197,5 +185,4 @@ def _encoded(starts: np.ndarray, ends: np.ndarray, size_hw: tuple[int, int]) -> 
     edges = np.stack([starts, ends], axis=1).ravel()
     counts = np.diff(np.concatenate([[0], edges, [size_hw[0] * size_hw[1]]])).tolist()
     counts = counts if counts[-1] else counts[:-1]
-    rle = coco_mask.frPyObjects({"counts": counts, "size": list(size_hw)}, *size_hw)
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+    return as_text(coco_mask.frPyObjects({"counts": counts, "size": list(size_hw)}, *size_hw))

@@ -13,10 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from usam_core.errors import StoreError
-from usam_core.files import faults
-from usam_core.files.digest import files_digest
+from usam_core.files.atomic import fault_point
+from usam_core.files.digest import files_digest, folder_stamp
 from usam_core.files.paths import inside
-from usam_core.files.stamps import folder_stamp
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS file (
@@ -138,7 +137,7 @@ class Ledger:
                 "ON CONFLICT DO UPDATE SET planned = excluded.planned, image = excluded.image",
                 [(format_, file.path, file.image, file.sha256) for file in files],
             )
-            faults.at("half", self._file)
+            fault_point("half", self._file)
 
     def finish(
         self, format_: str, part: str, key: str, placed: list[Written], kept: list[Written]
@@ -159,7 +158,7 @@ class Ledger:
                 ],
             )
             self._db.execute("INSERT OR REPLACE INTO part VALUES (?, ?, ?)", (format_, part, key))
-            faults.at("half", self._file)
+            fault_point("half", self._file)
 
     def _disown(self, format_: str, files: list[Written]) -> None:
         self._db.executemany(

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 from usam_core.files.atomic import write_json
+from usam_core.files.digest import read_sealed
 from usam_core.files.paths import remove
-from usam_core.files.sealed import read_sealed
 from usam_core.report.runs import KEPT
 
 RUNS = "runs"

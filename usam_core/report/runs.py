@@ -20,11 +20,10 @@ from PIL import Image
 
 from usam_core.errors import InputError, StoreError
 from usam_core.files.atomic import whole_file
-from usam_core.files.digest import file_digest
+from usam_core.files.digest import file_digest, read_sealed, write_sealed
 from usam_core.files.fsspec_io import is_url, join
 from usam_core.files.parquet import read_frame
 from usam_core.files.paths import inside
-from usam_core.files.sealed import read_sealed, write_sealed
 from usam_core.images.listing.content import mismatch
 from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.ref import ImageRef

@@ -17,8 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from usam_core.errors import InputError
-from usam_core.files import faults
-from usam_core.files.atomic import disk_errors
+from usam_core.files.atomic import disk_errors, fault_point
 from usam_core.files.digest import value_digest
 from usam_core.masks.rle import run_lengths
 
@@ -89,7 +88,7 @@ def append(file: Path, line: dict[str, Any]) -> None:
             left = (("\n" if torn else "") + text).encode()
             while left:
                 left = left[os.write(handle, left) :]
-            faults.at("half", file, file, size)
+            fault_point("half", file, file, size)
             os.fsync(handle)
         finally:
             os.close(handle)

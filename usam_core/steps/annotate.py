@@ -9,9 +9,8 @@ from typing import Any
 from usam_core.config.project import Project
 from usam_core.errors import MissingStepError, StoreError
 from usam_core.files.code import code_digest
-from usam_core.files.digest import file_digest, value_digest, values_digest
+from usam_core.files.digest import CheckedFolders, file_digest, value_digest, values_digest
 from usam_core.files.paths import remove
-from usam_core.files.stamps import CheckedFolders
 from usam_core.head.checkpoint import card_path, load_head
 from usam_core.images.listing.content import mismatch
 from usam_core.labels.image import count_labels

@@ -20,7 +20,7 @@ from usam_core.inference.reliability import diagram, expected_calibration_error,
 from usam_core.inference.scoring import candidates, is_good, mask_scores
 from usam_core.inference.targets import shown_classes
 from usam_core.masks.label_png import read_label_png
-from usam_core.masks.nms import suppress
+from usam_core.masks.paint import suppress
 from usam_core.progress import Progress
 from usam_core.steps import annotate, embed
 from usam_core.steps.base import Inputs, StepResult

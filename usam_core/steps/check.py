@@ -18,7 +18,7 @@ import numpy as np
 from usam_core.config.project import Project
 from usam_core.config.schema import CLASSES, PARENTS
 from usam_core.errors import MissingStepError, StoreError
-from usam_core.files.locks import only_one
+from usam_core.files.atomic import only_one
 from usam_core.lineage.document import LINEAGE
 from usam_core.progress import SILENT, Progress
 from usam_core.steps.check_steps import StepCheck

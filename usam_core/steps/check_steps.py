@@ -12,8 +12,8 @@ from typing import Any
 
 from usam_core.config.project import Project
 from usam_core.errors import StoreError, UsamError
+from usam_core.files.digest import read_sealed, write_sealed
 from usam_core.files.fsspec_io import is_url
-from usam_core.files.sealed import read_sealed, write_sealed
 from usam_core.lineage.chain import read_chain
 from usam_core.lineage.document import EARLIER, LINEAGE, portable, read_document
 from usam_core.report.history import HISTORY, RUNS, kept_runs, names_all, rewrite_history

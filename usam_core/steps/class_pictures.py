@@ -8,9 +8,8 @@ import numpy as np
 from usam_core.config.project import Project
 from usam_core.config.schema import ClassSpec
 from usam_core.errors import StoreError
-from usam_core.files.digest import value_digest
-from usam_core.files.locks import only_one
-from usam_core.files.sealed import read_sealed, write_sealed
+from usam_core.files.atomic import only_one
+from usam_core.files.digest import read_sealed, value_digest, write_sealed
 from usam_core.lineage.document import portable
 from usam_core.progress import Progress
 from usam_core.sources.base import Collected, PictureSource, class_folder

@@ -17,8 +17,9 @@ import torch
 from usam_core.config.project import Project
 from usam_core.errors import StoreError, UserError
 from usam_core.features.regions import RegionEncoder
+from usam_core.features.base import RegionEncoder
+from usam_core.files.atomic import only_one
 from usam_core.files.digest import values_digest
-from usam_core.files.locks import only_one
 from usam_core.images.read import UnusableImage, read_image
 from usam_core.parallel.workers import Piece, run_pieces
 from usam_core.progress import SILENT, Progress

@@ -28,6 +28,7 @@ from usam_core.steps.base import Input, Inputs, StepResult
 from usam_core.steps.folders import step_folder
 from usam_core.steps.record import digests, labels_record, made_input
 from usam_core.steps.render import picture_and_labels
+from usam_core.truth import open_truth
 from usam_core.truth.base import Truth
 from usam_core.truth.choose import open_truth
 from usam_core.truth.voc import PNGS

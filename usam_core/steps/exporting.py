@@ -13,8 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from usam_core.files import faults
-from usam_core.files.atomic import LONGEST_NAME, TEMPORARY_PREFIX, sync_path, sync_tree, whole_file
+from usam_core.files.atomic import (
+    LONGEST_NAME,
+    TEMPORARY_PREFIX,
+    fault_point,
+    sync_path,
+    sync_tree,
+    whole_file,
+)
 from usam_core.files.digest import value_digest
 from usam_core.files.paths import remove
 from usam_core.labels.image import LabelledImage
@@ -83,9 +89,9 @@ def export_part(
         ready = staged[job.writer.name]
         ledger.plan(job.writer.name, [one.file for one in ready])
         for one in ready:
-            faults.at("rename", one.place)
+            fault_point("rename", one.place)
             _place(one.made, one.place)
-            faults.at("renamed", one.place)
+            fault_point("renamed", one.place)
             job.writer.placed(one.image)
         # The names too: the ledger is not to know files that a power cut takes back.
         for folder in {one.place.parent for one in ready}:
@@ -139,7 +145,7 @@ def _stage(image: LabelledImage, writer: Writer, ledger: Ledger) -> _Staged | No
     for left in (made, old):
         remove(place.parent, left)
     writer.write(image, made)
-    faults.at("half", place, made)
+    fault_point("half", place, made)
     file = Written(path, image.path, content_digest(made))
     # Without masks, and without what the writers have decoded of them.
     return _Staged(replace(image, instances=()), file, made, place)
@@ -174,7 +180,7 @@ def _take_away(place: Path) -> None:
     remove(place.parent, old)
     if place.is_dir() and not place.is_symlink():
         os.rename(place, old)
-        faults.at("rename", old)
+        fault_point("rename", old)
         remove(place.parent, old)
     else:
         place.unlink(missing_ok=True)

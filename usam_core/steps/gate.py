@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from usam_core.config.project import Project
 from usam_core.files.atomic import whole_file
-from usam_core.files.sealed import read_sealed, sealed, unsealed, write_sealed
+from usam_core.files.digest import read_sealed, sealed, unsealed, write_sealed
 from usam_core.labels.image import LabelledImage
 from usam_core.labels.label_map import LabelMap
 from usam_core.labels.overlay import overlay

@@ -11,7 +11,7 @@ from usam_core.errors import InputError
 from usam_core.files.digest import listed_digest
 from usam_core.files.fsspec_io import is_url, join
 from usam_core.images.listing.lists import read_names
-from usam_core.images.listing.planes import large_size
+from usam_core.images.listing.row import large_size
 from usam_core.images.listing.scan import list_images, list_names
 from usam_core.images.listing.walk import Globs
 from usam_core.images.ref import ImageRef, Tile, tile_digest, tiles_of

@@ -18,8 +18,8 @@ from usam_core.labels.image import Instance, LabelledImage
 from usam_core.labels.label_map import LabelMap
 from usam_core.labels.parts import write_part
 from usam_core.masks.label_png import edited_png
-from usam_core.masks.rle import crop
-from usam_core.masks.seams import Record, joined, measures, shifted, suppressed
+from usam_core.masks.rle import crop, measures
+from usam_core.masks.seams import Record, joined, shifted, suppressed
 from usam_core.outputs.label_canvas import LabelCanvas
 from usam_core.progress import Progress
 from usam_core.steps.folders import step_folder

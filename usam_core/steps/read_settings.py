@@ -15,14 +15,13 @@ from typing import Any
 
 from usam_core.config.images import ImagesConfig
 from usam_core.errors import MissingStepError
-from usam_core.files.digest import value_digest
+from usam_core.files.atomic import only_one
+from usam_core.files.digest import read_sealed, value_digest, write_sealed
 from usam_core.files.fsspec_io import is_url, join
-from usam_core.files.locks import only_one
-from usam_core.files.sealed import read_sealed, write_sealed
 from usam_core.images.ref import ImageRef
 from usam_core.images.rgb import Window
 from usam_core.images.stores.anew import READING, TIFF_READING, is_read_anew, is_zarr_read_anew
-from usam_core.images.stores.sample import sample_windows
+from usam_core.images.stores.show import sample_windows
 from usam_core.rng import generator
 
 _log = logging.getLogger(__name__)
@@ -151,7 +150,6 @@ def _compute(
         max_megapixels=images.max_megapixels,
         channels=images.channels,
         projection=images.projection,
-        tiled=images.tile is not None,
     )
     write_sealed(
         file,

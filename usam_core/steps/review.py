@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from usam_core.config.project import Project
 from usam_core.errors import InputError, UserError
 from usam_core.files.atomic import sweep
-from usam_core.files.sealed import write_sealed
+from usam_core.files.digest import write_sealed
 from usam_core.head.bags import choose_masks
 from usam_core.head.checkpoint import card_path, load_head
 from usam_core.images.read import read_image

@@ -4,8 +4,8 @@ import functools
 from contextlib import ExitStack
 from pathlib import Path
 
+from usam_core.files.atomic import only_one
 from usam_core.files.digest import value_digest
-from usam_core.files.locks import only_one
 from usam_core.store.store import Arrivals, EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile
 

@@ -18,8 +18,7 @@ from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.storage import LocalStore
 from zarrs import ZarrsCodecPipeline
 
-from usam_core.files import faults
-from usam_core.files.atomic import write_json
+from usam_core.files.atomic import fault_point, write_json
 from usam_core.files.digest import file_digest
 
 _LARGEST = 127
@@ -99,7 +98,7 @@ def write_array(
     )
     _use(array, BatchedCodecPipeline.from_codecs(_codecs(array)))
     array[...] = values
-    faults.at("half", folder, folder)
+    fault_point("half", folder, folder)
     seal(folder)
 
 

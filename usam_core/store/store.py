@@ -15,8 +15,8 @@ import pandas as pd
 import pyarrow as pa
 
 from usam_core.errors import StoreError
+from usam_core.files.digest import CheckedFolders
 from usam_core.files.parquet import read_table
-from usam_core.files.stamps import CheckedFolders
 from usam_core.images.read import PATH_CODES
 from usam_core.progress import SILENT, Progress
 from usam_core.store.arrays import Damaged

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from usam_core.files.stamps import CheckedFolders
+from usam_core.files.digest import CheckedFolders
 from usam_core.progress import Progress
 from usam_core.store.arrays import Damaged
 from usam_core.store.index import shard_names

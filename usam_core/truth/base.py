@@ -11,9 +11,10 @@ from usam_core.labels.label_map import LabelMap
 
 VOID = -1
 """Pixels of this value count neither for nor against; no class can have it."""
-
 _NAMED = 5
 """Records that a note names; of more it gives the number."""
+
+_T = TypeVar("_T")
 
 
 class Truth(Protocol):
@@ -21,7 +22,7 @@ class Truth(Protocol):
 
     @property
     def notes(self) -> list[str]:
-        """What a person should know of how the truth was read by now, such as what is left out."""
+        """What was left out by now, and which names count as background."""
         ...
 
     def digest(self) -> str:
@@ -51,18 +52,18 @@ class Truth(Protocol):
 
 
 class Notes:
-    """Collects what a truth says of itself: each sentence once, alike faults in one.
+    """Collects a truth's sentences, each once, and its faults, alike ones in one sentence.
 
     Signs that cannot be shown, such as half of a surrogate pair, are spelled out.
     """
 
     def __init__(self) -> None:
-        self._said: list[str] = []
+        self._sentences: list[str] = []
         self._faults: dict[str, dict[str, None]] = {}
 
     def say(self, sentence: str) -> None:
         """Add a sentence."""
-        self._said.append(sentence)
+        self._sentences.append(sentence)
 
     def fault(self, kind: str, record: str) -> None:
         """Add a record that has a fault; the same one counts once.
@@ -79,7 +80,7 @@ class Notes:
         for kind, records in self._faults.items():
             more = f" and {len(records) - _NAMED} more" if len(records) > _NAMED else ""
             faults.append(f"{kind}: {', '.join(list(records)[:_NAMED])}{more}")
-        return [escape_control(line) for line in (*self._said, *faults)]
+        return [escape_control(line) for line in (*self._sentences, *faults)]
 
 
 def label_numbers(
@@ -89,49 +90,44 @@ def label_numbers(
 
     Args:
         truth_names: the names that the truth uses.
-        words: label of every class name and synonym; compared as class names are (`plain`).
+        words: label of every class name and synonym; compared as class names are.
         labels: the project's labels in order.
         notes: gets a line with the names that count as background.
     """
-    by_word = {normalize_name(word): label for word, label in words.items()}
-    found = [by_word.get(normalize_name(name)) for name in truth_names]
-    others = [name for name, label in zip(truth_names, found, strict=True) if label is None]
+    ids = LabelMap.of_names(labels).ids()
+    numbers = {normalize_name(word): ids.get(label, 0) for word, label in words.items()}
+    others = [name for name in truth_names if normalize_name(name) not in numbers]
     if others:
         notes.say(f"counted as background: {', '.join(others)}")
-    ids = LabelMap.of_names(labels).ids()
-    return [ids.get(label, 0) for label in found]
-
-
-_T = TypeVar("_T")
+    return [numbers.get(normalize_name(name), 0) for name in truth_names]
 
 
 class ByName(Generic[_T]):
-    """Finds what belongs to an image by the longest end that its path has in common with one name.
+    """Finds the record of an image: that with which its path has the longest end in common.
 
     Args:
-        names: how the truth calls each image, by what shall be found.
+        names: the truth's name of each image, by its record.
     """
 
     def __init__(self, names: Mapping[_T, str]) -> None:
         self._whole: dict[str, list[_T]] = {}
         self._by_end: dict[str, list[_T]] = {}
         self._refused: set[str] = set()
-        for found, name in names.items():
-            self._whole.setdefault(plain_path(name), []).append(found)
+        for record, name in names.items():
+            self._whole.setdefault(plain_path(name), []).append(record)
             for end in _ends(name):
-                self._by_end.setdefault(end, []).append(found)
+                self._by_end.setdefault(end, []).append(record)
 
     def settle(self, listed: Iterable[str]) -> list[str]:
-        """Return which of all listed images are not meant, for another is meant by the same name.
+        """Return the listed images whose record is another image's; `find` gives them none.
 
-        The one with the longer end in common is; if there are two, none is. `find` finds nothing
-        for the others from then on.
+        A record belongs to the image with the longer end in common; if there are two, to none.
         """
         claims: dict[_T, list[tuple[int, str]]] = {}
         for name in listed:
-            found, length = self._find(name)
-            if len(found) == 1:
-                claims.setdefault(found[0], []).append((length, name))
+            records, length = self._find(name)
+            if len(records) == 1:
+                claims.setdefault(records[0], []).append((length, name))
         for rivals in claims.values():
             best = max(length for length, _ in rivals)
             meant = [name for length, name in rivals if length == best]
@@ -139,13 +135,12 @@ class ByName(Generic[_T]):
         return sorted(self._refused)
 
     def find(self, listed: str) -> list[_T]:
-        """Return what may be meant by a listed image; more than one where the names do not tell."""
+        """Return the records that a listed image may have; several where the names do not tell."""
         return [] if listed in self._refused else self._find(listed)[0]
 
     def _find(self, listed: str) -> tuple[list[_T], int]:
-        found = self._whole.get(plain_path(listed))
-        if found:
-            return found, len(listed) + 1  # longer than any end
+        if records := self._whole.get(plain_path(listed)):
+            return records, len(listed) + 1  # longer than any end
         end = next((end for end in _ends(listed) if end in self._by_end), "")
         return self._by_end.get(end, []), len(end)
 

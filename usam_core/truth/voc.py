@@ -1,4 +1,4 @@
-"""Truth as PASCAL VOC keeps it: one palette PNG an image, 255 is void.
+"""Truth in PASCAL VOC's format: one palette PNG an image, 255 is void.
 
 A PNG of 16 bit holds classes from 255 on; void there is 65535. The largest value, in other words.
 """
@@ -14,15 +14,9 @@ from usam_core.config.classes import BACKGROUND
 from usam_core.errors import InputError
 from usam_core.files.digest import files_digest, value_digest
 from usam_core.files.text import normalize_name
-from usam_core.images.errors import UnusableImage
+from usam_core.images.errors import UnusableImage, check_values
 from usam_core.images.ref import ImageRef
-from usam_core.images.stores.limits import check_values
-from usam_core.masks.label_png import (
-    is_reindexed,
-    opened_png,
-    stored_values,
-    values_of_colors,
-)
+from usam_core.masks.label_png import is_reindexed, opened_png, stored_values, values_of_colors
 from usam_core.masks.rle import mask_record
 from usam_core.truth.base import VOID, Notes, label_numbers
 
@@ -52,8 +46,7 @@ class VocTruth:
         labels: Sequence[str],
         objects: Path | None = None,
     ) -> None:
-        self.folder = folder
-        self.objects = objects
+        self.folder, self.objects = folder, objects
         self._notes = Notes()
         self._shared: set[int] = set()
         if names and normalize_name(names[0]) == BACKGROUND:
@@ -64,7 +57,6 @@ class VocTruth:
         self._numbers = np.array([0, *numbers], np.int16)
 
     def expect(self, file_names: Iterable[str]) -> None:
-        """Take note of all images that will be asked for: one PNG belongs to one of them."""
         # Eight bytes an image, however many there are.
         marks = np.fromiter((hash(_png(name)) for name in file_names), np.int64)
         values, counts = np.unique(marks, return_counts=True)
@@ -72,11 +64,10 @@ class VocTruth:
 
     @property
     def notes(self) -> list[str]:
-        """What was left out by now, and which names count as background."""
         return self._notes.lines()
 
     def digest(self) -> str:
-        """Return a digest of all PNGs, of where they lie, and of what their values mean."""
+        """Return a digest of all PNGs, their places, and the meaning of their values."""
         folders = [self.folder, *([self.objects] if self.objects else [])]
         try:
             files = [files_digest(folder, PNGS) for folder in folders]
@@ -90,8 +81,7 @@ class VocTruth:
         """Return int16 (h, w) of an image, or None when it has no PNG that can be used.
 
         Raises:
-            InputError: the PNG holds a value that no name was given for, or a colour that is none
-                of VOC's.
+            InputError: the PNG holds a value without a name, or a color that is none of VOC's.
         """
         path = _file(self.folder, file_name)
         if hash(_png(file_name)) in self._shared:
@@ -142,17 +132,17 @@ class VocTruth:
                 self._notes.fault(f"{without}, their objects have no PNG", str(path))
             return None
         none = (0, 255) if numbers.dtype == np.uint8 else (0,)
-        found = []
+        objects = []
         for number in np.unique(numbers):
             mask = (numbers == number) & (labels != VOID)
             if number in none or not mask.any():
                 continue
             label = int(np.bincount(labels[mask]).argmax())
             if label:
-                found.append(mask_record(mask, label))
-        return found
+                objects.append(mask_record(mask, label))
+        return objects
 
-    def _read(self, path: Path, without: str, size_hw: tuple[int, int] | None) -> np.ndarray | None:
+    def _read(self, path: Path, without: str, size_hw: tuple[int, ...] | None) -> np.ndarray | None:
         """Return the values of a PNG, uint8 or uint16 (h, w); None without one."""
         if not path.exists():
             return None
@@ -195,13 +185,12 @@ def _values(picture: Image.Image, path: Path) -> np.ndarray:
     values = stored_values(picture, path)
     if values.ndim == 2:
         return values
-    rgb = values
-    values, known = values_of_colors(rgb)
+    numbers, known = values_of_colors(values)
     if known.all():
-        return values
-    if (rgb == rgb[..., :1]).all():
-        return rgb[..., 0]  # greyscale, saved in colour
-    color = "#" + bytes(rgb[~known][0]).hex()
+        return numbers
+    if (values == values[..., :1]).all():
+        return values[..., 0]  # grayscale, saved in color
+    color = "#" + bytes(values[~known][0]).hex()
     raise InputError(
         f"{path}: holds the colour {color}, which is none of VOC's; expected a palette or "
         "greyscale PNG of labels, or the colours of VOC's palette"

@@ -16,9 +16,12 @@ from usam_core.files.spreadsheet import read_separated
 from usam_core.images.listing.walk import below, with_slashes
 
 _COLUMNS = ("path", "file_name")
-"""The column with the images, the first that is there; others are left alone."""
+"""The column with the images, the first that exists; others are left alone."""
 _NUMBER = re.compile(r"\s+-?\d+$")
 """Behind the names in VOC's sets: whether an image holds the class, which object is meant."""
+
+_Rows = Iterator[tuple[int | str, str]]
+"""The place in the file, for a person to look, and the text there."""
 
 
 def read_names(place: ImagePlace, extensions: Sequence[str]) -> list[str]:
@@ -32,28 +35,23 @@ def read_names(place: ImagePlace, extensions: Sequence[str]) -> list[str]:
         InputError: the list cannot be read, names no image, or leads out of the images' folder.
         TransientError: the network failed.
     """
-    file = place.names
+    file = place.names or ""
     try:
         content = open_bytes(file)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error}); expected a list of images") from error
     ending = PurePosixPath(file).suffix.lower()
-    try:
-        rows = list(_READERS[ending](content, file))
-    except KeyError as error:
+    if ending not in _READERS:
         raise InputError(
             f"{file}: got the ending {ending!r}; expected one of {', '.join(_READERS)}"
-        ) from error
+        )
+    rows = list(_READERS[ending](content, file))
     if place.is_voc:
         rows = list(_with_endings(rows, place, extensions))
     names = {_checked(name, place, f"{file}:{where}") for where, name in rows}
     if not names:
         raise InputError(f"{file}: names no image; expected paths that count from {place.root}")
     return sorted(names)
-
-
-_Rows = Iterator[tuple[int | str, str]]
-"""Where in the file, for a person to look, and what stands there."""
 
 
 def _from_text(content: bytes, file: str) -> _Rows:
@@ -107,12 +105,7 @@ def _from_coco(content: bytes, file: str) -> _Rows:
     yield from names
 
 
-_READERS = {
-    ".txt": _from_text,
-    ".csv": _from_csv,
-    ".parquet": _from_parquet,
-    ".json": _from_coco,
-}
+_READERS = {".txt": _from_text, ".csv": _from_csv, ".parquet": _from_parquet, ".json": _from_coco}
 
 
 def _with_endings(
@@ -121,11 +114,16 @@ def _with_endings(
     """Yield the names of a VOC set with the endings that their files have."""
     endings = tuple(ending.lower() for ending in extensions)
     try:
-        present = sorted(_names_in(place.root))
+        if is_url(place.root):
+            system, path = file_system(place.root)
+            entries = try_again(place.root, lambda: system.ls(path, detail=False))
+        else:
+            entries = os.listdir(place.root)
     except OSError as error:
         raise InputError(
             f"{place.root}: {error}; expected the folder of the images that {place.names} names"
         ) from error
+    present = sorted(PurePosixPath(entry).name for entry in entries)
     by_stem = {name.rpartition(".")[0]: name for name in present if name.lower().endswith(endings)}
     # Where every line ends in a number, numbers are parts of the names only if all of them are.
     texts = [text for _, text in rows]
@@ -142,22 +140,18 @@ def _with_endings(
         yield where, by_stem[stem]
 
 
-def _names_in(folder: str) -> list[str]:
-    if not is_url(folder):
-        return os.listdir(folder)
-    system, path = file_system(folder)
-    entries = try_again(folder, lambda: system.ls(path, detail=False))
-    return [PurePosixPath(entry).name for entry in entries]
-
-
 def _checked(text: str, place: ImagePlace, where: str) -> str:
     """Return a path in its plain form, if it stays below the images' folder."""
     name = with_slashes(text.strip(), place.root)
     path = PurePosixPath(name)
     if is_url(name) or path.is_absolute():
         path = PurePosixPath(below(name, place.root) or "")
-    elif path.parts[:1] == PurePosixPath(place.root).parts[-1:] and _lies_deeper(path, place):
-        path = path.relative_to(path.parts[0])
+    elif path.parts[:1] == PurePosixPath(place.root).parts[-1:]:
+        # It may count from above the images' folder, whose name it begins with.
+        inside = path.relative_to(path.parts[0])
+        above = join(place.root, str(path))
+        if not os.path.lexists(above) and os.path.lexists(join(place.root, str(inside))):
+            path = inside
     # Outputs take the images' names: they must stay in the outputs' folder.
     if not path.name or ".." in path.parts or PureWindowsPath(name).drive or "\0" in name:
         raise InputError(
@@ -165,11 +159,3 @@ def _checked(text: str, place: ImagePlace, where: str) -> str:
             f"({place.root}) and stays below it"
         )
     return path.as_posix()
-
-
-def _lies_deeper(path: PurePosixPath, place: ImagePlace) -> bool:
-    """Return whether a path counts from above the images' folder, whose name it begins with."""
-    inside = path.relative_to(path.parts[0])
-    return not os.path.lexists(join(place.root, str(path))) and os.path.lexists(
-        join(place.root, str(inside))
-    )

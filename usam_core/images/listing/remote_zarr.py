@@ -1,7 +1,7 @@
 """Zarr behind a URL: its files are known from its metadata, so that nothing has to be listed.
 
-Of a Zarr folder on this disk the files are found; a web server shows no folders, and a store of
-objects may refuse to. Only a group that says nothing of what it holds has to be listed.
+A web server shows no folders, and a store of objects may refuse to. Only a group that says nothing
+of what it holds has to be listed.
 """
 
 import hashlib
@@ -16,10 +16,9 @@ import zarr
 from usam_core.errors import InputError, StoreAccessError
 from usam_core.files.digest import value_digest
 from usam_core.files.fsspec_io import FileInfo, info, join, open_bytes, try_again
-from usam_core.images.errors import library_verdicts, verdict_on
+from usam_core.images.errors import check_count, library_verdicts, verdict_on
 from usam_core.images.stores.anew import zarr_key_as_read
-from usam_core.images.stores.limits import check_count
-from usam_core.images.stores.zarr_store import array_names, images_in
+from usam_core.images.stores.zarr_store import Array, Node, array_names, images_in
 
 _T = TypeVar("_T")
 
@@ -37,54 +36,39 @@ def images_behind(address: str) -> list[str]:
         TransientError: the network failed.
     """
     with library_verdicts(address), verdict_on(address):
-        found = try_again(address, lambda: images_in(address))
-        if not found:
+        images = try_again(address, lambda: images_in(address))
+        if not images:
             raise _silent(address)
-        return found
+        return images
 
 
 def zarr_digest(address: str) -> tuple[str, int]:
-    """Return the digest of an image's files, as a folder of them has it, and their bytes.
-
-    Raises:
-        UnusableImage: the image cannot be read.
-        TransientError: the network failed.
-    """
+    """Return the digest of an image's files, as a folder of them has it, and their bytes."""
 
     def digest(name: str) -> tuple[str, str, int]:
         content = open_bytes(join(address, name))
         return name, hashlib.sha256(content).hexdigest(), len(content)
 
     node, each = _of_each(address, digest)
-    found = sorted(each)
-    key = zarr_key_as_read(value_digest([[name, sha256] for name, sha256, _ in found]), node)
-    return key, sum(size for *_, size in found)
+    files = value_digest([[name, sha256] for name, sha256, _ in sorted(each)])
+    return zarr_key_as_read(files, node), sum(size for *_, size in each)
 
 
 def zarr_info(address: str) -> FileInfo:
-    """Return what is told of an image's files without reading their values.
-
-    Raises:
-        UnusableImage: the image cannot be read.
-        TransientError: the network failed.
-    """
-
-    def look(name: str) -> tuple[str, FileInfo]:
-        return name, info(join(address, name))
-
-    found = sorted(_of_each(address, look)[1])
-    stamps = [[name, told.stamp] for name, told in found]
-    latest = max((told.mtime_ns for _, told in found), default=0)
+    """Return the metadata of an image's files without reading their values."""
+    _, each = _of_each(address, lambda name: (name, info(join(address, name))))
+    stamps = [[name, file.stamp] for name, file in sorted(each)]
+    latest = max((file.mtime_ns for _, file in each), default=0)
     return FileInfo(None, latest, value_digest(stamps) if all(s for _, s in stamps) else "")
 
 
-def _of_each(address: str, call: Callable[[str], _T]) -> tuple[zarr.Group | zarr.Array, list[_T]]:
-    """Return an image, and what a call gives for each of its files that is there.
+def _of_each(address: str, call: Callable[[str], _T]) -> tuple[Node, list[_T]]:
+    """Open an image; return it, and what a call gives for each of its files.
 
-    Chunks without values have none.
+    Chunks without values have no file.
     """
 
-    def there(name: str) -> _T | None:
+    def present(name: str) -> _T | None:
         try:
             return call(name)
         except FileNotFoundError:
@@ -95,15 +79,15 @@ def _of_each(address: str, call: Callable[[str], _T]) -> tuple[zarr.Group | zarr
         verdict_on(address),
         ThreadPoolExecutor(_THREADS, thread_name_prefix="usam-zarr") as pool,
     ):
-        node = try_again(address, lambda: zarr.open(address, mode="r"))
+        node: Node = try_again(address, lambda: zarr.open(address, mode="r"))
         names = _files(node, try_again(address, lambda: _arrays(address, node)))
-        found: list[_T] = []
+        results: list[_T] = []
         while some := list(islice(names, _TOGETHER)):
-            found += [one for one in pool.map(there, some) if one is not None]
-        return node, found
+            results += [one for one in pool.map(present, some) if one is not None]
+        return node, results
 
 
-def _files(node: zarr.Group | zarr.Array, arrays: dict[str, zarr.Array]) -> Iterator[str]:
+def _files(node: Node, arrays: dict[str, Array]) -> Iterator[str]:
     """Yield every file that an image or an array may have, from the URL on."""
     version = node.metadata.zarr_format
     if isinstance(node, zarr.Group):
@@ -111,7 +95,7 @@ def _files(node: zarr.Group | zarr.Array, arrays: dict[str, zarr.Array]) -> Iter
     for name, array in arrays.items():
         before = f"{name}/" if name else ""
         yield from (f"{before}{file}" for file in _METADATA[version])
-        # Of a sharded array the grid of its files is the shards'.
+        # The grid of a sharded array's files is the shards'.
         files = array.shards or array.chunks
         count = math.prod(-(-n // m) for n, m in zip(array.shape, files, strict=True))
         check_count(name, "chunks", count, None)
@@ -119,14 +103,14 @@ def _files(node: zarr.Group | zarr.Array, arrays: dict[str, zarr.Array]) -> Iter
             yield before + array.metadata.encode_chunk_key(place)
 
 
-def _arrays(address: str, node: zarr.Group | zarr.Array) -> dict[str, zarr.Array]:
+def _arrays(address: str, node: Node) -> dict[str, Array]:
     """Return the arrays of an image by where they lie below it."""
     if isinstance(node, zarr.Array):
         return {"": node}
     try:
-        found = {name: node.get(name) for name in array_names(node)}
-        # One that is missing is for who opens the image to tell.
-        return {name: array for name, array in found.items() if isinstance(array, zarr.Array)}
+        arrays = {name: node.get(name) for name in array_names(node)}
+        # A missing one is found out when the image is opened.
+        return {name: array for name, array in arrays.items() if isinstance(array, zarr.Array)}
     except StoreAccessError:
         raise
     except InputError as error:

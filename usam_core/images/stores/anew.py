@@ -1,5 +1,5 @@
-"""Which images looked otherwise before: TIFFs until each was read by its own tags, and plain Zarr
-arrays until a last axis of 3 or 4 was colour (decision 0013).
+"""Images that looked otherwise before: TIFFs until each was read by its own tags, and plain Zarr
+arrays until a last axis of 3 or 4 was color (decision 0013).
 
 Their content keys differ from before, so that what was made of wrong pixels is made anew; all
 others keep their keys. When a reading is mended again, its kinds belong here too.
@@ -10,12 +10,10 @@ import io
 import tifffile
 import zarr
 
-from usam_core.errors import InputError
 from usam_core.files.digest import value_digest
-from usam_core.images.errors import UnusableImage
 from usam_core.images.stores.tiff import TiffStore
 from usam_core.images.stores.tiff_tags import Pixels
-from usam_core.images.stores.zarr_store import is_named, open_node
+from usam_core.images.stores.zarr_store import Node, is_named, open_node
 
 TIFF_READING, ZARR_READING = 2, 3
 READING = ZARR_READING
@@ -25,39 +23,27 @@ _KIND = tifffile.PHOTOMETRIC
 
 
 def key_as_read(digest: str, source: str | bytes) -> str:
-    """Return the content key of a TIFF: its digest, or another one where it is read anew.
-
-    Args:
-        digest: of its bytes.
-        source: its path, or the bytes.
-    """
+    """Return the key of a TIFF, a path or bytes: its digest, or another where it is read anew."""
     return value_digest([digest, "reading", TIFF_READING]) if is_read_anew(source) else digest
 
 
 def is_read_anew(source: str | bytes) -> bool:
-    """Return whether a TIFF looked otherwise before; not where it cannot be read."""
+    """Return whether a TIFF looked otherwise before; False where it cannot be read."""
     try:
         with TiffStore(source if isinstance(source, str) else io.BytesIO(source)) as store:
             is_single = len(store.planes()) == 1
-            return any(_looked_otherwise(*found, is_single) for found in store.kinds())
-    except (UnusableImage, InputError):
-        return False
+            return any(_looked_otherwise(*kind, is_single) for kind in store.kinds())
     except Exception:  # the library raises anything on damaged bytes
         return False
 
 
-def zarr_key_as_read(digest: str, source: str | zarr.Group | zarr.Array) -> str:
-    """Return the content key of a Zarr image: its digest, or another one where it is read anew.
-
-    Args:
-        digest: of its files.
-        source: its path, or itself.
-    """
+def zarr_key_as_read(digest: str, source: str | Node) -> str:
+    """Return the key of a Zarr image: its files' digest, or another where it is read anew."""
     return value_digest([digest, "reading", ZARR_READING]) if is_zarr_read_anew(source) else digest
 
 
-def is_zarr_read_anew(source: str | zarr.Group | zarr.Array) -> bool:
-    """Return whether a plain array looked otherwise before; not where it cannot be read.
+def is_zarr_read_anew(source: str | Node) -> bool:
+    """Return whether a plain array looked otherwise before; False where it cannot be read.
 
     The lengths decided: of (n, h, w, 3 or 4) each channel was a measurement of its own, a short
     first axis of (h, w, 3 or 4) numbered images.
@@ -73,35 +59,29 @@ def is_zarr_read_anew(source: str | zarr.Group | zarr.Array) -> bool:
 
 def _looked_otherwise(page: tifffile.TiffPage, pixels: Pixels, is_single: bool) -> bool:
     values, samples, alpha = pixels.values, page.samplesperpixel, pixels.alpha
-    is_rgb, is_grey = (page.photometric == kind for kind in (_KIND.RGB, _KIND.MINISBLACK))
+    is_rgb, is_gray = (page.photometric == kind for kind in (_KIND.RGB, _KIND.MINISBLACK))
     is_planar = samples > 1 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
     is_plain_planar = is_planar and not page.compression
     by_pillow = is_single and values.name in ("uint8", "int8")
+    is_palette = pixels.kind == "palette"
+    has_nodata = pixels.nodata is not None and (values.name, pixels.nodata) != ("uint8", 0)
     few_bits = pixels.bits is not None and values.itemsize == 1
     return any(
         (
-            _has_nodata(pixels),
-            # Colour maps of 8 bit were taken for ones of 16, and so for black.
-            page.colormap is not None and 0 < page.colormap.max() < 256,
-            # Opacity was that of the first extra sample, colours never divided by it but here.
+            pixels.has_hole if is_palette else has_nodata,
+            # Opacity was that of the first extra sample, colors never divided by it but here.
             pixels.is_associated and not (by_pillow and is_rgb and not is_plain_planar),
-            alpha is not None and ((is_grey and samples > 2) or alpha != (3 if is_rgb else 1)),
+            alpha is not None and ((is_gray and samples > 2) or alpha != (3 if is_rgb else 1)),
             alpha is not None and pixels.kind == "ink" and values.kind in "ub",
             alpha is not None and not page.extrasamples and not by_pillow,
             # Values of 2 and 4 bits were shown as if they had 8.
             few_bits and (samples > 1 or pixels.bits == 6 or not is_single),
             # Pillow took these for unsigned, for one sample, or for samples side by side.
-            by_pillow and is_grey and (is_planar or (values.kind == "i" and samples == 1)),
-            by_pillow and is_grey and values.kind == "u" and samples == 2 and alpha is None,
+            by_pillow and is_gray and (is_planar or (values.kind == "i" and samples == 1)),
+            by_pillow and is_gray and values.kind == "u" and samples == 2 and alpha is None,
             by_pillow and is_planar and samples > 4 and alpha is not None,
-            is_single and is_plain_planar and values.name == "uint16" and not is_grey,
+            is_single and is_plain_planar and values.name == "uint16" and not is_gray,
             # It knows the name of this compression, and cannot decode it.
             by_pillow and page.compression == tifffile.COMPRESSION.WEBP,
         )
     )
-
-
-def _has_nodata(pixels: Pixels) -> bool:
-    if pixels.colormap is not None:
-        return pixels.has_hole
-    return pixels.nodata is not None and (pixels.values.name, pixels.nodata) != ("uint8", 0)

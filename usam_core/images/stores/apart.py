@@ -19,8 +19,8 @@ _T = TypeVar("_T")
 
 _SECONDS = 120.0
 """A call that takes longer is taken for one that never ends."""
-_SPARE = 2**29
-"""Bytes that decoding may take beside several times what comes out."""
+_SPARE_BYTES = 2**29
+"""Memory that decoding may take beside several times its result."""
 _TIMES = 4
 _CODE = f"from {__name__} import serve; serve()"
 
@@ -28,24 +28,24 @@ _lock = threading.Lock()
 _child: subprocess.Popen[bytes] | None = None
 
 
-def apart(address: str, most: int, function: Callable[..., _T], *arguments: Any) -> _T:
-    """Return what a function gives that is called in another process.
+def apart(address: str, max_bytes: int, function: Callable[..., _T], *arguments: Any) -> _T:
+    """Call a function in another process.
 
     Args:
         address: of the picture, for the verdict.
-        most: bytes of the values that come out; several times these may be taken.
+        max_bytes: of the result; several times these may be taken.
         function: of a module; it and its arguments are pickled.
 
     Raises:
         UnusableImage: what went wrong in there, or the end of the process.
     """
     with _lock:
-        child = _running()
+        child, questions, answers = _running()
         timer = threading.Timer(_SECONDS, child.kill)
         timer.start()
         try:
-            _send(child.stdin, (address, most, function, arguments))
-            code, found = pickle.load(child.stdout)
+            _send(questions, (address, max_bytes, function, arguments))
+            code, result = pickle.load(answers)
         except (EOFError, OSError, pickle.UnpicklingError) as error:
             _end()
             raise UnusableImage(
@@ -56,8 +56,8 @@ def apart(address: str, most: int, function: Callable[..., _T], *arguments: Any)
         finally:
             timer.cancel()
     if code:
-        raise UnusableImage(code, found)
-    return found
+        raise UnusableImage(code, result)
+    return result
 
 
 def serve() -> None:
@@ -67,10 +67,10 @@ def serve() -> None:
     os.dup2(2, 1)
     while True:
         try:
-            address, most, function, arguments = pickle.load(sys.stdin.buffer)
+            address, max_bytes, function, arguments = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        _limit(_SPARE + _TIMES * most)
+        _limit(_SPARE_BYTES + _TIMES * max_bytes)
         try:
             with library_verdicts(address):
                 answer: tuple[str, Any] = "", function(*arguments)
@@ -79,7 +79,8 @@ def serve() -> None:
         _send(answers, answer)
 
 
-def _running() -> subprocess.Popen[bytes]:
+def _running() -> tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]:
+    """Return the process, and its standard input and output."""
     global _child
     if _child is None or _child.poll() is not None:
         _end()
@@ -89,7 +90,9 @@ def _running() -> subprocess.Popen[bytes]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-    return _child
+    assert _child.stdin is not None
+    assert _child.stdout is not None
+    return _child, _child.stdin, _child.stdout
 
 
 @atexit.register
@@ -98,8 +101,9 @@ def _end() -> None:
     if _child is not None:
         _child.kill()
         _child.wait()
-        _child.stdin.close()
-        _child.stdout.close()
+        for stream in (_child.stdin, _child.stdout):
+            if stream is not None:
+                stream.close()
     _child = None
 
 
@@ -118,7 +122,7 @@ def _send(stream: IO[bytes], message: Any) -> None:
     stream.flush()
 
 
-def _limit(most: int) -> None:
+def _limit(more_bytes: int) -> None:
     """Let this process take so many bytes more; systems that cannot tell have no limit."""
     try:
         import resource
@@ -126,6 +130,6 @@ def _limit(most: int) -> None:
         with open("/proc/self/status", encoding="ascii") as file:
             now = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmData"))
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        resource.setrlimit(resource.RLIMIT_DATA, (now + most, hard))
+        resource.setrlimit(resource.RLIMIT_DATA, (now + more_bytes, hard))
     except (ImportError, OSError, ValueError, StopIteration):
         return

@@ -10,9 +10,8 @@ from typing import Any
 from usam_core.config.classes import ClassSpec
 from usam_core.config.training import WebConfig
 from usam_core.errors import ConfigError, InputError, StoreError
-from usam_core.files.atomic import sweep
+from usam_core.files.atomic import only_one, sweep
 from usam_core.files.digest import file_digest, value_digest
-from usam_core.files.locks import only_one
 from usam_core.files.paths import inside
 from usam_core.files.spreadsheet import read_separated
 from usam_core.files.text import normalize_name
