@@ -5,9 +5,7 @@ from typing import Any
 from prefect import flow
 
 from flows.parameters import AnnotateDatasetSettings
-from tasks.gate import pass_gate
-from tasks.lineage import report_lineage
-from tasks.report import report_run, show
+from tasks.report import pass_gate, report_lineage, report_run, show
 from tasks.steps import do_step
 from usam_core.steps import STEPS, StepResult, listed_once
 

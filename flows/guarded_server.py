@@ -21,7 +21,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prefect.server.api.server import create_app
 from prefect.settings import get_current_settings
 
-from flows.secret import OPEN, encoded
+from flows.local_server import OPEN, encoded
 
 _OWN_NAMES = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.IGNORECASE)
 """Any port: a person may have passed it on, by SSH say; a foreign page cannot choose the name."""

@@ -5,8 +5,7 @@ from typing import Any
 from prefect import Flow, flow
 
 from flows.parameters import SETTINGS, ProjectSettings
-from tasks.lineage import report_lineage
-from tasks.report import last_results, report_run, show
+from tasks.report import last_results, report_lineage, report_run, show
 from tasks.steps import do_step
 from usam_core.steps import STEPS, Step, step_folder
 from usam_core.steps.check_parents import check_manifest

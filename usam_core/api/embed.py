@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from usam_core.config.compute import SamConfig
+from usam_core.config.model import SamConfig
 from usam_core.errors import InputError
 from usam_core.images.ref import Box, Tile
 from usam_core.labels.image import LabelledImage

@@ -7,8 +7,7 @@ from typing import Any
 from torch import nn
 
 from usam_core.api.embed import Embed, embedder_of, reading_of, with_picture
-from usam_core.config.compute import SamConfig
-from usam_core.config.inference import InferenceConfig
+from usam_core.config.model import InferenceConfig, SamConfig
 from usam_core.errors import InputError
 from usam_core.head.checkpoint import load_head, save_head
 from usam_core.images.given import ImageLike, take

@@ -11,10 +11,10 @@ import numpy as np
 
 from usam_core.api.embed import embed_now, with_picture
 from usam_core.api.head import Head
-from usam_core.config.palette import label_dtype
 from usam_core.config.project import Project as Settings
 from usam_core.config.project import open_project
 from usam_core.config.schema import ProjectConfig
+from usam_core.config.training import label_dtype
 from usam_core.errors import InputError, MissingStepError, StoreError
 from usam_core.files.fsspec_io import is_url
 from usam_core.head.checkpoint import load_head

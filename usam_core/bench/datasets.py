@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from usam_core.config.presets import preset_classes
+from usam_core.config import preset_classes
 from usam_core.errors import InputError
 
 PAPERS_CLASSWISE = {

@@ -13,8 +13,7 @@ import psutil
 from PIL import Image, ImageDraw, ImageFont
 
 from usam_core.bench.datasets import papers_classwise, published_rows
-from usam_core.bench.plan import Plan
-from usam_core.bench.run import Measured
+from usam_core.bench.plan import Measured, Plan
 from usam_core.files.atomic import whole_file, write_json
 from usam_core.files.digest import file_digest, value_digest
 from usam_core.files.spreadsheet import write_csv

@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from usam_core.cli import terminal
-from usam_core.cli.options import Contact, Json, Names, Papers, SamName, Verbose
-from usam_core.cli.running import set_logging
-from usam_core.config.presets import NAMES, preset_classes, preset_names, preset_summary
+from usam_core.cli.terminal import Contact, Json, Names, Papers, SamName, Verbose
+from usam_core.config import NAMES, preset_classes, preset_names, preset_summary
 from usam_core.errors import InputError
 from usam_core.steps import STEPS
 
@@ -59,11 +58,10 @@ def bench(
     Killed and started again, it goes on where it was. docs/benchmark.md has one command for each
     row of the papers' tables.
     """
-    from usam_core.bench.plan import HEADS, Choices, check_plan, make_plan
+    from usam_core.bench.plan import HEADS, Choices, check_plan, make_plan, run_plan
     from usam_core.bench.report import NOT_RUN, OURS, write_report
-    from usam_core.bench.run import run_plan
 
-    set_logging(verbose)
+    terminal.set_logging(verbose)
     plan = make_plan(
         Choices(
             benchmark=benchmark,

@@ -9,11 +9,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from usam_core.config.compute import ComputeConfig
-from usam_core.config.features import FeatureConfig
+from usam_core.config import preset_names
 from usam_core.config.images import ImagesConfig
-from usam_core.config.presets import preset_names
-from usam_core.config.results import EvaluationConfig, OutputsConfig, ReportConfig
+from usam_core.config.model import FeatureConfig
+from usam_core.config.results import ComputeConfig, EvaluationConfig, OutputsConfig, ReportConfig
 from usam_core.config.schema import (
     ClassSpec,
     GateConfig,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from usam_core.config.features import FeatureConfig
+from usam_core.config.model import FeatureConfig
 from usam_core.features.base import (
     RegionEncoder,
     Regions,

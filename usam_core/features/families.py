@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from usam_core.config.features import FAMILY_OF, FeatureConfig
+from usam_core.config.model import FAMILY_OF, FeatureConfig
 from usam_core.errors import InputError
 
 SETTING = "features.model"

@@ -17,8 +17,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard, TypeVar
 
-from usam_core.errors import InputError, StoreAccessError, TransientError, UsamError
-from usam_core.extras import complaint
+from usam_core.errors import InputError, StoreAccessError, TransientError, UsamError, complaint
 from usam_core.files.stamps import SETTLED_NS
 
 _NETWORK = ("aiohttp", "botocore", "aiobotocore", "gcsfs", "google", "requests", "urllib3", "s3fs")

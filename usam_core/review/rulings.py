@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from usam_core.config.inference import InferenceConfig
+from usam_core.config.model import InferenceConfig
 from usam_core.masks.nms import Overlaps
 from usam_core.masks.rle import encode
 from usam_core.review.decisions import Decision

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from usam_core.config.classes import ClassSpec
+from usam_core.config.training import ClassSpec
 from usam_core.files.digest import value_digest
 from usam_core.progress import Progress
 

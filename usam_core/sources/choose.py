@@ -5,8 +5,7 @@ from typing import Any
 
 from usam_core.config.project import Project
 from usam_core.config.schema import ClassSpec
-from usam_core.errors import ConfigError
-from usam_core.extras import need
+from usam_core.errors import ConfigError, need
 from usam_core.progress import Progress
 from usam_core.sources.base import Collected, PictureSource
 from usam_core.sources.folder import FolderSource

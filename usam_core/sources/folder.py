@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from usam_core.config.classes import ClassSpec
 from usam_core.config.images import ImagesConfig
+from usam_core.config.training import ClassSpec
 from usam_core.errors import InputError
 from usam_core.files.spreadsheet import as_written, read_separated
 from usam_core.files.text import normalize_name

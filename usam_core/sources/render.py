@@ -6,8 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from usam_core.config.classes import ClassSpec
-from usam_core.config.training import RenderConfig
+from usam_core.config.training import ClassSpec, RenderConfig
 from usam_core.errors import InputError
 from usam_core.files.atomic import whole_file
 from usam_core.files.digest import file_digest

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from usam_core.config.palette import label_dtype
+from usam_core.config.training import label_dtype
 from usam_core.labels.label_map import LabelMap
 from usam_core.sources import shapes
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from usam_core.redact import without_secrets
+from usam_core.errors import without_secrets
 
 Permit = Callable[[str], None]
 """Looks at an address before each request to it; raises `FetchFailed` to forbid it."""

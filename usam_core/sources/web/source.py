@@ -8,7 +8,7 @@ from typing import Any
 
 from usam_core.config.schema import ClassSpec
 from usam_core.config.training import WebConfig
-from usam_core.errors import ConfigError, InputError, StoreError
+from usam_core.errors import ConfigError, InputError, StoreError, all_without_secrets
 from usam_core.files.atomic import sweep
 from usam_core.files.digest import file_digest, value_digest
 from usam_core.files.locks import only_one
@@ -16,7 +16,6 @@ from usam_core.files.paths import inside
 from usam_core.files.spreadsheet import read_separated
 from usam_core.files.text import normalize_name
 from usam_core.progress import Progress
-from usam_core.redact import all_without_secrets
 from usam_core.sam.download import cache_folder
 from usam_core.sources.base import Collected, class_folder
 from usam_core.sources.web.journal import Candidate, Journal

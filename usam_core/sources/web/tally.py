@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from usam_core.config.schema import ClassSpec
-from usam_core.redact import all_without_secrets, without_secrets
+from usam_core.errors import all_without_secrets, without_secrets
 from usam_core.sources.base import Rejected, TrainingPicture
 from usam_core.sources.web.journal import Candidate, Verdict
 
