@@ -63,7 +63,8 @@ def embed_now(
     if precision != "int8":
         return masks
     features = {name: _rounded(block) for name, block in masks.features.items()}
-    return replace(masks, tokens=_rounded(masks.tokens), features=features)
+    tokens = None if masks.tokens is None else _rounded(masks.tokens)
+    return replace(masks, tokens=tokens, features=features)
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The `usam` command, as far as it needs no Prefect; `flows.cli` adds `run` and `demo`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -76,7 +77,7 @@ def init(
         terminal.print_line(f"wrote {written}; next: usam run {written}")
 
 
-_WITH_MORE = {
+_WITH_MORE: dict[str, tuple[Callable[..., None], list[str]]] = {
     "collect": (steps.collect, ["", " --class dog --refresh"]),
     "export": (steps.export, [" --format yolo --format coco", " --show-edits"]),
 }

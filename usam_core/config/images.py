@@ -43,37 +43,10 @@ READ = (
 )
 _HEIF = (".heic", ".heif", ".hif")
 NOT_READ = (
-    *_HEIF,
-    *(
-        ".jxl",
-        ".jxr",
-        ".wdp",
-        ".exr",
-        ".hdr",
-        ".tga",
-        ".dib",
-        ".pcx",
-        ".sgi",
-        ".psd",
-        ".psb",
-        ".xcf",
-    ),
-    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
-    *(
-        ".czi",
-        ".nd2",
-        ".lif",
-        ".vsi",
-        ".oib",
-        ".oif",
-        ".ims",
-        ".dv",
-        ".zvi",
-        ".mrxs",
-        ".bif",
-        ".mrc",
-    ),
-    *(".dcm", ".fits", ".fts", ".nii", ".nrrd", ".svg", ".avifs", ".ecw", ".sid"),
+    *(*_HEIF, ".jxl", ".jxr", ".wdp", ".exr", ".hdr", ".tga", ".dib", ".pcx", ".sgi", ".psd"),
+    *(".psb", ".xcf", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef"),
+    *(".srw", ".czi", ".nd2", ".lif", ".vsi", ".oib", ".oif", ".ims", ".dv", ".zvi", ".mrxs"),
+    *(".bif", ".mrc", ".dcm", ".fits", ".fts", ".nii", ".nrrd", ".svg", ".avifs", ".ecw", ".sid"),
 )
 """Endings of images that are left out if they are not asked for, which a note says."""
 

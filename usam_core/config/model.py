@@ -8,9 +8,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from usam_core.config.base import Bool, Float, Fraction, Int, PlacedError, Section, text_of, without
+from usam_core.config.base import (
+    Bool,
+    Float,
+    Fraction,
+    Int,
+    PlacedError,
+    Section,
+    TextForm,
+    naming_class,
+    without,
+)
 
 
 class SamConfig(Section):
@@ -46,9 +56,11 @@ FAMILY_OF = {
     "siglip2": "siglip2",
 }
 """The family of each `model_type` of `transformers`."""
-FeatureName = text_of(
-    "a name of letters, digits, - and _", r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=40
-)
+FeatureName = Annotated[
+    str,
+    Field(max_length=40),
+    TextForm("a name of letters, digits, - and _", r"^[A-Za-z0-9][A-Za-z0-9_-]*$"),
+]
 
 
 class FeatureConfig(Section):
@@ -128,12 +140,11 @@ def check_blocks(named: Iterable[str], wanted: Sequence[str]) -> None:
             )
 
 
-BlockName = text_of(
-    "a block's name of letters, digits, - and _", r"^([A-Za-z0-9][A-Za-z0-9_-]*)?$", max_length=40
-)
-
-NAME = "{c}"
-"""Stands for the class's name in a prompt."""
+BlockName = Annotated[
+    str,
+    Field(max_length=40),
+    TextForm("a block's name of letters, digits, - and _", r"^([A-Za-z0-9][A-Za-z0-9_-]*)?$"),
+]
 WITH_TEXT = ("clip", "siglip2")
 """Families that can compare a name with a picture."""
 
@@ -155,22 +166,23 @@ def find_text_block(wanted: str, features: Mapping[str, FeatureConfig]) -> str:
             "`clip: {model: openai/clip-vit-base-patch16}`",
         )
     able = [name for name, block in features.items() if block.family in ("auto", *WITH_TEXT)]
-    said = [name for name in able if features[name].family in WITH_TEXT]
+    stated = [name for name in able if features[name].family in WITH_TEXT]
+    families = " or ".join(WITH_TEXT)
+    if wanted in able:
+        return wanted
     if wanted:
-        if wanted in able:
-            return wanted
         raise PlacedError(
             ("head", "text_block"),
-            f"got {wanted!r}; expected a block under `features` of the families "
-            f"{' or '.join(WITH_TEXT)}: {able or 'there is none'}",
+            f"got {wanted!r}; expected a block under `features` of the families {families}: "
+            f"{able or 'there is none'}",
         )
-    for only in (able, said):
-        if len(only) == 1:
-            return only[0]
+    for names in (able, stated):
+        if len(names) == 1:
+            return names[0]
     raise PlacedError(
         ("head", "text_block"),
         f"missing, and {able or list(features)} are there; expected the name of one whose family "
-        f"is {' or '.join(WITH_TEXT)} (`family` says so where it is not `auto`)",
+        f"is {families} (`family` says so where it is not `auto`)",
     )
 
 
@@ -213,20 +225,15 @@ class HeadOptions(Section):
     be. It need not be one of `head.features`."""
     text_weight: Fraction = 0.5
     """With `text: fuse`: weight of the names' log-probabilities against the learned head's."""
-    text_prompts: list[str] = []
+    text_prompts: Annotated[
+        list[str],
+        naming_class(
+            "all classes would get the same vector",
+            "where the name belongs, as in 'a photo of a {c}'",
+        ),
+    ] = []
     """Sentences that names are put into; `{c}` is the name, and each synonym in turn. Empty takes
     seven of our own (docs/features.md); a class's own `text_prompts` replace them."""
-
-    @field_validator("text_prompts")
-    @classmethod
-    def _text_prompts_name_the_class(cls, value: list[str]) -> list[str]:
-        for prompt in value:
-            if NAME not in prompt:
-                raise ValueError(
-                    f"{prompt!r} has no {NAME}, so that all classes would get the same vector; "
-                    f"expected it where the name belongs, as in 'a photo of a {NAME}'"
-                )
-        return value
 
 
 class HeadConfig(HeadOptions):

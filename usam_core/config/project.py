@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from usam_core.config.images import LIST_ENDINGS, ImagePlace, image_place
 from usam_core.config.model import FAMILY_OF, WITH_TEXT
-from usam_core.config.schema import Mistake, ProjectConfig
-from usam_core.config.yaml_source import Location, at_line, explain, read_yaml
+from usam_core.config.schema import Location, Mistake, ProjectConfig
+from usam_core.config.yaml_source import at_line, explain, read_yaml
 from usam_core.errors import ConfigError, InputError, MissingExtraError, complaint
 from usam_core.files.fsspec_io import EXTRA_OF, is_url, join
 from usam_core.files.paths import inside
@@ -91,12 +91,12 @@ class Project:
     @property
     def truth_path(self) -> Path | None:
         """Folder or file of the truth, or None if there is none."""
-        return self._absolute(self.config.evaluation and self.config.evaluation.path)
+        return self._absolute(getattr(self.config.evaluation, "path", None))
 
     @property
     def objects_path(self) -> Path | None:
         """Folder that numbers the truth's objects, or None if there is none."""
-        return self._absolute(self.config.evaluation and self.config.evaluation.objects)
+        return self._absolute(getattr(self.config.evaluation, "objects", None))
 
     @property
     def out(self) -> Path:

@@ -8,10 +8,16 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from usam_core.config import Format
-from usam_core.config.base import Bool, Float, Fraction, Int, PlacedError, Section, text_of
+from usam_core.config.base import Bool, Float, Fraction, Int, PlacedError, Section, TextForm
 
 _URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
 """One slash, for that is what a path makes of two."""
+
+
+Address = Annotated[
+    str,
+    TextForm("a scheduler's address such as tcp://host:8786", r"^(tcp|tls|ucx|ws|wss)://\S+$"),
+]
 
 
 class ComputeConfig(Section):
@@ -24,10 +30,7 @@ class ComputeConfig(Section):
     """Threads of torch in each worker, or in the process itself without workers; empty shares the
     machine's cores. Torch rounds sums differently with other numbers of threads: set it where
     stores of several machines shall be equal to the last bit."""
-    scheduler: (
-        text_of("a scheduler's address such as tcp://host:8786", r"^(tcp|tls|ucx|ws|wss)://\S+$")
-        | None
-    ) = None
+    scheduler: Address | None = None
     """Address of a Dask scheduler that runs already, such as "tcp://10.0.0.5:8786". Its workers
     need this version of usam, and the project's folders under the same paths."""
 

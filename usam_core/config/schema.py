@@ -38,7 +38,9 @@ from usam_core.config.training import (
 )
 from usam_core.files.text import normalize_name
 
-Mistake = tuple[tuple[str | int, ...], str]
+Location = tuple[str | int, ...]
+"""Keys, and positions in lists."""
+Mistake = tuple[Location, str]
 """The keys that lead to it, and what came and what was expected."""
 
 PAPERS: dict[str, Any] = {
@@ -167,8 +169,9 @@ class ProjectConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _recipe_is_filled_in(cls, value: object) -> object:
-        recipe = RECIPES.get(str(value.get("recipe"))) if isinstance(value, dict) else None
-        return fill_in(value, recipe) if recipe else value
+        if not isinstance(value, dict):
+            return value
+        return fill_in(value, RECIPES.get(str(value.get("recipe")), {}))
 
     @field_validator("classes", "negatives", mode="before")
     @classmethod
@@ -187,11 +190,11 @@ class ProjectConfig(Section):
                 f"got {found!r}, but recipe: {self.recipe} has {wanted!r}; take this setting out, "
                 "or the recipe",
             )
-        for place, message in self._missing_needs():
-            raise PlacedError(place, message)
+        for key, message in self._missing_needs():
+            raise PlacedError(key, message)
         self._use_own_spellings()
-        for place, message in self._wrong_names():
-            raise PlacedError(place, message)
+        for key, message in self._wrong_names():
+            raise PlacedError(key, message)
         check_blocks(self.features, self.head.features)
         if self.head.text != "off":
             find_text_block(self.head.text_block, self.features)
@@ -285,10 +288,10 @@ class ProjectConfig(Section):
                 f"got {unknown[0]!r}, which is no class; expected some of {sorted(known)}",
             )
         truth = (self.evaluation and self.evaluation.classes) or []
-        for place, names in (("classes",), self.label_names), (("evaluation", "classes"), truth):
+        for keys, names in (("classes",), self.label_names), (("evaluation", "classes"), truth):
             if len(names) > MAX_CLASSES:
                 yield (
-                    place,
+                    keys,
                     f"got {len(names)} names; expected at most {MAX_CLASSES}, as many as label "
                     "maps of 16 bit can hold",
                 )
@@ -335,7 +338,9 @@ class ProjectConfig(Section):
     def label_of(self) -> dict[str, str]:
         """Map each class name to the name it is labelled with at the chosen level."""
         coarse = self.parents if self.level == PARENTS else [self.level]
-        return {c.name: c.parent if c.parent in coarse else c.name for c in self.classes}
+        return {
+            c.name: c.parent if c.parent and c.parent in coarse else c.name for c in self.classes
+        }
 
     @property
     def label_names(self) -> list[str]:

@@ -12,18 +12,30 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from usam_core.config.base import IN_QUOTES, Float, Fraction, Int, PlacedError, Section, text_of
+from usam_core.config.base import (
+    IN_QUOTES,
+    Float,
+    Fraction,
+    Int,
+    PlacedError,
+    Section,
+    TextForm,
+    naming_class,
+)
 from usam_core.files.text import normalize_name
 
 BACKGROUND = "background"
 CLASSES, PARENTS = "classes", "parents"
 _LEVEL_WORDS = (CLASSES, PARENTS, "file")  # the last is the flows', for what the file says
-ClassName = text_of(
-    "a name without slashes and control characters: names are folders too",
-    r"^[^/\\\x00-\x1f]*$",
-    min_length=1,
-    max_length=80,
-)
+ClassName = Annotated[
+    str,
+    Field(min_length=1, max_length=80),
+    TextForm(
+        "a name without slashes and control characters: names are folders too",
+        r"^[^/\\\x00-\x1f]*$",
+    ),
+]
+Color = Annotated[str, TextForm("a colour as #rrggbb, in quotes", r"^#[0-9a-fA-F]{6}$")]
 
 
 class ClassSpec(Section):
@@ -41,7 +53,7 @@ class ClassSpec(Section):
     synonyms: list[str] = []
     """Other words for the same class: folders with these names count as this class too, and texts
     (`head.text`) use them."""
-    color: text_of("a colour as #rrggbb, in quotes", r"^#[0-9a-fA-F]{6}$") | None = None
+    color: Color | None = None
     """Colour in overlays, as "#rrggbb"; empty takes the VOC palette's next colour."""
     parent: ClassName | None = None
     """Name of the coarser class that this one belongs to; see `level`."""
@@ -137,20 +149,15 @@ class SyntheticConfig(Section):
     """Branch, tag or commit of the hub model; empty means its main branch."""
     per_class: Annotated[Int, Field(ge=1, le=100_000)] = 200
     """Pictures to make for each class (GranSAM, section 4.2)."""
-    prompts: Annotated[list[str], Field(min_length=1)] = ["a photo of a {c}"]
+    prompts: Annotated[
+        list[str],
+        Field(min_length=1),
+        naming_class(
+            "all classes would get the same pictures",
+            "where the class name belongs, as in 'a photo of a {c}'",
+        ),
+    ] = ["a photo of a {c}"]
     """Templates used in turn; `{c}` is the class name. A class's own prompts replace them."""
-
-    @field_validator("prompts")
-    @classmethod
-    def _prompts_name_the_class(cls, value: list[str]) -> list[str]:
-        for prompt in value:
-            if "{c}" not in prompt:
-                raise ValueError(
-                    f"{prompt!r} has no {{c}}, so that all classes would get the same pictures; "
-                    "expected it where the class name belongs, as in 'a photo of a {c}'"
-                )
-        return value
-
     negative_prompt: str = ""
     """What the pictures should not show."""
     scheduler: str | None = None

@@ -11,10 +11,9 @@ import yaml
 from pydantic import ValidationError
 
 from usam_core.config.base import IN_QUOTES, WAS_REMOVED, PlacedError, Section
-from usam_core.config.schema import ProjectConfig
+from usam_core.config.schema import Location, ProjectConfig
 from usam_core.errors import ConfigError, without_secrets
 
-Location = tuple[str | int, ...]
 _LONGEST_SHOWN = 300
 _KEY = re.compile(r"[\w .-]{1,40}")
 _REPEATED = 10_000
@@ -102,7 +101,7 @@ def explain(name: str, error: ValidationError, lines: dict[Location, int]) -> It
         at = at_line(name, place, lines)
         cause = first.get("ctx", {}).get("error")
         if first["type"] == "extra_forbidden":
-            section = _section(place[:-1])
+            section = section_at(place[:-1])
             if section is not None and place[-1] in section.removed:
                 yield f"{at}: got {_shown(first['input'])}; this setting {WAS_REMOVED}"
                 continue
@@ -138,7 +137,7 @@ def _wish(problem: dict[str, Any]) -> str:
     return "expected: " + message
 
 
-def _section(place: Location) -> type[Section] | None:
+def section_at(place: Location) -> type[Section] | None:
     """Return the model whose keys stand at a place."""
     model: type[Section] | None = ProjectConfig
     named = False
@@ -169,7 +168,7 @@ def _suggestion(section: type[Section] | None, key: str) -> str:
 
 
 def _expected(place: Location) -> str:
-    section = _section(place[:-1])
+    section = section_at(place[:-1])
     field = section.model_fields.get(str(place[-1])) if section else None
     return ((field and field.description) or "a value").split(". ")[0]
 
@@ -195,7 +194,9 @@ def _walk(name: str, root: yaml.Node | None) -> tuple[dict[Location, int], list[
     duplicates: list[str] = []
     seen: set[int] = set()
     repeated = 0
-    left = deque([(root, (), frozenset[int]())] if root else [])
+    left: deque[tuple[yaml.Node, Location, frozenset[int]]] = deque()
+    if root is not None:
+        left.append((root, (), frozenset()))
     while left:
         node, at, above = left.popleft()
         repeated += id(node) in seen
@@ -234,11 +235,10 @@ def _check_text(node: yaml.Node) -> None:
         )
 
 
-def _not_yaml(name: str, text: str, error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    if mark is not None:
-        line, problem = mark.line + 1, error.problem
-    else:  # of a character that YAML does not take
+def _not_yaml(name: str, text: str, error: Any) -> str:
+    if isinstance(error, yaml.reader.ReaderError):  # of a character that YAML does not take
         line, problem = text.count("\n", 0, error.position) + 1, error.reason
+    else:
+        line, problem = error.problem_mark.line + 1, error.problem
     hint = next((hint for part, hint in _HINTS.items() if part in problem), "correct it")
     return f"{name}:{line}: not valid YAML: {problem}{'' if ';' in problem else f'; {hint}'}"
