@@ -1,4 +1,4 @@
-"""How long work tells that it goes on: one small protocol, silent unless a front end gives more.
+"""Progress of long work: one small protocol, silent unless a front end gives more.
 
 The command line shows `rich` bars (`usam_core.cli`), the Prefect tasks write progress artifacts
 (`tasks.report`); the core only ever calls `bar` and `advance`.
@@ -14,7 +14,7 @@ class Bar(Protocol):
     """One piece of work that advances."""
 
     def advance(self, count: int = 1) -> None:
-        """Say that `count` more items are done."""
+        """Report `count` more items as done."""
 
 
 class Progress(Protocol):
@@ -24,26 +24,8 @@ class Progress(Protocol):
         """Return a context manager that yields a bar; `total` None means unknown."""
 
 
-class _SilentBar:
-    def advance(self, count: int = 1) -> None:
-        del count
-
-
-class Silent:
-    """The default: says nothing."""
-
-    @contextmanager
-    def bar(self, what: str, total: int | None) -> Iterator[Bar]:
-        """Yield a bar that ignores everything."""
-        del what, total
-        yield _SilentBar()
-
-
-SILENT = Silent()
-
-
 class Advance:
-    """Makes bars that all pass on what they are told to one function.
+    """Makes bars that all pass on their advances to one function.
 
     Args:
         advance: called with the number of items done since the last call.
@@ -59,15 +41,23 @@ class Advance:
         yield self
 
     def advance(self, count: int = 1) -> None:
-        """Say that `count` more items are done."""
+        """Report `count` more items as done."""
         self._advance(count)
 
 
+def _show_nothing(count: int) -> None:
+    del count
+
+
+SILENT = Advance(_show_nothing)
+"""The default."""
+
+
 class Pace:
-    """How far a piece of work is, how quick, and how long it will still take; its text says so.
+    """Items done, per second, and the time left; `str` gives all three.
 
     Args:
-        total: how many items there are.
+        total: number of items.
         clock: seconds; for tests.
     """
 
@@ -78,12 +68,12 @@ class Pace:
         self._done = 0
 
     def advance(self, count: int = 1) -> None:
-        """Say that `count` more items are done."""
+        """Report `count` more items as done."""
         self._done += count
 
     @property
     def percent(self) -> float:
-        """Return how much is done, 0 to 100."""
+        """Share that is done, 0 to 100."""
         return 100 * self._done / max(1, self._total)
 
     def __str__(self) -> str:
