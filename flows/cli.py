@@ -45,7 +45,7 @@ def run(
             "--refresh repeats work; expected the first step to repeat too: --from annotate is the "
             "least, --from collect drops pictures and embeddings"
         )
-    done = _run_flow(project, verbose, level, start, refresh, papers)
+    done = _run_flow(project, level, start, refresh, papers)
     if json:
         terminal.print_json(done)
     else:
@@ -63,8 +63,8 @@ def demo(
 
     files = prepare_demo(out)
     runs = {
-        "default": _run_flow(files.default, verbose),
-        "papers' mode": _run_flow(files.papers, verbose),
+        "default": _run_flow(files.default),
+        "papers' mode": _run_flow(files.papers),
     }
     if json:
         terminal.print_json(runs)
@@ -210,14 +210,12 @@ def _prefect_settings() -> None:
 
 def _run_flow(
     project: Path,
-    verbose: bool,
     level: str | None = None,
     start: str = "",
     refresh: bool = False,
     papers: bool = False,
 ) -> dict[str, Any]:
     """Run a project; return the seconds and the steps' results."""
-    terminal.set_logging(verbose)
     from flows.parameters import AnnotateDatasetSettings
 
     start = start or next(iter(STEPS))

@@ -59,7 +59,6 @@ def bench(
     from usam_core.bench.plan import HEADS, Choices, check_plan, make_plan, run_plan
     from usam_core.bench.report import NOT_RUN, OURS, write_report
 
-    terminal.set_logging(verbose)
     plan = make_plan(
         Choices(
             benchmark=benchmark,

@@ -42,7 +42,6 @@ def check(
     from usam_core.config.project import load_project
     from usam_core.steps.check import check_project
 
-    terminal.set_logging(verbose)
     progress = terminal.progress_for_terminal()
     result = check_project(load_project(project), repair=repair, progress=progress)
     if json:

@@ -51,7 +51,6 @@ def command(step: Step) -> Callable[..., None]:
     ) -> None:
         from usam_core.config.project import open_project
 
-        terminal.set_logging(verbose)
         run_one(step.name, open_project(project, level), refresh, json)
 
     def of_all(
@@ -74,7 +73,6 @@ def collect(
     from usam_core.steps.collect import collect_class
     from usam_core.steps.record import read_record
 
-    terminal.set_logging(verbose)
     loaded = load_project(project)
     names = only or ([spec.name for spec in loaded.config.collected] if refresh else [])
     progress = terminal.progress_for_terminal()
@@ -115,7 +113,6 @@ def export(
     from usam_core.config.project import open_project
     from usam_core.steps import export as step
 
-    terminal.set_logging(verbose)
     opened = open_project(project, level)
     known = ", ".join(get_args(Format))
     if formats:
@@ -172,7 +169,6 @@ def review(
     from usam_core.steps.review import learned_from_decisions, open_review
     from usam_core.steps.review import summary as summed_up
 
-    terminal.set_logging(verbose)
     loaded = open_project(project, level)
     if summary:
         _print_precision(loaded, summed_up(loaded), json)

@@ -28,7 +28,6 @@ from usam_core.progress import SILENT, Bar, Progress
 
 ProjectFile = Annotated[Path, typer.Argument(help="The project file, project.yaml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log.")]
 Papers = Annotated[
     bool, typer.Option("--papers", help="The papers' mode: recipe: papers, nothing of ours.")
 ]
@@ -59,7 +58,7 @@ screen = Console()
 errors = Console(stderr=True)
 
 
-def set_logging(verbose: bool) -> None:
+def set_logging(verbose: bool) -> bool:
     """Show our own warnings, or everything of ours; what libraries log stays with them."""
     ours = logging.getLogger("usam_core")
     ours.setLevel(logging.INFO if verbose else logging.WARNING)
@@ -67,6 +66,10 @@ def set_logging(verbose: bool) -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
         ours.addHandler(handler)
+    return verbose
+
+
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log.", callback=set_logging)]
 
 
 class _RichBar:

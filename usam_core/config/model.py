@@ -189,8 +189,8 @@ def find_text_block(wanted: str, features: Mapping[str, FeatureConfig]) -> str:
 Width = Annotated[Int, Field(ge=1, le=65536)]
 
 
-class HeadOptions(Section):
-    """Options of the `head` section that are ours."""
+class HeadConfig(Section):
+    """The learned head (GranSAM, sections 3.5 and 4.2, supplement 2)."""
 
     removed = {
         "bank": "off",
@@ -234,10 +234,6 @@ class HeadOptions(Section):
     ] = []
     """Sentences that names are put into; `{c}` is the name, and each synonym in turn. Empty takes
     seven of our own (docs/features.md); a class's own `text_prompts` replace them."""
-
-
-class HeadConfig(HeadOptions):
-    """The learned head (GranSAM, sections 3.5 and 4.2, supplement 2)."""
 
     features: Annotated[list[str], Field(min_length=1)] = ["encoder"]
     """Feature blocks that the head sees: `tokens` (alone, the papers' mode), `encoder` (of the

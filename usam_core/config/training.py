@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from usam_core.config.base import (
     IN_QUOTES,
@@ -67,7 +67,7 @@ class ClassSpec(Section):
 
     @field_validator("name", "parent")
     @classmethod
-    def _name_can_be_used(cls, value: str | None) -> str | None:
+    def _name_can_be_used(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None:
             return None
         if value != value.strip():
@@ -76,14 +76,9 @@ class ClassSpec(Section):
             raise ValueError("expected another name: this one is a folder's")
         if normalize_name(value) == BACKGROUND:
             raise ValueError("expected another name: the background is what no class claims")
-        return unicodedata.normalize("NFC", value)
-
-    @field_validator("parent")
-    @classmethod
-    def _parent_can_be_a_level(cls, value: str | None) -> str | None:
-        if value in _LEVEL_WORDS:
+        if info.field_name == "parent" and value in _LEVEL_WORDS:
             raise ValueError(f"expected another name: as a level, {value!r} means something else")
-        return value
+        return unicodedata.normalize("NFC", value)
 
 
 MAX_CLASSES = 2**15 - 1
