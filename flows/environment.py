@@ -57,11 +57,7 @@ def own_folder() -> Path:
 
 
 def temporary() -> Path:
-    """Return this user's own folder in the system's temporary one.
-
-    Raises:
-        UserError: there is no place at all that can be written.
-    """
+    """Return this user's folder in the system's temporary one, or raise a `UserError`."""
     try:
         folder = Path(tempfile.gettempdir()) / f"usam-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)

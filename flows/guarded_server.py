@@ -45,12 +45,7 @@ location.replace("/");
 
 
 class Guard:
-    """An ASGI application before another.
-
-    Args:
-        app: Prefect's server.
-        secret: what the browser's file posts.
-    """
+    """An ASGI application before Prefect's server; the browser's file posts the secret to it."""
 
     def __init__(self, app: Any, secret: str) -> None:
         self._app = app

@@ -56,13 +56,8 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Served:
-    """What runs here.
-
-    Attributes:
-        port: where the server listens on 127.0.0.1.
-        project: project file that the forms begin with, if one was given.
-        cron: when that project is run by itself, if it is.
-        timezone: the zone that `cron` means.
+    """What runs here: the server's port on 127.0.0.1, the project file that the forms begin with,
+    and when that project runs by itself, in a time zone.
     """
 
     port: int = PORT
@@ -107,13 +102,7 @@ def client_environment(served: Served) -> dict[str, str]:
 
 
 def up(wanted: Served) -> bool:
-    """Start the server and the flows, and wait until both are there.
-
-    Args:
-        wanted: what is to run.
-
-    Returns:
-        False if exactly that runs already.
+    """Start the server and the flows and wait for both; False if exactly that runs already.
 
     Raises:
         UserError: something else of ours runs, the port is taken, or the folder is not ours.
@@ -219,9 +208,7 @@ def _check_same(served: Served, wanted: Served) -> None:
 def private_folder(folder: Path) -> None:
     """Make a folder that nobody but its owner can enter, or close the one that is there.
 
-    Raises:
-        UserError: it is another user's, or a link that another user has put there, or no folder.
-        StoreError: the disk does not let us make it.
+    Raises a `UserError` if it is another user's, or a link that another user has put there.
     """
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -46,13 +46,7 @@ _log = logging.getLogger(__name__)
 async def deployments(
     project: str | None, cron: str | None, timezone: str
 ) -> list[RunnerDeployment]:
-    """Describe one deployment a flow, by module path.
-
-    Args:
-        project: project file that the forms begin with.
-        cron: when to run `annotate-dataset` on `project`.
-        timezone: IANA name of the zone that `cron` means.
-    """
+    """Describe one deployment a flow, by module path; `cron` runs `annotate-dataset` on `project`."""
     parameters: dict[str, Any] = {"settings": {"project_file": project}} if project else {}
     schedule = CronSchedule(cron=cron, timezone=timezone) if project and cron else None
     return [
@@ -84,11 +78,7 @@ async def end_orphans(served: list[UUID]) -> None:
 
 
 async def end_killed(folder: Path) -> list[UUID]:
-    """Let runs whose process is gone end as Crashed; return them.
-
-    Args:
-        folder: `runs_folder()` of the server that the settings name.
-    """
+    """Let runs with a lock in `folder` whose process is gone end as Crashed; return them."""
     ended = []
     for file in sorted(folder.glob("*")) if folder.is_dir() else []:
         lock = FileLock(file)

@@ -109,8 +109,7 @@ class RunProgress:
 def last_results(project: Project) -> list[StepResult]:
     """Return what the steps recorded when they last ran, whether or not it still holds.
 
-    Raises:
-        MissingStepError: no step has run yet.
+    Raises a `MissingStepError` if no step has run yet.
     """
     records = [read_record(step_folder(project, step)) for step in STEPS]
     results = [result for result in records if result is not None]
@@ -123,12 +122,7 @@ def last_results(project: Project) -> list[StepResult]:
 
 
 def show(result: StepResult, pictures: int = MAX_OVERLAYS) -> None:
-    """Show on the run page what of a step's result wants to be seen.
-
-    Args:
-        result: the result.
-        pictures: how many labelled images.
-    """
+    """Show on the run page what of a step's result wants to be seen, and some labelled images."""
     if name := STEPS[result.step].table:
         table = read_csv(Path(result.path).with_name(name))
         create_table_artifact(
@@ -235,11 +229,7 @@ def report_lineage(project: Project, results: list[StepResult]) -> None:
 
 @task(name="quality-gate", persist_result=False)
 def pass_gate(project_file: str, changes: dict[str, str]) -> None:
-    """Judge the run just finished.
-
-    Raises:
-        GateError: it is not to be trusted; the labels stay where they are.
-    """
+    """Judge the run just finished; raise a `GateError` if it is not to be trusted."""
     from usam_core.steps.gate import check_gate  # torch and all: when it is needed
 
     project = load_project(project_file, **changes)

@@ -60,11 +60,8 @@ class Demo(NamedTuple):
 def prepare_demo(folder: Path, scenes: int = 32, pictures: int = 20, seed: int = 0) -> Demo:
     """Draw the scenes and write the two project files; what exists already is left alone.
 
-    Args:
-        folder: where everything goes.
-        scenes: images to be labelled.
-        pictures: training pictures of each class, drawn later by the collect step.
-        seed: the project's seed; scenes and training pictures never share random numbers.
+    Each class gets so many `pictures` for training, drawn later by the collect step. Scenes and
+    training pictures never share random numbers.
     """
     if not (folder / TRUTH).exists():
         labels = LabelMap.of_names(list(DEMO_CLASSES))

@@ -140,9 +140,7 @@ def lacking(extra: str) -> list[str]:
 def complaint(extra: str, wanted_by: str) -> str:
     """Return the sentence for a missing extra, or "" when all of it is here.
 
-    Args:
-        extra: one of `EXTRAS`.
-        wanted_by: the setting, address or command, such as `training.source: web`.
+    `wanted_by` is the setting, address or command, such as `training.source: web`.
     """
     modules = lacking(extra)
     if not modules:
@@ -155,10 +153,6 @@ def complaint(extra: str, wanted_by: str) -> str:
 
 
 def need(extra: str, wanted_by: str) -> None:
-    """Check that an extra is installed, before a module that imports its packages is.
-
-    Raises:
-        MissingExtraError: it is not; arguments as for `complaint`.
-    """
+    """Raise a `MissingExtraError` if an extra is missing, before a module imports its packages."""
     if text := complaint(extra, wanted_by):
         raise MissingExtraError(text)

@@ -25,11 +25,7 @@ class Progress(Protocol):
 
 
 class Advance:
-    """Makes bars that all pass on their advances to one function.
-
-    Args:
-        advance: called with the number of items done since the last call.
-    """
+    """Makes bars that all pass the number of items done since their last call to one function."""
 
     def __init__(self, advance: Callable[[int], None]) -> None:
         self._advance = advance
@@ -54,12 +50,7 @@ SILENT = Advance(_show_nothing)
 
 
 class Pace:
-    """Items done, per second, and the time left; `str` gives all three.
-
-    Args:
-        total: number of items.
-        clock: seconds; for tests.
-    """
+    """Items done of a total, per second, and the time left; `str` gives all. `clock` is for tests."""
 
     def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._total = total

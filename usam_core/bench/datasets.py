@@ -131,15 +131,9 @@ BENCHMARKS = {
 
 
 def open_split(benchmark: Benchmark, data: Path, limit: int | None = None) -> Split:
-    """Find a benchmark's images and truth.
+    """Find a benchmark's images and truth, at most `limit` of them, evenly spread over the split.
 
-    Args:
-        benchmark: one of `BENCHMARKS`.
-        data: the data set's folder.
-        limit: how many images at most, spread evenly over the sorted split.
-
-    Raises:
-        InputError: the folder is not laid out officially; the message names what is missing.
+    Raises an `InputError` that names what is missing if `data` is not laid out officially.
     """
     return (_coco if benchmark.name == "coco-object" else _voc)(data, limit)
 

@@ -113,9 +113,8 @@ class Plan:
 def make_plan(choices: Choices) -> Plan:
     """Look at the data set and the settings, and write nothing.
 
-    Raises:
-        ConfigError: the settings file cannot be read, or decides what the benchmark decides.
-        InputError: the data set is not laid out officially, or a choice cannot be meant.
+    Raises a `ConfigError` for what the settings file may not say, an `InputError` for other
+    choices.
     """
     benchmark = BENCHMARKS[choices.benchmark]
     if not choices.seeds or len(set(choices.seeds)) < len(choices.seeds):
@@ -131,11 +130,7 @@ def make_plan(choices: Choices) -> Plan:
 
 
 def check_plan(plan: Plan) -> None:
-    """Check the settings as a run will, before anything is written.
-
-    Raises:
-        ConfigError: all mistakes, one a line.
-    """
+    """Raise a `ConfigError` with all mistakes of the settings, before anything is written."""
     first = plan.runs[0]
     values = _values(plan, first)
     del values["images"]["files"]  # is written with the project
@@ -254,13 +249,7 @@ def run_plan(
 ) -> list[Measured]:
     """Run all steps of all runs; what an earlier call finished is reused.
 
-    Args:
-        plan: what to do.
-        progress: told how the work goes on.
-        done: told of each finished step.
-
-    Raises:
-        UserError: a step cannot run; the message says why.
+    `done` is told of each finished step. Raises a `UserError` if a step cannot run.
     """
     for run in plan.runs:
         write_project(plan, run)

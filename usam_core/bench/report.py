@@ -109,13 +109,9 @@ _ROW, _TOP, _BOTTOM = 26, 64, 84
 
 
 def save_figure(path: Path, table: pd.DataFrame, measure: str, title: str) -> None:
-    """Write the chart as PNG, the largest bar on top.
+    """Write a chart of `miou` or `map50`, percent, as PNG, the largest bar on top.
 
-    Args:
-        path: where to.
-        table: as `result_table` returns it; rows without the measure are left out.
-        measure: `miou` or `map50`, percent.
-        title: the headline.
+    Rows of the result table without the measure are left out.
     """
     rows = table[table[measure].notna()].sort_values(measure, ascending=False, kind="stable")
     picture = Image.new("RGB", (_WIDTH, _TOP + _ROW * len(rows) + _BOTTOM), "white")
@@ -156,11 +152,7 @@ PROTOCOL = "protocol.json"
 
 
 def write_report(plan: Plan, measured: Sequence[Measured]) -> dict[str, Any]:
-    """Write all files of the report into the benchmark's folder.
-
-    Returns:
-        A JSON-like mapping with the rows, the protocol and the files' paths.
-    """
+    """Write all files of the report; return the rows, the protocol and the files' paths."""
     out = plan.choices.out
     results, classes = result_table(plan, measured), class_table(plan, measured)
     document = protocol(plan, measured)

@@ -180,13 +180,8 @@ def doctor(
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that `doctor` looked at.
-
-    Attributes:
-        name: what it is.
-        value: what there is.
-        verdict: `good`, `note`, or `bad` when a run would fail.
-        advice: what to do, or nothing.
+    """One thing that `doctor` looked at: its name and what there is; `good`, `note`, or `bad` when
+    a run would fail; what to do, or nothing.
     """
 
     name: str

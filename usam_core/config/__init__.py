@@ -41,12 +41,7 @@ def preset_summary(preset: str) -> str:
 
 
 def preset_classes(preset: str, names: str = NAMES[0]) -> list[dict[str, Any]]:
-    """Return a preset's classes as `project.yaml` would list them.
-
-    Args:
-        preset: one of `preset_names()`.
-        names: one of `NAMES`.
-    """
+    """Return a preset's classes as `project.yaml` would list them; `names` is one of `NAMES`."""
     return copy.deepcopy(_read(preset)["names"][names])
 
 
@@ -62,11 +57,7 @@ def _read(preset: str) -> dict[str, Any]:
 
 
 def expand_preset(given: str | dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the classes that a preset's name or mapping stands for.
-
-    Raises:
-        PlacedError: there is no such preset, key or spelling.
-    """
+    """Return the classes of a preset's name or mapping, or raise a `PlacedError`."""
     from usam_core.config.base import PlacedError
 
     place: tuple[str, ...] = ("preset",)

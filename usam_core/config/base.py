@@ -121,12 +121,7 @@ class Section(BaseModel):
 
 
 class PlacedError(ValueError):
-    """A mistake that several keys make together; `place` is where a person should look.
-
-    Args:
-        place: keys and list positions from the section that raises it.
-        message: what came and what was expected.
-    """
+    """A mistake of several keys; `place` leads to it, from the section that raises it."""
 
     def __init__(self, place: tuple[str | int, ...], message: str) -> None:
         super().__init__(message)

@@ -122,8 +122,7 @@ FeatureBlocks = Annotated[dict[FeatureName, FeatureConfig], BeforeValidator(_sec
 def check_blocks(named: Iterable[str], wanted: Sequence[str]) -> None:
     """Check the names of the project's feature blocks, and those that its head reads.
 
-    Raises:
-        PlacedError: a name is taken, is not known, or is given twice.
+    Raises a `PlacedError` if a name is taken, is not known, or is given twice.
     """
     for name in named:
         if name in STORED:
@@ -152,12 +151,8 @@ WITH_TEXT = ("clip", "siglip2")
 def find_text_block(wanted: str, features: Mapping[str, FeatureConfig]) -> str:
     """Return the block that names are compared with.
 
-    Args:
-        wanted: its name; empty takes the only one that can be.
-        features: the project's blocks.
-
-    Raises:
-        PlacedError: there is no such block, or its family has no texts.
+    `wanted` is its name; empty takes the only one that can be. Raises a `PlacedError` if there is
+    no such block, or its family has no texts.
     """
     if not features:
         raise PlacedError(

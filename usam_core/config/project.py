@@ -139,13 +139,8 @@ def open_project(path: str | Path, level: str | None) -> Project:
 def check_values(values: dict[str, Any], file: Path, settings: Path | None = None) -> Project:
     """Check what a project file that is still to be written will say.
 
-    Args:
-        values: its keys and values.
-        file: where it will lie; relative paths count from its folder.
-        settings: a YAML file that some of the values come from, which mistakes shall name.
-
-    Raises:
-        ConfigError: all mistakes, one a line.
+    Mistakes are named by their lines in `settings`, a YAML file that some of the values come from.
+    Raises a `ConfigError` with all mistakes, one a line.
     """
     lines = read_yaml(settings)[1] if settings else {}
     return _checked(values, file, (settings or file).name, lines)
@@ -179,11 +174,7 @@ def needed_extras(project: Project) -> Iterator[tuple[str, str]]:
 
 
 def check_extras(project: Project) -> None:
-    """Check that everything which a whole run of a project needs is installed.
-
-    Raises:
-        MissingExtraError: one line a setting whose extra is not.
-    """
+    """Raise a `MissingExtraError` with a line for each setting whose extra is not installed."""
     complaints = [complaint(extra, setting) for extra, setting in needed_extras(project)]
     if any(complaints):
         raise MissingExtraError("\n".join(f"{project.file.name}: {c}" for c in complaints if c))

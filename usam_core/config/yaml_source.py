@@ -32,8 +32,7 @@ _HINTS = {
 def read_yaml(file: Path) -> tuple[Any, dict[Location, int]]:
     """Read a YAML file: its values, and the line of every key and list item.
 
-    Raises:
-        ConfigError: it cannot be read, is no YAML, or says a key twice; the message says where.
+    Raises a `ConfigError` with the place if it cannot be read, is no YAML, or says a key twice.
     """
     try:
         if file.exists() and not (file.is_file() or file.is_dir()):
