@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 async def deployments(
     project: str | None, cron: str | None, timezone: str
 ) -> list[RunnerDeployment]:
-    """Describe one deployment a flow, by module path; `cron` runs `annotate-dataset` on `project`."""
+    """Describe a deployment of each flow; `cron` is for `annotate-dataset` on `project`."""
     parameters: dict[str, Any] = {"settings": {"project_file": project}} if project else {}
     schedule = CronSchedule(cron=cron, timezone=timezone) if project and cron else None
     return [

@@ -50,7 +50,7 @@ SILENT = Advance(_show_nothing)
 
 
 class Pace:
-    """Items done of a total, per second, and the time left; `str` gives all. `clock` is for tests."""
+    """Items done of a total, per second, and the time left; `str` gives all three."""
 
     def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._total = total

@@ -65,36 +65,25 @@ _COCO_LAYOUT = "a folder with val2017 and annotations/instances_val2017.json"
 class Benchmark:
     """What is measured, whatever the machine and the settings."""
 
-    name: str
-    """As on the command line."""
-    title: str
-    """For tables and figures."""
-    preset: str
-    """The class names."""
-    measure: str
-    """The number that rows are sorted by, `miou` or `map50`."""
-    void: str
-    """Which pixels count neither for nor against."""
-    flattening: str
-    """How the truth becomes one label a pixel."""
+    name: str  # as on the command line
+    title: str  # for tables and figures
+    preset: str  # the class names
+    measure: str  # the number that rows are sorted by, `miou` or `map50`
+    void: str  # which pixels count neither for nor against
+    flattening: str  # how the truth becomes one label a pixel
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
     """A data set's images and truth on this disk."""
 
-    images: Path
-    """Folder of the images."""
-    names: list[str]
-    """File names below it, sorted."""
-    total: int
-    """Images of the whole split, whatever `limit` left of them."""
-    source: Path
-    """The file that says which images belong to the split."""
+    images: Path  # folder of the images
+    names: list[str]  # file names below it, sorted
+    total: int  # images of the whole split, whatever `limit` left of them
+    source: Path  # the file that says which images belong to the split
     evaluation: dict[str, Any]
     """The `evaluation` section of a project that measures against the truth."""
-    notes: list[str]
-    """What a reader of the numbers should know of this copy."""
+    notes: list[str]  # what a reader of the numbers should know of this copy
 
 
 _VOC_VOID = "value 255 of the PNGs, the outlines and what is too hard: left out of every count"

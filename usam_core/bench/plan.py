@@ -43,33 +43,22 @@ _PATHS: tuple[tuple[str, ...], ...] = (
 class Choices:
     """What the user asked for."""
 
-    benchmark: str
-    """One of `BENCHMARKS`."""
-    data: Path
-    """The data set's folder."""
-    out: Path
-    """Where everything goes."""
-    limit: int | None = None
-    """How many images at most; None takes the whole split."""
+    benchmark: str  # one of `BENCHMARKS`
+    data: Path  # the data set's folder
+    out: Path  # where everything goes
+    limit: int | None = None  # how many images at most; None takes the whole split
     sam: str | None = None
     """Which SAM; None leaves it to the settings, and there `vit_h` is the default."""
     training: str | None = None
     """`synthetic`, `web` or a folder of class folders; None leaves it to the settings, and there
     `synthetic` is the default."""
-    contact: str | None = None
-    """For the web, who is asking."""
-    seeds: tuple[int, ...] = (0,)
-    """A run for each."""
-    names: str = "cleaned"
-    """Spelling of the class names, `cleaned` or `raw`."""
-    papers: bool = False
-    """The papers' mode."""
-    heads: tuple[str, ...] = HEADS[:1]
-    """Which heads label; a row for each."""
-    store: Path | None = None
-    """Folder of embeddings; None keeps them in `out`."""
-    settings: Path | None = None
-    """A YAML file with further settings, as in `project.yaml`."""
+    contact: str | None = None  # for the web, who is asking
+    seeds: tuple[int, ...] = (0,)  # a run for each
+    names: str = "cleaned"  # spelling of the class names, `cleaned` or `raw`
+    papers: bool = False  # the papers' mode
+    heads: tuple[str, ...] = HEADS[:1]  # which heads label; a row for each
+    store: Path | None = None  # folder of embeddings; None keeps them in `out`
+    settings: Path | None = None  # a YAML file with further settings, as in `project.yaml`
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,14 +221,10 @@ class Measured:
 
     run: Run
     project: Project
-    metrics: dict[str, Any]
-    """Content of its `metrics.json`."""
-    classes: pd.DataFrame
-    """Its per-class table."""
-    steps: dict[str, StepResult]
-    """Result of each step, by name."""
-    seconds: float
-    """Wall-clock time of this call, without what was reused."""
+    metrics: dict[str, Any]  # content of its `metrics.json`
+    classes: pd.DataFrame  # its per-class table
+    steps: dict[str, StepResult]  # result of each step, by name
+    seconds: float  # wall-clock time of this call, without what was reused
 
 
 def run_plan(

@@ -24,7 +24,6 @@ _TITLES = {
     "no": "cannot be made again",
 }
 _MAX_PAGE_BYTES = 8_000_000
-_GIB = 1 << 30
 
 
 def check(
@@ -228,17 +227,14 @@ def _machine(folder: Path) -> Iterator[Check]:
         yield Check("device", "cpu, no GPU", "note", advice)
     yield Check("cores", f"{os.cpu_count()}, torch uses {torch.get_num_threads()}")
     existing = next(p for p in (folder, *folder.parents) if p.exists())
-    for name, free, min_gib, advice in (
-        ("memory", psutil.virtual_memory().available, 3, "close other programs"),
-        (
-            f"disk of {existing}",
-            shutil.disk_usage(existing).free,
-            5,
-            "free some, or set outputs.store",
-        ),
-    ):
-        wanted = () if free >= min_gib * _GIB else ("bad", f"expected {min_gib} GiB; {advice}")
-        yield Check(name, f"{free / _GIB:.1f} GiB free", *wanted)
+    memory, disk = psutil.virtual_memory().available, shutil.disk_usage(existing).free
+    yield _enough("memory", memory, 3, "close other programs")
+    yield _enough(f"disk of {existing}", disk, 5, "free some, or set outputs.store")
+
+
+def _enough(name: str, free: int, min_gib: int, advice: str) -> Check:
+    lacking = ("bad", f"expected {min_gib} GiB; {advice}") if free < min_gib << 30 else ()
+    return Check(name, f"{free / (1 << 30):.1f} GiB free", *lacking)
 
 
 def _models(project: "Project | None") -> Iterator[Check]:

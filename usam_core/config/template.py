@@ -36,20 +36,8 @@ def write_template(
 ) -> Path:
     """Write `project.yaml` and its schema into a folder, and return the project file.
 
-    Args:
-        folder: where to; made if it is not there.
-        classes: the class names.
-        images: folder of the images to be labelled, a URL, or a file that names them.
-        training: folder with one folder of pictures per class; None leaves a place to fill in.
-        source: where training pictures come from, as `training.source`.
-        contact: for the web, who is asking: an e-mail address or a page.
-        sam: which SAM.
-        preset: in place of class names a list that ships with usam, as `classes` may say it.
-        papers: write `recipe: papers`.
-        force: overwrite an existing project file.
-
-    Raises:
-        InputError: there is a project file already, or there is no class name.
+    Arguments are those of `usam init`; `preset` says of `classes` what the project file may. Raises
+    an `InputError` if there is a project file already, or what it shall name is missing.
     """
     target = folder / PROJECT_FILE
     if target.exists() and not force:

@@ -108,11 +108,8 @@ def voc_palette(colors: int = 256) -> np.ndarray:
 
 
 def class_colors(classes: Sequence[str], chosen: Mapping[str, str | None]) -> np.ndarray:
-    """Return the colour of background and of each class, uint8 (c + 1, 3).
-
-    Args:
-        classes: names in the order of the labels 1, 2, ...
-        chosen: the user's colour by class name as "#rrggbb"; the others take the VOC palette's.
+    """Return the colour of background and of each class, uint8 (c + 1, 3): the user's `chosen` one
+    as "#rrggbb", else the VOC palette's.
     """
     colors = voc_palette(len(classes) + 1)
     for color, name in zip(colors[1:], classes, strict=True):
