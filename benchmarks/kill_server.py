@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import psutil
 
-from flows import local_server, secret
+from flows import local_server
 
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 _SPAN = re.compile(r"embed shards (\d+) to (\d+) of")
@@ -35,7 +35,7 @@ class Server:
         self._served = local_server.Served(port, str(project))
         self._client = httpx.Client(
             base_url=self._served.api,
-            auth=partial(secret.signed, folder=local_server.home()),
+            auth=partial(local_server.signed, folder=local_server.home()),
             trust_env=False,
             timeout=60,
         )

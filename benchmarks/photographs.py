@@ -30,8 +30,7 @@ import torch
 import yaml
 
 from usam_core.config.project import Project
-from usam_core.config.recipes import RECIPES
-from usam_core.config.schema import ProjectConfig
+from usam_core.config.schema import RECIPES, ProjectConfig
 from usam_core.steps import run_step, step_folder
 
 SPELLINGS = {

@@ -18,7 +18,7 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.events.actions import SendNotification
 from prefect.events.schemas.automations import EventTrigger, Posture
 
-from tasks.gate import GATE_EVENT
+from tasks.report import GATE_EVENT
 
 NAME = "usam-quality-gate"
 TEXT = """\

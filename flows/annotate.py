@@ -5,9 +5,7 @@ from typing import Any
 from prefect import flow
 
 from flows.parameters import AnnotateDatasetSettings
-from tasks.gate import pass_gate
-from tasks.lineage import report_lineage
-from tasks.report import report_run, show
+from tasks.report import pass_gate, report_lineage, report_run, show
 from tasks.steps import do_step
 from usam_core.steps import STEPS, StepResult, listed_once
 
@@ -29,20 +27,16 @@ def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]]:
     Returns:
         The steps' results, as `StepResult.to_json` gives them.
     """
-    with listed_once():
-        return [result.to_json() for result in _run(settings)]
-
-
-def _run(settings: AnnotateDatasetSettings) -> list[StepResult]:
     file, changes = settings.project_file, settings.changes
     project = settings.load()
     results: list[StepResult] = []
     names = list(STEPS)
-    for name in names[names.index(settings.start) :]:
-        if name == settings.start or STEPS[name].wanted(project.config):
-            results.append(do_step(name, file, changes, settings.refresh))
-            show(results[-1], pictures=0)  # the summary has one
-    report_run(project.config.name, results)
-    report_lineage(project, results)
-    pass_gate(file, changes)
-    return results
+    with listed_once():
+        for name in names[names.index(settings.start) :]:
+            if name == settings.start or STEPS[name].wanted(project.config):
+                results.append(do_step(name, file, changes, settings.refresh))
+                show(results[-1], pictures=0)  # the summary has one
+        report_run(project.config.name, results)
+        report_lineage(project, results)
+        pass_gate(file, changes)
+    return [result.to_json() for result in results]

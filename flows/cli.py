@@ -1,4 +1,4 @@
-"""Entry point of the `usam` command: the core's commands, plus `run` and `demo` as flows."""
+"""Entry point of the `usam` command: the core's, and those that need Prefect."""
 
 import errno
 import os
@@ -10,11 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import local_commands, places  # noqa: F401  (the first adds `up` and `down`)
+from flows import environment
 from usam_core.cli import terminal
 from usam_core.cli.app import app
-from usam_core.cli.options import Json, Level, Papers, ProjectFile, Verbose
-from usam_core.cli.running import set_logging
+from usam_core.cli.terminal import Json, Level, Papers, ProjectFile, Verbose, print_line
 from usam_core.errors import TransientError, UsamError
 from usam_core.steps import STEPS
 
@@ -46,11 +45,11 @@ def run(
             "--refresh repeats work; expected the first step to repeat too: --from annotate is the "
             "least, --from collect drops pictures and embeddings"
         )
-    results, seconds = _run_flow(project, level, start, refresh, verbose, papers)
+    done = _run_flow(project, level, start, refresh, papers)
     if json:
-        terminal.print_json({"seconds": round(seconds, 1), "steps": results})
+        terminal.print_json(done)
     else:
-        _print_run(str(project), results, seconds)
+        _print_run(str(project), done)
 
 
 @app.command(epilog="Example: `usam demo --out demo`")
@@ -64,39 +63,112 @@ def demo(
 
     files = prepare_demo(out)
     runs = {
-        "default": _run_flow(files.default, None, "", False, verbose),
-        "papers' mode": _run_flow(files.papers, None, "", False, verbose),
-    }
-    scores = {
-        name: next(result["summary"] for result in results if result["step"] == "evaluate")
-        for name, (results, _) in runs.items()
+        "default": _run_flow(files.default),
+        "papers' mode": _run_flow(files.papers),
     }
     if json:
-        documents = {
-            name: {"seconds": round(seconds, 1), "steps": results}
-            for name, (results, seconds) in runs.items()
-        }
-        terminal.print_json(documents)
+        terminal.print_json(runs)
         return
-    for name, (results, seconds) in runs.items():
-        _print_run(name, results, seconds)
+    rows = []
+    for name, done in runs.items():
+        _print_run(name, done)
+        summary = next(r["summary"] for r in done["steps"] if r["step"] == "evaluate")
+        scores = (summary[key] for key in ("miou", "map50", "false_positive_rate"))
+        rows.append([name, *scores, done["seconds"]])
     columns = ["mode", "mIoU", "mAP50", "false positives", "seconds"]
-    keys = ["miou", "map50", "false_positive_rate"]
-    rows = [[name, *(scores[name][key] for key in keys), round(runs[name][1], 1)] for name in runs]
     terminal.print_table("masks against truth", columns, rows)
-    terminal.screen.print(
+    print_line(
         f"look at {out / 'out' / 'evaluate' / 'contact_sheet.png'}\n"
         f"and at  {out / 'out' / 'report' / 'report.html'}, in a browser\n"
-        f"then:   usam run {files.default} --level parents",
-        soft_wrap=True,
-        highlight=False,
+        f"then:   usam run {files.default} --level parents"
     )
+
+
+@app.command(
+    epilog="Examples: `usam up`, `usam up project.yaml`, "
+    '`usam up project.yaml --cron "0 2 * * *"` (every night at two)'
+)
+def up(
+    project: Annotated[
+        Path | None, typer.Argument(help="Project file that the forms begin with.")
+    ] = None,
+    cron: Annotated[
+        str | None, typer.Option(help="Run the project by itself: minute hour day month weekday.")
+    ] = None,
+    timezone: Annotated[
+        str | None, typer.Option(help="Zone that --cron means; this machine's by default.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port of the page.", min=1, max=65535)] = 4200,
+    json: Json = False,
+) -> None:
+    """Start a local server with a page that shows, starts and repeats runs; in the background."""
+    from flows.local_server import Served, home, opener, running
+    from flows.local_server import up as start
+    from usam_core.config.project import load_project
+
+    if cron is not None and project is None:
+        raise typer.BadParameter("--cron needs the project to run: usam up project.yaml --cron ...")
+    if project is not None:
+        load_project(project)
+    if cron is not None:
+        timezone = _check_schedule(cron, timezone or _zone_here())
+    wanted = Served(port, str(project.absolute()) if project else None, cron, timezone or "UTC")
+    started = start(wanted)
+    served = wanted if started else running() or wanted
+    if json:
+        where = {"folder": str(home()), "open": str(opener(home()))}
+        terminal.print_json({"page": served.page, "started": started, **where})
+        return
+    print_line(f"{'running' if started else 'already running'}: {served.page}")
+    print_line(f"open in a browser: {opener(home()).absolute().as_uri()}")
+    if served.project:
+        print_line(f"project: {served.project}")
+    if served.cron:
+        print_line(f"runs by itself: {served.cron} ({served.timezone}), while this machine is on")
+    print_line(f"logs and database: {home()}\nstop it: usam down")
+
+
+@app.command(epilog="Example: `usam down`")
+def down(json: Json = False) -> None:
+    """Stop what `usam up` started, runs in progress included; their results so far are kept."""
+    from flows.local_server import down as stop
+
+    stopped = stop()
+    if json:
+        terminal.print_json({"stopped": stopped})
+    else:
+        print_line("stopped" if stopped else "nothing was running")
+
+
+def _check_schedule(cron: str, timezone: str) -> str:
+    from prefect.client.schemas.schedules import CronSchedule
+    from pydantic import ValidationError
+
+    try:
+        CronSchedule(cron=cron, timezone=timezone)
+    except ValidationError as error:
+        reasons = "; ".join(str(mistake["msg"]) for mistake in error.errors())
+        raise typer.BadParameter(
+            f"--cron {cron!r} --timezone {timezone!r}: {reasons}; "
+            'expected something like "0 2 * * *" (every night at two) and "Europe/Paris"'
+        ) from None
+    return timezone
+
+
+def _zone_here() -> str:
+    """Return the IANA name of this machine's time zone, UTC where it cannot be told."""
+    if os.environ.get("TZ"):
+        return os.environ["TZ"].removeprefix(":")
+    parts = Path("/etc/localtime").resolve().parts
+    if "zoneinfo" not in parts:
+        return "UTC"
+    return "/".join(parts[len(parts) - parts[::-1].index("zoneinfo") :]) or "UTC"
 
 
 def main() -> None:
     """Run the command line; 2 is the exit code of a user's mistake, 1 of every other failure."""
     try:
-        places.settle()
+        environment.settle()
         _prefect_settings()
         # Typer gives the code of a `typer.Exit` back instead of raising it.
         code = app(standalone_mode=False)
@@ -138,13 +210,12 @@ def _prefect_settings() -> None:
 
 def _run_flow(
     project: Path,
-    level: str | None,
-    start: str,
-    refresh: bool,
-    verbose: bool,
+    level: str | None = None,
+    start: str = "",
+    refresh: bool = False,
     papers: bool = False,
-) -> tuple[list[dict[str, Any]], float]:
-    set_logging(verbose)
+) -> dict[str, Any]:
+    """Run a project; return the seconds and the steps' results."""
     from flows.parameters import AnnotateDatasetSettings
 
     start = start or next(iter(STEPS))
@@ -159,14 +230,12 @@ def _run_flow(
         refresh=refresh,
     )
     local = _server()
-    from flows import environment
-    from flows.annotate import annotate_dataset
+    from flows.annotate import annotate_dataset as flow
 
-    flow = annotate_dataset
     if local:
-        from flows.alive import hold
+        from flows.local_server import hold_run
 
-        flow = annotate_dataset.with_options(on_running=[hold])
+        flow = flow.with_options(on_running=[hold_run])
     began = time.monotonic()
     try:
         results = flow(settings)
@@ -178,40 +247,34 @@ def _run_flow(
         raise TransientError(
             f"the Prefect server {server} {lost}, then run again: what was finished is kept"
         ) from error
-    return results, time.monotonic() - began
+    return {"seconds": round(time.monotonic() - began, 1), "steps": results}
 
 
 @cache
 def _server() -> bool:
     """See that this process has a server, once; say whether it is the one of `usam up`."""
-    from flows import environment, processes
+    from flows import processes
+    from flows.local_server import client_environment, running
 
     # A small server, and Dask's workers, do not notice that their run was killed.
     processes.end_orphans()
     processes.mark_own()
-    local = _use_local_server()
-    environment.prepare(local)
-    return local
-
-
-def _use_local_server() -> bool:
-    """Let the run be seen on the page of `usam up`, unless another server was chosen."""
-    from flows.local_server import client_environment, running
-
     served = running() if not os.environ.get("PREFECT_API_URL") else None
     if served is not None:
         os.environ.update(client_environment(served))
+    environment.prepare(served is not None)
     return served is not None
 
 
-def _print_run(title: str, results: list[dict[str, Any]], seconds: float) -> None:
+def _print_run(title: str, done: dict[str, Any]) -> None:
+    results = done["steps"]
     rows = [[r["step"], STEPS[r["step"]].sentence(r["summary"], r["reused"])] for r in results]
-    terminal.print_table(f"{title}: {seconds:.1f} s", ["step", "outcome"], rows)
+    terminal.print_table(f"{title}: {done['seconds']:.1f} s", ["step", "outcome"], rows)
     for result in results:
         if result["step"] in ("annotate", "evaluate", "report"):
-            terminal.screen.print(f"  {result['path']}", soft_wrap=True, highlight=False)
+            print_line(f"  {result['path']}")
         for note in result["summary"].get("notes", []) if result["step"] == "annotate" else ():
-            terminal.screen.print(f"  {note}", soft_wrap=True, highlight=False)
+            print_line(f"  {note}")
 
 
 if __name__ == "__main__":

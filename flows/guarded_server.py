@@ -21,7 +21,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prefect.server.api.server import create_app
 from prefect.settings import get_current_settings
 
-from flows.secret import OPEN, encoded
+from flows.local_server import OPEN, encoded
 
 _OWN_NAMES = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.IGNORECASE)
 """Any port: a person may have passed it on, by SSH say; a foreign page cannot choose the name."""
@@ -45,12 +45,7 @@ location.replace("/");
 
 
 class Guard:
-    """An ASGI application before another.
-
-    Args:
-        app: Prefect's server.
-        secret: what the browser's file posts.
-    """
+    """An ASGI application before Prefect's server; the browser's file posts the secret to it."""
 
     def __init__(self, app: Any, secret: str) -> None:
         self._app = app

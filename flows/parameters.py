@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from usam_core.config.checks import check_extras
-from usam_core.config.project import Project, load_project
+from usam_core.config.project import Project, check_extras, load_project
 from usam_core.errors import ConfigError, InputError
 from usam_core.steps import STEPS, Step
 

@@ -5,8 +5,7 @@ from typing import Any
 from prefect import Flow, flow
 
 from flows.parameters import SETTINGS, ProjectSettings
-from tasks.lineage import report_lineage
-from tasks.report import last_results, report_run, show
+from tasks.report import last_results, report_lineage, report_run, show
 from tasks.steps import do_step
 from usam_core.steps import STEPS, Step, step_folder
 from usam_core.steps.check_parents import check_manifest
@@ -18,21 +17,21 @@ def _run(step: Step, settings: Any) -> list[dict[str, Any]] | dict[str, Any]:
     project = settings.load()
     parents = {parent: step_folder(project, parent) for parent in step.parents}
     check_manifest(step.name, parents, getattr(settings, "manifest", ""))
-    last = step.name == "report"
+    is_report = step.name == "report"
     results = []
-    if not last or read_record(parents["annotate"]) is not None:
+    if not is_report or read_record(parents["annotate"]) is not None:
         more = {"only": settings.only} if step.name == "collect" else {}
-        changes = getattr(settings, "changes", {})
-        results = [do_step(step.name, settings.project_file, changes, settings.refresh, **more)]
-    if last:
+        file, changes = settings.project_file, settings.changes
+        results = [do_step(step.name, file, changes, settings.refresh, **more)]
+    if is_report:
         results = last_results(project)
     for result in results:
-        show(result, *([settings.pictures] if last else []))
-    if last:
+        show(result, *([settings.pictures] if is_report else []))
+    if is_report:
         report_run(project.config.name, results)
     report_lineage(project, results)
-    said = [result.to_json() for result in results]
-    return said if last else said[0]
+    documents = [result.to_json() for result in results]
+    return documents if is_report else documents[0]
 
 
 def _flow(step: Step) -> Flow[..., Any]:

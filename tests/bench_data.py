@@ -8,7 +8,7 @@ import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from usam_core.config.presets import preset_classes
+from usam_core.config import preset_classes
 from usam_core.masks.label_png import save_label_png
 
 VOID = 255

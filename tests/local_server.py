@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from flows import secret
+from flows import local_server
 
 ROOT = Path(__file__).parents[1]
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -43,7 +43,7 @@ class LocalServer:
         }
         self._client = httpx.Client(
             base_url=f"{self.page}/api",
-            auth=partial(secret.signed, folder=self.home),
+            auth=partial(local_server.signed, folder=self.home),
             trust_env=False,
             timeout=30,
         )

@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from usam_core.api import Head, Project, fit, open
-    from usam_core.config.compute import SamConfig
-    from usam_core.config.head import HeadConfig
-    from usam_core.config.inference import InferenceConfig
+    from usam_core.config.model import HeadConfig, InferenceConfig, SamConfig
     from usam_core.errors import UsamError
     from usam_core.labels import Instance, LabelledImage, LabelMap
     from usam_core.types import MaskSet
@@ -41,14 +39,14 @@ __all__ = [
 
 _HOMES = {
     "Head": "usam_core.api",
-    "HeadConfig": "usam_core.config.head",
-    "InferenceConfig": "usam_core.config.inference",
+    "HeadConfig": "usam_core.config.model",
+    "InferenceConfig": "usam_core.config.model",
     "Instance": "usam_core.labels",
     "LabelMap": "usam_core.labels",
     "LabelledImage": "usam_core.labels",
     "MaskSet": "usam_core.types",
     "Project": "usam_core.api",
-    "SamConfig": "usam_core.config.compute",
+    "SamConfig": "usam_core.config.model",
     "UsamError": "usam_core.errors",
     "fit": "usam_core.api",
     "open": "usam_core.api",

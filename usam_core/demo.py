@@ -4,9 +4,8 @@ The images to be labelled are drawn with another seed and another camera (blur, 
 light) than the training pictures, so that the demo measures something.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from PIL import Image
@@ -51,14 +50,8 @@ _HEADER = """\
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Demo:
-    """The files of a demo.
-
-    Attributes:
-        default: project file with the default features.
-        papers: project file of the papers' mode; shares the store of `default`.
-    """
+class Demo(NamedTuple):
+    """Project files of a demo; they share one store."""
 
     default: Path
     papers: Path
@@ -67,27 +60,38 @@ class Demo:
 def prepare_demo(folder: Path, scenes: int = 32, pictures: int = 20, seed: int = 0) -> Demo:
     """Draw the scenes and write the two project files; what exists already is left alone.
 
-    Args:
-        folder: where everything goes.
-        scenes: images to be labelled.
-        pictures: training pictures of each class, drawn later by the collect step.
-        seed: the project's seed; scenes and training pictures never share random numbers.
+    Each class gets so many `pictures` for training, drawn later by the collect step. Scenes and
+    training pictures never share random numbers.
     """
     if not (folder / TRUTH).exists():
         labels = LabelMap.of_names(list(DEMO_CLASSES))
         rows = [_draw_scene(folder, number, seed, labels) for number in range(scenes)]
         header = {"info": {"description": "usam"}, "categories": labels.categories()}
         write_coco(folder / TRUTH, header, rows)
-    default, papers = folder / "project.yaml", folder / "papers.yaml"
-    papers_out = {"path": "out/papers", "store": "out/store"}
+    demo = Demo(folder / "project.yaml", folder / "papers.yaml")
     ours = {
         "compose": {"scenes": 0, "held_out_scenes": _HELD_OUT_SCENES, "size": _SCENE_SIDE},
         "head": {"steps": _STEPS, "dropout": _DROPOUT, "familiar": _FAMILIAR},
         "inference": {"threshold": _THRESHOLD},
+        "outputs": {"path": "out"},
     }
-    _write_project(default, {"path": "out"}, ours, pictures, seed)
-    _write_project(papers, papers_out, {"recipe": "papers"}, pictures, seed)
-    return Demo(default, papers)
+    theirs = {"recipe": "papers", "outputs": {"path": "out/papers", "store": "out/store"}}
+    for path, settings in ((demo.default, ours), (demo.papers, theirs)):
+        if path.exists():
+            continue
+        project = {
+            "name": f"demo-{path.stem}",
+            "classes": [{"name": name, "parent": parent} for name, parent in DEMO_CLASSES.items()],
+            "images": {"path": "images"},
+            "training": {"source": "render", "render": {"per_class": pictures}},
+            **settings,
+            "evaluation": {"format": "coco", "path": TRUTH},
+            "seed": seed,
+        }
+        text = yaml.safe_dump(project, sort_keys=False, allow_unicode=True)
+        with whole_file(path) as temporary:
+            temporary.write_text(_HEADER.format(name=path.name) + text, encoding="utf-8")
+    return demo
 
 
 def _draw_scene(folder: Path, number: int, seed: int, labels: LabelMap) -> dict[str, Any]:
@@ -112,27 +116,3 @@ def _draw_scene(folder: Path, number: int, seed: int, labels: LabelMap) -> dict[
             if (drawn.instances == value).any()
         ],
     }
-
-
-def _write_project(
-    path: Path,
-    outputs: dict[str, str],
-    settings: dict[str, Any],
-    pictures: int,
-    seed: int,
-) -> None:
-    if path.exists():
-        return
-    project = {
-        "name": f"demo-{path.stem}",
-        "classes": [{"name": name, "parent": parent} for name, parent in DEMO_CLASSES.items()],
-        "images": {"path": "images"},
-        "training": {"source": "render", "render": {"per_class": pictures}},
-        **settings,
-        "outputs": outputs,
-        "evaluation": {"format": "coco", "path": TRUTH},
-        "seed": seed,
-    }
-    with whole_file(path) as temporary:
-        text = yaml.safe_dump(project, sort_keys=False, allow_unicode=True)
-        temporary.write_text(_HEADER.format(name=path.name) + text, encoding="utf-8")

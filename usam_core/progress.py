@@ -1,4 +1,4 @@
-"""How long work tells that it goes on: one small protocol, silent unless a front end gives more.
+"""Progress of long work: one small protocol, silent unless a front end gives more.
 
 The command line shows `rich` bars (`usam_core.cli`), the Prefect tasks write progress artifacts
 (`tasks.report`); the core only ever calls `bar` and `advance`.
@@ -14,7 +14,7 @@ class Bar(Protocol):
     """One piece of work that advances."""
 
     def advance(self, count: int = 1) -> None:
-        """Say that `count` more items are done."""
+        """Report `count` more items as done."""
 
 
 class Progress(Protocol):
@@ -24,30 +24,8 @@ class Progress(Protocol):
         """Return a context manager that yields a bar; `total` None means unknown."""
 
 
-class _SilentBar:
-    def advance(self, count: int = 1) -> None:
-        del count
-
-
-class Silent:
-    """The default: says nothing."""
-
-    @contextmanager
-    def bar(self, what: str, total: int | None) -> Iterator[Bar]:
-        """Yield a bar that ignores everything."""
-        del what, total
-        yield _SilentBar()
-
-
-SILENT = Silent()
-
-
 class Advance:
-    """Makes bars that all pass on what they are told to one function.
-
-    Args:
-        advance: called with the number of items done since the last call.
-    """
+    """Makes bars that all pass the number of items done since their last call to one function."""
 
     def __init__(self, advance: Callable[[int], None]) -> None:
         self._advance = advance
@@ -59,17 +37,20 @@ class Advance:
         yield self
 
     def advance(self, count: int = 1) -> None:
-        """Say that `count` more items are done."""
+        """Report `count` more items as done."""
         self._advance(count)
 
 
-class Pace:
-    """How far a piece of work is, how quick, and how long it will still take; its text says so.
+def _show_nothing(count: int) -> None:
+    del count
 
-    Args:
-        total: how many items there are.
-        clock: seconds; for tests.
-    """
+
+SILENT = Advance(_show_nothing)
+"""The default."""
+
+
+class Pace:
+    """Items done of a total, per second, and the time left; `str` gives all three."""
 
     def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._total = total
@@ -78,12 +59,12 @@ class Pace:
         self._done = 0
 
     def advance(self, count: int = 1) -> None:
-        """Say that `count` more items are done."""
+        """Report `count` more items as done."""
         self._done += count
 
     @property
     def percent(self) -> float:
-        """Return how much is done, 0 to 100."""
+        """Share that is done, 0 to 100."""
         return 100 * self._done / max(1, self._total)
 
     def __str__(self) -> str:

@@ -27,10 +27,9 @@ from tests.bench_data import (
     write_voc,
 )
 from tests.cli.test_cli import usam
-from usam_core.bench.plan import Choices, make_plan, write_project
+from usam_core.bench.plan import Choices, make_plan, run_plan, write_project
 from usam_core.bench.report import write_report
-from usam_core.bench.run import run_plan
-from usam_core.config.presets import preset_classes
+from usam_core.config import preset_classes
 from usam_core.config.project import load_project
 from usam_core.errors import ConfigError, InputError
 

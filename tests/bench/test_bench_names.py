@@ -7,9 +7,8 @@ import yaml
 
 from tests.bench_data import QUICK, write_voc
 from tests.feature_models import save_model
-from usam_core.bench.plan import Choices, make_plan
+from usam_core.bench.plan import Choices, make_plan, run_plan
 from usam_core.bench.report import write_report
-from usam_core.bench.run import run_plan
 from usam_core.head.checkpoint import load_head
 from usam_core.steps.annotate import head_path
 

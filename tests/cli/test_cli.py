@@ -127,7 +127,7 @@ def test_doctor_ends_with_1_when_something_is_bad(tmp_path):
     script = (
         "import sys; from unittest.mock import patch; from flows.cli import main;"
         "sys.argv = ['usam', 'doctor'];"
-        "patch('usam_core.cli.doctor.versions', return_value={'torch': 'not installed'}).start();"
+        "patch('usam_core.cli.inspect.versions', return_value={'torch': 'not installed'}).start();"
         "main()"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=300)

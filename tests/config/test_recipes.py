@@ -8,11 +8,9 @@ from typer.testing import CliRunner
 
 from usam_core.bench.plan import Choices, _settings
 from usam_core.cli.app import app
-from usam_core.config.head import HeadConfig
-from usam_core.config.inference import InferenceConfig
+from usam_core.config.model import HeadConfig, InferenceConfig
 from usam_core.config.project import load_project
-from usam_core.config.recipes import PAPERS
-from usam_core.config.schema import ProjectConfig
+from usam_core.config.schema import PAPERS, ProjectConfig
 from usam_core.demo import prepare_demo
 from usam_core.errors import ConfigError
 

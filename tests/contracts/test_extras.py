@@ -14,10 +14,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name as canonical
 
 from tests.conftest import change, write_tiny_project
-from usam_core import extras
-from usam_core.config.checks import check_extras, needed_extras
-from usam_core.config.compute import ComputeConfig
-from usam_core.errors import MissingExtraError, StoreAccessError
+from usam_core.config.project import check_extras, needed_extras
+from usam_core.config.results import ComputeConfig
+from usam_core.errors import EXTRAS, MissingExtraError, StoreAccessError
 from usam_core.features.model import find_model
 from usam_core.files.fsspec_io import file_system
 from usam_core.parallel import workers
@@ -89,7 +88,7 @@ def hidden():
     base = brought(PROJECT["dependencies"])
     return {
         extra: {module for module in modules if not of_module(module) & base}
-        for extra, modules in extras.EXTRAS.items()
+        for extra, modules in EXTRAS.items()
     }
 
 
@@ -129,7 +128,7 @@ def test_every_import_is_of_the_base_or_of_the_extra_that_its_module_belongs_to(
         owners = [extra for start, extra in OWNERS.items() if name.startswith(start)]
         assert owners, f"{name} imports {module}, which a base install may not have"
         for extra in owners[0]:
-            assert module in extras.EXTRAS[extra], f"{name} imports {module}: not in {extra}"
+            assert module in EXTRAS[extra], f"{name} imports {module}: not in {extra}"
             seen[extra].add(module)
     assert {"synthetic", "features", "web", "dask"} == set(seen)
 
@@ -141,16 +140,16 @@ def test_every_package_of_the_base_is_imported_or_has_its_reason():
     assert unused == {"sqlalchemy", "torchvision"}
 
 
-@pytest.mark.parametrize("extra", extras.EXTRAS)
+@pytest.mark.parametrize("extra", EXTRAS)
 def test_an_extra_brings_what_is_looked_for_and_nothing_else(extra):
-    modules = extras.EXTRAS[extra]
+    modules = EXTRAS[extra]
     wanted = set().union(*(of_module(module) - {"bs4"} for module in modules))
     assert distributions(PROJECT["optional-dependencies"][extra]) == wanted
 
 
 def test_all_is_every_extra_and_the_tests_have_it():
     (everything,) = map(Requirement, PROJECT["optional-dependencies"]["all"])
-    assert (everything.name, everything.extras) == ("usam", set(extras.EXTRAS))
+    assert (everything.name, everything.extras) == ("usam", set(EXTRAS))
     assert "usam[all]" in PROJECT["optional-dependencies"]["test"]
 
 
@@ -227,7 +226,7 @@ def test_a_machine_without_extras_is_well(bare, tmp_path):
 
 @pytest.fixture
 def none_installed(monkeypatch):
-    for module in {module for modules in extras.EXTRAS.values() for module in modules}:
+    for module in {module for modules in EXTRAS.values() for module in modules}:
         monkeypatch.setitem(sys.modules, module, None)
 
 

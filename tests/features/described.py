@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from usam_core.config.features import FeatureConfig
+from usam_core.config.model import FeatureConfig
 from usam_core.masks.bits import areas
 from usam_core.steps.blocks import block_specs
 from usam_core.store.blocks import block_id

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.feature_models import TINY, mask_set, picture, random_model, save_model
-from usam_core.config.features import FeatureConfig
+from usam_core.config.model import FeatureConfig
 from usam_core.errors import InputError
 from usam_core.features.encoder import build_tower, open_encoder
 from usam_core.features.model import find_model, load_model, read_kind

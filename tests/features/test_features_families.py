@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.feature_models import PUBLISHED, TINY, save_model
-from usam_core.config.features import FeatureConfig
+from usam_core.config.model import FeatureConfig
 from usam_core.errors import InputError
 from usam_core.features.encoder import encoder_spec, open_encoder
 from usam_core.features.model import read_kind

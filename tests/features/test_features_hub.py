@@ -8,7 +8,7 @@ from tests.hub_site import COMMIT, answers, hub
 _SCRIPT = """
 import json, sys
 from pathlib import Path
-from usam_core.config.features import FeatureConfig
+from usam_core.config.model import FeatureConfig
 from usam_core.errors import UsamError
 from usam_core.features.encoder import encoder_spec, open_encoder
 

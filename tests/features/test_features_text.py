@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.feature_models import random_model, save_model, save_tokenizer
-from usam_core.config.features import FeatureConfig
+from usam_core.config.model import FeatureConfig
 from usam_core.errors import InputError
 from usam_core.features.text import TEMPLATES, open_text
 

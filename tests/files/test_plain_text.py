@@ -15,13 +15,20 @@ from markdown_it import MarkdownIt
 from tests.export_data import image_of, target_in
 from usam_core.config.project import load_project
 from usam_core.config.schema import ClassSpec
-from usam_core.errors import ConfigError, InputError, UsamError
+from usam_core.errors import (
+    ConfigError,
+    InputError,
+    UsamError,
+    all_without_secrets,
+    without_secrets,
+)
 from usam_core.files.spreadsheet import as_text, as_written, read_csv, write_csv
 from usam_core.files.text import markdown
 from usam_core.outputs.formats import open_writer
 from usam_core.redact import all_without_secrets, without_secrets
 from usam_core.sources.local import class_table
 from usam_core.sources.web.guard import FetchFailed
+from usam_core.sources.folder import class_table
 from usam_core.sources.web.journal import Candidate, Verdict
 from usam_core.sources.web.source import sort_out
 
@@ -141,14 +148,13 @@ def test_markdown_shows_the_plain_text(text):
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_artifacts_show_names_and_notes_as_they_are(monkeypatch, tmp_path, text):
-    from tasks import gate, report
+    from tasks import report
     from usam_core.steps import gate as gate_step
 
     pages = []
     keep = lambda page, key, description: pages.append((page, description))  # noqa: E731
     monkeypatch.setattr(report, "create_markdown_artifact", keep)
-    monkeypatch.setattr(gate, "create_markdown_artifact", keep)
-    monkeypatch.setattr(gate, "emit_event", lambda *_, **__: None)
+    monkeypatch.setattr(report, "emit_event", lambda *_, **__: None)
     folder = tmp_path
     said = {text: {"kept": 1, "rejected": {"small": 2}, "notes": [text]}}
     (folder / "report.json").write_text(json.dumps(said))
@@ -175,9 +181,9 @@ def test_artifacts_show_names_and_notes_as_they_are(monkeypatch, tmp_path, text)
     verdict = SimpleNamespace(objections=[objection], sheet=None)
     monkeypatch.setattr(gate_step, "check_gate", lambda _: verdict)
     project = SimpleNamespace(config=SimpleNamespace(name="p"), out=folder)
-    monkeypatch.setattr(gate, "load_project", lambda _: project)
+    monkeypatch.setattr(report, "load_project", lambda _: project)
     with pytest.raises(UsamError):
-        gate.pass_gate.fn("project.yaml", {})
+        report.pass_gate.fn("project.yaml", {})
     assert len(pages) == 4
     reader = MarkdownIt("gfm-like", {"linkify": False, "html": True})
     for page, description in pages:

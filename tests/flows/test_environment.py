@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows import environment, places, small_server
+from flows import environment, processes
 from tests.local_server import ROOT
 from usam_core.errors import TransientError, UsamError, UserError
 
@@ -233,24 +233,24 @@ def test_output_that_nobody_reads_or_that_does_not_fit(tmp_path, words):
 def test_loopback_is_added_to_what_goes_without_a_proxy(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "lab.example, 127.0.0.1")
     monkeypatch.delenv("no_proxy", raising=False)
-    places.settle()
+    environment.settle()
     assert os.environ["no_proxy"] == "lab.example,127.0.0.1,localhost,::1"
     assert os.environ["NO_PROXY"] == os.environ["no_proxy"]
 
 
 def test_a_folder_that_another_user_laid_out_in_tmp_is_not_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(places.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(environment.tempfile, "tempdir", str(tmp_path))
     laid = tmp_path / f"usam-{os.getuid()}"
     laid.mkdir(mode=0o755)
     laid.chmod(0o777)
-    found = places.temporary()
+    found = environment.temporary()
     assert found != laid
     assert found.stat().st_mode & 0o777 == 0o700
     shutil.rmtree(laid)
-    assert places.temporary() == laid
-    monkeypatch.setattr(places.tempfile, "tempdir", "/proc/nobody")
+    assert environment.temporary() == laid
+    monkeypatch.setattr(environment.tempfile, "tempdir", "/proc/nobody")
     with pytest.raises(UserError, match="USAM_CACHE and in TMPDIR"):
-        places.temporary()
+        environment.temporary()
 
 
 def started(tmp_path, code):
@@ -262,16 +262,16 @@ def started(tmp_path, code):
 def test_a_small_server_that_is_slow_is_waited_for_aloud_and_one_that_ends_is_not(
     tmp_path, monkeypatch, capsys
 ):
-    assert small_server._START_SECONDS >= 120
-    monkeypatch.setattr(small_server, "_SPEAKS_AFTER", 0)
+    assert processes._START_SECONDS >= 120
+    monkeypatch.setattr(processes, "_SPEAKS_AFTER", 0)
     process, log = started(tmp_path, "import time; time.sleep(600)")
     with pytest.raises(TransientError, match="STARTUP_TIMEOUT_SECONDS to more"):
-        small_server._wait(process, DEAD, log, 1)
-    small_server._stop(process)
+        processes._wait(process, DEAD, log, 1)
+    processes._stop(process)
     assert "is starting: 0 s of at most 1" in capsys.readouterr().err
     process, log = started(tmp_path, "raise SystemExit('no such revision')")
     with pytest.raises(UsamError, match="did not start: no such revision"):
-        small_server._wait(process, DEAD, log, 600)
+        processes._wait(process, DEAD, log, 600)
 
 
 def test_an_error_of_ours_is_not_taken_for_a_lost_server():

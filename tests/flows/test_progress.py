@@ -4,8 +4,8 @@ from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
-from tasks import progress
-from tasks.progress import RunProgress, whole_bar
+from tasks import report
+from tasks.report import RunProgress, whole_bar
 
 
 @task
@@ -23,7 +23,7 @@ def work() -> None:
 
 
 def test_task_runs_share_one_bar_with_rate_and_time_left(monkeypatch):
-    monkeypatch.setattr(progress, "_SECONDS_BETWEEN", -1)
+    monkeypatch.setattr(report, "_SECONDS_BETWEEN", -1)
     state = work(return_state=True)
     wanted = ArtifactFilter(
         flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id])

@@ -20,9 +20,9 @@ from tests.export_data import painted
 from tests.outputs.exported import filled
 from tests.outputs.test_export_label_studio import decode_brush
 from usam_core.compose.scene import ComposedScene
-from usam_core.config.palette import class_colors, voc_palette
 from usam_core.config.project import load_project
 from usam_core.config.schema import ProjectConfig
+from usam_core.config.training import class_colors, voc_palette
 from usam_core.errors import InputError
 from usam_core.files.digest import file_digest
 from usam_core.head.checkpoint import save_head

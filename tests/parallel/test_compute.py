@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from usam_core.config.compute import ComputeConfig
 from usam_core.config.project import load_project
+from usam_core.config.results import ComputeConfig
 from usam_core.errors import InputError, TransientError, WorkerError
 from usam_core.parallel import workers as compute
 from usam_core.parallel.workers import InProcess, Piece, open_workers, run_pieces, worker_count

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from tests.review.test_review import NAMES, box
-from usam_core.config.palette import class_colors
+from usam_core.config.training import class_colors
 from usam_core.errors import UserError
 from usam_core.images.read import UnusableImage
 from usam_core.labels import Instance

@@ -9,7 +9,7 @@ import httpx
 import psutil
 import pytest
 
-from flows import secret
+from flows import local_server
 from tests.local_server import ROOT
 
 pytestmark = pytest.mark.server
@@ -50,7 +50,7 @@ def test_it_lets_no_stranger_in_and_tells_its_secret_nowhere(environment, tiny_p
         try:
             server, api = small_server(run)
             password = server.environ()["PREFECT_SERVER_API_AUTH_STRING"]
-            known = {"Authorization": f"Basic {secret.encoded(password)}"}
+            known = {"Authorization": f"Basic {local_server.encoded(password)}"}
             ask = {"json": {}, "trust_env": False, "timeout": 30}
             answers = [
                 httpx.post(f"{api}/flows/filter", headers=headers, **ask)
@@ -62,7 +62,7 @@ def test_it_lets_no_stranger_in_and_tells_its_secret_nowhere(environment, tiny_p
     assert run.wait(300) == 0, log.read_text()
     assert statuses == [401, 401, 403, 200]
     assert not any("access-control-allow-origin" in answer.headers for answer in answers)
-    traces = [password.partition(":")[2].encode(), secret.encoded(password).encode()]
+    traces = [password.partition(":")[2].encode(), local_server.encoded(password).encode()]
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert {"prefect.db", "said", "report.html"} <= {file.name for file in files}
     assert [f for f in files if any(trace in f.read_bytes() for trace in traces)] == []

@@ -11,7 +11,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from flows import processes, secret
+from flows import local_server, processes
 
 pytestmark = pytest.mark.server
 
@@ -23,7 +23,7 @@ RUN_PER_SHELL = [{"prefect.deployments.steps.run_shell_script": {"script": "touc
 @pytest.fixture
 def known(local):
     """Return the header of those who know the secret."""
-    return {"Authorization": f"Basic {secret.encoded(secret.read(local.home))}"}
+    return {"Authorization": f"Basic {local_server.encoded(local_server.read_secret(local.home))}"}
 
 
 def send(local, method, path, body=None, **headers):
@@ -90,7 +90,7 @@ def test_what_is_not_called_json_is_not_taken_as_json(local, known, kind):
 @pytest.mark.parametrize("path", SOCKETS)
 def test_no_socket_talks_to_a_stranger(local, path):
     url = f"{local.page.replace('http', 'ws')}/api/{path}"
-    password = secret.read(local.home)
+    password = local_server.read_secret(local.home)
     rebound = url.replace("127.0.0.1", "evil.example")
     for address, origin in ((url, EVIL["Origin"]), (rebound, None)):
         here = socket.create_connection(("127.0.0.1", local.port))
@@ -126,19 +126,19 @@ def test_only_its_owner_can_reach_the_secret(local):
 
 
 def test_a_second_up_keeps_the_secret(local):
-    before = secret.read(local.home)
+    before = local_server.read_secret(local.home)
     again = local.usam("up", "--json")
     assert again.returncode == 0, again.stderr
-    assert secret.read(local.home) == before
+    assert local_server.read_secret(local.home) == before
     where = json.loads(again.stdout)
     assert where["open"] == str(local.home / "open.html")
     assert before not in again.stdout
 
 
 def test_a_guess_opens_nothing_and_learns_nothing(local):
-    url = local.page + secret.OPEN
-    password = secret.read(local.home)
-    token = secret.encoded(password)
+    url = local.page + local_server.OPEN
+    password = local_server.read_secret(local.home)
+    token = local_server.encoded(password)
     ask = {"trust_env": False, "timeout": 30}
     for given in ("", "usam:guess", token):
         answer = httpx.post(url, data={"secret": given}, **ask)
@@ -153,8 +153,8 @@ def test_a_guess_opens_nothing_and_learns_nothing(local):
 
 
 def test_the_secret_is_in_no_command_line_log_database_or_result(local, whole_run):
-    password = secret.read(local.home)
-    traces = [password.partition(":")[2].encode(), secret.encoded(password).encode()]
+    password = local_server.read_secret(local.home)
+    traces = [password.partition(":")[2].encode(), local_server.encoded(password).encode()]
     # A run of the terminal as well, with all that it has to say.
     run = local.usam("run", str(local.project), "--from", "report", "--refresh", "--verbose")
     assert run.returncode == 0, run.stderr

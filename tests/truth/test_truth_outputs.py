@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from pycocotools.coco import COCO
 
-from usam_core.config.palette import class_colors, voc_palette
+from usam_core.config.training import class_colors, voc_palette
 from usam_core.errors import InputError
 from usam_core.labels.image import LabelledImage, list_instances
 from usam_core.labels.label_map import LabelMap

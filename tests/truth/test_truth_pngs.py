@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from usam_core.config.palette import voc_palette
+from usam_core.config.training import voc_palette
 from usam_core.errors import InputError
 from usam_core.masks.label_png import read_label_png, save_label_png
 from usam_core.truth.voc import VocTruth

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from usam_core.config.compute import SamConfig
+from usam_core.config.model import SamConfig
 from usam_core.errors import InputError
 from usam_core.images.ref import Box, Tile
 from usam_core.labels.image import LabelledImage
@@ -63,7 +63,8 @@ def embed_now(
     if precision != "int8":
         return masks
     features = {name: _rounded(block) for name, block in masks.features.items()}
-    return replace(masks, tokens=_rounded(masks.tokens), features=features)
+    tokens = None if masks.tokens is None else _rounded(masks.tokens)
+    return replace(masks, tokens=tokens, features=features)
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:

@@ -4,13 +4,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from usam_core.api.embed import Embed, embedder_of, reading_of, with_picture
-from usam_core.config.compute import SamConfig
-from usam_core.config.inference import InferenceConfig
+from usam_core.config.model import InferenceConfig, SamConfig
 from usam_core.errors import InputError
 from usam_core.head.checkpoint import load_head, save_head
+from usam_core.head.familiar import FamiliarHead
+from usam_core.head.model import Head as Perceptron
+from usam_core.head.model import LateHead
+from usam_core.head.text import TextHead
 from usam_core.images.given import ImageLike, take
 from usam_core.inference.calibration import Calibration
 from usam_core.inference.labelled import labelled_image
@@ -21,6 +22,7 @@ from usam_core.review.rulings import Rulings
 from usam_core.types import TOKENS_BLOCK, MaskSet
 
 ENDING = ".safetensors"
+Network = Perceptron | LateHead | FamiliarHead | TextHead
 
 
 class Head:
@@ -44,7 +46,7 @@ class Head:
 
     def __init__(
         self,
-        module: nn.Module,
+        module: Network,
         card: dict[str, Any],
         *,
         inference: InferenceConfig | None = None,
@@ -123,8 +125,8 @@ class Head:
         if isinstance(image, MaskSet):
             return self.label(image)
         given = take(image, reading_of(self._encoder))
-        known = {"path": given.path, "sha256": given.sha256}
-        return with_picture(self.label(self._embed(given.read(None))), given.read, **known)
+        labelled = self.label(self._embed(given.read(None)))
+        return with_picture(labelled, given.read, path=given.path, sha256=given.sha256)
 
     def embeddings(self, image: ImageLike) -> MaskSet:
         """SAM's masks of an image, with what the head reads of each.

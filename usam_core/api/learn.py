@@ -12,11 +12,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from usam_core.api.head import Head
-from usam_core.config.classes import ClassSpec
-from usam_core.config.compute import SamConfig
-from usam_core.config.head import HeadConfig
-from usam_core.config.inference import InferenceConfig
-from usam_core.config.training import ComposeConfig
+from usam_core.config.model import HeadConfig, InferenceConfig, SamConfig
+from usam_core.config.training import ClassSpec, ComposeConfig
 from usam_core.errors import ConfigError, InputError
 from usam_core.files.digest import value_digest
 from usam_core.head.bags import BagSource, balanced_weights

@@ -11,10 +11,10 @@ import numpy as np
 
 from usam_core.api.embed import embed_now, with_picture
 from usam_core.api.head import Head
-from usam_core.config.palette import label_dtype
 from usam_core.config.project import Project as Settings
 from usam_core.config.project import open_project
 from usam_core.config.schema import ProjectConfig
+from usam_core.config.training import label_dtype
 from usam_core.errors import InputError, MissingStepError, StoreError
 from usam_core.files.fsspec_io import is_url
 from usam_core.head.checkpoint import load_head
@@ -106,12 +106,12 @@ class Project:
         """
         head = self.head  # says that `usam fit` has to run, whatever else has not
         given = self._take(image)
-        known = {"path": given.path, "sha256": given.sha256}
+        known: dict[str, Any] = {"path": given.path, "sha256": given.sha256}
         place = self._settings.image_address("")
         if given.path.startswith(place):
             known |= {"path": given.path.removeprefix(place), "root": self._settings.images.root}
         if given.large is not None:
-            return self._predict_tiled(given, known)
+            return self._predict_tiled(given, given.large, known)
         rulings = None
         decisions = self._decisions.get(given.sha256)
         if decisions:
@@ -226,8 +226,10 @@ class Project:
             masks.features[name] = vectors
         return masks
 
-    def _predict_tiled(self, given: GivenImage, known: dict[str, Any]) -> LabelledImage:
-        head, size_hw = self.head, given.large
+    def _predict_tiled(
+        self, given: GivenImage, size_hw: tuple[int, int], known: dict[str, Any]
+    ) -> LabelledImage:
+        head = self.head
         tiles = self._tiles(size_hw)
         keys = [tile_digest(given.sha256, tile.box) for tile in tiles] if given.sha256 else []
         image = TiledImage(known["path"], given.sha256, size_hw, tiles, keys)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from usam_core.config.presets import preset_classes
+from usam_core.config import preset_classes
 from usam_core.errors import InputError
 
 PAPERS_CLASSWISE = {
@@ -26,41 +26,18 @@ PAPERS_CLASSWISE = {
 from. The class-wise tables for COCO contradict the papers' own means and are left out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
-    """One row of somebody's table, percent.
+def published_rows(benchmark: str) -> list[dict[str, Any]]:
+    """Return the rows of others' tables that give a number for a benchmark, the papers' first.
 
-    Attributes:
-        method: its name.
-        training: what it learned the names from.
-        group: `papers` (U-SAM, GranSAM and what they compare with) or `best`.
-        source: where the number stands.
-        note: what makes it less comparable.
-        miou: mean IoU, background included; None if not given.
-        map50: mask mAP50; None if not given.
+    Keys: method, training (what it learned the names from), group (`papers`: U-SAM, GranSAM and
+    what they compare with; `best`), source, note (what makes it less comparable), miou (background
+    included) and map50 (of masks), percent, None where it is not given.
     """
-
-    method: str
-    training: str
-    group: str
-    source: str
-    note: str
-    miou: float | None
-    map50: float | None
-
-
-def published_rows(benchmark: str) -> list[Published]:
-    """Return the rows that give a number for a benchmark, the papers' first."""
+    texts = ("method", "training", "group", "source")
     return [
-        Published(
-            method=row["method"],
-            training=row["training"],
-            group=row["group"],
-            source=row["source"],
-            note=row.get("note", ""),
-            miou=row[benchmark].get("miou"),
-            map50=row[benchmark].get("map50"),
-        )
+        {key: row[key] for key in texts}
+        | {"note": row.get("note", "")}
+        | {key: row[benchmark].get(key) for key in ("miou", "map50")}
         for row in _read()
         if benchmark in row
     ]
@@ -68,66 +45,45 @@ def published_rows(benchmark: str) -> list[Published]:
 
 def papers_classwise(benchmark: str) -> dict[str, list[float]]:
     """Return the papers' class-wise IoU, background first, by what they learned from."""
-    if benchmark != "voc21":
-        return {}
-    return {
-        training: [float(value) for value in values.split()]
-        for training, values in PAPERS_CLASSWISE.items()
-    }
+    tables = PAPERS_CLASSWISE if benchmark == "voc21" else {}
+    return {key: [float(value) for value in values.split()] for key, values in tables.items()}
 
 
 @functools.cache
-def _read() -> list[dict]:
+def _read() -> list[dict[str, Any]]:
     text = resources.files("usam_core.bench").joinpath("published.yaml").read_text("utf-8")
     return yaml.safe_load(text)
 
 
-VOC_LAYOUT = (
+_VOC_LAYOUT = (
     "VOCdevkit/VOC2012 with ImageSets/Segmentation/val.txt, JPEGImages and SegmentationClass"
 )
-COCO_LAYOUT = "a folder with val2017 and annotations/instances_val2017.json"
+_COCO_LAYOUT = "a folder with val2017 and annotations/instances_val2017.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """What is measured, whatever the machine and the settings.
+    """What is measured, whatever the machine and the settings."""
 
-    Attributes:
-        name: as on the command line.
-        title: for tables and figures.
-        preset: the class names.
-        measure: the number that rows are sorted by, `miou` or `map50`.
-        void: which pixels count neither for nor against.
-        flattening: how the truth becomes one label a pixel.
-    """
-
-    name: str
-    title: str
-    preset: str
-    measure: str
-    void: str
-    flattening: str
+    name: str  # as on the command line
+    title: str  # for tables and figures
+    preset: str  # the class names
+    measure: str  # the number that rows are sorted by, `miou` or `map50`
+    void: str  # which pixels count neither for nor against
+    flattening: str  # how the truth becomes one label a pixel
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A data set's images and truth on this disk.
+    """A data set's images and truth on this disk."""
 
-    Attributes:
-        images: folder of the images.
-        names: file names below it, sorted.
-        total: images of the whole split, whatever `limit` left of them.
-        source: the file that says which images belong to the split.
-        evaluation: the `evaluation` section of a project that measures against the truth.
-        notes: what a reader of the numbers should know of this copy.
-    """
-
-    images: Path
-    names: list[str]
-    total: int
-    source: Path
+    images: Path  # folder of the images
+    names: list[str]  # file names below it, sorted
+    total: int  # images of the whole split, whatever `limit` left of them
+    source: Path  # the file that says which images belong to the split
     evaluation: dict[str, Any]
-    notes: list[str]
+    """The `evaluation` section of a project that measures against the truth."""
+    notes: list[str]  # what a reader of the numbers should know of this copy
 
 
 _VOC_VOID = "value 255 of the PNGs, the outlines and what is too hard: left out of every count"
@@ -164,19 +120,11 @@ BENCHMARKS = {
 
 
 def open_split(benchmark: Benchmark, data: Path, limit: int | None = None) -> Split:
-    """Find a benchmark's images and truth.
+    """Find a benchmark's images and truth, at most `limit` of them, evenly spread over the split.
 
-    Args:
-        benchmark: one of `BENCHMARKS`.
-        data: the data set's folder.
-        limit: how many images at most, spread evenly over the sorted split.
-
-    Raises:
-        InputError: the folder is not laid out officially; the message names what is missing.
+    Raises an `InputError` that names what is missing if `data` is not laid out officially.
     """
-    if benchmark.name == "coco-object":
-        return _coco(data, limit)
-    return _voc(data, limit)
+    return (_coco if benchmark.name == "coco-object" else _voc)(data, limit)
 
 
 def spread(names: list[str], limit: int | None) -> list[str]:
@@ -198,7 +146,7 @@ def _voc(data: Path, limit: int | None) -> Split:
         root / name for name in ("JPEGImages", "SegmentationClass", "SegmentationObject")
     )
     source = root / "ImageSets" / "Segmentation" / "val.txt"
-    _expect(data, [source, images, classes], VOC_LAYOUT)
+    _expect(data, [source, images, classes], _VOC_LAYOUT)
     try:
         lines = source.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -227,7 +175,7 @@ def _voc(data: Path, limit: int | None) -> Split:
 
 def _coco(data: Path, limit: int | None) -> Split:
     images, source = data / "val2017", data / "annotations" / "instances_val2017.json"
-    _expect(data, [images, source], COCO_LAYOUT)
+    _expect(data, [images, source], _COCO_LAYOUT)
     try:
         document = json.loads(source.read_bytes())
         listed = [image["file_name"] for image in document["images"]]

@@ -1,84 +1,69 @@
-"""From the command line's choices to projects: one for each head and seed, sharing one store."""
+"""From the command line's choices to projects, one for each head and seed, and running them."""
 
+import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from usam_core.bench.datasets import BENCHMARKS, Benchmark, Split, open_split
-from usam_core.config.project import check_values
+from usam_core.config.project import Project, check_extras, check_values, load_project
+from usam_core.config.schema import fill_in
 from usam_core.config.training import FilterConfig
 from usam_core.config.yaml_source import read_yaml
 from usam_core.errors import ConfigError, InputError
 from usam_core.files.atomic import whole_file
+from usam_core.files.spreadsheet import read_csv, write_csv
+from usam_core.progress import SILENT, Progress
+from usam_core.steps import STEPS, StepResult, run_step
+from usam_core.steps.collect import read_manifest
 
 HEADS = ("student", "teacher")
 IMAGE_LIST = "images.txt"
 PICTURES = "pictures.csv"
 """Training pictures of the first run, as later runs read them."""
-_OURS = (
-    ("name",),
-    ("classes",),
-    ("level",),
-    ("seed",),
-    ("evaluation",),
-    ("images", "path"),
-    ("images", "files"),
-    ("outputs", "path"),
-    ("outputs", "store"),
-    ("inference", "head"),
+_OURS: tuple[tuple[str, ...], ...] = (
+    *(("name",), ("classes",), ("level",), ("seed",), ("evaluation",), ("inference", "head")),
+    *(("images", "path"), ("images", "files"), ("outputs", "path"), ("outputs", "store")),
 )
 """Keys that the benchmark decides; a settings file may not hold them."""
-_PATHS = (("training", "path"), ("training", "web", "urls"), ("sam", "checkpoint"))
+_PATHS: tuple[tuple[str, ...], ...] = (
+    ("training", "path"),
+    ("training", "web", "urls"),
+    ("sam", "checkpoint"),
+)
 """Keys of a settings file that are paths."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What the user asked for.
+    """What the user asked for."""
 
-    Attributes:
-        benchmark: one of `BENCHMARKS`.
-        data: the data set's folder.
-        out: where everything goes.
-        limit: how many images at most; None takes the whole split.
-        sam: which SAM; None leaves it to the settings, and there `vit_h` is the default.
-        training: `synthetic`, `web` or a folder of class folders; None leaves it to the settings,
-            and there `synthetic` is the default.
-        contact: for the web, who is asking.
-        seeds: a run for each.
-        names: spelling of the class names, `cleaned` or `raw`.
-        papers: the papers' mode.
-        heads: which heads label; a row for each.
-        store: folder of embeddings; None keeps them in `out`.
-        settings: a YAML file with further settings, as in `project.yaml`.
-    """
-
-    benchmark: str
-    data: Path
-    out: Path
-    limit: int | None = None
+    benchmark: str  # one of `BENCHMARKS`
+    data: Path  # the data set's folder
+    out: Path  # where everything goes
+    limit: int | None = None  # how many images at most; None takes the whole split
     sam: str | None = None
+    """Which SAM; None leaves it to the settings, and there `vit_h` is the default."""
     training: str | None = None
-    contact: str | None = None
-    seeds: tuple[int, ...] = (0,)
-    names: str = "cleaned"
-    papers: bool = False
-    heads: tuple[str, ...] = HEADS[:1]
-    store: Path | None = None
-    settings: Path | None = None
+    """`synthetic`, `web` or a folder of class folders; None leaves it to the settings, and there
+    `synthetic` is the default."""
+    contact: str | None = None  # for the web, who is asking
+    seeds: tuple[int, ...] = (0,)  # a run for each
+    names: str = "cleaned"  # spelling of the class names, `cleaned` or `raw`
+    papers: bool = False  # the papers' mode
+    heads: tuple[str, ...] = HEADS[:1]  # which heads label; a row for each
+    store: Path | None = None  # folder of embeddings; None keeps them in `out`
+    settings: Path | None = None  # a YAML file with further settings, as in `project.yaml`
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One head with one seed.
-
-    Attributes:
-        head: which head labels.
-        seed: the project's seed.
-        file: its project file.
-    """
+    """One head with one seed, and its project file."""
 
     head: str
     seed: int
@@ -105,21 +90,20 @@ class Plan:
 
     @property
     def training(self) -> str:
-        """Return where training pictures come from, one word."""
+        """Where training pictures come from, one word."""
         return self.settings["training"]["source"]
 
     @property
     def collects(self) -> bool:
-        """Return whether the first run gets pictures that the others must not get anew."""
+        """Whether the first run gets pictures that the others must not get anew."""
         return self.training not in ("folder", "none")
 
 
 def make_plan(choices: Choices) -> Plan:
     """Look at the data set and the settings, and write nothing.
 
-    Raises:
-        ConfigError: the settings file cannot be read, or decides what the benchmark decides.
-        InputError: the data set is not laid out officially, or a choice cannot be meant.
+    Raises a `ConfigError` for what the settings file may not say, an `InputError` for other
+    choices.
     """
     benchmark = BENCHMARKS[choices.benchmark]
     if not choices.seeds or len(set(choices.seeds)) < len(choices.seeds):
@@ -135,11 +119,7 @@ def make_plan(choices: Choices) -> Plan:
 
 
 def check_plan(plan: Plan) -> None:
-    """Check the settings as a run will, before anything is written.
-
-    Raises:
-        ConfigError: all mistakes, one a line.
-    """
+    """Raise a `ConfigError` with all mistakes of the settings, before anything is written."""
     first = plan.runs[0]
     values = _values(plan, first)
     del values["images"]["files"]  # is written with the project
@@ -160,7 +140,7 @@ def _values(plan: Plan, run: Run) -> dict[str, Any]:
     choices = plan.choices
     out = choices.out.absolute()
     store = (choices.store or choices.out / "store").absolute()
-    ours = {
+    ours: dict[str, Any] = {
         "name": f"bench {plan.benchmark.name}",
         "classes": {"preset": plan.benchmark.preset, "names": choices.names},
         "images": {"path": str(plan.split.images), "files": str(out / IMAGE_LIST)},
@@ -169,40 +149,19 @@ def _values(plan: Plan, run: Run) -> dict[str, Any]:
         "inference": {"head": run.head},
         "seed": run.seed,
     }
+    settings = dict(plan.settings)
     if run != plan.runs[0] and plan.collects:
         # A crawl does not come out the same twice, and drawing takes hours: the runs differ by
         # the head's seed, not by the pictures. These have passed the filters already.
         filters = dict.fromkeys(FilterConfig.model_fields)
-        training = {"source": "folder", "path": str(out / PICTURES), "filters": filters}
-        ours["training"] = {**_least(plan), **training}
-        settings = {key: part for key, part in plan.settings.items() if key != "training"}
-    else:
-        settings = plan.settings
-    return merged(settings, ours)
-
-
-def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Return both mappings as one; where both say something, `above` holds.
-
-    >>> merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}})
-    {'a': {'b': 1, 'c': 3}}
-    """
-    both = dict(below)
-    for key, value in above.items():
-        old = both.get(key)
-        inner = isinstance(old, dict) and isinstance(value, dict)
-        both[key] = merged(both[key], value) if inner else value
-    return both
+        ours["training"] = {"source": "folder", "path": str(out / PICTURES), "filters": filters}
+        if kept := settings.pop("training").get("min_per_class"):
+            ours["training"]["min_per_class"] = kept
+    return fill_in(ours, settings)
 
 
 def _settings(choices: Choices) -> dict[str, Any]:
     """Return the settings of all runs: defaults, then the file's, then the command line's."""
-    settings = {
-        "sam": {"model": "vit_h"},
-        "training": {"source": "synthetic"},
-        "outputs": {"overlays": 12},
-    }
-    settings = merged(settings, _read(choices.settings) if choices.settings else {})
     asked: dict[str, Any] = {"sam": {"model": choices.sam}} if choices.sam else {}
     if choices.training in ("synthetic", "web"):
         asked["training"] = {"source": choices.training}
@@ -216,42 +175,91 @@ def _settings(choices: Choices) -> dict[str, Any]:
         asked["training"] = {"source": "folder", "path": str(path)}
     if choices.contact:
         asked.setdefault("training", {})["web"] = {"contact": choices.contact}
-    settings = merged(settings, asked)
-    return {**settings, "recipe": "papers"} if choices.papers else settings
+    if choices.papers:
+        asked["recipe"] = "papers"
+    settings = fill_in(asked, _read(choices.settings) if choices.settings else {})
+    defaults = {
+        "sam": {"model": "vit_h"},
+        "training": {"source": "synthetic"},
+        "outputs": {"overlays": 12},
+    }
+    return fill_in(settings, defaults)
 
 
 def _read(file: Path) -> dict[str, Any]:
-    settings = read_yaml(file).values or {}
+    settings = read_yaml(file)[0] or {}
     if not isinstance(settings, dict):
         raise ConfigError(f"{file}: got {settings!r}; expected sections as in project.yaml")
     for keys in _OURS:
-        part: Any = settings
-        for key in keys:
-            part = part.get(key) if isinstance(part, dict) else None
-        if part is not None:
+        if _part(settings, keys) is not None:
             raise ConfigError(
                 f"{file}: {'.'.join(keys)}: the benchmark decides this; take it out of the file "
                 "(--names, --seeds, --head and --store choose what can be chosen)"
             )
-    _make_absolute(settings, file.absolute().parent)
-    return settings
-
-
-def _make_absolute(settings: dict[str, Any], folder: Path) -> None:
-    """Let the paths of a settings file count from that file, not from the projects made of it."""
-    for *sections, key in _PATHS:
-        part: Any = settings
-        for section in sections:
-            part = part.get(section) if isinstance(part, dict) else None
-        if isinstance(part, dict) and part.get(key):
-            part[key] = str(folder / part[key])
+    # Paths count from the settings file, not from the projects made of it.
+    folder = file.absolute().parent
+    for keys in _PATHS:
+        if path := _part(settings, keys):
+            _part(settings, keys[:-1])[keys[-1]] = str(folder / path)
     features = settings.get("features")
     for block in features.values() if isinstance(features, dict) else ():
         # Else it is a model of the hub.
         if isinstance(block, dict) and (folder / str(block.get("model"))).is_dir():
             block["model"] = str(folder / block["model"])
+    return settings
 
 
-def _least(plan: Plan) -> dict[str, Any]:
-    least = plan.settings["training"].get("min_per_class")
-    return {} if least is None else {"min_per_class": least}
+def _part(settings: Any, keys: tuple[str, ...]) -> Any:
+    for key in keys:
+        settings = settings.get(key) if isinstance(settings, dict) else None
+    return settings
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one run gave."""
+
+    run: Run
+    project: Project
+    metrics: dict[str, Any]  # content of its `metrics.json`
+    classes: pd.DataFrame  # its per-class table
+    steps: dict[str, StepResult]  # result of each step, by name
+    seconds: float  # wall-clock time of this call, without what was reused
+
+
+def run_plan(
+    plan: Plan,
+    progress: Progress = SILENT,
+    done: Callable[[Run, StepResult], None] = lambda run, result: None,
+) -> list[Measured]:
+    """Run all steps of all runs; what an earlier call finished is reused.
+
+    `done` is told of each finished step. Raises a `UserError` if a step cannot run.
+    """
+    for run in plan.runs:
+        write_project(plan, run)
+    measured: list[Measured] = []
+    for run in plan.runs:
+        began = time.monotonic()
+        if run != plan.runs[0] and plan.collects:
+            # The pictures that the first run kept are the later runs' source.
+            kept = read_manifest(measured[0].project)[["class", "path"]]
+            write_csv(plan.choices.out.absolute() / PICTURES, kept)
+        project = load_project(run.file)
+        check_extras(project)
+        steps = {}
+        for step in STEPS:
+            steps[step] = run_step(step, project, progress=progress)
+            done(run, steps[step])
+        metrics = Path(steps["evaluate"].path)
+        measured.append(
+            Measured(
+                run=run,
+                project=project,
+                metrics=json.loads(metrics.read_text(encoding="utf-8")),
+                classes=read_csv(metrics.with_name("per_class.csv")),
+                steps=steps,
+                seconds=time.monotonic() - began,
+            )
+        )
+    return measured

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psutil
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from usam_core.bench.datasets import papers_classwise, published_rows
-from usam_core.bench.plan import Plan
-from usam_core.bench.run import Measured
+from usam_core.bench.plan import Measured, Plan
 from usam_core.files.atomic import whole_file, write_json
 from usam_core.files.digest import file_digest, value_digest
 from usam_core.files.spreadsheet import write_csv
@@ -23,6 +23,10 @@ from usam_core.steps import STEPS, code_revision, embed
 
 OURS = "ours"
 NOT_RUN = "published, not run by us"
+_COLUMNS = [
+    *("method", "training", "group", "names", "runs", "miou", "miou_deviation", "map50"),
+    *("map50_deviation", "false_positive_rate", "source", "note"),
+]
 _CLASS_NUMBERS = ("iou", "ap50", "false_positive_rate", "false_positive_area")
 
 
@@ -33,33 +37,9 @@ def result_table(plan: Plan, measured: Sequence[Measured]) -> pd.DataFrame:
     false_positive_rate, source, note. Deviations are those of a sample (n - 1), over the seeds.
     """
     rows = [_our_row(plan, head, measured) for head in plan.choices.heads]
-    rows += [
-        {
-            "method": row.method,
-            "training": row.training,
-            "group": row.group,
-            "miou": row.miou,
-            "map50": row.map50,
-            "source": f"{NOT_RUN}: {row.source}",
-            "note": row.note,
-        }
-        for row in published_rows(plan.benchmark.name)
-    ]
-    columns = [
-        "method",
-        "training",
-        "group",
-        "names",
-        "runs",
-        "miou",
-        "miou_deviation",
-        "map50",
-        "map50_deviation",
-        "false_positive_rate",
-        "source",
-        "note",
-    ]
-    return pd.DataFrame(rows, columns=columns).astype({"runs": "Int64"})
+    others = published_rows(plan.benchmark.name)
+    rows += [row | {"source": f"{NOT_RUN}: {row['source']}"} for row in others]
+    return pd.DataFrame(rows, columns=_COLUMNS).astype({"runs": "Int64"})
 
 
 def class_table(plan: Plan, measured: Sequence[Measured]) -> pd.DataFrame:
@@ -85,7 +65,7 @@ def class_table(plan: Plan, measured: Sequence[Measured]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _our_row(plan: Plan, head: str, measured: Sequence[Measured]) -> dict:
+def _our_row(plan: Plan, head: str, measured: Sequence[Measured]) -> dict[str, Any]:
     runs = [one for one in measured if one.run.head == head]
     miou = [one.metrics["semantic"]["miou"] for one in runs]
     instance = [one.metrics["instance"] for one in runs]
@@ -129,13 +109,9 @@ _ROW, _TOP, _BOTTOM = 26, 64, 84
 
 
 def save_figure(path: Path, table: pd.DataFrame, measure: str, title: str) -> None:
-    """Write the chart as PNG, the largest bar on top.
+    """Write a chart of `miou` or `map50`, percent, as PNG, the largest bar on top.
 
-    Args:
-        path: where to.
-        table: as `result_table` returns it; rows without the measure are left out.
-        measure: `miou` or `map50`, percent.
-        title: the headline.
+    Rows of the result table without the measure are left out.
     """
     rows = table[table[measure].notna()].sort_values(measure, ascending=False, kind="stable")
     picture = Image.new("RGB", (_WIDTH, _TOP + _ROW * len(rows) + _BOTTOM), "white")
@@ -176,26 +152,22 @@ PROTOCOL = "protocol.json"
 
 
 def write_report(plan: Plan, measured: Sequence[Measured]) -> dict[str, Any]:
-    """Write all files of the report into the benchmark's folder.
-
-    Returns:
-        A JSON-like mapping with the rows, the protocol and the files' paths.
-    """
+    """Write all files of the report; return the rows, the protocol and the files' paths."""
     out = plan.choices.out
     results, classes = result_table(plan, measured), class_table(plan, measured)
-    told = protocol(plan, measured)
-    _write_csv(out / "results.csv", results)
-    _write_csv(out / "classes.csv", classes)
+    document = protocol(plan, measured)
+    write_csv(out / "results.csv", results.round(2))
+    write_csv(out / "classes.csv", classes.round(2))
     used, total = len(plan.split.names), plan.split.total
     title = plan.benchmark.title + (f" ({used} of {total} images)" if used < total else "")
     save_figure(out / "figure.png", results, plan.benchmark.measure, title)
-    write_json(out / PROTOCOL, told)
+    write_json(out / PROTOCOL, document)
     with whole_file(out / "report.md") as temporary:
-        temporary.write_text(_markdown(plan, results, classes, told), encoding="utf-8")
+        temporary.write_text(_markdown(plan, results, classes, document), encoding="utf-8")
     names = ("report.md", "results.csv", "classes.csv", "figure.png", PROTOCOL)
     return {
         "rows": results.astype(object).where(results.notna(), None).to_dict("records"),
-        "protocol": told,
+        "protocol": document,
         "files": [str(out / name) for name in names],
     }
 
@@ -258,31 +230,21 @@ def protocol(plan: Plan, measured: Sequence[Measured]) -> dict[str, Any]:
             "processor": platform.machine(),
             "cores": os.cpu_count(),
             "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-            "gpu": _gpu(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def _gpu() -> str | None:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
-
-
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    write_csv(path, table.round(2))
-
-
 def _markdown(
-    plan: Plan, results: pd.DataFrame, classes: pd.DataFrame, told: dict[str, Any]
+    plan: Plan, results: pd.DataFrame, classes: pd.DataFrame, document: dict[str, Any]
 ) -> str:
-    split, truth = told["split"], told["truth"]
+    split, truth = document["split"], document["truth"]
     lines = [
         f"# {plan.benchmark.title}",
         "",
         f"{split['images']} of {split['of']} images ({split['choice']}), {plan.choices.names} "
-        f"names, seeds {told['seeds']}, {told['date']}. Percent.",
+        f"names, seeds {document['seeds']}, {document['date']}. Percent.",
         "",
         *_table(results.drop(columns=["group"])),
         "",
@@ -297,13 +259,13 @@ def _markdown(
         f"- Split: `{split['file']}`, SHA-256 {split['sha256']}.",
         f"- Void: {truth['void']}.",
         f"- Flattening: {truth['flattening']}.",
-        f"- Background: {told['classes']['background']}.",
-        f"- Sizes: {told['sizes']}.",
-        *(f"- {name}: {text}." for name, text in told["measures"].items()),
+        f"- Background: {document['classes']['background']}.",
+        f"- Sizes: {document['sizes']}.",
+        *(f"- {name}: {text}." for name, text in document["measures"].items()),
         *(f"- Note: {note}." for note in truth["notes"]),
-        f"- Training pictures: {told['training']['source']}, {told['training']['seeds']}.",
-        f"- Encoder: {told['encoder']}.",
-        f"- Machine: {told['machine']}.",
+        f"- Training pictures: {document['training']['source']}, {document['training']['seeds']}.",
+        f"- Encoder: {document['encoder']}.",
+        f"- Machine: {document['machine']}.",
         "",
         f"Everything else: `{PROTOCOL}`.",
     ]
@@ -311,15 +273,12 @@ def _markdown(
 
 
 def _table(table: pd.DataFrame) -> list[str]:
-    shown = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
-    return [
-        f"| {' | '.join(column.replace('_', ' ') for column in table.columns)} |",
-        f"|{'---|' * len(table.columns)}",
-        *(f"| {' | '.join(row)} |" for row in shown),
-    ]
+    def cell(value: Any) -> str:
+        if pd.isna(value):
+            return "-"
+        return f"{value:.2f}" if isinstance(value, float) else str(value)
 
-
-def _cell(value: Any) -> str:
-    if pd.isna(value):
-        return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    rows = [[column.replace("_", " ") for column in table.columns]]
+    rows += [[cell(value) for value in row] for row in table.itertuples(index=False)]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return [lines[0], f"|{'---|' * len(table.columns)}", *lines[1:]]

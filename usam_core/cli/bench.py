@@ -7,19 +7,16 @@ from typing import Annotated, Any, Literal
 import typer
 
 from usam_core.cli import terminal
-from usam_core.cli.options import Contact, Json, Names, Papers, SamName, Verbose
-from usam_core.cli.running import set_logging
-from usam_core.config.presets import NAMES, preset_classes, preset_names, preset_summary
+from usam_core.cli.terminal import Contact, Json, Names, Papers, SamName, Verbose, print_line
+from usam_core.config import NAMES, preset_classes, preset_names, preset_summary
 from usam_core.errors import InputError
 from usam_core.steps import STEPS
 
-BenchmarkName = Annotated[
-    Literal["voc21", "voc-superclasses", "coco-object"], typer.Argument(help="What to measure.")
-]
-
 
 def bench(
-    benchmark: BenchmarkName,
+    benchmark: Annotated[
+        Literal["voc21", "voc-superclasses", "coco-object"], typer.Argument(help="What to measure.")
+    ],
     data: Annotated[Path, typer.Option(help="The data set's folder, laid out officially.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results; by default bench-BENCHMARK.")
@@ -59,11 +56,9 @@ def bench(
     Killed and started again, it goes on where it was. docs/benchmark.md has one command for each
     row of the papers' tables.
     """
-    from usam_core.bench.plan import HEADS, Choices, check_plan, make_plan
+    from usam_core.bench.plan import HEADS, Choices, check_plan, make_plan, run_plan
     from usam_core.bench.report import NOT_RUN, OURS, write_report
-    from usam_core.bench.run import run_plan
 
-    set_logging(verbose)
     plan = make_plan(
         Choices(
             benchmark=benchmark,
@@ -88,32 +83,23 @@ def bench(
 
     def done(run: Any, result: Any) -> None:
         line = STEPS[result.step].sentence(result.summary, result.reused)
-        terminal.errors.print(
-            f"{run.head}, seed {run.seed}: {result.step}: {line}", soft_wrap=True, highlight=False
-        )
+        print_line(f"{run.head}, seed {run.seed}: {result.step}: {line}", terminal.errors)
 
     document = write_report(plan, run_plan(plan, terminal.progress_for_terminal(), done))
     if json:
         terminal.print_json(document)
         return
+    keys = ("method", "training", "miou", "map50", "false_positive_rate")
     rows = [
-        [
-            row["method"],
-            row["training"],
-            row["miou"],
-            row["map50"],
-            row["false_positive_rate"],
-            "this run" if row["group"] == OURS else "published",
-        ]
+        [*(row[key] for key in keys), "this run" if row["group"] == OURS else "published"]
         for row in document["rows"]
     ]
     columns = ["method", "training", "mIoU", "mAP50", "false positives", "whose"]
     terminal.print_table(f"{plan.benchmark.title}, %", columns, rows)
     notes = dict.fromkeys(row["note"] for row in document["rows"] if row["group"] == OURS)
-    for text in (*filter(None, notes), f"{NOT_RUN}: sources and caveats are in results.csv"):
-        terminal.screen.print(f"  {text}", soft_wrap=True, highlight=False)
-    for file in document["files"]:
-        terminal.screen.print(f"  {file}", soft_wrap=True, highlight=False)
+    caveat = f"{NOT_RUN}: sources and caveats are in results.csv"
+    for line in (*filter(None, notes), caveat, *document["files"]):
+        print_line(f"  {line}")
 
 
 def presets(

@@ -1,17 +1,21 @@
-"""What the command line shows: progress bars on a terminal, tables, JSON, one-line errors."""
+"""What the commands share: arguments, progress bars on a terminal, tables, JSON, the log."""
 
 import json
+import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -22,12 +26,54 @@ from rich.text import Text
 
 from usam_core.progress import SILENT, Bar, Progress
 
+ProjectFile = Annotated[Path, typer.Argument(help="The project file, project.yaml.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
+Papers = Annotated[
+    bool, typer.Option("--papers", help="The papers' mode: recipe: papers, nothing of ours.")
+]
+Level = Annotated[
+    str | None,
+    typer.Option(
+        help="Label with `classes`, with their `parents`, or name one parent: its classes become "
+        "one, the others stay."
+    ),
+]
+LabelsLevel = Annotated[
+    str | None,
+    typer.Option(help="Take the labels of `classes`, of their `parents`, or of one parent."),
+]
+"""Of commands that make no labels but use those that are there."""
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--class", help="This class alone; may be given several times."),
+]
+Contact = Annotated[str | None, typer.Option(help="For the web: your e-mail address or page.")]
+Names = Annotated[
+    Literal["cleaned", "raw"],
+    typer.Option(help="Of a preset: words that people use, or the data set's own."),
+]
+SamName = Literal["nano", "vit_b", "vit_l", "vit_h"]
+
 screen = Console()
 errors = Console(stderr=True)
 
 
+def set_logging(verbose: bool) -> bool:
+    """Show our own warnings, or everything of ours; what libraries log stays with them."""
+    ours = logging.getLogger("usam_core")
+    ours.setLevel(logging.INFO if verbose else logging.WARNING)
+    if not ours.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        ours.addHandler(handler)
+    return verbose
+
+
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log.", callback=set_logging)]
+
+
 class _RichBar:
-    def __init__(self, display: RichProgress, task: Any) -> None:
+    def __init__(self, display: RichProgress, task: TaskID) -> None:
         self._display = display
         self._task = task
 
@@ -70,12 +116,17 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def print_line(text: object, console: Console = screen) -> None:
+    """Print a line as it is: not broken, without colors, brackets in it no markup."""
+    console.print(str(text), soft_wrap=True, highlight=False, markup=False)
+
+
 def print_error(error: Exception | str) -> None:
     """Print an error as plain lines, without a traceback."""
     errors.print(f"usam: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
 
 
-def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table; None shows as a dash, fractions with three digits."""
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):

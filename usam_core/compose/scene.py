@@ -7,8 +7,7 @@ import numpy as np
 from PIL import Image
 
 from usam_core.compose.cutout import Cutout
-from usam_core.config.palette import label_dtype
-from usam_core.config.training import ComposeConfig
+from usam_core.config.training import ComposeConfig, label_dtype
 from usam_core.head.losses import UNKNOWN
 from usam_core.labels.label_map import LabelMap
 from usam_core.masks.bits import unpack, valid_hw

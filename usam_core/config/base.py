@@ -2,7 +2,8 @@
 
 import logging
 import re
-from typing import Annotated, Any, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -10,11 +11,17 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     StrictBool,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 Bool = StrictBool
+NAME = "{c}"
+"""Stands for the class's name in a prompt."""
 IN_QUOTES = "put it in quotes (without, yes, no, null, numbers and dates are no text to YAML)"
 
 
@@ -30,22 +37,34 @@ Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 
 
-def text_of(form: str, pattern: str, **limits: Any) -> Any:
-    """Return the type of texts of one form.
+@dataclass(frozen=True)
+class TextForm:
+    """Which form a text must have."""
 
-    Args:
-        form: the form in words, for whoever wrote something else.
-        pattern: what fits it, for editors too.
-        limits: further ones, as pydantic's `Field` takes them.
-    """
+    form: str
+    """The form in words, for whoever wrote something else."""
+    pattern: str
+    """What fits it, for editors too."""
 
-    def fits(value: str) -> str:
-        if not re.fullmatch(pattern, value):
-            raise ValueError(f"expected {form}")
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {**handler(schema), "pattern": self.pattern}
+
+    def _check(self, value: str) -> str:
+        if not re.fullmatch(self.pattern, value):
+            raise ValueError(f"expected {self.form}")
         return value
 
-    field = Field(json_schema_extra={"pattern": pattern}, **limits)
-    return Annotated[str, field, AfterValidator(fits)]
+
+WAS_REMOVED = "was removed, measured worthless (docs/decisions/0019-what-went.md); delete the line"
+_OLD_SPELLINGS = {"colour": "color", "standardise": "standardize", "min_centre": "min_center"}
+_log = logging.getLogger(__name__)
 
 
 def without(*values: str) -> BeforeValidator:
@@ -59,9 +78,16 @@ def without(*values: str) -> BeforeValidator:
     return BeforeValidator(refuse)
 
 
-WAS_REMOVED = "was removed, measured worthless (docs/decisions/0019-what-went.md); delete the line"
-_OLD_SPELLINGS = {"colour": "color", "standardise": "standardize", "min_centre": "min_center"}
-_log = logging.getLogger(__name__)
+def naming_class(loss: str, example: str) -> AfterValidator:
+    """Refuse prompts without the class's name, `{c}`: what is lost, and where it belongs."""
+
+    def check(prompts: list[str]) -> list[str]:
+        for prompt in prompts:
+            if NAME not in prompt:
+                raise ValueError(f"{prompt!r} has no {NAME}, so that {loss}; expected it {example}")
+        return prompts
+
+    return AfterValidator(check)
 
 
 class Section(BaseModel):
@@ -95,12 +121,7 @@ class Section(BaseModel):
 
 
 class PlacedError(ValueError):
-    """A mistake that several keys make together; `place` is where a person should look.
-
-    Args:
-        place: keys and list positions from the section that raises it.
-        message: what came and what was expected.
-    """
+    """A mistake of several keys; `place` leads to it, from the section that raises it."""
 
     def __init__(self, place: tuple[str | int, ...], message: str) -> None:
         super().__init__(message)

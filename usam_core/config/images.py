@@ -44,40 +44,10 @@ READ = (
 )
 _HEIF = (".heic", ".heif", ".hif")
 NOT_READ = (
-    *_HEIF,
-    *(
-        ".jxl",
-        ".jxr",
-        ".wdp",
-        ".exr",
-        ".hdr",
-        ".tga",
-        ".dib",
-        ".dds",
-        ".ico",
-        ".qoi",
-        ".pcx",
-        ".sgi",
-        ".psd",
-        ".psb",
-        ".xcf",
-    ),
-    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
-    *(
-        ".czi",
-        ".nd2",
-        ".lif",
-        ".vsi",
-        ".oib",
-        ".oif",
-        ".ims",
-        ".dv",
-        ".zvi",
-        ".mrxs",
-        ".bif",
-        ".mrc",
-    ),
-    *(".dcm", ".fits", ".fts", ".nii", ".nrrd", ".svg", ".avifs", ".ecw", ".sid"),
+    *(*_HEIF, ".jxl", ".jxr", ".wdp", ".exr", ".hdr", ".tga", ".dib", ".pcx", ".sgi", ".psd"),
+    *(".psb", ".xcf", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef"),
+    *(".srw", ".czi", ".nd2", ".lif", ".vsi", ".oib", ".oif", ".ims", ".dv", ".zvi", ".mrxs"),
+    *(".bif", ".mrc", ".dcm", ".fits", ".fts", ".nii", ".nrrd", ".svg", ".avifs", ".ecw", ".sid"),
 )
 """Endings of images that are left out if they are not asked for, which a note says."""
 
@@ -188,12 +158,9 @@ _VOC_IMAGES = "JPEGImages"
 
 @dataclass(frozen=True, slots=True)
 class ImagePlace:
-    """Where images are looked for.
-
-    Attributes:
-        root: folder or URL that the images' names count from.
-        names: file or URL that names them; None takes all that lie below `root`.
-        is_voc: whether `names` holds names without an ending, as PASCAL VOC's sets do.
+    """Where images are looked for: a folder or URL that their names count from, and the file or URL
+    that names them; None takes all that lie below `root`. VOC's sets name them without an
+    ending.
     """
 
     root: str
@@ -202,12 +169,7 @@ class ImagePlace:
 
 
 def image_place(config: ImagesConfig, base: Path) -> ImagePlace:
-    """Return where the images of a project lie.
-
-    Args:
-        config: the project's `images`.
-        base: folder of the project file, which relative paths count from.
-    """
+    """Return where images lie; relative paths count from `base`, the project file's folder."""
     path = _absolute(config.path, base)
     if config.files is not None:
         return ImagePlace(path, _absolute(config.files, base))

@@ -1,16 +1,48 @@
-"""What `project.yaml` may say of results: where they go, the truth to measure against, the gate."""
+"""How a run works and what it leaves: the sections `compute`, `outputs`, `report`, `evaluation`
+and `gate` of `project.yaml`."""
 
 import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from usam_core.config.base import Bool, Float, Fraction, Int, Section
-from usam_core.config.formats import Format
+from usam_core.config import Format
+from usam_core.config.base import Bool, Float, Fraction, Int, PlacedError, Section, TextForm
 
 _URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
 """One slash, for that is what a path makes of two."""
+
+
+Address = Annotated[
+    str,
+    TextForm("a scheduler's address such as tcp://host:8786", r"^(tcp|tls|ucx|ws|wss)://\S+$"),
+]
+
+
+class ComputeConfig(Section):
+    """How many processes embed and label (docs/decisions/0008-dask.md)."""
+
+    workers: Annotated[Int, Field(ge=0, le=1024)] | None = None
+    """Dask worker processes on this machine; 0 works in the process itself. Empty means one a GPU
+    where there are several, one for each four CPU cores where there is none, else 0."""
+    threads: Annotated[Int, Field(ge=1, le=1024)] | None = None
+    """Threads of torch in each worker, or in the process itself without workers; empty shares the
+    machine's cores. Torch rounds sums differently with other numbers of threads: set it where
+    stores of several machines shall be equal to the last bit."""
+    scheduler: Address | None = None
+    """Address of a Dask scheduler that runs already, such as "tcp://10.0.0.5:8786". Its workers
+    need this version of usam, and the project's folders under the same paths."""
+
+    @model_validator(mode="after")
+    def _one_place_to_work(self) -> "ComputeConfig":
+        if self.scheduler and self.workers is not None:
+            raise PlacedError(
+                ("workers",),
+                f"got {self.workers} beside a scheduler, whose workers are used; expected one of "
+                "the two",
+            )
+        return self
 
 
 class OutputsConfig(Section):

@@ -1,26 +1,134 @@
 """What `project.yaml` may say: every key, its type, its range, its default and the reason.
 
 Values that the papers give carry their section; values that we chose carry the decision record
-that holds the measurement. Reading and writing the file itself is `usam_core.config.project`'s job.
+that holds the measurement. Reading and writing the file is the job of `config/project.py`.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from usam_core.config import expand_preset, list_or_preset_schema
 from usam_core.config.base import Int, PlacedError, Section
-from usam_core.config.classes import CLASSES, PARENTS, ClassSpec
-from usam_core.config.compute import ComputeConfig, SamConfig
-from usam_core.config.features import FeatureBlocks, check_blocks, find_text_block
-from usam_core.config.head import HeadConfig
 from usam_core.config.images import ImagesConfig
-from usam_core.config.inference import InferenceConfig
-from usam_core.config.palette import MAX_CLASSES
-from usam_core.config.presets import expand_preset, list_or_preset_schema
-from usam_core.config.recipes import RECIPES, departures, with_recipe
-from usam_core.config.results import EvaluationConfig, GateConfig, OutputsConfig, ReportConfig
-from usam_core.config.training import ComposeConfig, TrainingConfig
+from usam_core.config.model import (
+    FeatureBlocks,
+    HeadConfig,
+    InferenceConfig,
+    SamConfig,
+    check_blocks,
+    find_text_block,
+)
+from usam_core.config.results import (
+    ComputeConfig,
+    EvaluationConfig,
+    GateConfig,
+    OutputsConfig,
+    ReportConfig,
+)
+from usam_core.config.training import (
+    CLASSES,
+    MAX_CLASSES,
+    PARENTS,
+    ClassSpec,
+    ComposeConfig,
+    FilterConfig,
+    TrainingConfig,
+)
 from usam_core.files.text import normalize_name
+
+Location = tuple[str | int, ...]
+"""Keys, and positions in lists."""
+Mistake = tuple[Location, str]
+"""The keys that lead to it, and what came and what was expected."""
+
+PAPERS: dict[str, Any] = {
+    "negatives": [],
+    "features": {},
+    "training": {
+        "filters": dict.fromkeys(FilterConfig.model_fields),
+        "synthetic": {"per_class": 200, "prompts": ["a photo of a {c}"]},  # GranSAM 4.2
+    },
+    "sam": {"points_per_side": 10},  # U-SAM 4.2
+    "compose": {"scenes": 0, "held_out_scenes": 0},
+    "head": {
+        "features": ["tokens"],  # U-SAM 3.3: the four mask tokens
+        "mask_choice": "single",  # open; tokens are the same for all masks of a prompt
+        "hidden": (512, 256, 128),  # GranSAM, supplement 2
+        "dropout": 0.9,  # GranSAM, supplement 2
+        "standardize": False,
+        "top_k_share": 20.0,  # open: a
+        "entropy_threshold": 0.5,  # open
+        "distil": True,
+        "lambda_mil": 1.0,  # U-SAM 4.2
+        "lambda_uncertainty": 0.15,  # U-SAM 4.2
+        "uncertainty_reduction": "sum",  # equation 4 as printed
+        "steps": 150,  # open: epochs
+        "batch_size": 64,  # U-SAM 4.2
+        "learning_rate": 0.001,  # U-SAM 4.2
+        "composed": "off",
+        "background": False,
+        "familiar": 0.0,
+        "reviewed": False,
+        "class_balance": False,
+        "text": "off",
+    },
+    "inference": {
+        "threshold": 0.3,  # open; 0.7 is given for SAM+CLIP alone
+        "class_thresholds": {},
+        "thresholds": "fixed",
+        "presence": 0.0,
+        "mask_choice": "single",  # open
+        "min_predicted_iou": 0.0,
+        "min_stability": 0.0,
+        "min_area": 0.0,
+        "max_area": 1.0,
+        "nms_iou": 0.5,  # open: how much, and of masks or boxes
+        "score": "confidence",  # open: of mAP50
+        "paint": "score",  # open: overlaps; the survivors of NMS, the best on top
+    },
+}
+"""The method of U-SAM and GranSAM as they are printed, and nothing of ours. What they give carries
+its place; what they leave open is named as ours (docs/method.md lists it; the choices were measured
+in decision 4).
+
+Free beside it: where the pictures come from, `training.web` and a class's own prompts; the labels'
+`level` (supplement 4); and what the method does not speak of, `images.tile` and
+`training.min_per_class`. The final head is the student; `inference.head: teacher` is free because
+the papers' tables have a row of the teacher alone too."""
+
+RECIPES: dict[str, dict[str, Any]] = {"papers": PAPERS}
+"""Settings that go together, by the word for `recipe`."""
+
+
+def fill_in(values: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with defaults, section by section, where they say nothing themselves.
+
+    >>> fill_in({"head": {"steps": 9}}, {"head": {"steps": 150, "text": "off"}})
+    {'head': {'steps': 9, 'text': 'off'}}
+    """
+    both = dict(values)
+    for key, value in defaults.items():
+        if isinstance(value, dict) and value:
+            part = both.get(key)
+            if part is None or isinstance(part, dict):
+                both[key] = fill_in(part or {}, value)
+        else:
+            both.setdefault(key, value)
+    return both
+
+
+def departures(
+    config: Any, recipe: Mapping[str, Any], place: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """Yield each setting that is not the recipe's: its keys, what it is, what the recipe says."""
+    for key, value in recipe.items():
+        found = getattr(config, key)
+        if isinstance(value, dict) and value:
+            yield from departures(found, value, (*place, key))
+        elif found != value:
+            yield (*place, key), found, value
 
 
 class ProjectConfig(Section):
@@ -61,18 +169,9 @@ class ProjectConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _recipe_is_filled_in(cls, value: object) -> object:
-        recipe = RECIPES.get(str(value.get("recipe"))) if isinstance(value, dict) else None
-        return with_recipe(value, recipe) if recipe else value
-
-    @model_validator(mode="after")
-    def _recipe_is_kept(self) -> "ProjectConfig":
-        for place, found, wanted in departures(self, RECIPES.get(self.recipe or "", {})):
-            raise PlacedError(
-                place,
-                f"got {found!r}, but recipe: {self.recipe} has {wanted!r}; take this setting out, "
-                "or the recipe",
-            )
-        return self
+        if not isinstance(value, dict):
+            return value
+        return fill_in(value, RECIPES.get(str(value.get("recipe")), {}))
 
     @field_validator("classes", "negatives", mode="before")
     @classmethod
@@ -84,68 +183,82 @@ class ProjectConfig(Section):
         return [{"name": item} if isinstance(item, str) else item for item in value]
 
     @model_validator(mode="after")
-    def _options_have_what_they_need(self) -> "ProjectConfig":
-        head, wanted = self.head, self.compose.scenes
-        if self.training.source == "none" and head.text != "alone":
+    def _sections_agree(self) -> "ProjectConfig":
+        for place, found, wanted in departures(self, RECIPES.get(self.recipe or "", {})):
             raise PlacedError(
+                place,
+                f"got {found!r}, but recipe: {self.recipe} has {wanted!r}; take this setting out, "
+                "or the recipe",
+            )
+        for key, message in self._missing_needs():
+            raise PlacedError(key, message)
+        self._use_own_spellings()
+        for key, message in self._wrong_names():
+            raise PlacedError(key, message)
+        check_blocks(self.features, self.head.features)
+        if self.head.text != "off":
+            find_text_block(self.head.text_block, self.features)
+        return self
+
+    def _missing_needs(self) -> Iterator[Mistake]:
+        """Yield options without what they need."""
+        head, compose = self.head, self.compose
+        if self.training.source == "none" and head.text != "alone":
+            yield (
                 ("training", "source"),
                 f"got 'none', but the head learns from pictures with head.text: {head.text}; "
                 "expected another source, or head.text: alone",
             )
         if head.text == "alone":
-            return self  # nothing is learned
+            return  # nothing is learned
         for key in ("composed", "background"):
-            if getattr(head, key) not in ("off", False) and not wanted:
-                raise PlacedError(
+            if getattr(head, key) not in ("off", False) and not compose.scenes:
+                yield (
                     ("head", key),
                     f"got {getattr(head, key)!r} without composed scenes to learn from; expected "
                     "compose.scenes above 0",
                 )
-        if set(self.compose.backgrounds) == {"negative"} and not self.negatives:
-            raise PlacedError(
+        if set(compose.backgrounds) == {"negative"} and not self.negatives:
+            yield (
                 ("compose", "backgrounds"),
                 "got 'negative' alone without `negatives`; expected another background too",
             )
         for key, off in (("presence", 0.0), ("thresholds", "fixed")):
             value = getattr(self.inference, key)
-            if value != off and not self.compose.held_out_scenes:
-                raise PlacedError(
+            if value != off and not compose.held_out_scenes:
+                yield (
                     ("inference", key),
                     f"got {value!r} without held-out scenes to calibrate on; expected "
                     "compose.held_out_scenes above 0",
                 )
-        return self
 
-    @model_validator(mode="after")
-    def _names_are_spelled_as_in_the_lists(self) -> "ProjectConfig":
+    def _use_own_spellings(self) -> None:
         """A name is the same in any case: `level` and `class_thresholds` become the lists' own."""
         level = _own_spelling(self.level, [*self.parents, CLASSES, PARENTS])
-        if level != self.level:
-            object.__setattr__(self, "level", level)
+        object.__setattr__(self, "level", level)
         names = [*(spec.name for spec in self.classes), *self.parents, *self.label_names]
-        given: dict[str, float] = {}
+        thresholds: dict[str, float] = {}
         for name, threshold in self.inference.class_thresholds.items():
             known = _own_spelling(name, names)
-            if given.setdefault(known, threshold) != threshold:
+            if thresholds.setdefault(known, threshold) != threshold:
                 raise PlacedError(
                     ("inference", "class_thresholds", name),
                     f"got {name!r}, which names {known!r} already; expected each name once",
                 )
-        if given != self.inference.class_thresholds:
-            inference = self.inference.model_copy(update={"class_thresholds": given})
+        if thresholds != self.inference.class_thresholds:
+            inference = self.inference.model_copy(update={"class_thresholds": thresholds})
             object.__setattr__(self, "inference", inference)
-        return self
 
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> "ProjectConfig":
+    def _wrong_names(self) -> Iterator[Mistake]:
+        """Yield names that are given twice, are unknown, or are too many for label maps."""
         owners: dict[str, str] = {}
-        places = [("classes", n) for n in range(len(self.classes))]
+        places: list[tuple[str | int, ...]] = [("classes", n) for n in range(len(self.classes))]
         places += [("negatives", n) for n in range(len(self.negatives))]
         for place, spec in zip(places, self.collected, strict=True):
             for word in (spec.name, *spec.synonyms):
                 owner = owners.get(normalize_name(word))
                 if owner is not None:
-                    raise PlacedError(
+                    yield (
                         place,
                         f"got {word!r}, which names {owner!r} already; expected each name and "
                         "synonym once",
@@ -157,61 +270,44 @@ class ProjectConfig(Section):
                 continue
             first = parents.setdefault(normalize_name(spec.parent), spec.parent)
             if first != spec.parent:
-                raise PlacedError(
+                yield (
                     ("classes", number, "parent"),
                     f"got {spec.parent!r}, elsewhere {first!r}; expected one spelling",
                 )
         for number, spec in enumerate(self.negatives):
             if normalize_name(spec.name) in parents:
-                raise PlacedError(
+                yield (
                     ("negatives", number),
                     f"got {spec.name!r}, which is the parent of a class; expected another name",
                 )
         known = {*self.label_names, *(spec.name for spec in self.classes)}
         unknown = sorted(set(self.inference.class_thresholds) - known)
         if unknown:
-            raise PlacedError(
+            yield (
                 ("inference", "class_thresholds", unknown[0]),
                 f"got {unknown[0]!r}, which is no class; expected some of {sorted(known)}",
             )
-        return self
-
-    @model_validator(mode="after")
-    def _labels_have_numbers(self) -> "ProjectConfig":
-        named = self.evaluation.classes if self.evaluation else None
-        for place, names in (("classes",), self.label_names), (("evaluation", "classes"), named):
-            if len(names or ()) > MAX_CLASSES:
-                raise PlacedError(
-                    place,
+        truth = (self.evaluation and self.evaluation.classes) or []
+        for keys, names in (("classes",), self.label_names), (("evaluation", "classes"), truth):
+            if len(names) > MAX_CLASSES:
+                yield (
+                    keys,
                     f"got {len(names)} names; expected at most {MAX_CLASSES}, as many as label "
                     "maps of 16 bit can hold",
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _level_is_known(self) -> "ProjectConfig":
-        known = [CLASSES, PARENTS, *self.parents]
-        if self.level not in known:
-            raise PlacedError(
+        if self.level not in (CLASSES, PARENTS, *self.parents):
+            yield (
                 ("level",),
                 f"got {self.level!r}; expected {CLASSES!r}, {PARENTS!r} or the name of a parent: "
                 + (", ".join(map(repr, self.parents)) or "no class has a `parent` yet"),
             )
         for number, spec in enumerate(self.classes):
             if self.level == PARENTS and not spec.parent:
-                raise PlacedError(
+                yield (
                     ("classes", number),
                     f"{spec.name!r} has no parent, but level is 'parents'; expected a parent for "
                     "every class, or level: classes",
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _blocks_are_known(self) -> "ProjectConfig":
-        check_blocks(self.features, self.head.features)
-        if self.head.text != "off":
-            find_text_block(self.head.text_block, self.features)
-        return self
 
     @property
     def parents(self) -> list[str]:
@@ -225,12 +321,12 @@ class ProjectConfig(Section):
 
     @property
     def text_block(self) -> str:
-        """Return the block that names are compared with; `head.text` is not off."""
+        """The block that names are compared with; `head.text` is not off."""
         return find_text_block(self.head.text_block, self.features)
 
     @property
     def row_blocks(self) -> list[str]:
-        """Return the blocks that stand side by side in a row of the head, the perceptron's first.
+        """Blocks that stand side by side in a row of the head, the perceptron's first.
 
         They are needed of every image, whether the perceptron or the text side reads them.
         """
@@ -242,7 +338,9 @@ class ProjectConfig(Section):
     def label_of(self) -> dict[str, str]:
         """Map each class name to the name it is labelled with at the chosen level."""
         coarse = self.parents if self.level == PARENTS else [self.level]
-        return {c.name: c.parent if c.parent in coarse else c.name for c in self.classes}
+        return {
+            c.name: c.parent if c.parent and c.parent in coarse else c.name for c in self.classes
+        }
 
     @property
     def label_names(self) -> list[str]:

@@ -7,29 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from usam_core.config.compute import ComputeConfig
-from usam_core.config.features import FeatureConfig
-from usam_core.config.images import ImagesConfig
-from usam_core.config.presets import preset_names
-from usam_core.config.results import EvaluationConfig, OutputsConfig, ReportConfig
-from usam_core.config.schema import (
-    ClassSpec,
-    GateConfig,
-    HeadConfig,
-    InferenceConfig,
-    ProjectConfig,
-    SamConfig,
-)
-from usam_core.config.training import (
-    ComposeConfig,
-    FilterConfig,
-    RenderConfig,
-    SyntheticConfig,
-    TrainingConfig,
-    WebConfig,
-)
+from usam_core.config import preset_names
+from usam_core.config.schema import ProjectConfig
+from usam_core.config.yaml_source import section_at
 from usam_core.errors import InputError
 from usam_core.files.atomic import whole_file, write_json
 from usam_core.files.fsspec_io import is_url
@@ -54,20 +36,8 @@ def write_template(
 ) -> Path:
     """Write `project.yaml` and its schema into a folder, and return the project file.
 
-    Args:
-        folder: where to; made if it is not there.
-        classes: the class names.
-        images: folder of the images to be labelled, a URL, or a file that names them.
-        training: folder with one folder of pictures per class; None leaves a place to fill in.
-        source: where training pictures come from, as `training.source`.
-        contact: for the web, who is asking: an e-mail address or a page.
-        sam: which SAM.
-        preset: in place of class names a list that ships with usam, as `classes` may say it.
-        papers: write `recipe: papers`.
-        force: overwrite an existing project file.
-
-    Raises:
-        InputError: there is a project file already, or there is no class name.
+    Arguments are those of `usam init`; `preset` says of `classes` what the project file may. Raises
+    an `InputError` if there is a project file already, or what it shall name is missing.
     """
     target = folder / PROJECT_FILE
     if target.exists() and not force:
@@ -86,30 +56,23 @@ def write_template(
         raise InputError(
             "--contact: missing; a crawl says who is asking: give an e-mail address or a page"
         )
-    _check_names(preset or list(classes))
+    names = preset or list(classes)
+    try:
+        ProjectConfig.model_validate({"classes": names, "images": {"path": "images"}})
+    except ValidationError as error:
+        option = "--preset" if preset else "--classes"
+        raise InputError(f"{option}: {error.errors()[0]['msg']}") from error
     path = "training" if training is None else str(training.absolute())
-    given = {"source": source, **({"path": path} if source == "folder" else {})}
+    chosen = {"source": source, **({"path": path} if source == "folder" else {})}
     place = images if is_url(images) else str(Path(images).absolute())
-    lines = [*_lines(preset or classes, place, given, contact, sam)]
+    lines = list(_lines(preset or classes, place, chosen, contact, sam))
     if papers:
-        lines[2:2] = [
-            "",
-            "# The method as the papers print it; other settings are refused.",
-            "recipe: papers",
-        ]
-    text = "\n".join(lines) + "\n"
+        note = "# The method as the papers print it; other settings are refused."
+        lines[2:2] = ["", note, "recipe: papers"]
     with whole_file(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_schema(folder / SCHEMA_FILE)
     return target
-
-
-def _check_names(classes: list[str] | dict[str, str]) -> None:
-    try:
-        ProjectConfig.model_validate({"classes": classes, "images": {"path": "images"}})
-    except ValidationError as error:
-        option = "--preset" if isinstance(classes, dict) else "--classes"
-        raise InputError(f"{option}: {error.errors()[0]['msg']}") from error
 
 
 def write_schema(path: Path) -> None:
@@ -119,7 +82,7 @@ def write_schema(path: Path) -> None:
 
 def _lines(
     classes: Sequence[str] | dict[str, str],
-    images: str,
+    images: str | Path,
     training: dict[str, str],
     contact: str | None,
     sam: str,
@@ -127,86 +90,66 @@ def _lines(
     yield f"# yaml-language-server: $schema={SCHEMA_FILE}"
     yield "# A usam project. Commented lines show the defaults. Run it with: usam run project.yaml"
     yield ""
-    yield from _defaults(ProjectConfig, {}, only=("name", "recipe"), indent="")
-    yield ""
-    yield "# The names to be found."
+    yield from _defaults((), {}, only=("name", "recipe"), indent="")
+    yield "\n# The names to be found."
     if isinstance(classes, dict):
         yield f"classes: {_scalar(classes)}"
     else:
         yield "classes:"
         for name in classes:
             yield f"  - name: {_scalar(name)}"
-        yield from _defaults(ClassSpec, {}, leave_out=("name",), indent="    ")
+        yield from _defaults(("classes",), {}, leave_out=("name",), indent="    ")
     yield ""
-    yield from _defaults(ProjectConfig, {}, only=("negatives", "level"), indent="")
-    yield ""
-    yield "# The images to be labelled."
-    yield "images:"
-    yield from _defaults(ImagesConfig, {"path": images})
-    yield ""
-    yield "# Single-object pictures of every class."
-    yield "training:"
+    yield from _defaults((), {}, only=("negatives", "level"), indent="")
+    yield "\n# The images to be labelled.\nimages:"
+    yield from _defaults(("images",), {"path": images})
+    yield "\n# Single-object pictures of every class.\ntraining:"
     nested = ("render", "synthetic", "web", "filters")
-    yield from _defaults(TrainingConfig, training, leave_out=nested)
-    for key, model in (
-        ("render", RenderConfig),
-        ("synthetic", SyntheticConfig),
-        ("web", WebConfig),
-        ("filters", FilterConfig),
-    ):
+    yield from _defaults(("training",), training, leave_out=nested)
+    for key in nested:
         if training["source"] == key:
             yield f"  {key}:"
-            yield from _defaults(model, {"contact": contact} if key == "web" else {}, indent="    ")
+            chosen = {"contact": contact} if key == "web" else {}
+            yield from _defaults(("training", key), chosen, indent="    ")
         else:
             yield f"  # {key}:"
-            yield from _defaults(model, {}, indent="  #   ", mark="")
-    for key, model, given in (
-        ("sam", SamConfig, {"model": sam}),
-        ("compose", ComposeConfig, {}),
-        ("head", HeadConfig, {}),
-        ("inference", InferenceConfig, {}),
-        ("outputs", OutputsConfig, {}),
-        ("gate", GateConfig, {}),
-        ("report", ReportConfig, {}),
-        ("compute", ComputeConfig, {}),
-    ):
-        yield ""
-        yield f"{key}:"
-        yield from _defaults(model, given)
+            yield from _defaults(("training", key), {}, indent="  #   ", mark="")
+    for key in ("sam", "compose", "head", "inference", "outputs", "gate", "report", "compute"):
+        yield f"\n{key}:"
+        yield from _defaults((key,), {"model": sam} if key == "sam" else {})
     yield ""
     yield "# Further feature blocks for head.features, by encoders from transformers; one is shown."
     yield "# features:\n#   dinov2:\n#     model: facebook/dinov2-base"
-    yield from _defaults(FeatureConfig, {}, leave_out=("model",), indent="#     ", mark="")
-    yield ""
-    yield "# Truth to measure against, if there is any."
+    block = ("features", "dinov2")
+    yield from _defaults(block, {}, leave_out=("model",), indent="#     ", mark="")
+    yield "\n# Truth to measure against, if there is any."
     yield "# evaluation:\n#   format: voc        # palette PNGs; or coco\n#   path: truth"
     known = ("classes", "objects")
-    yield from _defaults(EvaluationConfig, {}, only=known, indent="#   ", mark="")
-    yield ""
-    yield "# Everything random follows from this number."
-    yield "seed: 0"
+    yield from _defaults(("evaluation",), {}, only=known, indent="#   ", mark="")
+    yield "\n# Everything random follows from this number.\nseed: 0"
 
 
 def _defaults(
-    model: type[BaseModel],
-    given: dict[str, Any],
+    place: tuple[str, ...],
+    chosen: dict[str, Any],
     *,
     leave_out: Sequence[str] = (),
-    only: Sequence[str] | None = None,
+    only: Sequence[str] = (),
     indent: str = "  ",
     mark: str = "# ",
 ) -> Iterator[str]:
-    """Yield a section's keys with their docstrings; those that are not given are commented out."""
-    for name, field in model.model_fields.items():
-        if name in leave_out or (only is not None and name not in only):
+    """Yield a section's keys with their docstrings; those that are not chosen are commented out."""
+    section = section_at(place)
+    for name, field in section.model_fields.items() if section else ():
+        if name in leave_out or (only and name not in only):
             continue
         for line in textwrap.wrap(field.description or "", _WIDTH - len(indent) - 2):
             yield f"{indent}# {line}"
         default = "..." if field.is_required() else field.get_default(call_default_factory=True)
-        value = json.loads(json.dumps(given.get(name, default), default=str))
-        yield f"{indent}{'' if name in given else mark}{name}: {_scalar(value)}"
+        value = json.loads(json.dumps(chosen.get(name, default), default=str))
+        yield f"{indent}{'' if name in chosen else mark}{name}: {_scalar(value)}"
 
 
 def _scalar(value: Any) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
+    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
     return text.removesuffix("\n").removesuffix("\n...").strip()

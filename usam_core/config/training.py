@@ -1,15 +1,123 @@
-"""The `training` and `compose` sections of `project.yaml`: pictures, and scenes made of them.
+"""The names to be found: their colors, their training pictures, and scenes made of these.
 
 Values that the papers give carry their section (docs/method.md); what the defaults rest on stands
 in decisions 0006 (training pictures) and 0010 (composed scenes).
 """
 
+import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+import numpy as np
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from usam_core.config.base import Float, Fraction, Int, PlacedError, Section
+from usam_core.config.base import (
+    IN_QUOTES,
+    Float,
+    Fraction,
+    Int,
+    PlacedError,
+    Section,
+    TextForm,
+    naming_class,
+)
+from usam_core.files.text import normalize_name
+
+BACKGROUND = "background"
+CLASSES, PARENTS = "classes", "parents"
+_LEVEL_WORDS = (CLASSES, PARENTS, "file")  # the last is the flows', for what the file says
+ClassName = Annotated[
+    str,
+    Field(min_length=1, max_length=80),
+    TextForm(
+        "a name without slashes and control characters: names are folders too",
+        r"^[^/\\\x00-\x1f]*$",
+    ),
+]
+Color = Annotated[str, TextForm("a colour as #rrggbb, in quotes", r"^#[0-9a-fA-F]{6}$")]
+
+
+class ClassSpec(Section):
+    """One class the user wants found."""
+
+    name: ClassName
+    """The name, as it appears in outputs. Also the folder name of its training pictures."""
+    prompts: list[str] = []
+    """Prompts for synthetic pictures; empty means "a photo of a {name}" (U-SAM, section 3.4)."""
+    queries: list[str] = []
+    """Search queries for web pictures; empty means the name itself."""
+    text_prompts: list[str] = []
+    """Sentences that stand for the class where names are compared with masks (`head.text`), `{c}`
+    for its name and synonyms; empty takes `head.text_prompts`."""
+    synonyms: list[str] = []
+    """Other words for the same class: folders with these names count as this class too, and texts
+    (`head.text`) use them."""
+    color: Color | None = None
+    """Colour in overlays, as "#rrggbb"; empty takes the VOC palette's next colour."""
+    parent: ClassName | None = None
+    """Name of the coarser class that this one belongs to; see `level`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_is_text(cls, value: object) -> object:
+        if not isinstance(value, dict | ClassSpec):
+            raise ValueError(f"expected a name as text: {IN_QUOTES}")
+        return value
+
+    @field_validator("name", "parent")
+    @classmethod
+    def _name_can_be_used(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        if value != value.strip():
+            raise ValueError("expected a name without spaces at its ends")
+        if value in (".", ".."):
+            raise ValueError("expected another name: this one is a folder's")
+        if normalize_name(value) == BACKGROUND:
+            raise ValueError("expected another name: the background is what no class claims")
+        if info.field_name == "parent" and value in _LEVEL_WORDS:
+            raise ValueError(f"expected another name: as a level, {value!r} means something else")
+        return unicodedata.normalize("NFC", value)
+
+
+MAX_CLASSES = 2**15 - 1
+"""Labels of truth have 16 bit and a sign: what is void there is no class's number."""
+
+
+def label_dtype(classes: int) -> type[np.uint8] | type[np.uint16]:
+    """Return the smallest type that holds the labels 0 to c and, as its largest value, void."""
+    return np.uint8 if classes < 255 else np.uint16
+
+
+def voc_palette(colors: int = 256) -> np.ndarray:
+    """Return the VOC palette, uint8 (colours, 3).
+
+    The bits of an index are dealt in turn to red, green and blue, highest bit of the colour first.
+
+    >>> voc_palette()[:3].tolist()
+    [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+    """
+    index = np.arange(colors)
+    palette = np.zeros((colors, 3), np.uint8)
+    for place in range(8):
+        for channel in range(3):
+            bit = (index >> (3 * place + channel)) & 1
+            palette[:, channel] |= (bit << (7 - place)).astype(np.uint8)
+    return palette
+
+
+def class_colors(classes: Sequence[str], chosen: Mapping[str, str | None]) -> np.ndarray:
+    """Return the colour of background and of each class, uint8 (c + 1, 3): the user's `chosen` one
+    as "#rrggbb", else the VOC palette's.
+    """
+    colors = voc_palette(len(classes) + 1)
+    for color, name in zip(colors[1:], classes, strict=True):
+        text = chosen.get(name)
+        if text:
+            color[:] = np.frombuffer(bytes.fromhex(text[1:]), np.uint8)
+    return colors
+
 
 Engine = Literal["bing", "google", "baidu", "urls", "sites"]
 Bits = Annotated[Int, Field(ge=0, le=32)]
@@ -33,20 +141,15 @@ class SyntheticConfig(Section):
     """Branch, tag or commit of the hub model; empty means its main branch."""
     per_class: Annotated[Int, Field(ge=1, le=100_000)] = 200
     """Pictures to make for each class (GranSAM, section 4.2)."""
-    prompts: Annotated[list[str], Field(min_length=1)] = ["a photo of a {c}"]
+    prompts: Annotated[
+        list[str],
+        Field(min_length=1),
+        naming_class(
+            "all classes would get the same pictures",
+            "where the class name belongs, as in 'a photo of a {c}'",
+        ),
+    ] = ["a photo of a {c}"]
     """Templates used in turn; `{c}` is the class name. A class's own prompts replace them."""
-
-    @field_validator("prompts")
-    @classmethod
-    def _prompts_name_the_class(cls, value: list[str]) -> list[str]:
-        for prompt in value:
-            if "{c}" not in prompt:
-                raise ValueError(
-                    f"{prompt!r} has no {{c}}, so that all classes would get the same pictures; "
-                    "expected it where the class name belongs, as in 'a photo of a {c}'"
-                )
-        return value
-
     negative_prompt: str = ""
     """What the pictures should not show."""
     scheduler: str | None = None

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from usam_core.config.features import FeatureConfig
+from usam_core.config.model import FeatureConfig
 from usam_core.errors import InputError
 from usam_core.features.model import CLIP, SETTING, ModelFiles, find_model, load_model
 from usam_core.sam.load import choose_device

@@ -14,12 +14,12 @@ WITHOUT_INFLUENCE = (
     "usam_core.cli",
     "usam_core.config",  # settings enter every key by their values
     "usam_core.errors",
-    "usam_core.extras",
+    "usam_core.errors",
     "usam_core.files.atomic",
     "usam_core.files.atomic",
     "usam_core.files.atomic",
     "usam_core.progress",
-    "usam_core.redact",  # what messages leave out
+    "usam_core.errors",  # what messages leave out
     "usam_core.steps.base",  # what steps read enters their keys by its values
     "usam_core.steps.folders",
 )

@@ -6,9 +6,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from usam_core.config.classes import BACKGROUND
-from usam_core.config.palette import class_colors
 from usam_core.config.schema import ProjectConfig
+from usam_core.config.training import BACKGROUND, class_colors
 
 UNKNOWN = "unknown"
 """Name of an id that is no class's: void, or what a person painted."""

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from usam_core.config.classes import BACKGROUND
+from usam_core.config.training import BACKGROUND
 from usam_core.files.atomic import whole_file
 
 _OPACITY = 0.5

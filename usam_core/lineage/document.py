@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from usam_core.config.project import Project
-from usam_core.errors import StoreError
+from usam_core.errors import StoreError, all_without_secrets
 from usam_core.files.atomic import whole_file, write_json
 from usam_core.files.digest import file_digest
 from usam_core.files.fsspec_io import is_url
-from usam_core.redact import all_without_secrets
 
 PACKAGES = (
     "usam",

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from usam_core.config.palette import voc_palette
+from usam_core.config.training import voc_palette
 from usam_core.errors import StoreError
 from usam_core.files.atomic import whole_file
 from usam_core.files.digest import file_digest

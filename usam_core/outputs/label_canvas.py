@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from usam_core.config.palette import voc_palette
+from usam_core.config.training import voc_palette
 from usam_core.files.atomic import whole_file
 from usam_core.images.ref import Tile
 from usam_core.masks.label_png import SIGNATURE

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from usam_core.config.classes import BACKGROUND
+from usam_core.config.training import BACKGROUND
 from usam_core.files.atomic import whole_file
 from usam_core.files.paths import inside
 from usam_core.labels.image import LabelledImage

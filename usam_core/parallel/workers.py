@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from usam_core.config.compute import ComputeConfig
-from usam_core.extras import lacking, need
+from usam_core.config.results import ComputeConfig
+from usam_core.errors import lacking, need
 from usam_core.progress import Advance, Bar, Progress
 
 CORES_PER_WORKER = 4

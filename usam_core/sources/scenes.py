@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 from scipy import ndimage
 
-from usam_core.config.palette import label_dtype
+from usam_core.config.training import label_dtype
 from usam_core.labels.label_map import LabelMap
 
 Outline = np.ndarray

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from usam_core.config.classes import ClassSpec
-from usam_core.config.training import SyntheticConfig
+from usam_core.config.training import ClassSpec, SyntheticConfig
 from usam_core.files.atomic import whole_file, write_json
 from usam_core.files.digest import value_digest
 from usam_core.files.hub import commit_of, weights_digest

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from usam_core.config.features import NAME
+from usam_core.config.base import NAME
 from usam_core.config.project import Project
 from usam_core.config.schema import ClassSpec
 from usam_core.errors import InputError

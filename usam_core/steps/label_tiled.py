@@ -7,9 +7,9 @@ from tempfile import TemporaryFile
 
 from pycocotools import mask as coco_mask
 
-from usam_core.config.inference import InferenceConfig
-from usam_core.config.palette import label_dtype
+from usam_core.config.model import InferenceConfig
 from usam_core.config.project import Project
+from usam_core.config.training import label_dtype
 from usam_core.files.digest import file_digest
 from usam_core.images.ref import Tile
 from usam_core.inference.labelled import labelled_image

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from usam_core.config.palette import class_colors
 from usam_core.config.project import Project
+from usam_core.config.training import class_colors
 from usam_core.images.read import read_image
 from usam_core.images.ref import Box, ImageRef, Tile
 from usam_core.labels.overlay import save_overlay

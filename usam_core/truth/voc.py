@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from usam_core.config.classes import BACKGROUND
+from usam_core.config.training import BACKGROUND
 from usam_core.errors import InputError
 from usam_core.files.digest import files_digest, value_digest
 from usam_core.files.text import normalize_name
