@@ -1,4 +1,4 @@
-"""Class indexes, the ids that label maps and COCO have for them, names and colours."""
+"""Class indexes, the ids that label maps and COCO have for them, names and colors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class LabelMap:
         chosen: Mapping[str, str | None] | None = None,
         negatives: Sequence[str] = (),
     ) -> "LabelMap":
-        """A label map of names; colours that `chosen` does not give are the VOC palette's."""
+        """A label map of names; colors that `chosen` does not give are the VOC palette's."""
         return cls(tuple(names), class_colors(names, chosen or {}), tuple(negatives))
 
     @staticmethod

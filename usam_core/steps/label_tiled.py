@@ -12,8 +12,7 @@ from usam_core.config.palette import label_dtype
 from usam_core.config.project import Project
 from usam_core.files.digest import file_digest
 from usam_core.images.ref import Tile
-from usam_core.inference.labelled import labelled_image
-from usam_core.inference.scoring import Labelled
+from usam_core.inference.scoring import Labelled, labelled_image
 from usam_core.labels.image import Instance, LabelledImage
 from usam_core.labels.label_map import LabelMap
 from usam_core.labels.parts import write_part
