@@ -41,7 +41,7 @@ from usam_core.steps.exporting import Job, export_part
 from usam_core.steps.label_shard import part_holds
 from usam_core.steps.lineage_checks import check_chain
 from usam_core.steps.record import StepResult, digests, read_record, write_record
-from usam_core.store.commit import sweep_store
+from usam_core.store.layout import sweep_store
 
 CLASSES = ["disc", "ring"]
 PART = "parts/all.parquet"

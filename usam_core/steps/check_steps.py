@@ -26,8 +26,7 @@ from usam_core.steps.folders import step_folder
 from usam_core.steps.read_settings import windows_file
 from usam_core.steps.review import PRECISION
 from usam_core.steps.review_log import decisions_file
-from usam_core.store.commit import remove_folder
-from usam_core.store.layout import folder_name
+from usam_core.store.layout import folder_name, remove_folder
 
 _CACHES = ("images.parquet", "looks.parquet", "labelled_looks.parquet", annotate.CHECKED)
 

@@ -44,7 +44,7 @@ from usam_core.steps.record import (
     made_input,
     read_record,
 )
-from usam_core.store.commit import remove_folder
+from usam_core.store.layout import remove_folder
 
 CALCULATIONS = ("usam_core.steps.exporting", "usam_core.outputs.formats")
 """Modules that decide the step's results."""

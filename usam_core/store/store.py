@@ -19,26 +19,40 @@ from usam_core.files.parquet import read_table
 from usam_core.files.stamps import CheckedFolders
 from usam_core.images.read import PATH_CODES
 from usam_core.progress import SILENT, Progress
-from usam_core.store.arrays import Damaged
-from usam_core.store.blocks import add_block, drop_damaged, lacking_images
-from usam_core.store.commit import commit, make_store, remove_folder, stored_spec
-from usam_core.store.index import Place, StoreIndex, shard_names
+from usam_core.store.index import Place, StoreIndex
 from usam_core.store.layout import (
     CHECKED_FILE,
     COLUMNS,
     INDEX_FILE,
     PRECISION,
     SHARDS,
+    Damaged,
     column_of,
+    commit,
     fingerprint,
     folder_name,
+    make_store,
+    remove_folder,
+    shard_names,
+    stored_spec,
 )
-from usam_core.store.reader import ShardReader, mask_set
-from usam_core.store.shard import OK, ShardRecord, check_shard, fill_shard, read_index, shard_id
-from usam_core.store.verify import DamagedShard, damaged_shards
+from usam_core.store.reader import ShardReader, add_block, drop_damaged, mask_set, rows_lacking
+from usam_core.store.shard import (
+    OK,
+    DamagedShard,
+    ShardRecord,
+    check_shard,
+    damaged_shards,
+    fill_shard,
+    read_index,
+    shard_id,
+)
 from usam_core.types import TOKENS_BLOCK, MaskSet
 
 __all__ = ["DamagedShard", "EmbeddingStore", "ShardRecord", "column_of", "fingerprint"]
+
+_DIGITS = 16
+"""Leading digits of an image's digest that `Arrivals` keeps: eight bytes."""
 
 
 class EmbeddingStore:
@@ -64,9 +78,7 @@ class EmbeddingStore:
 
     @classmethod
     def create_or_open(cls, root: Path, spec: dict[str, Any]) -> "EmbeddingStore":
-        """Return the store of an encoder below `root`, made if it is not there.
-
-        What killed writers left behind is removed.
+        """The store of an encoder below `root`, made if need be; swept up after killed writers.
 
         Args:
             root: folder of stores; one of any number of encoders.
@@ -76,17 +88,12 @@ class EmbeddingStore:
 
     @classmethod
     def find(cls, root: Path, spec: dict[str, Any]) -> "EmbeddingStore":
-        """Return the store of an encoder below `root`; nothing is made.
-
-        Raises:
-            FileNotFoundError: there is none.
-            StoreError: it is damaged or of another kind.
-        """
+        """The store of an encoder below `root`, not made; errors are those of `open`."""
         return cls.open(Path(root) / folder_name(spec))
 
     @classmethod
     def open(cls, path: Path) -> "EmbeddingStore":
-        """Return the store in a folder.
+        """The store in a folder.
 
         Raises:
             FileNotFoundError: there is none.
@@ -96,7 +103,7 @@ class EmbeddingStore:
         return cls(path, stored_spec(path))
 
     def index(self, refresh: bool = False) -> pd.DataFrame:
-        """Return one row an image: `shard.INDEX_SCHEMA`, plus `shard`.
+        """One row an image: `shard.INDEX_SCHEMA`, plus `shard`.
 
         Shards whose index is damaged are left out, with a warning: their images count as not
         stored, and embedding them again puts the damage right.
@@ -109,7 +116,7 @@ class EmbeddingStore:
         return self._index.frame().copy()
 
     def plan(self, shas: Iterable[str], shard_size: int = 64) -> list[list[str]]:
-        """Return what of `shas` is not stored yet, each once and in order, cut into shards.
+        """Those of `shas` that are not stored yet, each once and in order, cut into shards.
 
         Quarantined images count as stored, but for the codes that speak of a path and not of the
         content (`usam_core.images.read.PATH_CODES`).
@@ -151,11 +158,16 @@ class EmbeddingStore:
     def lacking(
         self, blocks: Iterable[str], shas: Iterable[str]
     ) -> dict[str, dict[str, list[str]]]:
-        """Return which embedded images lack which blocks: by shard, then by the block's id."""
+        """Which embedded images lack which blocks: by shard, then by the block's id."""
         self._refresh()
-        wanted = self._index.embedded(shas)
-        rows = {shard: self._index.rows(shard) for shard in wanted}
-        return lacking_images(self._shards, list(blocks), wanted, rows)
+        blocks = list(blocks)
+        lacking: dict[str, dict[str, list[str]]] = {}
+        for shard, images in self._index.embedded(shas).items():
+            for block in blocks:
+                rows = rows_lacking(self._shards / shard, block, self._index.rows(shard))
+                if missing := sorted(rows.intersection(images)):
+                    lacking.setdefault(shard, {})[block] = [images[row] for row in missing]
+        return lacking
 
     def add_block(self, shard: str, spec: dict[str, Any], made: Mapping[str, np.ndarray]) -> None:
         """Add images to a feature block of a shard, all or none; those that it has stay.
@@ -183,7 +195,7 @@ class EmbeddingStore:
         self._reader.forget()
 
     def read(self, sha256: str) -> MaskSet:
-        """Return what is stored about one image; of added blocks, those of `use_blocks`.
+        """The masks of one image; of added blocks, those of `use_blocks`.
 
         Raises:
             StoreError: it is not stored, was quarantined, or its shard is damaged.
@@ -230,9 +242,9 @@ class EmbeddingStore:
         tokens: bool = True,
         single: bool = False,
     ) -> Iterator[tuple[str, MaskSet]]:
-        """Yield what is stored about some images of one shard, by row.
+        """Yield the masks of some images of one shard, by row.
 
-        Only this shard's index is read: who goes shard by shard needs no memory for all.
+        Only this shard's index is read: going shard by shard needs no memory for all.
 
         Args:
             shard: the shard's id.
@@ -247,7 +259,7 @@ class EmbeddingStore:
         return self._reader.mask_sets(shard, self.fingerprint, shas, blocks, tokens, single)
 
     def block_names(self) -> list[str]:
-        """Return the blocks that every shard has, and those of `use_blocks`, `tokens` first."""
+        """The blocks that every shard has, and those of `use_blocks`, `tokens` first."""
         frame = self._index.frame()
         shards = frame.loc[frame["status"] == OK, "shard"].unique()
         if not len(shards):
@@ -263,7 +275,7 @@ class EmbeddingStore:
         fresh: bool = False,
         progress: Progress = SILENT,
     ) -> list[DamagedShard]:
-        """Return the shards, and blocks added to whole ones, that are not as they were written.
+        """The shards, and blocks added to whole ones, that are not as they were written.
 
         Args:
             only: the shards to look at; None looks at all.
@@ -280,11 +292,11 @@ class EmbeddingStore:
         )
 
     def shards(self) -> list[str]:
-        """Return the ids of all shards there are, damaged ones too."""
+        """Ids of all shards there are, damaged ones too."""
         return shard_names(self._shards)
 
     def images_of(self, shard: str) -> list[str]:
-        """Return the images of a shard by its own index alone; none if that is damaged."""
+        """The images of a shard by its own index alone; none if that is damaged."""
         try:
             return read_index(self._shards / shard, self.fingerprint)["sha256"].to_pylist()
         except Damaged:
@@ -317,9 +329,6 @@ class EmbeddingStore:
         return place
 
 
-_DIGITS = 16
-
-
 class Arrivals:
     """The images of all shards as eight bytes each; a new shard's index is read once.
 
@@ -333,7 +342,7 @@ class Arrivals:
         self._images = np.sort(_numbers(store.index(refresh=True)["sha256"]))
 
     def may_hold(self, shas: Iterable[str]) -> bool:
-        """Return whether the store has had one of the images, or one whose digest begins alike.
+        """Whether the store has had one of the images, or one whose digest begins alike.
 
         False is certain; after True, ask the store itself.
         """
