@@ -30,8 +30,7 @@ from usam_core.labels.parts import Parts, write_part
 from usam_core.lineage.chain import read_chain
 from usam_core.outputs.formats import open_writer
 from usam_core.outputs.ledger import Ledger, content_digest
-from usam_core.report.history import previous_run, remember_run
-from usam_core.report.runs import open_run
+from usam_core.report.runs import open_run, previous_run, remember_run
 from usam_core.sources.web.journal import Candidate, Journal, Verdict
 from usam_core.sources.web.source import _tidy
 from usam_core.sources.web.tally import sort_out

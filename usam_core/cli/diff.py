@@ -5,10 +5,8 @@ from typing import Any
 
 from usam_core.cli import terminal
 from usam_core.files.atomic import whole_file
-from usam_core.report.changes import changes_part
-from usam_core.report.difference import Difference, compare_runs
-from usam_core.report.page import percent, render
-from usam_core.report.pictures import Album
+from usam_core.report.difference import Difference, changes_part, compare_runs
+from usam_core.report.page import Album, percent, render
 from usam_core.report.runs import open_run
 
 _MAX_BYTES = 8_000_000

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from usam_core.files.atomic import whole_file
 from usam_core.labels.image import LabelledImage
@@ -16,15 +16,16 @@ class CocoWriter(Writer):
     """`instances.json` with run-length masks: exact, and read by pycocotools."""
 
     name = "coco"
+    file: ClassVar[str] = "instances.json"
 
     def rows(self, image: LabelledImage) -> Iterator[dict[str, Any]]:
-        """Return the image, and its annotations without ids."""
+        """The image, and its annotations without ids."""
         numbers = range(len(image.instances))
         yield {**image.to_coco(), "annotations": [self._annotation(image, n) for n in numbers]}
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:
         """Write the file; images and annotations are numbered from 1."""
-        path = self.to.folder / "instances.json"
+        path = self.to.folder / self.file
         write_coco(path, self._header(), rows)
         return [path]
 
@@ -47,36 +48,28 @@ class CocoPolygonsWriter(CocoWriter):
 
 
 class CvatWriter(CocoPolygonsWriter):
-    """`annotations/instances_default.json`, which CVAT takes as "COCO 1.0".
+    """`annotations/instances_default.json`, which CVAT takes as "COCO 1.0", zipped with its folder.
 
     CVAT reads run lengths only of crowds, and shows numbers of ours only as attributes.
     """
 
     name = "cvat"
-
-    def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:
-        """Write the file where CVAT looks for it in a zip of this folder."""
-        path = self.to.folder / "annotations" / "instances_default.json"
-        write_coco(path, self._header(), rows)
-        return [path]
+    file = "annotations/instances_default.json"
 
     def _header(self) -> dict[str, Any]:
         header = super()._header()
-        return {
-            "licenses": [{"id": 0, "name": "", "url": ""}],
-            **header,
-            "categories": [{**one, "supercategory": ""} for one in header["categories"]],
-        }
+        categories = [{**one, "supercategory": ""} for one in header["categories"]]
+        return (
+            {"licenses": [{"id": 0, "name": "", "url": ""}]} | header | {"categories": categories}
+        )
 
     def _annotation(self, image: LabelledImage, number: int) -> dict[str, Any]:
         full = super()._annotation(image, number)
+        ours = {key: full[key] for key in ("score", "probability", "entropy")}
         return {
             **{key: full[key] for key in ("category_id", "area", "bbox", "segmentation")},
             "iscrowd": 0,
-            "attributes": {
-                "occluded": False,
-                **{key: full[key] for key in ("score", "probability", "entropy")},
-            },
+            "attributes": {"occluded": False, **ours},
         }
 
 
@@ -85,7 +78,7 @@ def write_coco(path: Path, header: dict[str, Any], rows: Iterable[dict[str, Any]
 
     Args:
         path: the file to write.
-        header: what stands at its top, such as the categories.
+        header: its first keys, such as the categories.
         rows: mappings with `image` and `annotations`, which get their ids here, from 1.
     """
     number = 0

@@ -18,18 +18,12 @@ SCHEMA = pa.schema(
         ("sha256", pa.string()),
         ("object", pa.int64()),
         ("class", pa.string()),
-        ("score", pa.float64()),
-        ("probability", pa.float64()),
-        ("entropy", pa.float64()),
+        *((name, pa.float64()) for name in ("score", "probability", "entropy")),
         ("runner_up", pa.string()),
         ("predicted_iou", pa.float64()),
         ("area", pa.int64()),
-        ("box_x", pa.float64()),
-        ("box_y", pa.float64()),
-        ("box_width", pa.float64()),
-        ("box_height", pa.float64()),
-        ("point_x", pa.float64()),
-        ("point_y", pa.float64()),
+        *((name, pa.float64()) for name in ("box_x", "box_y", "box_width", "box_height")),
+        *((name, pa.float64()) for name in ("point_x", "point_y")),
         ("reviewed", pa.string()),
         ("run", pa.string()),
     ]
@@ -47,8 +41,7 @@ def instance_rows(image: LabelledImage) -> Iterator[dict[str, Any]]:
     """Yield a row for each object of an image, without `run`."""
     names = image.label_map.names
     for number, one in enumerate(image.instances, start=1):
-        x, y, width, height = one.bbox
-        point = one.point or (None, None)
+        box = ("box_x", "box_y", "box_width", "box_height")
         yield {
             "image": image.path,
             "sha256": image.sha256,
@@ -60,12 +53,8 @@ def instance_rows(image: LabelledImage) -> Iterator[dict[str, Any]]:
             "runner_up": None if one.runner_up is None else names[one.runner_up],
             "predicted_iou": one.predicted_iou,
             "area": one.area,
-            "box_x": x,
-            "box_y": y,
-            "box_width": width,
-            "box_height": height,
-            "point_x": point[0],
-            "point_y": point[1],
+            **dict(zip(box, one.bbox, strict=True)),
+            **dict(zip(("point_x", "point_y"), one.point or (None, None), strict=True)),
             "reviewed": one.reviewed,
         }
 
@@ -82,7 +71,7 @@ class ParquetWriter(Writer):
     name = "parquet"
 
     def rows(self, image: LabelledImage) -> Iterator[dict[str, Any]]:
-        """Return a row for each object."""
+        """A row for each object."""
         return instance_rows(image)
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:

@@ -22,9 +22,9 @@ from usam_core.metrics.scores import (
     StatedProbabilities,
     write_report,
 )
-from usam_core.outputs.contact_sheet import save_contact_sheet
+from usam_core.outputs.sheets import save_contact_sheet
 from usam_core.progress import Progress
-from usam_core.report.pictures import enlarged
+from usam_core.report.page import enlarged
 from usam_core.steps import annotate
 from usam_core.steps.base import Input, Inputs, StepResult
 from usam_core.steps.folders import step_folder
@@ -36,7 +36,7 @@ from usam_core.truth.choose import open_truth
 CALCULATIONS = (
     "usam_core.inference.reliability",
     "usam_core.metrics.scores",
-    "usam_core.outputs.contact_sheet",
+    "usam_core.outputs.sheets",
     "usam_core.truth.coco",
     "usam_core.truth.voc",
 )

@@ -20,9 +20,8 @@ from usam_core.images.listing.content import mismatch
 from usam_core.labels.image import LabelledImage
 from usam_core.labels.label_map import LabelMap
 from usam_core.outputs.base import Target, Writer
-from usam_core.outputs.edits import Edit, compare
 from usam_core.outputs.formats import WRITERS, open_writer
-from usam_core.outputs.ledger import Ledger, Written, content_digest
+from usam_core.outputs.ledger import Edit, Ledger, Written, compare, content_digest
 from usam_core.progress import Progress
 from usam_core.steps import annotate
 from usam_core.steps.base import Inputs, StepResult

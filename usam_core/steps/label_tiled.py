@@ -19,7 +19,7 @@ from usam_core.labels.parts import write_part
 from usam_core.masks.label_png import edited_png
 from usam_core.masks.rle import crop
 from usam_core.masks.seams import Record, joined, measures, shifted, suppressed
-from usam_core.outputs.label_canvas import LabelCanvas
+from usam_core.outputs.label_files import LabelCanvas
 from usam_core.progress import Progress
 from usam_core.steps.folders import step_folder
 from usam_core.steps.images_to_label import TiledImage
