@@ -232,13 +232,13 @@ def _instance(row: dict[str, Any], size_hw: tuple[int, int]) -> Instance:
 
 def _from_json(record: dict[str, Any]) -> LabelledImage:
     """Read an image as older versions recorded it."""
-    lists = {"instances": record["annotations"], "missed": record.get("missed", ())}
     rejected, tiles = record.get("rejected"), record.get("tiles")
     return LabelledImage(
         **{name: record[name] for name in ("sha256", "png", "png_sha256")},
-        **{name: tuple(map(Instance.from_coco, some)) for name, some in lists.items()},
-        rejected=None if rejected is None else tuple(map(Instance.from_coco, rejected)),
         path=record["file_name"],
+        instances=tuple(map(Instance.from_coco, record["annotations"])),
+        missed=tuple(map(Instance.from_coco, record.get("missed", ()))),
+        rejected=None if rejected is None else tuple(map(Instance.from_coco, rejected)),
         size_hw=(record["height"], record["width"]),
         label_map=_NAMELESS,
         pixels={int(label): count for label, count in record.get("pixels", {}).items()},

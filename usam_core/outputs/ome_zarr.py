@@ -97,15 +97,16 @@ class OmeZarrWriter(Writer):
             if max(level.shape) <= _SMALLEST:
                 break
             level = level[..., ::2, ::2]
-        own = {"coordinateTransformations": grid.own} if grid.own else {}
-        multiscale = {"name": self._label, "axes": axes, "datasets": datasets, **own}
+        multiscale: dict[str, Any] = {"name": self._label, "axes": axes, "datasets": datasets}
+        if grid.own:
+            multiscale["coordinateTransformations"] = grid.own
         label = self._image_label(image, source is not None)
+        metadata: dict[str, Any] = {"multiscales": [multiscale], "image-label": label}
         if version == 2:
             multiscale["version"] = label["version"] = _VERSIONS[2]
-            group.attrs.update({"multiscales": [multiscale], "image-label": label})
+            group.attrs.update(metadata)
         else:
-            said = {"multiscales": [multiscale], "image-label": label}
-            group.attrs["ome"] = {"version": _VERSIONS[3], **said}
+            group.attrs["ome"] = {"version": _VERSIONS[3], **metadata}
 
     def read(self, image: LabelledImage, path: Path) -> Labels:
         """Read the full level back as classes."""

@@ -149,16 +149,22 @@ def _index_table(records: Sequence[ShardRecord]) -> pa.Table:
     embedded = 0
     for record in records:
         result = record.result
-        row = {"sha256": record.image.sha256, "source": _unicode(record.image.path)}
+        low, high = record.window or (math.nan, math.nan)
+        row: dict[str, Any] = {
+            "sha256": record.image.sha256,
+            "source": _unicode(record.image.path),
+            "mode": record.mode,
+            "window_low": low,
+            "window_high": high,
+        }
         if isinstance(result, MaskSet):
-            size = dict(zip(("height", "width"), result.size_hw, strict=True))
-            row |= {**size, "status": OK, "code": "", "reason": "", "row": embedded}
+            row |= zip(("height", "width"), result.size_hw, strict=True)
+            row |= {"status": OK, "code": "", "reason": "", "row": embedded}
             embedded += 1
         else:
             reason = {"code": result.code, "reason": _unicode(result.reason)}
             row |= {"height": 0, "width": 0, "status": QUARANTINED, **reason, "row": -1}
-        low, high = record.window or (math.nan, math.nan)
-        rows.append({**row, "mode": record.mode, "window_low": low, "window_high": high})
+        rows.append(row)
     return pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
 
 
