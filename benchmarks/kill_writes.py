@@ -66,7 +66,7 @@ _NURSERY = """
 import json, os, signal, sys, time
 import usam_core.cli.app, usam_core.outputs.formats, usam_core.steps.review
 import usam_core.cli.collect, usam_core.sam.nano, flows.cli, kill_acts
-from usam_core.outputs import coco_writers, ome_zarr, rasters
+from usam_core.outputs import lists, ome_zarr, rasters
 for line in sys.stdin:
     asked = json.loads(line)
     child = os.fork()

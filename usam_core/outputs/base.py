@@ -117,7 +117,6 @@ def write_text(path: Path, text: str) -> Path:
 
 def write_json_list(path: Path, rows: Iterable[Any]) -> Path:
     """Write a JSON list, one item in memory at a time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write("[")
         for number, row in enumerate(rows):

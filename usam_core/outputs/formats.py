@@ -1,9 +1,8 @@
 """The output formats by name."""
 
 from usam_core.outputs.base import Target, Writer
-from usam_core.outputs.coco_writers import CocoPolygonsWriter, CocoWriter, CvatWriter
-from usam_core.outputs.instances_table import ParquetWriter
 from usam_core.outputs.label_studio import LabelStudioWriter
+from usam_core.outputs.lists import CocoPolygonsWriter, CocoWriter, CvatWriter, ParquetWriter
 from usam_core.outputs.ome_zarr import OmeZarrWriter
 from usam_core.outputs.polygons import LabelMeWriter, YoloWriter
 from usam_core.outputs.rasters import LabelTiffWriter, VocWriter

@@ -30,7 +30,6 @@ class LabelStudioWriter(Writer):
     name = "label_studio"
 
     def rows(self, image: LabelledImage) -> Iterator[dict[str, Any]]:
-        """One task."""
         numbers = range(len(image.instances))
         results = [result for number in numbers for result in self._results(image, number)]
         scores = [instance.score for instance in image.instances]
@@ -41,7 +40,6 @@ class LabelStudioWriter(Writer):
         }
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:
-        """Write tasks and configuration."""
         tasks = write_json_list(self.to.folder / "tasks.json", map(self._signed, rows))
         kind = "BrushLabels" if self.to.shapes == "brush" else "PolygonLabels"
         lines = ["<View>", '  <Image name="image" value="$image" zoom="true"/>']

@@ -49,7 +49,6 @@ class OmeZarrWriter(Writer):
     name = "ome_zarr"
 
     def target(self, image: LabelledImage) -> Path:
-        """The group of an image's labels."""
         if self.to.in_place:
             group = _image_group(image)
             try:
@@ -109,7 +108,6 @@ class OmeZarrWriter(Writer):
             group.attrs["ome"] = {"version": _VERSIONS[3], **metadata}
 
     def read(self, image: LabelledImage, path: Path) -> Labels:
-        """Read the full level back as classes."""
         numbers = np.asarray(zarr.open_group(path, mode="r")["0"])
         return read_objects(image, numbers.reshape(numbers.shape[-2:]))
 

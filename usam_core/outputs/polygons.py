@@ -29,11 +29,9 @@ class LabelMeWriter(Writer):
     name = "labelme"
 
     def target(self, image: LabelledImage) -> Path:
-        """The JSON of an image."""
         return self.to.folder / f"{image.name}.json"
 
     def write(self, image: LabelledImage, path: Path) -> None:
-        """Write shapes in the order of the objects."""
         h, w = image.size_hw
         objects = zip(image.instances, image.polygons, strict=True)
         shapes = [
@@ -91,7 +89,6 @@ class YoloWriter(Writer):
     name = "yolo"
 
     def target(self, image: LabelledImage) -> Path:
-        """The text file of an image."""
         return self.to.folder / "labels" / f"{_yolo_name(image)}.txt"
 
     def write(self, image: LabelledImage, path: Path) -> None:
@@ -106,7 +103,6 @@ class YoloWriter(Writer):
         path.write_text("".join(lines), encoding="ascii")
 
     def read(self, image: LabelledImage, path: Path) -> Labels:
-        """Fill the polygons."""
         h, w = image.size_hw
         masks = []
         for line in path.read_text(encoding="ascii").splitlines():
@@ -137,7 +133,6 @@ class YoloWriter(Writer):
             link.symlink_to(file)
 
     def removed(self, path: Path) -> None:
-        """Remove the link to the image, too."""
         labels = self.to.folder / "labels"
         if path.is_relative_to(labels):
             self._unlink(path.relative_to(labels).as_posix().removesuffix(".txt"))

@@ -32,7 +32,6 @@ class VocWriter(Writer):
     name = "voc"
 
     def target(self, image: LabelledImage) -> Path:
-        """The palette PNG of an image."""
         return self.to.folder / "SegmentationClass" / f"{image.name}.png"
 
     def write(self, image: LabelledImage, path: Path) -> None:
@@ -58,11 +57,9 @@ class LabelTiffWriter(Writer):
     name = "label_tiff"
 
     def target(self, image: LabelledImage) -> Path:
-        """The TIFF of an image."""
         return self.to.folder / f"{image.name}.tif"
 
     def write(self, image: LabelledImage, path: Path) -> None:
-        """Write the objects' numbers; 0 is background."""
         numbers = np.ascontiguousarray(image.objects)
         size = self.to.pixel_size or pixel_size(image.file)
         options: dict[str, Any] = {"compression": "zlib"}
@@ -83,20 +80,16 @@ class LabelTiffWriter(Writer):
         tifffile.imwrite(path, numbers, **options)
 
     def read(self, image: LabelledImage, path: Path) -> Labels:
-        """Read the numbers back as classes."""
         return read_objects(image, tifffile.imread(path))
 
     def rows(self, image: LabelledImage) -> Iterator[dict[str, Any]]:
-        """The class of each number."""
         for number, instance in enumerate(image.instances, start=1):
             name = self.to.label_map.names[instance.class_index]
             values = (image.path, f"{image.name}.tif", number, name, instance.score)
             yield dict(zip(_COLUMNS, values, strict=True))
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:
-        """Write `objects.csv`."""
         path = self.to.folder / "objects.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
         with (
             whole_file(path) as temporary,
             open(temporary, "w", encoding="utf-8", newline="") as file,

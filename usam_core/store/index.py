@@ -32,6 +32,8 @@ _CACHE_SCHEMA = pa.schema(
 )
 _CACHE_WHEN_READ = 32
 """So many shards read from their own files make a new cache file worth its writing."""
+_DIGITS = 16
+"""Leading digits of an image's digest that `Arrivals` keeps: eight bytes."""
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 Stamp = tuple[int, int]
@@ -202,3 +204,39 @@ def _to_frame(tables: dict[str, tuple[Stamp, pa.Table]]) -> pd.DataFrame:
     worse = (frame["status"] != OK).sort_values(kind="stable").index
     kept = frame.loc[worse].drop_duplicates("sha256")
     return kept.sort_index().reset_index(drop=True)
+
+
+class Arrivals:
+    """The images of all shards as eight bytes each; a new shard's index is read once."""
+
+    def __init__(self, index: StoreIndex, shards: Path) -> None:
+        self._shards = shards
+        self._seen = set(os.listdir(shards))
+        index.refresh()
+        self._images = np.sort(_numbers(index.frame()["sha256"]))
+
+    def may_hold(self, shas: Iterable[str]) -> bool:
+        """Whether the store has had one of the images, or one whose digest begins alike.
+
+        False is certain; after True, ask the store itself.
+        """
+        for name in os.listdir(self._shards):
+            if name not in self._seen and not name.startswith("."):
+                self._add(name)
+        wanted = _numbers(shas)
+        places = np.searchsorted(self._images, wanted)
+        inside = places < len(self._images)
+        return bool((self._images[places[inside]] == wanted[inside]).any())
+
+    def _add(self, name: str) -> None:
+        self._seen.add(name)
+        try:
+            table = read_table(self._shards / name / INDEX_FILE, ["sha256"])
+        except (OSError, pa.ArrowException):
+            return  # damaged, or gone again: whoever reads the whole index deals with it
+        arrived = np.sort(_numbers(table["sha256"].to_pylist()))
+        self._images = np.insert(self._images, np.searchsorted(self._images, arrived), arrived)
+
+
+def _numbers(shas: Iterable[str]) -> np.ndarray:
+    return np.array([int(sha256[:_DIGITS], 16) for sha256 in shas], np.uint64)

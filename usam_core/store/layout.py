@@ -18,13 +18,13 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from usam_core.errors import StoreError
-from usam_core.files.atomic import TEMPORARY_PREFIX, sweep, whole_folder, write_json
+from usam_core.files.atomic import TEMPORARY_PREFIX, sweep, write_json
 from usam_core.files.digest import value_digest
 from usam_core.files.paths import inside, remove
 from usam_core.types import TOKENS_BLOCK
@@ -165,34 +165,6 @@ def stored_spec(path: Path) -> dict[str, Any]:
             "have that name. Rename it back"
         )
     return spec
-
-
-def commit(folder: Path, fill: Callable[[Path], None], check: Callable[[], None]) -> None:
-    """Write a folder whole or not at all; keep the one that is there unless it is damaged.
-
-    Args:
-        folder: named by its content, so that two writers of one name write the same.
-        fill: writes everything into the empty folder that it is given.
-        check: raises `Damaged` if what is at `folder` is not whole.
-
-    Raises:
-        StoreError: the disk is full or does not let us write.
-    """
-
-    def is_whole() -> bool:
-        try:
-            check()
-        except Damaged:
-            return False
-        return True
-
-    if folder.is_dir() and is_whole():
-        return
-    with refusals(folder), whole_folder(folder) as temporary:
-        fill(temporary)
-        if folder.is_dir() and not is_whole():
-            _log.warning("%s is damaged: writing it again", folder)
-            remove_folder(folder)
 
 
 @contextmanager

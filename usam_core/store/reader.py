@@ -8,7 +8,7 @@ could not be read again. Its sealed attributes list them.
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from usam_core.store.layout import (
     refusals,
     remove_folder,
 )
-from usam_core.store.shard import blocks_of, read_index, read_shard_group
+from usam_core.store.shard import blocks_of, read_shard_group
 from usam_core.types import TOKENS_BLOCK, MaskSet
 
 LACKING = "lacking_rows"
@@ -119,35 +119,6 @@ class ShardReader:
             for row in range(start, stop):
                 # Copies, so that who keeps one image does not keep the whole run.
                 yield wanted[row], {name: run[row - start].copy() for name, run in values.items()}
-
-    def mask_sets(
-        self,
-        shard: str,
-        fingerprint: str,
-        shas: Iterable[str],
-        blocks: Sequence[str] | None = None,
-        tokens: bool = True,
-        single: bool = False,
-    ) -> Iterator[tuple[str, MaskSet]]:
-        """See `EmbeddingStore.read_shard`."""
-        folder = self._shards / shard
-        try:
-            table = read_index(folder, fingerprint)
-        except Damaged as error:
-            raise damage(folder, error) from error
-        images = {one["sha256"]: one for one in table.to_pylist() if one["row"] >= 0}
-        wanted = {}
-        for sha256 in shas:
-            if sha256 not in images:
-                raise StoreError(f"{folder}: image {sha256} is not in it; run `usam embed` first")
-            wanted[images[sha256]["row"]] = sha256
-        if blocks is None:
-            blocks = self.usual_blocks(shard)
-        own = [name for name in COLUMNS if tokens or name != TOKENS_BLOCK]
-        columns = [*own, *map(column_of, blocks)]
-        for sha256, values in self.rows(shard, wanted, columns, len(images), single):
-            size_hw = (images[sha256]["height"], images[sha256]["width"])
-            yield sha256, mask_set(values, blocks, size_hw)
 
     def array(self, shard: str, column: str, rows: int) -> SealedArray:
         """An array of a shard, opened and checked.

@@ -5,7 +5,7 @@ A shard is written once and never changed, but for feature blocks that are added
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,6 @@ import pyarrow.parquet as pq
 from usam_core.errors import StoreError
 from usam_core.files.digest import file_digest, value_digest
 from usam_core.files.parquet import read_table
-from usam_core.files.stamps import CheckedFolders
-from usam_core.progress import Progress
 from usam_core.store.arrays import check_array, write_array
 from usam_core.store.layout import (
     COLUMNS,
@@ -245,41 +243,8 @@ class DamagedShard:
     block: str = ""
 
 
-def damaged_shards(
-    shards: Path,
-    names: Iterable[str],
-    fingerprint: str,
-    checked: CheckedFolders,
-    progress: Progress,
-    *,
-    deep: bool,
-    fresh: bool,
-) -> list[DamagedShard]:
-    """Check the shards `names` in the folder `shards`; see `EmbeddingStore.verify`.
-
-    `checked` remembers shards that were found whole; `fresh` reads no bytes of others.
-    """
-    names = sorted(names)
-    damaged = []
-    with progress.bar("Checking the store", len(names)) as bar:
-        for name in names:
-            bar.advance()
-            folder = shards / name
-            if not deep and checked.holds(folder):
-                continue
-            read = deep or not fresh or checked.knows(folder)
-            damage = _look_at(folder, fingerprint, deep=read)
-            damaged += damage
-            if not damage:
-                checked.add(folder)
-            elif deep:
-                # Bytes that a disk changed by itself: a quick look shall find them too, from now.
-                checked.forget(folder)
-    checked.save(shard_names(shards))
-    return damaged
-
-
-def _look_at(folder: Path, fingerprint: str, *, deep: bool) -> list[DamagedShard]:
+def find_damage(folder: Path, fingerprint: str, *, deep: bool) -> list[DamagedShard]:
+    """Check a shard as `check_shard` does, and if it is whole the blocks that were added to it."""
     before = _inodes(folder)
     damage = []
     try:
@@ -294,7 +259,7 @@ def _look_at(folder: Path, fingerprint: str, *, deep: bool) -> list[DamagedShard
         damage = [DamagedShard(folder.name, str(error))]
     if damage and _inodes(folder) != before:
         # Dropped, or written again, while it was looked at: what is there now counts.
-        return _look_at(folder, fingerprint, deep=deep) if folder.is_dir() else []
+        return find_damage(folder, fingerprint, deep=deep) if folder.is_dir() else []
     return damage
 
 

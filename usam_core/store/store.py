@@ -4,7 +4,7 @@ One shard is the unit of work and of commit. Any number of processes may read an
 same time; killed at any moment, a writer loses the shard in flight and leaves none half-written.
 """
 
-import os
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -12,38 +12,43 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from usam_core.errors import StoreError
-from usam_core.files.parquet import read_table
+from usam_core.files.atomic import whole_folder
 from usam_core.files.stamps import CheckedFolders
 from usam_core.images.read import PATH_CODES
 from usam_core.progress import SILENT, Progress
-from usam_core.store.index import Place, StoreIndex
+from usam_core.store.index import Arrivals, Place, StoreIndex
 from usam_core.store.layout import (
     CHECKED_FILE,
     COLUMNS,
-    INDEX_FILE,
     PRECISION,
     SHARDS,
     Damaged,
     column_of,
-    commit,
     fingerprint,
     folder_name,
     make_store,
+    refusals,
     remove_folder,
     shard_names,
     stored_spec,
 )
-from usam_core.store.reader import ShardReader, add_block, drop_damaged, mask_set, rows_lacking
+from usam_core.store.reader import (
+    ShardReader,
+    add_block,
+    damage,
+    drop_damaged,
+    mask_set,
+    rows_lacking,
+)
 from usam_core.store.shard import (
     OK,
     DamagedShard,
     ShardRecord,
     check_shard,
-    damaged_shards,
     fill_shard,
+    find_damage,
     read_index,
     shard_id,
 )
@@ -51,8 +56,7 @@ from usam_core.types import TOKENS_BLOCK, MaskSet
 
 __all__ = ["DamagedShard", "EmbeddingStore", "ShardRecord", "column_of", "fingerprint"]
 
-_DIGITS = 16
-"""Leading digits of an image's digest that `Arrivals` keeps: eight bytes."""
+_log = logging.getLogger(__name__)
 
 
 class EmbeddingStore:
@@ -115,6 +119,10 @@ class EmbeddingStore:
             self._refresh()
         return self._index.frame().copy()
 
+    def arrivals(self) -> Arrivals:
+        """Follow which images come into the store, whoever writes them."""
+        return Arrivals(self._index, self._shards)
+
     def plan(self, shas: Iterable[str], shard_size: int = 64) -> list[list[str]]:
         """Those of `shas` that are not stored yet, each once and in order, cut into shards.
 
@@ -141,14 +149,22 @@ class EmbeddingStore:
         """
         shard = shard_id(self.fingerprint, records)
         folder = self._shards / shard
-        commit(
-            folder,
-            lambda target: fill_shard(target, self.fingerprint, records, bytes8=self._bytes8),
-            lambda: check_shard(folder, self.fingerprint, deep=True),
-        )
+        if not self._is_whole(folder):
+            with refusals(folder), whole_folder(folder) as temporary:
+                fill_shard(temporary, self.fingerprint, records, bytes8=self._bytes8)
+                if folder.is_dir() and not self._is_whole(folder):
+                    _log.warning("%s is damaged: writing it again", folder)
+                    remove_folder(folder)
         self._index.look_at(shard)
         self._reader.forget()
         return shard
+
+    def _is_whole(self, folder: Path) -> bool:
+        try:
+            check_shard(folder, self.fingerprint, deep=True)
+        except Damaged:
+            return False
+        return True
 
     def use_blocks(self, names: Mapping[str, str]) -> None:
         """Let added blocks be asked for by name, from here on; ids by name."""
@@ -256,7 +272,24 @@ class EmbeddingStore:
         Raises:
             StoreError: the shard is damaged, or does not have one of the images or blocks.
         """
-        return self._reader.mask_sets(shard, self.fingerprint, shas, blocks, tokens, single)
+        folder = self._shards / shard
+        try:
+            table = read_index(folder, self.fingerprint)
+        except Damaged as error:
+            raise damage(folder, error) from error
+        images = {one["sha256"]: one for one in table.to_pylist() if one["row"] >= 0}
+        wanted = {}
+        for sha256 in shas:
+            if sha256 not in images:
+                raise StoreError(f"{folder}: image {sha256} is not in it; run `usam embed` first")
+            wanted[images[sha256]["row"]] = sha256
+        if blocks is None:
+            blocks = self._reader.usual_blocks(shard)
+        own = [name for name in COLUMNS if tokens or name != TOKENS_BLOCK]
+        columns = [*own, *map(column_of, blocks)]
+        for sha256, values in self._reader.rows(shard, wanted, columns, len(images), single):
+            size_hw = (images[sha256]["height"], images[sha256]["width"])
+            yield sha256, mask_set(values, blocks, size_hw)
 
     def block_names(self) -> list[str]:
         """The blocks that every shard has, and those of `use_blocks`, `tokens` first."""
@@ -285,11 +318,25 @@ class EmbeddingStore:
                 indexes are enough.
             progress: told of each shard.
         """
-        shards = self.shards() if only is None else only
+        names = sorted(self.shards() if only is None else only)
         checked = CheckedFolders(self.path / CHECKED_FILE, self.fingerprint)
-        return damaged_shards(
-            self._shards, shards, self.fingerprint, checked, progress, deep=deep, fresh=fresh
-        )
+        damaged = []
+        with progress.bar("Checking the store", len(names)) as bar:
+            for name in names:
+                bar.advance()
+                folder = self._shards / name
+                if not deep and checked.holds(folder):
+                    continue
+                read = deep or not fresh or checked.knows(folder)
+                faults = find_damage(folder, self.fingerprint, deep=read)
+                damaged += faults
+                if not faults:
+                    checked.add(folder)
+                elif deep:
+                    # Bytes that a disk changed by itself: quick looks shall find them from now on.
+                    checked.forget(folder)
+        checked.save(self.shards())
+        return damaged
 
     def shards(self) -> list[str]:
         """Ids of all shards there are, damaged ones too."""
@@ -327,42 +374,3 @@ class EmbeddingStore:
                 f"{self.path}: image {sha256} was quarantined and has no embedding; leave it out"
             )
         return place
-
-
-class Arrivals:
-    """The images of all shards as eight bytes each; a new shard's index is read once.
-
-    Args:
-        store: the store; its index is read here, and not kept.
-    """
-
-    def __init__(self, store: EmbeddingStore) -> None:
-        self._shards = store.path / SHARDS
-        self._seen = set(os.listdir(self._shards))
-        self._images = np.sort(_numbers(store.index(refresh=True)["sha256"]))
-
-    def may_hold(self, shas: Iterable[str]) -> bool:
-        """Whether the store has had one of the images, or one whose digest begins alike.
-
-        False is certain; after True, ask the store itself.
-        """
-        for name in os.listdir(self._shards):
-            if name not in self._seen and not name.startswith("."):
-                self._add(name)
-        wanted = _numbers(shas)
-        places = np.searchsorted(self._images, wanted)
-        inside = places < len(self._images)
-        return bool((self._images[places[inside]] == wanted[inside]).any())
-
-    def _add(self, name: str) -> None:
-        self._seen.add(name)
-        try:
-            table = read_table(self._shards / name / INDEX_FILE, ["sha256"])
-        except (OSError, pa.ArrowException):
-            return  # damaged, or gone again: whoever reads the whole index deals with it
-        arrived = np.sort(_numbers(table["sha256"].to_pylist()))
-        self._images = np.insert(self._images, np.searchsorted(self._images, arrived), arrived)
-
-
-def _numbers(shas: Iterable[str]) -> np.ndarray:
-    return np.array([int(sha256[:_DIGITS], 16) for sha256 in shas], np.uint64)
