@@ -127,17 +127,10 @@ def candidates(
     config: InferenceConfig,
     classes: int | None = None,
 ) -> Candidates:
-    """One candidate a prompt, before any threshold.
+    """One candidate a prompt, before any threshold; `classes` is c, None if the head has no more.
 
     Outputs beyond the classes (negative names, "none of these") share the probability, and a mask
     that one of them claims is no candidate.
-
-    Args:
-        head: maps float32 (..., f) to logits (..., c), or more outputs than classes.
-        mask_set: the masks.
-        features: the head's feature blocks.
-        config: the inference settings.
-        classes: c; None when the head has no other outputs.
     """
     prompts = np.arange(len(mask_set))
     # The head is asked only of the masks that will be candidates.
@@ -200,12 +193,7 @@ def class_probabilities(
 
 
 def runner_up(probability: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """The most probable class but the chosen one, int64 (p,); -1 where there is no other.
-
-    Args:
-        probability: float64 (p, c).
-        classes: int64 (p,), the chosen ones.
-    """
+    """The most probable class (p, c) but the chosen one, int64 (p,); -1 where there is no other."""
     if probability.shape[1] < 2:
         return np.full(len(classes), -1, np.int64)
     others = probability.copy()
@@ -225,7 +213,7 @@ def label_image(
     """Label one image: score, gate, threshold, suppress, and paint.
 
     Args:
-        head: maps float32 (..., f) to logits (..., c).
+        head: maps float32 (..., f) to logits (..., c), or more outputs than classes.
         mask_set: the image's masks and features.
         features: the head's feature blocks.
         config: the inference settings.
@@ -328,11 +316,7 @@ def labelled_image(
 ) -> LabelledImage:
     """The image of a labelled mask set.
 
-    Args:
-        done: the result of `label_image`.
-        mask_set: its masks.
-        label_map: the head's classes.
-        known: more attributes of the image: `path` and `sha256`, and `painted` or `png`.
+    `known` are more attributes of the image: `path` and `sha256`, and `painted` or `png`.
     """
     height, width = mask_set.size_hw
     points = mask_set.points_xy[done.instances.prompts] * [width, height]

@@ -174,9 +174,7 @@ class LabelledImage:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """The label map, uint8 or uint16 (h, w): 0 background, ids of classes.
-
-        As `read_label_png` gives it: 65535 is void.
+        """The label map, uint8 or uint16 (h, w): 0 background, ids of classes, 65535 void.
 
         Raises:
             StoreError: its PNG is missing, damaged or of another size.

@@ -81,10 +81,7 @@ def judge(
 def covers_too_much(covered: Mapping[str, int], images: int, max_share: float = 0.5) -> list[str]:
     """A sentence for each class that covers nearly whole more than `max_share` of all images.
 
-    Args:
-        covered: number of images that each class covers, by name.
-        images: number of all images.
-        max_share: 0 to 1.
+    `covered` is the number of images that each class covers, by name.
     """
     return [
         f"{name} covers over {COVERED:.0%} of the pixels of {count} of {images} images, as if it "

@@ -92,12 +92,9 @@ def _digest(text: str) -> str:
 
 
 class LabelCanvas:
-    """The label map of a large image, on the disk while it is painted.
+    """The label map of a large image, uint8 or uint16, on the disk while it is painted.
 
-    Args:
-        file: an open file that holds it meanwhile.
-        size_hw: rows and columns.
-        dtype: uint8 or uint16.
+    `file` is an open file that holds it meanwhile.
     """
 
     def __init__(

@@ -316,13 +316,7 @@ class Edit:
 
 
 def compare(writer: Writer, image: LabelledImage, path: Path) -> Edit:
-    """Compare a file with what the writer makes of the same image.
-
-    Args:
-        writer: of the file's format.
-        image: as it was labelled.
-        path: the file as it is now.
-    """
+    """Compare a file as it is now with what its format's writer makes of the same image."""
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / path.name
         writer.write(image, fresh)

@@ -103,10 +103,8 @@ class CvatWriter(CocoPolygonsWriter):
 def write_coco(path: Path, header: dict[str, Any], rows: Iterable[dict[str, Any]]) -> None:
     """Write a COCO JSON of images with their annotations, one image in memory at a time.
 
-    Args:
-        path: the file to write.
-        header: its first keys, such as the categories.
-        rows: mappings with `image` and `annotations`, which get their ids here, from 1.
+    `header` holds its first keys, such as the categories. `rows` are mappings with `image` and
+    `annotations`, which get their ids here, from 1.
     """
     number = 0
     with (

@@ -28,11 +28,7 @@ def save_contact_sheet(
 ) -> None:
     """Write image, truth and labels side by side as PNG, one row an image, with a legend.
 
-    Args:
-        path: the file.
-        rows: the images.
-        classes: names of the labels 1, 2, ...
-        colors: uint8 (c + 1, 3).
+    `classes` are the names of the labels 1, 2, ..., `colors` uint8 (c + 1, 3).
     """
     font = ImageFont.load_default(size=12)
     strips = [_strip(row, colors) for row in rows]
@@ -66,11 +62,8 @@ def save_picture_sheet(
 ) -> None:
     """Write a sheet of the training pictures of one class as JPEG.
 
-    Args:
-        path: the file.
-        name: the class.
-        kept: files of the pictures kept; the first 48 are shown.
-        dropped: file and reason of the others; the first 48 whose file is there are shown.
+    Shown are the first 48 files of the pictures kept, and of the others, given with their reasons,
+    the first 48 that are there.
     """
     there = [(file, code) for file, code in dropped if os.path.isfile(file)]
     parts = [

@@ -202,13 +202,7 @@ class _Pairs:
 
 
 class _ByImage:
-    """Rows of a table that is sorted by image, found without a search.
-
-    Args:
-        tables: of a run.
-        name: `instances` or `cover`.
-        columns: the columns wanted.
-    """
+    """Rows of some columns of `instances` or `cover`, sorted by image, found without a search."""
 
     def __init__(self, tables: RunTables, name: str, columns: list[str]) -> None:
         frame = getattr(tables, name)
@@ -265,15 +259,7 @@ def changes_part(
     album: Album,
     most: int = MAX_IMAGES,
 ) -> dict[str, Any]:
-    """The page's part on a difference: tables, and images side by side.
-
-    Args:
-        difference: between `before` and `after`.
-        before: the first run.
-        after: the second run.
-        album: takes the pictures.
-        most: maximum number of images to be shown side by side, most changed first.
-    """
+    """The page's part on a difference: tables, and the `most` changed images side by side."""
     part = difference.to_json()
     changed = part.pop("images")
     rows = changed[:_MAX_ROWS]

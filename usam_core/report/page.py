@@ -35,14 +35,10 @@ _OPACITY = 0.35
 
 
 def render(template: str, **content: Any) -> str:
-    """Render a page.
+    """Render a template of `TEMPLATES` with its variables.
 
     Names of files and classes are the user's: all text is escaped, and what would turn or hide
     text (control characters, marks of direction) is spelled out.
-
-    Args:
-        template: file name in `TEMPLATES`.
-        content: the template's variables.
     """
     return _pages().get_template(template).render(**content)
 
@@ -127,9 +123,7 @@ def histogram(
 def reliability_diagram(table: pd.DataFrame, alt: str) -> Markup:
     """Draw the share that was right against the stated one; the line is the ideal.
 
-    Args:
-        table: as `usam_core.inference.reliability.reliability` gives it.
-        alt: the chart in words.
+    `table` is as `usam_core.inference.reliability.reliability` gives it.
     """
     plot = _SIDE - _LEFT - _BOTTOM
     largest = max(1, int(table["masks"].max()))
@@ -191,14 +185,7 @@ class Picture:
 
 
 class Album:
-    """Makes pictures until they weigh too much.
-
-    Args:
-        max_bytes: of all pictures together, as they stand in the page.
-
-    Attributes:
-        left_out: number of pictures without room.
-    """
+    """Makes pictures until they weigh `max_bytes`, and counts those `left_out`."""
 
     def __init__(self, max_bytes: int) -> None:
         self._left = max_bytes

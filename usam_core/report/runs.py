@@ -297,12 +297,7 @@ def _kept(folder: Path) -> LabelledRun:
 
 
 def run_folder(folder: Path, digest: str) -> Path:
-    """Where a run is kept.
-
-    Args:
-        folder: the report step's folder.
-        digest: of the output of `annotate`.
-    """
+    """The place of a run below the report step's folder; `digest` is of `annotate`'s output."""
     return folder / RUNS / digest[:16]
 
 

@@ -111,12 +111,7 @@ def _thumbnail(path: str, alt: str, album: Album) -> Picture | None:
 
 
 def calibration_part(table: pd.DataFrame, what: str) -> dict[str, Any]:
-    """A reliability diagram with its error and table.
-
-    Args:
-        table: as `usam_core.inference.reliability.reliability` gives it.
-        what: the masks in words.
-    """
+    """A reliability diagram of masks, described by `what`, with its error and table."""
     error = expected_calibration_error(table)
     masks = int(table["masks"].sum())
     words = "no masks" if error is None else f"expected calibration error {error:.3f}"
@@ -132,13 +127,7 @@ def calibration_part(table: pd.DataFrame, what: str) -> dict[str, Any]:
 def metrics_part(
     metrics: Mapping[str, Any], per_class: pd.DataFrame, summary: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The measured numbers of a run that has truth.
-
-    Args:
-        metrics: the content of `metrics.json`.
-        per_class: `per_class.csv`.
-        summary: of the evaluate step.
-    """
+    """The scores of a run that has truth, from `metrics.json`, `per_class.csv`, the summary."""
     names = metrics["confusion"]["names"]
     pixels = np.array(metrics["confusion"]["pixels"], np.int64)
     return {

@@ -200,22 +200,14 @@ def window(box_xywh: tuple[float, ...], size_hw: tuple[int, int]) -> tuple[int, 
 
 
 def photograph(rgb: np.ndarray, part: tuple[int, int, int, int]) -> bytes:
-    """A part of an image as JPEG, its longer side `LONGEST` pixels.
-
-    Args:
-        rgb: uint8 (h, w, 3).
-        part: as `window` returns it.
-    """
+    """A part of an image, uint8 (h, w, 3), as JPEG, its longer side `LONGEST` pixels."""
     return _encoded(_sized(Image.fromarray(rgb).crop(part), Image.Resampling.LANCZOS), "JPEG")
 
 
 def veil(mask: np.ndarray, part: tuple[int, int, int, int], color: tuple[int, ...]) -> bytes:
-    """A mask in its class's color with a white and black rim, PNG, clear elsewhere.
+    """A mask, bool (h, w), in its class's color with a white and black rim; PNG, clear elsewhere.
 
-    Args:
-        mask: bool (h, w).
-        part: as `window` returns it; the picture is as large as that of `photograph`.
-        color: red, green, blue.
+    As large as the `photograph` of the same part.
     """
     grey = Image.fromarray(mask.astype(np.uint8) * 255).crop(part)
     inside = np.asarray(_sized(grey, Image.Resampling.BILINEAR)) >= 128

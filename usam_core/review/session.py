@@ -110,13 +110,7 @@ def _turns(lists: Iterable[Sequence[Item]], seen: set[str]) -> Iterator[Item]:
 
 
 class Judged(NamedTuple):
-    """A mask of a class that a person has decided on.
-
-    Attributes:
-        draw: its place in the order of chance.
-        right: it is of the head's class.
-        sampled: it was shown because chance had chosen it.
-    """
+    """A decision on a mask of a class: its `draw`, whether it is right, whether chance chose it."""
 
     draw: int
     right: bool
@@ -167,13 +161,7 @@ def interval(right: int, sample: int, level: float = LEVEL) -> tuple[float, floa
 
 
 def estimate(name: str, draws: np.ndarray, judged: Iterable[Judged]) -> Precision:
-    """A class's precision.
-
-    Args:
-        name: the class.
-        draws: int64, the places of all its masks in the order of chance, rising.
-        judged: those of them that a person has decided on.
-    """
+    """A class's precision from the draws of all its masks, int64, rising, and those decided on."""
     judged = list(judged)
     end = max((one.draw for one in judged if one.sampled), default=-1)
     sample = [one.right for one in judged if one.draw <= end]
@@ -215,10 +203,7 @@ class Listed:
 class Session:
     """Takes decisions, one at a time, and writes each to the log before it returns.
 
-    Args:
-        listed: the masks.
-        log: the file of decisions.
-        changed: called with the precisions whenever they changed.
+    `changed` is called with the precisions whenever they changed.
     """
 
     def __init__(
@@ -258,10 +243,7 @@ class Session:
             return decision
 
     def undo(self) -> Item | None:
-        """Take the last decision back, also one of an earlier review.
-
-        Returns:
-            Its mask, None if it is not listed now.
+        """Take the last decision back, also of an earlier review; return its mask if it is listed.
 
         Raises:
             InputError: there is nothing to take back.

@@ -65,15 +65,10 @@ def write_array(
     """Write `values` as a new array into `folder`, then its seal.
 
     (n, d, ...) is chunked image by image; (n, d, m, ...) mask by mask too, because labelling asks
-    for one mask of each prompt: reading it costs a third of reading all four.
+    for one mask of each prompt: reading it costs a third of reading all four. `bytes8` keeps
+    float16 as `encode_rows8` packs it. The attributes, JSON-like, are sealed with the metadata.
 
     Not atomic: `folder` must lie in a folder that is renamed when everything is in it.
-
-    Args:
-        folder: the array's folder.
-        values: the values.
-        attributes: JSON-like; sealed with the array's metadata.
-        bytes8: keep float16 as `encode_rows8` packs it; the attributes say so.
     """
     if bytes8:
         values, attributes = encode_rows8(values), {**(attributes or {}), _ROWS8: True}

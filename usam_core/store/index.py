@@ -51,14 +51,9 @@ class Place(NamedTuple):
 
 
 class StoreIndex:
-    """All shards' indexes of one store.
+    """All shards' indexes of the store in a folder; shards of another fingerprint count as damaged.
 
-    Args:
-        folder: the store's folder.
-        fingerprint: the store's; shards of another encoder count as damaged.
-
-    Attributes:
-        damaged: shards whose index could not be read, with the reason.
+    `damaged` are the shards whose index could not be read, with the reason.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:

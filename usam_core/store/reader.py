@@ -47,11 +47,7 @@ _log = logging.getLogger(__name__)
 class ShardReader:
     """Keeps the arrays read last open; they hold metadata only, no files and no values.
 
-    Args:
-        shards: the folder of all shards.
-
-    Attributes:
-        names: ids of added blocks, by the names that they are asked for.
+    `names` are ids of added blocks, by the names that they are asked for.
     """
 
     def __init__(self, shards: Path) -> None:
@@ -95,8 +91,7 @@ class ShardReader:
             single: read mask 0 of each prompt alone.
 
         Raises:
-            StoreError: the shard does not have a column, a block does not have an image, or the
-                shard is damaged.
+            StoreError: a column or an image is missing, or the shard is damaged.
         """
         arrays = {name: self.array(shard, name, rows) for name in columns}
         for name, array in arrays.items():
@@ -253,7 +248,6 @@ def add_block(
 
     Raises:
         ValueError: the dtype or a shape does not fit.
-        StoreError: it cannot be written.
     """
     folder = shard / FEATURES / block_id(spec)
     width = min(values.shape[-1] for values in made.values())

@@ -89,15 +89,7 @@ def shard_id(fingerprint: str, records: Sequence[ShardRecord]) -> str:
 def fill_shard(
     folder: Path, fingerprint: str, records: Sequence[ShardRecord], *, bytes8: bool = False
 ) -> None:
-    """Write a whole shard into an empty folder.
-
-    Besides the records, one column of all images is in memory at a time.
-
-    Args:
-        folder: the empty folder.
-        fingerprint: the store's.
-        records: the images.
-        bytes8: keep tokens and features with one byte a number.
+    """Write a whole shard into an empty folder, one column of all images in memory at a time.
 
     Raises:
         ValueError: no records, an image twice, or results whose columns do not fit together.
@@ -213,10 +205,7 @@ def blocks_of(folder: Path) -> list[str]:
 def check_shard(folder: Path, fingerprint: str, *, deep: bool) -> None:
     """Check that a shard is as it was written; added blocks are not looked at.
 
-    Args:
-        folder: the shard's folder.
-        fingerprint: the store's.
-        deep: read all bytes; off compares sizes, metadata and the index only.
+    Not `deep`: sizes, metadata and the index only.
 
     Raises:
         Damaged: it is not, and in which file.
@@ -230,12 +219,9 @@ def check_shard(folder: Path, fingerprint: str, *, deep: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DamagedShard:
-    """A shard, or one block that was added to it, that is not as it was written.
+    """A shard that is not as it was written, and why, which names the file.
 
-    Attributes:
-        shard: the shard's id.
-        reason: names the file.
-        block: the added block's id; empty for the shard itself.
+    `block` is the id of an added block, if that alone is damaged; else empty.
     """
 
     shard: str

@@ -84,9 +84,7 @@ class EmbeddingStore:
     def create_or_open(cls, root: Path, spec: dict[str, Any]) -> "EmbeddingStore":
         """The store of an encoder below `root`, made if need be; swept up after killed writers.
 
-        Args:
-            root: folder of stores; one of any number of encoders.
-            spec: JSON-like value that says everything the embeddings depend on.
+        `spec`, JSON-like, is everything that the embeddings depend on.
         """
         return cls.open(make_store(root, spec))
 
@@ -110,10 +108,7 @@ class EmbeddingStore:
         """One row an image: `shard.INDEX_SCHEMA`, plus `shard`.
 
         Shards whose index is damaged are left out, with a warning: their images count as not
-        stored, and embedding them again puts the damage right.
-
-        Args:
-            refresh: look for what others wrote; only new shards are read.
+        stored, and embedding them again puts the damage right. `refresh` looks for new shards.
         """
         if refresh:
             self._refresh()
@@ -140,8 +135,7 @@ class EmbeddingStore:
     def write_shard(self, records: Sequence[ShardRecord]) -> str:
         """Write one shard, whole or not at all, and return its id.
 
-        A shard of the same images with the same outcomes that is there already stays, unless it
-        is damaged.
+        A shard of the same images with the same outcomes stays, unless it is damaged.
 
         Raises:
             ValueError: no records, an image twice, or results whose columns do not fit together.
