@@ -161,13 +161,13 @@ def thresholds(
     return np.array([config.class_thresholds.get(n, v) for n, v in usual.items()], np.float32)
 
 
-def is_good(found: Candidates, size_hw: tuple[int, int], config: InferenceConfig) -> np.ndarray:
+def is_good(masks: Candidates, size_hw: tuple[int, int], config: InferenceConfig) -> np.ndarray:
     """Which candidates pass the thresholds of quality and area, bool (p,)."""
-    rows, columns = valid_hw(size_hw, found.packed.shape[-2])
-    share = areas(found.packed) / (rows * columns)
+    rows, columns = valid_hw(size_hw, masks.packed.shape[-2])
+    share = areas(masks.packed) / (rows * columns)
     return (
-        (found.predicted_iou >= config.min_predicted_iou)
-        & (found.stability >= config.min_stability)
+        (masks.predicted_iou >= config.min_predicted_iou)
+        & (masks.stability >= config.min_stability)
         & (share >= config.min_area)
         & (share <= config.max_area)
         & (share > 0)
@@ -184,12 +184,12 @@ def mask_scores(
 
 
 def class_probabilities(
-    found: Candidates, classes: int, calibration: Calibration | None
+    masks: Candidates, classes: int, calibration: Calibration | None
 ) -> np.ndarray:
     """Each class's probability for each mask, float64 (p, c): calibrated, or the softmax."""
     if calibration is not None:
-        return calibration.probabilities(found.logits, found.predicted_iou)[:, :classes]
-    return torch.from_numpy(found.logits).double().softmax(-1).numpy()[:, :classes]
+        return calibration.probabilities(masks.logits, masks.predicted_iou)[:, :classes]
+    return torch.from_numpy(masks.logits).double().softmax(-1).numpy()[:, :classes]
 
 
 def runner_up(probability: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -222,18 +222,18 @@ def label_image(
             as it is, and gates nothing.
         rulings: a person's decisions on the image's masks, if any.
     """
-    found = candidates(head, mask_set, features, config, len(class_names))
-    found = found[is_good(found, mask_set.size_hw, config)]
-    every = class_probabilities(found, len(class_names), calibration)
-    stated = every[np.arange(len(found)), found.classes]
+    masks = candidates(head, mask_set, features, config, len(class_names))
+    masks = masks[is_good(masks, mask_set.size_hw, config)]
+    every = class_probabilities(masks, len(class_names), calibration)
+    stated = every[np.arange(len(masks)), masks.classes]
     limits = thresholds(config, class_names, calibration)
     # Fitted thresholds belong to fitted probabilities.
     fitted = calibration is not None and config.thresholds == "calibrated"
-    confidence = stated if fitted else found.confidence
-    wanted = confidence >= limits[found.classes]
+    confidence = stated if fitted else masks.confidence
+    wanted = confidence >= limits[masks.classes]
     if calibration is not None and config.presence > 0:
-        wanted &= calibration.presence(every)[found.classes] >= config.presence
-    kept, probability = found[wanted], every[wanted]
+        wanted &= calibration.presence(every)[masks.classes] >= config.presence
+    kept, probability = masks[wanted], every[wanted]
     scores = mask_scores(confidence[wanted], kept.predicted_iou, config)
     stay = suppress(kept.packed, scores, config.nms_iou)
     instances, shown = _instances(kept[stay], scores[stay], probability[stay], mask_set.size_hw)
@@ -251,9 +251,9 @@ def label_image(
         # Duplicates of other instances may still reach into what a person rejected.
         labels[rejected.masks.any(axis=0) & ~instances.masks.any(axis=0)] = 0
     dropped = np.flatnonzero(~wanted)
-    reached = confidence[dropped] / np.maximum(limits[found.classes[dropped]], 1e-6)
-    near = dropped[near_misses(found.packed[dropped], reached, best, config.nms_iou)]
-    missed, _ = _instances(found[near], confidence[near], every[near], mask_set.size_hw)
+    reached = confidence[dropped] / np.maximum(limits[masks.classes[dropped]], 1e-6)
+    near = dropped[near_misses(masks.packed[dropped], reached, best, config.nms_iou)]
+    missed, _ = _instances(masks[near], confidence[near], every[near], mask_set.size_hw)
     return Labelled(instances, labels, missed, limits[missed.classes], rejected)
 
 

@@ -276,20 +276,20 @@ class LabelledImage:
 
 
 def list_instances(
-    found: Instances, points: np.ndarray | None = None, thresholds: np.ndarray | None = None
+    instances: Instances, points: np.ndarray | None = None, thresholds: np.ndarray | None = None
 ) -> tuple[Instance, ...]:
     """Masks as instances, in their order.
 
     Args:
-        found: the masks.
+        instances: the masks.
         points: float (p, 2), column and row of each one's point, pixels.
         thresholds: float (p,), of masks that were missed.
     """
     listed = []
-    for row, mask in enumerate(found.masks):
-        shape, index = mask_record(mask, 0), int(found.classes[row])
-        runner_up = int(found.runner_up[row])
-        head_said = -1 if found.head_said is None else int(found.head_said[row])
+    for row, mask in enumerate(instances.masks):
+        shape, index = mask_record(mask, 0), int(instances.classes[row])
+        runner_up = int(instances.runner_up[row])
+        head_said = -1 if instances.head_said is None else int(instances.head_said[row])
         reviewed = None if head_said < 0 else "accepted" if head_said == index else "changed"
         listed.append(
             Instance(
@@ -297,12 +297,12 @@ def list_instances(
                 rle=shape["segmentation"],
                 area=shape["area"],
                 bbox=tuple(shape["bbox"]),
-                score=round(float(found.scores[row]), 6),
-                probability=round(float(found.probability[row]), 6),
+                score=round(float(instances.scores[row]), 6),
+                probability=round(float(instances.probability[row]), 6),
                 runner_up=None if runner_up < 0 else runner_up,
-                entropy=round(float(found.entropy[row]), 6),
-                predicted_iou=round(float(found.predicted_iou[row]), 6),
-                prompt=int(found.prompts[row]),
+                entropy=round(float(instances.entropy[row]), 6),
+                predicted_iou=round(float(instances.predicted_iou[row]), 6),
+                prompt=int(instances.prompts[row]),
                 point=None if points is None else tuple(round(x, 2) for x in points[row].tolist()),
                 reviewed=reviewed,
                 head_said=head_said if reviewed == "changed" else None,

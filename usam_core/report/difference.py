@@ -213,17 +213,17 @@ class _ByImage:
         return self._values[self._starts[number] : self._starts[number + 1]]
 
 
-def unmatched(found: np.ndarray, others: np.ndarray) -> np.ndarray:
+def unmatched(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Labels of the instances without a counterpart, int64 (k,); a pair is used once.
 
     By class and box: runs that were kept have no masks.
 
     Args:
-        found: float64 (p, 5), label and box (x, y, w, h) of each.
+        boxes: float64 (p, 5), label and box (x, y, w, h) of each.
         others: float64 (q, 5), those of the other run.
     """
-    labels = found[:, 0].astype(np.int64)
-    overlap = _box_iou(found[:, 1:], others[:, 1:])
+    labels = boxes[:, 0].astype(np.int64)
+    overlap = _box_iou(boxes[:, 1:], others[:, 1:])
     overlap[labels[:, None] != others[None, :, 0]] = 0
     left = np.ones(len(labels), bool)
     for _ in range(min(overlap.shape)):
@@ -235,8 +235,8 @@ def unmatched(found: np.ndarray, others: np.ndarray) -> np.ndarray:
     return labels[left]
 
 
-def _box_iou(found: np.ndarray, others: np.ndarray) -> np.ndarray:
-    a, b = found[:, None], others[None]
+def _box_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    a, b = boxes[:, None], others[None]
     low = np.maximum(a[..., :2], b[..., :2])
     high = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
     shared = np.clip(high - low, 0, None).prod(-1)
