@@ -402,7 +402,7 @@ DELETIONS = {
     },
     "unlink": {
         "files/atomic.py",
-        "outputs/yolo.py",  # links alone
+        "outputs/polygons.py",  # links of YOLO alone
         "files/paths.py",
         "sam/download.py",
         "steps/calibrate.py",  # files of fixed names
@@ -423,7 +423,7 @@ DELETIONS = {
         "steps/export.py",
         "steps/exporting.py",
         "steps/label_tiled.py",  # of a label, not of a file
-        "store/commit.py",
+        "store/layout.py",
     },
     "move": set(),
     "remove": set(),
