@@ -29,8 +29,7 @@ from usam_core.head.bags import BagSource
 from usam_core.head.familiar import FamiliarHead, learn_familiar, shares_of
 from usam_core.head.train import train
 from usam_core.inference.scoring import label_image
-from usam_core.metrics.presence import FalsePositives
-from usam_core.metrics.semantic import Confusion
+from usam_core.metrics.scores import Confusion, FalsePositives
 from usam_core.steps import embed, run_step
 from usam_core.steps.collect import read_manifest
 from usam_core.steps.compose import held_out_pictures

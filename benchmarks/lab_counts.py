@@ -12,7 +12,7 @@ from usam_core.images.ref import Box
 from usam_core.labels import LabelledImage, LabelMap
 from usam_core.masks.bits import areas, upscale
 from usam_core.masks.rle import decode, encode
-from usam_core.metrics.instance import AveragePrecision
+from usam_core.metrics.scores import AveragePrecision
 from usam_core.sam.embedder import grid_points
 from usam_core.truth.base import Truth
 from usam_core.types import MaskSet

@@ -14,8 +14,7 @@ from usam_core.config.schema import SamConfig
 from usam_core.head.checkpoint import load_head
 from usam_core.images.read import read_image
 from usam_core.images.ref import Box, ImageRef
-from usam_core.inference.labelled import labelled_image
-from usam_core.inference.scoring import label_image
+from usam_core.inference.scoring import label_image, labelled_image
 from usam_core.labels.label_map import LabelMap
 from usam_core.masks.label_png import save_label_png
 from usam_core.sam.load import open_embedder

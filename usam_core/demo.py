@@ -15,7 +15,7 @@ from usam_core.files.digest import file_digest
 from usam_core.labels.label_map import LabelMap
 from usam_core.masks.label_png import save_label_png
 from usam_core.masks.rle import mask_record
-from usam_core.outputs.coco_writers import write_coco
+from usam_core.outputs.lists import write_coco
 from usam_core.rng import generator
 from usam_core.sources.scenes import FIELD_LOOK, scene
 

@@ -10,7 +10,7 @@ from tests.export_data import image_of, target_in
 from usam_core.labels import LabelledImage
 from usam_core.masks.label_png import save_label_png
 from usam_core.outputs.formats import WRITERS, open_writer
-from usam_core.outputs.names import output_names
+from usam_core.outputs.label_files import output_names
 
 SIZE = (24, 40)
 NAMES = [

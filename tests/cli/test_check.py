@@ -22,7 +22,7 @@ from usam_core.steps.gate import check_gate
 from usam_core.steps.record import made_digest, read_record
 from usam_core.steps.review import open_review
 from usam_core.steps.review_log import decisions_file
-from usam_core.store import verify
+from usam_core.store import shard as shard_module
 
 CACHES = r".*/(images\.parquet|\.checked\.json|labels\.json|\.lock|\w+\.lock|locks/.*)"
 """Files that nothing stands on: what is remembered of work that can be done again."""
@@ -294,13 +294,13 @@ def test_a_step_that_is_being_written_is_waited_for(root):
 
 def test_a_shard_that_is_dropped_while_it_is_read_is_no_damage(root, monkeypatch):
     project = load_project(root / "project.yaml")
-    real = verify.check_shard
+    real = shard_module.check_shard
 
     def drop(folder, *args, **options):
         shutil.rmtree(folder)
         return real(folder, *args, **options)
 
-    monkeypatch.setattr(verify, "check_shard", drop)
+    monkeypatch.setattr(shard_module, "check_shard", drop)
     assert open_store(project).verify() == []
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from usam_core.config.model import FeatureConfig
 from usam_core.masks.bits import areas
 from usam_core.steps.blocks import block_specs
-from usam_core.store.blocks import block_id
+from usam_core.store.reader import block_id
 from usam_core.types import MaskSet
 
 FEATURES = {"colour": {"model": "a/b"}}

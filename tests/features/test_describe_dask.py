@@ -9,7 +9,7 @@ from tests.parallel.test_compute import files_below
 from usam_core.config.project import load_project
 from usam_core.steps import blocks, run_step
 from usam_core.steps.embed import open_store
-from usam_core.store.blocks import block_id
+from usam_core.store.reader import block_id
 
 MODEL = "dinov2"
 

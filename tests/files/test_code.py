@@ -86,7 +86,7 @@ def test_what_a_person_sees_and_what_the_model_is_count_too():
     from usam_core.steps import annotate, embed, evaluate
 
     assert "usam_core.labels.overlay" in code.closure(annotate.CALCULATIONS)
-    assert "usam_core.outputs.contact_sheet" in code.closure(evaluate.CALCULATIONS)
+    assert "usam_core.outputs.sheets" in code.closure(evaluate.CALCULATIONS)
     assert {"usam_core.sam.nano", "usam_core.sam.decoder"} <= code.closure(embed.CALCULATIONS)
 
 

@@ -14,7 +14,7 @@ from usam_core.steps import gate as gate_stage
 from usam_core.steps.embed import open_store
 from usam_core.steps.embed import plan as plan_embed
 from usam_core.steps.gate import check_gate
-from usam_core.store import verify as verify_module
+from usam_core.store import shard as shard_module
 
 
 @pytest.fixture
@@ -132,9 +132,9 @@ def test_damaged_outputs_of_checked_labels_are_noticed_and_made_again(project, w
 def test_shards_that_were_found_whole_are_not_read_again(project, monkeypatch):
     assert intact("embed", project)
     read = []
-    check = verify_module.check_shard
+    check = shard_module.check_shard
     monkeypatch.setattr(
-        verify_module, "check_shard", lambda *a, **k: read.append(a[0].name) or check(*a, **k)
+        shard_module, "check_shard", lambda *a, **k: read.append(a[0].name) or check(*a, **k)
     )
     assert intact("embed", project)
     assert read == []

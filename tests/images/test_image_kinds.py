@@ -17,6 +17,8 @@ from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.stores import factory as opening
 from usam_core.images.stores.show import sample_windows
 from usam_core.outputs.picture_sheet import thumbnail
+from usam_core.images.stores.sample import sample_windows
+from usam_core.outputs.sheets import thumbnail
 
 RNG = np.random.default_rng(0)
 Y, X = np.mgrid[:48, :64]

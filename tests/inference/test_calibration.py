@@ -21,7 +21,7 @@ from usam_core.inference.targets import shown_classes
 from usam_core.labels.image import Instance
 from usam_core.masks.bits import pack
 from usam_core.masks.rle import mask_record
-from usam_core.metrics.confidence import StatedProbabilities
+from usam_core.metrics.scores import StatedProbabilities
 from usam_core.truth.base import VOID
 
 NAMES = ["a", "b", "c"]

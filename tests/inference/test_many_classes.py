@@ -31,8 +31,7 @@ from usam_core.masks.bits import pack
 from usam_core.masks.label_png import read_label_png, save_label_png
 from usam_core.masks.paint import paint, paint_votes
 from usam_core.masks.rle import encode
-from usam_core.metrics.presence import FalsePositives
-from usam_core.metrics.semantic import Confusion
+from usam_core.metrics.scores import Confusion, FalsePositives
 from usam_core.outputs.formats import WRITERS
 from usam_core.sources.scenes import Scene
 from usam_core.steps import annotate, embed, review, run_step, step_folder

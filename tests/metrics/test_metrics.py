@@ -12,10 +12,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from usam_core.labels import Instance, LabelMap
-from usam_core.metrics.instance import AveragePrecision
-from usam_core.metrics.presence import FalsePositives
-from usam_core.metrics.report import class_table, write_report
-from usam_core.metrics.semantic import Confusion
+from usam_core.metrics.scores import (
+    AveragePrecision,
+    Confusion,
+    FalsePositives,
+    class_table,
+    write_report,
+)
 
 CLASSES = ["a", "b", "c"]
 

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from tests.export_data import CLASSES, image_of, painted
 from tests.outputs.exported import few, filled, images, written
 from usam_core.outputs.formats import WRITERS
-from usam_core.outputs.pixel_size import pixel_size
+from usam_core.outputs.rasters import pixel_size
 
 
 @few

@@ -18,8 +18,8 @@ from usam_core.files.atomic import whole_file, whole_folder
 from usam_core.lineage.chain import read_chain
 from usam_core.masks.label_png import save_label_png
 from usam_core.outputs.formats import WRITERS, open_writer
+from usam_core.outputs.label_files import output_names
 from usam_core.outputs.ledger import Ledger
-from usam_core.outputs.names import output_names
 from usam_core.steps import STEPS, review, run_step
 from usam_core.steps.exporting import Job, export_part, remove_left_over
 from usam_core.steps.lineage_checks import check_chain

@@ -13,8 +13,7 @@ from tests.labelled_run import write_run
 from usam_core.errors import InputError
 from usam_core.masks.label_png import save_label_png
 from usam_core.report import runs
-from usam_core.report.difference import changed_settings, compare_runs
-from usam_core.report.matching import unmatched
+from usam_core.report.difference import changed_settings, compare_runs, unmatched
 from usam_core.report.runs import keep_run, open_run, reduced
 
 

@@ -17,9 +17,8 @@ from usam_core.files.text import escape_control
 from usam_core.labels import Instance, LabelledImage, LabelMap
 from usam_core.lineage.chain import read_chain
 from usam_core.lineage.show import broken_links
-from usam_core.report.page import render
-from usam_core.report.pictures import Album
-from usam_core.report.samples import KINDS, SampleKeeper
+from usam_core.report.found import KINDS, SampleKeeper
+from usam_core.report.page import Album, render
 from usam_core.steps import STEPS, run_step, step_folder
 from usam_core.steps.lineage_checks import check_chain
 

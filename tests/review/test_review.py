@@ -17,16 +17,14 @@ from usam_core.review.decisions import (
     Decision,
     append_decision,
     append_undo,
+    judged,
+    match,
     read_all,
     standing,
 )
-from usam_core.review.item import Item
-from usam_core.review.matching import judged, match
-from usam_core.review.order import queue
-from usam_core.review.precision import Judged, estimate, interval
 from usam_core.review.rulings import Rulings
-from usam_core.review.session import Listed, Session
-from usam_core.review.view import window
+from usam_core.review.server import window
+from usam_core.review.session import Item, Judged, Listed, Session, estimate, interval, queue
 from usam_core.types import Instances
 
 NAMES = ["a", "b", "c"]

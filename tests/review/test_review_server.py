@@ -14,9 +14,8 @@ from usam_core.errors import UserError
 from usam_core.images.read import UnusableImage
 from usam_core.labels import Instance
 from usam_core.masks.rle import encode
-from usam_core.review.item import Item
 from usam_core.review.server import listen, make_app
-from usam_core.review.session import Listed, Session
+from usam_core.review.session import Item, Listed, Session
 
 TOKEN = "kept-secret"
 

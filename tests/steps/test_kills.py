@@ -29,7 +29,7 @@ from usam_core.images.listing import cache as remembered
 from usam_core.outputs import ledger as ledgers
 from usam_core.outputs.ledger import Ledger, Written
 from usam_core.review import decisions
-from usam_core.store import commit
+from usam_core.store import store as store_module
 from usam_core.store.store import EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile, MaskSet
 
@@ -74,7 +74,7 @@ def folder_in_place(path):
 
 def break_it(kind):
     atomic.whole_file = remembered.whole_file = in_place
-    commit.whole_folder = folder_in_place
+    store_module.whole_folder = folder_in_place
     connect = ledgers.sqlite3.connect
     ledgers.sqlite3.connect = lambda file: connect(file, isolation_level=None)
     if kind == "log":

@@ -12,39 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.store.records import bad, good, sha
 from usam_core.errors import StoreError
 from usam_core.files.atomic import TEMPORARY_PREFIX
-from usam_core.store.blocks import block_id
-from usam_core.store.store import EmbeddingStore, ShardRecord
-from usam_core.types import ImageFile, MaskSet, Quarantined
+from usam_core.store.reader import block_id
+from usam_core.store.store import EmbeddingStore
 
 SPEC = {"model": "nano"}
 CLIP = {"family": "clip", "side": 224}
 ID = block_id(CLIP)
 ROOT = Path(__file__).parents[2]
-
-
-def sha(number: int) -> str:
-    return f"{number:064x}"
-
-
-def good(number: int) -> ShardRecord:
-    return ShardRecord(
-        ImageFile(f"/{number}.png", sha(number)),
-        MaskSet(
-            tokens=np.full((2, 1024), number, np.float16),
-            packed_masks=np.full((2, 4, 8, 1), number, np.uint8),
-            predicted_iou=np.full((2, 4), number, np.float32),
-            stability=np.full((2, 4), number, np.float32),
-            points_xy=np.full((2, 2), number, np.float32),
-            size_hw=(8, 8),
-            features={"encoder": np.full((2, 4, 3), number, np.float16)},
-        ),
-    )
-
-
-def bad(number: int) -> ShardRecord:
-    return ShardRecord(ImageFile(f"/{number}.png", sha(number)), Quarantined("empty", "why"))
 
 
 def vectors(number: int, width: int = 5) -> np.ndarray:
@@ -211,16 +188,16 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tests.store import test_store_blocks as t
-from usam_core.store import blocks
+from usam_core.store import reader
 from usam_core.store.store import EmbeddingStore
 store = EmbeddingStore.open(Path(sys.argv[1]))
 name = sys.argv[2]
-real = getattr(blocks, name)
+real = getattr(reader, name)
 def killed(*arguments):
     if sys.argv[3] == "after":
         real(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
-setattr(blocks, name, killed)
+setattr(reader, name, killed)
 t.add(store, 5, 6)
 """
 

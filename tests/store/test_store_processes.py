@@ -14,7 +14,7 @@ import pytest
 
 from usam_core.errors import StoreError
 from usam_core.files.atomic import TEMPORARY_PREFIX, whole_folder
-from usam_core.store.commit import sweep_store
+from usam_core.store.layout import sweep_store
 from usam_core.store.shard import check_shard
 from usam_core.store.store import EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile, Quarantined

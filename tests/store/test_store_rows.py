@@ -1,42 +1,20 @@
 """Rows are read shard by shard, only the wanted ones; feature blocks can be added later."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.store.records import bad, good, sha
 from usam_core.errors import StoreError
 from usam_core.store import index as index_module
 from usam_core.store import reader
 from usam_core.store.arrays import SealedArray
-from usam_core.store.store import EmbeddingStore, ShardRecord
-from usam_core.types import ImageFile, MaskSet, Quarantined
+from usam_core.store.store import EmbeddingStore
+from usam_core.types import ImageFile
 
 SPEC = {"model": "nano"}
-
-
-def sha(number: int) -> str:
-    return f"{number:064x}"
-
-
-def good(number: int) -> ShardRecord:
-    """Return a record whose every value is its number."""
-    return ShardRecord(
-        ImageFile(f"/{number}.png", sha(number)),
-        MaskSet(
-            tokens=np.full((2, 1024), number, np.float16),
-            packed_masks=np.full((2, 4, 8, 1), number, np.uint8),
-            predicted_iou=np.full((2, 4), number, np.float32),
-            stability=np.full((2, 4), number, np.float32),
-            points_xy=np.full((2, 2), number, np.float32),
-            size_hw=(8, 8),
-            features={"encoder": np.full((2, 4, 3), number, np.float16)},
-        ),
-    )
-
-
-def bad(number: int) -> ShardRecord:
-    return ShardRecord(ImageFile(f"/{number}.png", sha(number)), Quarantined("empty", "why"))
 
 
 @pytest.fixture
@@ -153,7 +131,7 @@ def test_the_cache_is_never_believed_over_the_shards(tmp_path, damage, index_rea
         for shard in shards[:3]:
             store.drop_shard(shard)
         store.write_shard([good(0)])
-        moved = ShardRecord(ImageFile("/moved.png", sha(1)), bad(1).result)
+        moved = replace(bad(1), image=ImageFile("/moved.png", sha(1)))
         assert store.write_shard([moved]) == shards[1]
         expected = EmbeddingStore.open(store.path).index()
         rows = expected.set_index("sha256")

@@ -17,8 +17,8 @@ from usam_core.labels.label_map import LabelMap
 from usam_core.labels.overlay import overlay, save_overlay
 from usam_core.masks.label_png import read_label_png, save_label_png
 from usam_core.masks.rle import decode, encode
-from usam_core.outputs.coco_writers import write_coco
-from usam_core.outputs.contact_sheet import save_contact_sheet
+from usam_core.outputs.lists import write_coco
+from usam_core.outputs.sheets import save_contact_sheet
 from usam_core.truth.coco import CocoTruth
 from usam_core.truth.voc import VocTruth
 from usam_core.types import Instances

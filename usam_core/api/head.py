@@ -14,8 +14,7 @@ from usam_core.head.model import LateHead
 from usam_core.head.text import TextHead
 from usam_core.images.given import ImageLike, take
 from usam_core.inference.calibration import Calibration
-from usam_core.inference.labelled import labelled_image
-from usam_core.inference.scoring import Labelled, label_image
+from usam_core.inference.scoring import Labelled, label_image, labelled_image
 from usam_core.labels.image import LabelledImage
 from usam_core.labels.label_map import LabelMap
 from usam_core.review.rulings import Rulings

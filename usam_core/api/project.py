@@ -22,8 +22,8 @@ from usam_core.images.given import GivenImage, ImageLike, take
 from usam_core.images.read import read_image
 from usam_core.images.ref import Box, ImageRef, Tile, tile_digest, tiles_of
 from usam_core.labels.image import LabelledImage
-from usam_core.outputs.instances_table import SCHEMA, instance_rows, record_batches
-from usam_core.outputs.label_canvas import LabelCanvas
+from usam_core.outputs.label_files import LabelCanvas
+from usam_core.outputs.lists import SCHEMA, instance_rows, record_batches
 from usam_core.review.rulings import Rulings
 from usam_core.steps import annotate, embed
 from usam_core.steps.blocks import block_encoder, head_blocks

@@ -1,6 +1,6 @@
 """Fits temperature, "none of these", presence and thresholds to masks whose truth is known."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -119,7 +119,7 @@ def _fit_presence(
     return offset, max(0.0, slope)
 
 
-def _minimize(free: torch.Tensor, loss) -> None:
+def _minimize(free: torch.Tensor, loss: Callable[[], torch.Tensor]) -> None:
     optimizer = torch.optim.LBFGS(
         [free], max_iter=200, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
     )

@@ -2,26 +2,35 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from usam_core.config.schema import InferenceConfig
+from usam_core.config.inference import InferenceConfig
 from usam_core.head.bags import choose_masks
 from usam_core.head.losses import entropy
 from usam_core.inference.calibration import Calibration
-from usam_core.inference.near_misses import near_misses
+from usam_core.labels.image import LabelledImage, count_labels, list_instances
+from usam_core.labels.label_map import LabelMap
 from usam_core.masks.bits import areas, upscale, valid_hw
 from usam_core.masks.paint import paint, paint_votes, suppress
+from usam_core.masks.nms import Overlaps, suppress
+from usam_core.masks.paint import paint, paint_votes
 from usam_core.review.rulings import Rulings
 from usam_core.types import TOKENS_BLOCK, Instances, MaskSet
+
+MAX_NEAR = 2
+"""Near misses kept of an image: there are always very many masks that nobody would want."""
+_MIN_NEAR = 0.5
+"""Masks below this share of their threshold are no near misses."""
+_MAX_COMPARED = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Masks with the head's word on them; columns of one length.
+    """Masks with the head's outputs; columns of one length.
 
     Attributes:
         packed: uint8 (p, u, b).
@@ -58,10 +67,9 @@ class Labelled(NamedTuple):
     Attributes:
         instances: the kept masks, best first.
         labels: uint8 or uint16 (h, w); see `usam_core.masks.paint` for who gets a pixel.
-        missed: the few dropped masks that came nearest to being kept; their scores are the
-            confidence that did not do.
-        least: float32 (p,), what each of `missed` should have reached.
-        rejected: instances that a person did not want; None where nobody has decided anything.
+        missed: the dropped masks nearest to being kept; scored by the confidence that fell short.
+        least: float32 (p,), the threshold of each of `missed`.
+        rejected: instances that a person rejected; None where nobody has decided anything.
     """
 
     instances: Instances
@@ -78,7 +86,7 @@ def class_logits(
     features: Sequence[str],
     chosen: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the head's logits for every mask of every prompt, float32 (d, m, c).
+    """The head's logits for every mask of every prompt, float32 (d, m, c).
 
     Blocks of one vector a prompt (`tokens`) are the same for its masks.
 
@@ -91,19 +99,26 @@ def class_logits(
     d = len(mask_set)
     masks = (d,) if chosen is not None else mask_set.predicted_iou.shape
     if list(features) == [TOKENS_BLOCK]:
-        # All masks of a prompt have the same logits: work once.
-        logits = head(torch.from_numpy(mask_set.tokens.astype(np.float32)))
+        # All masks of a prompt have the same logits: compute them once.
+        logits = head(torch.from_numpy(_tokens(mask_set).astype(np.float32)))
         return (logits if chosen is not None else logits[:, None].expand(*masks, -1)).numpy()
     blocks = []
     for name in features:
         if name == TOKENS_BLOCK:
-            tokens = mask_set.tokens if chosen is not None else mask_set.tokens[:, None]
+            tokens = _tokens(mask_set)
+            tokens = tokens if chosen is not None else tokens[:, None]
             blocks.append(np.broadcast_to(tokens, (*masks, tokens.shape[-1])))
         else:
             block = mask_set.features[name]
             blocks.append(block if chosen is None else block[np.arange(d), chosen])
     rows = np.concatenate(blocks, axis=-1) if len(blocks) > 1 else blocks[0]
     return head(torch.from_numpy(rows.astype(np.float32))).numpy()
+
+
+def _tokens(mask_set: MaskSet) -> np.ndarray:
+    if mask_set.tokens is None:
+        raise ValueError("tokens: expected them with the masks, for the head reads them")
+    return mask_set.tokens
 
 
 def candidates(
@@ -113,26 +128,19 @@ def candidates(
     config: InferenceConfig,
     classes: int | None = None,
 ) -> Candidates:
-    """Return one candidate a prompt, before any threshold.
+    """One candidate a prompt, before any threshold; `classes` is c, None if the head has no more.
 
     Outputs beyond the classes (negative names, "none of these") share the probability, and a mask
     that one of them claims is no candidate.
-
-    Args:
-        head: maps float32 (..., f) to logits (..., c), or more outputs than classes.
-        mask_set: the masks.
-        features: the head's feature blocks.
-        config: the inference settings.
-        classes: c; None when the head has no other outputs.
     """
     prompts = np.arange(len(mask_set))
-    # Without asking the head of the masks that will not be candidates.
+    # The head is asked only of the masks that will be candidates.
     chosen = choose_masks(mask_set.predicted_iou, config.mask_choice)
     logits = class_logits(head, mask_set, features, chosen)
     probability = torch.from_numpy(logits).softmax(-1).numpy()
     claimed = probability.argmax(-1) < probability[:, :classes].shape[-1]
     probability = probability[:, :classes]
-    found = Candidates(
+    every = Candidates(
         packed=mask_set.packed_masks[prompts, chosen],
         logits=logits,
         classes=probability.argmax(-1).astype(np.int64),
@@ -142,25 +150,25 @@ def candidates(
         stability=mask_set.stability[prompts, chosen],
         prompts=prompts,
     )
-    return found[claimed]
+    return every[claimed]
 
 
 def thresholds(
     config: InferenceConfig, class_names: Sequence[str], calibration: Calibration | None = None
 ) -> np.ndarray:
-    """Return the least confidence of each class, float32 (c,); what the user set for one wins."""
+    """Minimum confidence of each class, float32 (c,); what the user set for a class wins."""
     fitted = calibration.thresholds if calibration and config.thresholds == "calibrated" else {}
-    least = {name: fitted.get(name, config.threshold) for name in class_names}
-    return np.array([config.class_thresholds.get(n, v) for n, v in least.items()], np.float32)
+    usual = {name: fitted.get(name, config.threshold) for name in class_names}
+    return np.array([config.class_thresholds.get(n, v) for n, v in usual.items()], np.float32)
 
 
-def is_good(found: Candidates, size_hw: tuple[int, int], config: InferenceConfig) -> np.ndarray:
-    """Return which candidates pass the thresholds of quality and area, bool (p,)."""
-    rows, columns = valid_hw(size_hw, found.packed.shape[-2])
-    share = areas(found.packed) / (rows * columns)
+def is_good(masks: Candidates, size_hw: tuple[int, int], config: InferenceConfig) -> np.ndarray:
+    """Which candidates pass the thresholds of quality and area, bool (p,)."""
+    rows, columns = valid_hw(size_hw, masks.packed.shape[-2])
+    share = areas(masks.packed) / (rows * columns)
     return (
-        (found.predicted_iou >= config.min_predicted_iou)
-        & (found.stability >= config.min_stability)
+        (masks.predicted_iou >= config.min_predicted_iou)
+        & (masks.stability >= config.min_stability)
         & (share >= config.min_area)
         & (share <= config.max_area)
         & (share > 0)
@@ -170,28 +178,23 @@ def is_good(found: Candidates, size_hw: tuple[int, int], config: InferenceConfig
 def mask_scores(
     confidence: np.ndarray, predicted_iou: np.ndarray, config: InferenceConfig
 ) -> np.ndarray:
-    """Return what orders masks in suppression, painting and output files, float32 (p,)."""
+    """The order of masks in suppression, painting and output files, float32 (p,)."""
     if config.score == "confidence_x_iou":
         confidence = confidence * np.clip(predicted_iou, 0, 1)
     return confidence.astype(np.float32)
 
 
 def class_probabilities(
-    found: Candidates, classes: int, calibration: Calibration | None
+    masks: Candidates, classes: int, calibration: Calibration | None
 ) -> np.ndarray:
-    """Return each class's probability for each mask, float64 (p, c): calibrated, or the softmax."""
+    """Each class's probability for each mask, float64 (p, c): calibrated, or the softmax."""
     if calibration is not None:
-        return calibration.probabilities(found.logits, found.predicted_iou)[:, :classes]
-    return torch.from_numpy(found.logits).double().softmax(-1).numpy()[:, :classes]
+        return calibration.probabilities(masks.logits, masks.predicted_iou)[:, :classes]
+    return torch.from_numpy(masks.logits).double().softmax(-1).numpy()[:, :classes]
 
 
 def runner_up(probability: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return the most probable class but the chosen one, int64 (p,); -1 where there is no other.
-
-    Args:
-        probability: float64 (p, c).
-        classes: int64 (p,), the chosen ones.
-    """
+    """The most probable class (p, c) but the chosen one, int64 (p,); -1 where there is no other."""
     if probability.shape[1] < 2:
         return np.full(len(classes), -1, np.int64)
     others = probability.copy()
@@ -211,27 +214,27 @@ def label_image(
     """Label one image: score, gate, threshold, suppress, and paint.
 
     Args:
-        head: maps float32 (..., f) to logits (..., c).
-        mask_set: what the store has of the image.
+        head: maps float32 (..., f) to logits (..., c), or more outputs than classes.
+        mask_set: the image's masks and features.
         features: the head's feature blocks.
         config: the inference settings.
         class_names: the head's classes.
         calibration: gives probabilities, presence and thresholds; None takes the head's softmax
             as it is, and gates nothing.
-        rulings: what a person has decided of the image's masks, if anything.
+        rulings: a person's decisions on the image's masks, if any.
     """
-    found = candidates(head, mask_set, features, config, len(class_names))
-    found = found[is_good(found, mask_set.size_hw, config)]
-    every = class_probabilities(found, len(class_names), calibration)
-    stated = every[np.arange(len(found)), found.classes]
+    masks = candidates(head, mask_set, features, config, len(class_names))
+    masks = masks[is_good(masks, mask_set.size_hw, config)]
+    every = class_probabilities(masks, len(class_names), calibration)
+    stated = every[np.arange(len(masks)), masks.classes]
     limits = thresholds(config, class_names, calibration)
-    # Thresholds and scores speak of the same: fitted thresholds of fitted probabilities.
+    # Fitted thresholds belong to fitted probabilities.
     fitted = calibration is not None and config.thresholds == "calibrated"
-    confidence = stated if fitted else found.confidence
-    wanted = confidence >= limits[found.classes]
+    confidence = stated if fitted else masks.confidence
+    wanted = confidence >= limits[masks.classes]
     if calibration is not None and config.presence > 0:
-        wanted &= calibration.presence(every)[found.classes] >= config.presence
-    kept, probability = found[wanted], every[wanted]
+        wanted &= calibration.presence(every)[masks.classes] >= config.presence
+    kept, probability = masks[wanted], every[wanted]
     scores = mask_scores(confidence[wanted], kept.predicted_iou, config)
     stay = suppress(kept.packed, scores, config.nms_iou)
     instances, shown = _instances(kept[stay], scores[stay], probability[stay], mask_set.size_hw)
@@ -246,22 +249,21 @@ def label_image(
     else:
         labels = paint(instances, len(class_names))
     if rejected is not None:
-        # Doubles of other instances may still reach into what a person did not want.
+        # Duplicates of other instances may still reach into what a person rejected.
         labels[rejected.masks.any(axis=0) & ~instances.masks.any(axis=0)] = 0
     dropped = np.flatnonzero(~wanted)
-    reached = confidence[dropped] / np.maximum(limits[found.classes[dropped]], 1e-6)
-    near = near_misses(found.packed[dropped], reached, best, config.nms_iou)
-    near = dropped[near]
-    missed, _ = _instances(found[near], confidence[near], every[near], mask_set.size_hw)
+    reached = confidence[dropped] / np.maximum(limits[masks.classes[dropped]], 1e-6)
+    near = dropped[near_misses(masks.packed[dropped], reached, best, config.nms_iou)]
+    missed, _ = _instances(masks[near], confidence[near], every[near], mask_set.size_hw)
     return Labelled(instances, labels, missed, limits[missed.classes], rejected)
 
 
 def _instances(
     of: Candidates, scores: np.ndarray, probability: np.ndarray, size_hw: tuple[int, int]
 ) -> tuple[Instances, np.ndarray]:
-    """Return masks at the image's own size, and the rows of those that have any pixel there.
+    """Masks at the image's own size, and the rows of those that have a pixel there.
 
-    `probability` is float64 (p, c). A small mask may lie between the centres of the image's pixels.
+    A small mask may lie between the centers of the image's pixels.
     """
     masks = upscale(of.packed, size_hw)
     shown = np.flatnonzero([mask.any() for mask in masks])
@@ -279,3 +281,52 @@ def _instances(
         runner_up=runner_up(probability, of.classes),
     )
     return instances, shown
+
+
+def near_misses(
+    packed: np.ndarray, reached: np.ndarray, kept: np.ndarray, max_iou: float
+) -> np.ndarray:
+    """Rows of the dropped masks nearest to being kept, best first, int64 (at most `MAX_NEAR`,).
+
+    Thresholds are checked by them. A duplicate of a kept mask or of a nearer miss is left out.
+
+    Args:
+        packed: uint8 (p, u, b), the dropped masks.
+        reached: float (p,), confidence as a share of the threshold.
+        kept: uint8 (k, u, b), the masks that were kept.
+        max_iou: masks that overlap more than this are duplicates.
+    """
+    order = np.argsort(-reached, kind="stable")[:_MAX_COMPARED]
+    order = order[reached[order] >= _MIN_NEAR]
+    if not len(order):
+        return order
+    overlaps = Overlaps(np.concatenate([kept, packed[order]]))
+    shown = list(range(len(kept)))
+    near: list[int] = []
+    for row, place in enumerate(order, start=len(kept)):
+        if not (overlaps(row, np.array(shown, np.int64)) > max_iou).any():
+            shown.append(row)
+            near.append(place)
+        if len(near) == MAX_NEAR:
+            break
+    return np.array(near, np.int64)
+
+
+def labelled_image(
+    done: Labelled, mask_set: MaskSet, label_map: LabelMap, **known: Any
+) -> LabelledImage:
+    """The image of a labelled mask set.
+
+    `known` are more attributes of the image: `path` and `sha256`, and `painted` or `png`.
+    """
+    height, width = mask_set.size_hw
+    points = mask_set.points_xy[done.instances.prompts] * [width, height]
+    return LabelledImage(
+        size_hw=mask_set.size_hw,
+        label_map=label_map,
+        instances=list_instances(done.instances, points),
+        missed=list_instances(done.missed, thresholds=done.least),
+        rejected=None if done.rejected is None else list_instances(done.rejected),
+        pixels=count_labels(done.labels),
+        **known,
+    )

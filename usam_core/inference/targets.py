@@ -8,7 +8,7 @@ from usam_core.masks.bits import areas, unpack, valid_hw
 
 MIN_SHARE = 0.5
 """A mask shows a class when so much of it lies on an object of it, whole or part: the question is
-what the mask is of, as for images whose truth is pixels alone (`usam_core.metrics.confidence`)."""
+what the mask is of, as for images whose truth is pixels alone (`usam_core.metrics.scores`)."""
 
 
 def shown_classes(packed: np.ndarray, truth: np.ndarray, values: np.ndarray) -> np.ndarray:

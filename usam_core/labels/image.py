@@ -31,7 +31,7 @@ class Instance:
         rle: COCO's compressed RLE with a text `counts`, at the image's size.
         area: pixels.
         bbox: left, top, width, height.
-        score: what orders the masks, 0 to 1.
+        score: the order of the masks, 0 to 1.
         probability: of the class, 0 to 1; calibrated where there is a calibration.
         runner_up: index of the next most probable class; None where there is but one.
         entropy: of the class distribution, nats.
@@ -39,8 +39,8 @@ class Instance:
         prompt: the point of the grid.
         point: column and row of that point, pixels.
         reviewed: `accepted` or `changed` by a person; None where nobody has decided.
-        head_said: class index that the head had given, where a person has changed it.
-        threshold: of a mask that was missed: the score that it should have reached.
+        head_said: the head's class index, where a person has changed it.
+        threshold: of a missed mask: the score that it should have reached.
     """
 
     class_index: int
@@ -61,20 +61,19 @@ class Instance:
     @classmethod
     def from_coco(cls, record: Mapping[str, Any]) -> "Instance":
         """The instance of a COCO annotation as `to_coco` gives it."""
-        values = {name: record.get(name) for name in _AS_IN_COCO}
-        point = record.get("point")
-        return cls(
-            **values,
-            class_index=LabelMap.index_of(record["category_id"]),
-            rle=record["segmentation"],
-            bbox=tuple(record["bbox"]),
-            runner_up=_index(record.get("runner_up")),
-            point=None if point is None else tuple(point),
-            head_said=_index(record.get("head_category")),
-        )
+        values: dict[str, Any] = {name: record.get(name) for name in _AS_IN_COCO}
+        ids = (record["category_id"], record.get("runner_up"), record.get("head_category"))
+        index, runner_up, head_said = (None if n is None else LabelMap.index_of(n) for n in ids)
+        rle, bbox, point = record["segmentation"], tuple(record["bbox"]), record.get("point")
+        values |= {"class_index": index, "runner_up": runner_up, "head_said": head_said}
+        return cls(**values, rle=rle, bbox=bbox, point=point and tuple(point))
 
     def to_coco(self) -> dict[str, Any]:
-        """A COCO annotation without ids; beside COCO's fields stands what is known of the mask."""
+        """A COCO annotation without ids; further attributes stand beside COCO's fields."""
+        runner_up, head_said = (
+            None if index is None else LabelMap.id_of(index)
+            for index in (self.runner_up, self.head_said)
+        )
         record = {
             "category_id": LabelMap.id_of(self.class_index),
             "segmentation": self.rle,
@@ -83,14 +82,14 @@ class Instance:
             "iscrowd": 0,
             "score": self.score,
             "probability": self.probability,
-            "runner_up": _id(self.runner_up),
+            "runner_up": runner_up,
             "entropy": self.entropy,
             "predicted_iou": self.predicted_iou,
             "prompt": self.prompt,
         }
         more = {
             "reviewed": self.reviewed,
-            "head_category": _id(self.head_said),
+            "head_category": head_said,
             "point": self.point and list(self.point),
             "threshold": self.threshold,
         }
@@ -112,18 +111,18 @@ class LabelledImage:
     """An image with the masks that were found in it; masks are decoded once, whoever asks first.
 
     Attributes:
-        path: the image as it is listed, counted from `root`.
+        path: the image as it is listed, relative to `root`.
         sha256: digest of its content.
         size_hw: rows and columns.
         label_map: the classes.
         instances: best first; number k is object k + 1 of the files that number objects.
-        missed: the dropped masks that came nearest to being kept.
-        rejected: masks that a person did not want; None where nobody has decided anything.
-        pixels: how many pixels each id of the label map has.
+        missed: the dropped masks nearest to being kept.
+        rejected: masks that a person rejected; None where nobody has decided anything.
+        pixels: number of pixels of each id of the label map.
         png: its label PNG, below `folder`.
         png_sha256: digest of that PNG as it was written.
         tiles: content keys of the tiles of a large image; None of one that was read whole.
-        root: folder or URL that `path` counts from.
+        root: folder or URL of the images.
         folder: the folder of the step annotate.
         painted: the label map of an image that lies in no folder, uint8 or uint16 (h, w).
         picture: given a label map, the image's pixels, uint8 (h, w, 3), and that label map, both
@@ -150,7 +149,7 @@ class LabelledImage:
 
     @property
     def name(self) -> str:
-        """What files made of the image are called, relative, without ending."""
+        """Name of the files made of the image: relative, without ending."""
         return self.png.split("/", 1)[1].removesuffix(".png")
 
     @property
@@ -165,19 +164,17 @@ class LabelledImage:
 
     @property
     def file(self) -> str:
-        """Where its file lies, an absolute path or a URL."""
+        """Its file, an absolute path or a URL."""
         return join(self.root, self.ref.file)
 
     @property
     def png_file(self) -> Path:
-        """Where its label PNG lies."""
+        """Its label PNG."""
         return Path(self.folder or "", self.png)
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """The label map, uint8 or uint16 (h, w): 0 background, ids of classes.
-
-        As `read_label_png` gives it: 65535 is void.
+        """The label map, uint8 or uint16 (h, w): 0 background, ids of classes, 65535 void.
 
         Raises:
             StoreError: its PNG is missing, damaged or of another size.
@@ -256,7 +253,7 @@ class LabelledImage:
         )
 
     def plot(self, ax: Any = None) -> Image.Image:
-        """The image with its labels in colour and a legend below, which notebooks show.
+        """The image with its labels in color and a legend below, which notebooks show.
 
         Args:
             ax: matplotlib's axes, to draw the same on.
@@ -279,36 +276,36 @@ class LabelledImage:
 
 
 def list_instances(
-    found: Instances, points: np.ndarray | None = None, thresholds: np.ndarray | None = None
+    instances: Instances, points: np.ndarray | None = None, thresholds: np.ndarray | None = None
 ) -> tuple[Instance, ...]:
     """Masks as instances, in their order.
 
     Args:
-        found: the masks.
+        instances: the masks.
         points: float (p, 2), column and row of each one's point, pixels.
         thresholds: float (p,), of masks that were missed.
     """
     listed = []
-    for row, mask in enumerate(found.masks):
-        shape, index = mask_record(mask, 0), int(found.classes[row])
-        runner_up = int(found.runner_up[row])
-        said = -1 if found.head_said is None else int(found.head_said[row])
-        reviewed = None if said < 0 else "accepted" if said == index else "changed"
+    for row, mask in enumerate(instances.masks):
+        shape, index = mask_record(mask, 0), int(instances.classes[row])
+        runner_up = int(instances.runner_up[row])
+        head_said = -1 if instances.head_said is None else int(instances.head_said[row])
+        reviewed = None if head_said < 0 else "accepted" if head_said == index else "changed"
         listed.append(
             Instance(
                 class_index=index,
                 rle=shape["segmentation"],
                 area=shape["area"],
                 bbox=tuple(shape["bbox"]),
-                score=round(float(found.scores[row]), 6),
-                probability=round(float(found.probability[row]), 6),
+                score=round(float(instances.scores[row]), 6),
+                probability=round(float(instances.probability[row]), 6),
                 runner_up=None if runner_up < 0 else runner_up,
-                entropy=round(float(found.entropy[row]), 6),
-                predicted_iou=round(float(found.predicted_iou[row]), 6),
-                prompt=int(found.prompts[row]),
+                entropy=round(float(instances.entropy[row]), 6),
+                predicted_iou=round(float(instances.predicted_iou[row]), 6),
+                prompt=int(instances.prompts[row]),
                 point=None if points is None else tuple(round(x, 2) for x in points[row].tolist()),
                 reviewed=reviewed,
-                head_said=said if reviewed == "changed" else None,
+                head_said=head_said if reviewed == "changed" else None,
                 threshold=None if thresholds is None else round(float(thresholds[row]), 6),
             )
         )
@@ -316,14 +313,6 @@ def list_instances(
 
 
 def count_labels(labels: np.ndarray) -> dict[int, int]:
-    """How many pixels each label of a label map has."""
+    """Number of pixels of each label of a label map."""
     values, counts = np.unique(labels, return_counts=True)
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
-
-
-def _index(id_: int | None) -> int | None:
-    return None if id_ is None else LabelMap.index_of(id_)
-
-
-def _id(index: int | None) -> int | None:
-    return None if index is None else LabelMap.id_of(index)

@@ -1,4 +1,4 @@
-"""Class indexes, the ids that label maps and COCO have for them, names and colours."""
+"""Class indexes, the ids that label maps and COCO have for them, names and colors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ class LabelMap:
         chosen: Mapping[str, str | None] | None = None,
         negatives: Sequence[str] = (),
     ) -> "LabelMap":
-        """A label map of names; colours that `chosen` does not give are the VOC palette's."""
+        """A label map of names; colors that `chosen` does not give are the VOC palette's."""
         return cls(tuple(names), class_colors(names, chosen or {}), tuple(negatives))
 
     @staticmethod
@@ -58,10 +58,9 @@ class LabelMap:
     def name_of(self, id_: int) -> str:
         """The name of an id; `background` for 0, `unknown` for what is no class's.
 
-        Examples:
-            >>> labels = LabelMap.of_names(["cat", "dog"])
-            >>> [labels.name_of(id_) for id_ in (0, 2, 255)]
-            ['background', 'dog', 'unknown']
+        >>> labels = LabelMap.of_names(["cat", "dog"])
+        >>> [labels.name_of(id_) for id_ in (0, 2, 255)]
+        ['background', 'dog', 'unknown']
         """
         every = (BACKGROUND, *self.names)
         return every[id_] if 0 <= id_ < len(every) else UNKNOWN

@@ -1,4 +1,4 @@
-"""Overlays: the image with its labels in colour, and a legend of the classes it shows."""
+"""Overlays: the image with its labels in color, and a legend of the classes it shows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +15,11 @@ _LINE = 18
 
 
 def overlay(rgb: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Return the image with labels blended over it and their borders drawn, uint8 (h, w, 3).
+    """The image with labels blended over it and their borders drawn, uint8 (h, w, 3).
 
     Args:
         rgb: uint8 (h, w, 3).
-        labels: integers (h, w), 0 is left as it is; void, below it or beyond the colours, is too.
+        labels: integers (h, w); 0 and void, below 0 or beyond the colors, are left as they are.
         colors: uint8 (c + 1, 3).
     """
     known = (labels > 0) & (labels < len(colors))
@@ -33,19 +33,20 @@ def overlay(rgb: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> np.ndarr
 def with_legend(
     picture: np.ndarray, labels: np.ndarray, classes: Sequence[str], colors: np.ndarray
 ) -> Image.Image:
-    """Return the picture with a strip below it that names the classes present."""
+    """The picture with a strip below it that names the classes present."""
     names = (BACKGROUND, *classes)
     present = [int(v) for v in np.unique(labels) if 0 < v < len(names)]
     image = Image.fromarray(picture)
     font = ImageFont.load_default(size=12)
-    lines, line, at = [[]], 0, 4
+    lines: list[list[tuple[int, int]]] = [[]]
+    left = 4
     for value in present:
         width = int(font.getlength(names[value])) + _LINE + 10
-        if at + width > image.width and lines[line]:
+        if left + width > image.width and lines[-1]:
             lines.append([])
-            line, at = line + 1, 4
-        lines[line].append((at, value))
-        at += width
+            left = 4
+        lines[-1].append((left, value))
+        left += width
     strip = Image.new("RGB", (image.width, image.height + _LINE * len(lines)), "white")
     strip.paste(image)
     draw = ImageDraw.Draw(strip)
@@ -59,11 +60,7 @@ def with_legend(
 
 
 def save_overlay(
-    path: Path,
-    rgb: np.ndarray,
-    labels: np.ndarray,
-    classes: Sequence[str],
-    colors: np.ndarray,
+    path: Path, rgb: np.ndarray, labels: np.ndarray, classes: Sequence[str], colors: np.ndarray
 ) -> None:
     """Write an overlay with its legend as JPEG."""
     picture = with_legend(overlay(rgb, labels, colors), labels, classes, colors)

@@ -6,8 +6,8 @@ Parts that older versions wrote as JSON are read too.
 
 import heapq
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ IMAGES = "the folder of the images"
 PARTS = "parts/"
 SUFFIX = ".parquet"
 
+_LISTS = ("instances", "missed", "rejected")
 _INSTANCE = pa.struct(
     [
         ("class_index", pa.int32()),
@@ -52,7 +53,7 @@ SCHEMA = pa.schema(
         ("width", pa.int64()),
         ("labels", pa.list_(pa.int64())),
         ("pixels", pa.list_(pa.int64())),
-        *((name, pa.list_(_INSTANCE)) for name in ("instances", "missed", "rejected")),
+        *((name, pa.list_(_INSTANCE)) for name in _LISTS),
         ("tiles", pa.list_(pa.string())),
     ]
 )
@@ -62,7 +63,7 @@ compressed RLE at the image's size."""
 _OF_IMAGE = ("path", "sha256", "png", "png_sha256", "height", "width")
 _NAMELESS = LabelMap.of_names(())
 _ROWS = 64
-"""Images that are in memory at a time."""
+"""Images in memory at a time."""
 
 
 def write_part(file: Path, images: Iterable[LabelledImage]) -> None:
@@ -98,19 +99,26 @@ class Parts:
             StoreError: a part is not as it was written, cannot be read, or names a file that is
                 none of the step's, or of the images.
         """
-        for name in self.files:
-            yield from self._of_part(name, columns)
+        for name, sha256 in self.files.items():
+            if sha256 is not None and mismatch(self.folder / name, sha256):
+                raise StoreError(
+                    f"{self.folder / name}: missing or damaged since it was written; run "
+                    "`usam annotate` again"
+                )
+            yield from _tables(self.folder, name, columns)
 
     def images(self, columns: Sequence[str] | None = None) -> Iterator[LabelledImage]:
         """Yield the images part by part, some in memory at a time.
 
         Args:
-            columns: `instances`, `missed`, `rejected`, `pixels` or `tiles`, of which the images
-                are to know, or `instances.list.element.area` and the like, of which at least
+            columns: of `instances`, `missed`, `rejected`, `pixels` and `tiles` those that the
+                images need, or `instances.list.element.area` and the like, of which at least
                 `class_index`, `area` and `score`; None for all.
         """
-        for name in self.files:
-            yield from self._images(name, columns)
+        if columns is not None:
+            columns = [*_OF_IMAGE, *columns, *(["labels"] if "pixels" in columns else [])]
+        for table in self.tables(columns):
+            yield from self.images_of(table)
 
     def sorted_images(self, columns: Sequence[str] | None = None) -> Iterator[LabelledImage]:
         """Yield the images by path; a part is open only while its paths are passed."""
@@ -120,31 +128,14 @@ class Parts:
     def _keyed(
         self, name: str, columns: Sequence[str] | None
     ) -> Iterator[tuple[str, LabelledImage | None]]:
-        # What comes first says where the part begins; the rest is read when its turn comes.
-        if (first := self._first_path(name)) is not None:
+        # The first path says where the part begins; the rest is read when its turn comes.
+        tables = _tables(self.folder, name, ["path"])
+        first = next((table["path"][0].as_py() for table in tables if len(table)), None)
+        tables.close()
+        if first is not None:
             yield first, None
-            for image in self._images(name, columns):
+            for image in replace(self, files={name: self.files[name]}).images(columns):
                 yield image.path, image
-
-    def _first_path(self, name: str) -> str | None:
-        for table in _tables(self.folder, name, ["path"]):
-            if len(table):
-                return table["path"][0].as_py()
-        return None
-
-    def _images(self, name: str, columns: Sequence[str] | None) -> Iterator[LabelledImage]:
-        if columns is not None:
-            columns = [*_OF_IMAGE, *columns, *(["labels"] if "pixels" in columns else [])]
-        for table in self._of_part(name, columns):
-            yield from self.images_of(table)
-
-    def _of_part(self, name: str, columns: Sequence[str] | None) -> Iterator[pa.Table]:
-        sha256, file = self.files[name], self.folder / name
-        if sha256 is not None and mismatch(file, sha256):
-            raise StoreError(
-                f"{file}: missing or damaged since it was written; run `usam annotate` again"
-            )
-        yield from _tables(self.folder, name, columns)
 
     def images_of(self, table: pa.Table) -> Iterator[LabelledImage]:
         """Yield the images of a table."""
@@ -152,7 +143,7 @@ class Parts:
             size_hw = row.pop("height"), row.pop("width")
             labels, pixels = row.pop("labels", ()), row.pop("pixels", ())
             tiles = row.pop("tiles", None)
-            for name in ("instances", "missed", "rejected"):
+            for name in _LISTS:
                 if row.get(name) is not None:
                     row[name] = tuple(_instance(one, size_hw) for one in row[name])
             yield LabelledImage(
@@ -182,7 +173,9 @@ def label_columns(table: pa.Table) -> dict[str, np.ndarray]:
     return {name: column.to_numpy() for name, column in columns.items()}
 
 
-def _tables(folder: Path, name: str, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+def _tables(
+    folder: Path, name: str, columns: Sequence[str] | None
+) -> Generator[pa.Table, None, None]:
     part = inside(folder, name)
     try:
         for table in _batches(part, columns):
@@ -214,53 +207,40 @@ def _table(images: Sequence[LabelledImage]) -> pa.Table:
 
 
 def _row(image: LabelledImage) -> dict[str, Any]:
-    lists = {
-        name: None if (some := getattr(image, name)) is None else [_values(one) for one in some]
-        for name in ("instances", "missed", "rejected")
-    }
-    return {
-        "path": image.path,
-        "sha256": image.sha256,
-        "png": image.png,
-        "png_sha256": image.png_sha256,
-        "height": image.size_hw[0],
-        "width": image.size_hw[1],
-        "labels": list(image.pixels),
-        "pixels": list(image.pixels.values()),
-        "tiles": image.tiles,
-        **lists,
-    }
-
-
-def _values(one: Instance) -> dict[str, Any]:
-    values = {name: getattr(one, name) for name in Instance.__slots__ if name not in _SPREAD}
-    sides = dict(zip("xywh", one.bbox, strict=True))
-    return {**values, **sides, "counts": one.rle["counts"]}
+    row = {name: getattr(image, name) for name in ("path", "sha256", "png", "png_sha256", "tiles")}
+    for name in _LISTS:
+        instances = getattr(image, name)
+        row[name] = None if instances is None else list(map(_values, instances))
+    row["height"], row["width"] = image.size_hw
+    return row | {"labels": list(image.pixels), "pixels": list(image.pixels.values())}
 
 
 _SPREAD = ("rle", "bbox")
 
 
+def _values(one: Instance) -> dict[str, Any]:
+    values = {name: getattr(one, name) for name in Instance.__slots__ if name not in _SPREAD}
+    return values | dict(zip("xywh", one.bbox, strict=True)) | {"counts": one.rle["counts"]}
+
+
 def _instance(row: dict[str, Any], size_hw: tuple[int, int]) -> Instance:
     rle = {"size": list(size_hw), "counts": row.pop("counts", None)}
-    bbox = tuple(row.pop(side, None) for side in "xywh")
+    left, top, width, height = (row.pop(side, None) for side in "xywh")
     point = row.pop("point", None)
-    return Instance(**row, rle=rle, bbox=bbox, point=point and tuple(point))
+    return Instance(**row, rle=rle, bbox=(left, top, width, height), point=point and tuple(point))
 
 
 def _from_json(record: dict[str, Any]) -> LabelledImage:
     """Read an image as older versions recorded it."""
     rejected, tiles = record.get("rejected"), record.get("tiles")
     return LabelledImage(
+        **{name: record[name] for name in ("sha256", "png", "png_sha256")},
         path=record["file_name"],
-        sha256=record["sha256"],
-        size_hw=(record["height"], record["width"]),
-        label_map=_NAMELESS,
         instances=tuple(map(Instance.from_coco, record["annotations"])),
         missed=tuple(map(Instance.from_coco, record.get("missed", ()))),
         rejected=None if rejected is None else tuple(map(Instance.from_coco, rejected)),
+        size_hw=(record["height"], record["width"]),
+        label_map=_NAMELESS,
         pixels={int(label): count for label, count in record.get("pixels", {}).items()},
-        png=record["png"],
-        png_sha256=record["png_sha256"],
         tiles=tiles and tuple(tiles),
     )

@@ -1,7 +1,7 @@
 """Label Studio: tasks with predictions, as brush strokes or as polygons.
 
 A brush mask is Label Studio's own run-length code of an RGBA picture (all four channels are the
-mask): a stream of bits with a head of 53 bits (how many values, bits of a value, and the four
+mask): a stream of bits with a head of 53 bits (number of values, bits of a value, and the four
 sizes that a count may have) and then, for each run, a 1, which of the sizes, the count less one,
 and the value.
 """
@@ -15,10 +15,9 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from usam_core.files.atomic import whole_file
 from usam_core.labels.image import LabelledImage
 from usam_core.masks.rle import Crop
-from usam_core.outputs.base import Writer, write_json_list
+from usam_core.outputs.base import Writer, write_json_list, write_text
 
 _COUNT_BITS = np.array([3, 4, 8, 16])
 _LONGEST = 1 << 16
@@ -31,27 +30,17 @@ class LabelStudioWriter(Writer):
     name = "label_studio"
 
     def rows(self, image: LabelledImage) -> Iterator[dict[str, Any]]:
-        """Return one task."""
-        results = [
-            result
-            for number in range(len(image.instances))
-            for result in self._results(image, number)
-        ]
+        numbers = range(len(image.instances))
+        results = [result for number in numbers for result in self._results(image, number)]
         scores = [instance.score for instance in image.instances]
+        score = round(sum(scores) / len(scores), 6) if scores else 0.0
         yield {
             "data": {"image": _address(image), "sha256": image.sha256},
-            "predictions": [
-                {
-                    "score": round(sum(scores) / len(scores), 6) if scores else 0.0,
-                    "result": results,
-                }
-            ],
+            "predictions": [{"score": score, "result": results}],
         }
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> list[Path]:
-        """Write tasks and configuration."""
         tasks = write_json_list(self.to.folder / "tasks.json", map(self._signed, rows))
-        config = self.to.folder / "label_config.xml"
         kind = "BrushLabels" if self.to.shapes == "brush" else "PolygonLabels"
         lines = ["<View>", '  <Image name="image" value="$image" zoom="true"/>']
         lines.append(f'  <{kind} name="label" toName="image">')
@@ -60,9 +49,7 @@ class LabelStudioWriter(Writer):
             background = "#" + bytes(color.tolist()).hex()
             lines.append(f'    <Label value={quoteattr(name)} background="{background}"/>')
         lines += [f"  </{kind}>", "</View>", ""]
-        with whole_file(config) as temporary:
-            temporary.write_text("\n".join(lines), encoding="utf-8")
-        return [tasks, config]
+        return [tasks, write_text(self.to.folder / "label_config.xml", "\n".join(lines))]
 
     def _signed(self, task: dict[str, Any]) -> dict[str, Any]:
         for prediction in task["predictions"]:
@@ -81,6 +68,7 @@ class LabelStudioWriter(Writer):
             "image_rotation": 0,
             "score": instance.score,
         }
+        value: dict[str, Any]
         if self.to.shapes == "brush":
             rle = brush_rle(image.crops[number], image.size_hw)
             value = {"format": "rle", "rle": rle, "brushlabels": [name]}
@@ -94,7 +82,7 @@ class LabelStudioWriter(Writer):
 
 
 def brush_rle(crop: Crop, size_hw: tuple[int, int]) -> list[int]:
-    """Return a mask in Label Studio's code, as the bytes' numbers."""
+    """A mask in Label Studio's code, as the bytes' numbers."""
     h, w = size_hw
     edges = np.diff(np.pad(crop.mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     at_row, begin = np.nonzero(edges == 1)
@@ -122,9 +110,9 @@ def brush_rle(crop: Crop, size_hw: tuple[int, int]) -> list[int]:
 
 
 def _address(image: LabelledImage) -> str:
-    """Return how Label Studio asks for an image: by local files below its root, or by URL."""
+    """An image's address for Label Studio: local files below its root, or a URL."""
     ref = image.ref
-    plane = "".join(f"&{axis}={index}" for axis, index in ref.plane)
     if "://" in image.file:
         return str(replace(ref, file=image.file))
+    plane = "".join(f"&{axis}={index}" for axis, index in ref.plane)
     return f"/data/local-files/?d={quote(ref.file)}{plane}"

@@ -8,14 +8,20 @@ the process dies, every file of ours has one of the digests that are known.
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from usam_core.errors import StoreError
 from usam_core.files.atomic import fault_point
 from usam_core.files.digest import files_digest, folder_stamp
 from usam_core.files.paths import inside
+from usam_core.files.stamps import folder_stamp
+from usam_core.labels.image import LabelledImage, count_labels
+from usam_core.labels.label_map import LabelMap
+from usam_core.outputs.base import Writer
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS file (
@@ -31,7 +37,7 @@ _COLUMNS = {
     "file": ["format", "path", "image", "part", "sha256", "planned", "stamp"],
     "part": ["format", "part", "key"],
 }
-_TOGETHER = 1000
+_MAX_LEFT_OVER = 1000
 _OURS = re.compile(r"usam(_.+)?")
 """What labels within an image are called (`outputs.ome_zarr`)."""
 
@@ -58,7 +64,7 @@ class Ledger:
         images: folder of images that may hold labels themselves, as OME-Zarr do; a URL holds none.
 
     Attributes:
-        refused: what the table names that no export writes, with a sentence that says so.
+        refused: paths of the table where no export writes, each with a sentence that says so.
     """
 
     def __init__(self, file: Path, images: str | None = None) -> None:
@@ -69,9 +75,9 @@ class Ledger:
             self._db = sqlite3.connect(file)
             self._db.executescript(_TABLES)
             for table, columns in _COLUMNS.items():
-                found = [row[1] for row in self._db.execute(f"PRAGMA table_info({table})")]
-                if found != columns:
-                    raise sqlite3.DatabaseError(f"{table} has the columns {found}")
+                present = [row[1] for row in self._db.execute(f"PRAGMA table_info({table})")]
+                if present != columns:
+                    raise sqlite3.DatabaseError(f"{table} has the columns {present}")
         except sqlite3.Error as error:
             raise StoreError(
                 f"{file}: the list of what was exported is damaged ({error}); `usam check "
@@ -91,11 +97,11 @@ class Ledger:
             ) from error
 
     def relative(self, path: Path) -> str:
-        """Return a path as the table has it: a project that is moved finds its files."""
+        """A path as the table has it: a project that is moved finds its files."""
         return Path(os.path.relpath(path, self.folder)).as_posix()
 
     def check(self, format_: str, path: str) -> Path:
-        """Return where a file of a format lies: below the folder, or among an image's labels.
+        """The place of a file of a format: below the folder, or among an image's labels.
 
         Raises:
             StoreError: elsewhere, where no export writes.
@@ -109,7 +115,7 @@ class Ledger:
         return inside(self.folder, path, self._file)
 
     def place(self, format_: str, path: str) -> Path | None:
-        """Return the same of a file of the table; None elsewhere, and `refused` says so."""
+        """The same of a file of the table; None elsewhere, and `refused` says so."""
         try:
             return self.check(format_, path)
         except StoreError as error:
@@ -117,16 +123,12 @@ class Ledger:
             return None
 
     def done(self, format_: str, part: str, key: str) -> bool:
-        """Return whether a part was exported under this key and all its files are there."""
-        row = self._db.execute(
-            "SELECT key FROM part WHERE format = ? AND part = ?", (format_, part)
-        ).fetchone()
-        if row != (key,):
-            return False
-        return all(os.path.lexists(self.folder / str(path)) for path in self.of_part(format_, part))
+        """Whether a part was exported under this key and all its files are there."""
+        keys = self._column("SELECT key FROM part WHERE format = ? AND part = ?", format_, part)
+        return keys == [key] and self._are_there(self.of_part(format_, part))
 
     def plan(self, format_: str, files: Iterable[Written]) -> None:
-        """Write down what will be put in place; parts that had these files are no longer done."""
+        """Write down the files to come; parts that had these files are no longer done."""
         files = list(files)
         if not files:
             return
@@ -143,7 +145,7 @@ class Ledger:
         self, format_: str, part: str, key: str, placed: list[Written], kept: list[Written]
     ) -> None:
         """Write down that a part is done; `kept` are files whose edits stay."""
-        stamped = [(file, stamp_of(self.folder / file.path)) for file in placed]
+        stamps = [*(stamp_of(self.folder / file.path) for file in placed), *[None] * len(kept)]
         with self._db:
             self._disown(format_, kept)
             # What the part had before and has no more is nobody's, until another part takes it.
@@ -154,7 +156,7 @@ class Ledger:
                 "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, NULL, ?)",
                 [
                     (format_, file.path, file.image, part, file.sha256, stamp)
-                    for file, stamp in [*stamped, *((file, None) for file in kept)]
+                    for file, stamp in zip([*placed, *kept], stamps, strict=True)
                 ],
             )
             self._db.execute("INSERT OR REPLACE INTO part VALUES (?, ?, ?)", (format_, part, key))
@@ -168,7 +170,7 @@ class Ledger:
         )
 
     def edited(self, format_: str, path: str) -> bool:
-        """Return whether a file is there and not as we wrote it, or not ours at all."""
+        """Whether a file is there and not as we wrote it, or not ours at all."""
         row = self._db.execute(
             "SELECT sha256, planned, stamp FROM file WHERE format = ? AND path = ?",
             (format_, path),
@@ -207,13 +209,12 @@ class Ledger:
                 yield format_, path, image, "the bytes are not the ones written" if same else ""
 
     def whole(self, format_: str) -> bool:
-        """Return whether all files of a format are there."""
-        rows = self._db.execute("SELECT path FROM file WHERE format = ?", (format_,))
-        return all(os.path.lexists(self.folder / str(path)) for (path,) in rows)
+        """Whether all files of a format are there."""
+        return self._are_there(self._column("SELECT path FROM file WHERE format = ?", format_))
 
     def formats(self) -> list[str]:
-        """Return the formats that were ever exported."""
-        return [name for (name,) in self._db.execute("SELECT DISTINCT format FROM part")]
+        """The formats that were ever exported."""
+        return self._column("SELECT DISTINCT format FROM part")
 
     def forget(self, format_: str) -> None:
         """Do all parts of a format again; whose files are whose stays known."""
@@ -221,30 +222,25 @@ class Ledger:
             self._db.execute("DELETE FROM part WHERE format = ?", (format_,))
 
     def drop_parts(self, format_: str, kept: set[str]) -> None:
-        """Forget parts that are no more; what they had is nobody's."""
-        owners = self._db.execute(
+        """Forget parts that are no more; their files are nobody's."""
+        owners = self._column(
             "SELECT part FROM part WHERE format = ?1 "
             "UNION SELECT part FROM file WHERE format = ?1 AND part IS NOT NULL",
-            (format_,),
+            format_,
         )
-        stale = [(format_, part) for (part,) in owners if part not in kept]
+        stale = [(format_, part) for part in owners if part not in kept]
         with self._db:
             self._db.executemany("DELETE FROM part WHERE format = ? AND part = ?", stale)
             self._db.executemany("UPDATE file SET part = NULL WHERE format = ? AND part = ?", stale)
 
     def left_over(self, format_: str) -> list[str]:
-        """Return some of the files that no part has; none when there are none."""
-        rows = self._db.execute(
-            "SELECT path FROM file WHERE format = ? AND part IS NULL LIMIT ?", (format_, _TOGETHER)
-        )
-        return [path for (path,) in rows]
+        """Some of the files that no part has; none when there are none."""
+        sql = "SELECT path FROM file WHERE format = ? AND part IS NULL LIMIT ?"
+        return self._column(sql, format_, _MAX_LEFT_OVER)
 
     def of_part(self, format_: str, part: str) -> list[str]:
-        """Return the files of a part."""
-        rows = self._db.execute(
-            "SELECT path FROM file WHERE format = ? AND part = ?", (format_, part)
-        )
-        return [path for (path,) in rows]
+        """The files of a part."""
+        return self._column("SELECT path FROM file WHERE format = ? AND part = ?", format_, part)
 
     def drop_files(self, format_: str, paths: list[str]) -> None:
         """Forget files."""
@@ -253,25 +249,102 @@ class Ledger:
                 "DELETE FROM file WHERE format = ? AND path = ?", [(format_, p) for p in paths]
             )
 
+    def _column(self, sql: str, *values: object) -> list[Any]:
+        return [value for (value,) in self._db.execute(sql, values)]
+
+    def _are_there(self, paths: Iterable[object]) -> bool:
+        return all(os.path.lexists(self.folder / str(path)) for path in paths)
+
 
 def content_digest(path: Path) -> str:
-    """Return the digest of a file, or of a folder's files with their names."""
+    """Digest of a file, or of a folder's files with their names."""
     return files_digest(path)
 
 
 def stamp_of(path: Path) -> str | None:
-    """Return size and time of a file, or the stamp of a folder; None if there is no telling."""
+    """Size and time of a file, or the stamp of a folder; None if there is no telling."""
     if path.is_dir():
         stamp = folder_stamp(path)
         return stamp.digest if stamp else None
-    found = path.stat()
-    return f"{found.st_size} {found.st_mtime_ns}"
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def _differs(path: Path, sha256: str | None, planned: str | None, stamp: str | None) -> bool:
-    """Return whether what lies at a path is neither what we wrote nor what we meant to write."""
+    """Whether the file at a path is neither what we wrote nor what we meant to write."""
     if not os.path.lexists(path):
         return False
     if stamp is not None and stamp_of(path) == stamp:
         return False
     return content_digest(path) not in (sha256, planned)
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """The difference between a file as it was written and as it is.
+
+    Attributes:
+        format: of the file.
+        image: path of the image.
+        path: of the file.
+        pixels: number of pixels with another class; None where only the counts are known.
+        by_class: for each class that differs, pixels before and now.
+        objects: for each class that differs, objects before and now.
+        unreadable: why the file cannot be read, where it cannot.
+    """
+
+    format: str
+    image: str
+    path: str
+    pixels: int | None
+    by_class: dict[str, tuple[int, int]]
+    objects: dict[str, tuple[int, int]]
+    unreadable: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-like mapping."""
+        return asdict(self)
+
+    def sentence(self) -> str:
+        """The difference in words."""
+        if self.unreadable is not None:
+            return f"unreadable: {self.unreadable}"
+        words = [] if self.pixels is None else [f"{self.pixels} pixels have another class"]
+        words += [f"{n} {a} -> {b} pixels" for n, (a, b) in self.by_class.items()]
+        words += [f"{n} {a} -> {b} objects" for n, (a, b) in self.objects.items()]
+        return "; ".join(words) or "saved again, nothing changed"
+
+
+def compare(writer: Writer, image: LabelledImage, path: Path) -> Edit:
+    """Compare a file as it is now with what its format's writer makes of the same image."""
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder) / path.name
+        writer.write(image, fresh)
+        before = writer.read(image, fresh)
+    names = (writer.name, image.path, str(path))
+    try:
+        now = writer.read(image, path)
+    except Exception as error:  # readers raise anything on damaged bytes
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return Edit(*names, None, {}, {}, why)
+    by_class = count_labels(before.classes), count_labels(now.classes)
+    return Edit(
+        *names,
+        int((before.classes != now.classes).sum()),
+        changed_counts(*by_class, image.label_map),
+        changed_counts(before.objects, now.objects, image.label_map),
+    )
+
+
+def changed_counts(
+    before: Mapping[int, int], now: Mapping[int, int], label_map: LabelMap
+) -> dict[str, tuple[int, int]]:
+    """The counts that differ, by the labels' names: `unknown` for labels that are not ours."""
+    changed: dict[str, tuple[int, int]] = {}
+    for label in sorted({*before, *now}):
+        old, new = before.get(label, 0), now.get(label, 0)
+        if old != new:
+            name = label_map.name_of(label)
+            earlier = changed.get(name, (0, 0))
+            changed[name] = (earlier[0] + old, earlier[1] + new)
+    return changed

@@ -1,19 +1,21 @@
-"""What a person has decided of masks: one line of JSON each, added and never changed.
+"""A person's decisions on masks: one line of JSON each, added and never changed.
 
 Lines are written whole and synced before the person sees the next mask, so that a killed server
 loses nothing. A decision names the image by its content and the mask by its pixels; rows and
-numbers of a run mean nothing to it.
+numbers of a run mean nothing to it, and in another run it is matched by overlap.
 """
 
 import functools
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from pycocotools import mask as coco_mask
 from pydantic import TypeAdapter
 
 from usam_core.errors import InputError
@@ -21,22 +23,25 @@ from usam_core.files.atomic import disk_errors, fault_point
 from usam_core.files.digest import value_digest
 from usam_core.masks.rle import run_lengths
 
+SAME_MASK = 0.75
+"""Masks of one image that overlap at least so much (IoU) are taken for the same mask."""
+
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a person said of one mask.
+    """A person's decision on one mask.
 
     Attributes:
         id: of this decision; another one of the same mask has another.
-        time: when, ISO 8601.
+        time: ISO 8601.
         sha256: digest of the image.
-        file_name: what the image was called then, for people.
+        file_name: the image's name then, for people.
         prompt: the point of the grid that the mask came from.
         mask: COCO's compressed RLE at the image's size.
-        head_class: what the head had called it.
-        label: what it is: `head_class` (accepted), another name (changed), None (rejected).
+        head_class: the head's class name.
+        label: `head_class` (accepted), another name (changed), or None (rejected).
         sampled: the mask was shown by chance, not for its doubt.
     """
 
@@ -52,7 +57,7 @@ class Decision:
 
     @property
     def verdict(self) -> str:
-        """Return `accepted`, `changed` or `rejected`."""
+        """`accepted`, `changed` or `rejected`."""
         if self.label is None:
             return "rejected"
         return "accepted" if self.label == self.head_class else "changed"
@@ -67,7 +72,7 @@ _LINE: TypeAdapter[Decision | _Undo] = TypeAdapter(Decision | _Undo)
 
 
 def mask_id(sha256: str, mask: dict[str, Any]) -> str:
-    """Return what names a mask, whichever run lists it: its image and its pixels, 24 digits."""
+    """Digest of a mask's image and pixels, 24 digits: its name in every run."""
     return value_digest([sha256, list(mask["size"]), mask["counts"]])[:24]
 
 
@@ -82,7 +87,7 @@ def append(file: Path, line: dict[str, Any]) -> None:
         handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             size = os.fstat(handle).st_size
-            # What a crash left half-written must not take this line with it.
+            # A line that a crash left half-written must not take this one with it.
             torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
             text = json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
             left = (("\n" if torn else "") + text).encode()
@@ -105,21 +110,21 @@ def append_undo(file: Path, decision_id: str) -> None:
 
 
 def read_all(file: Path) -> list[Decision]:
-    """Return every decision that was not taken back, oldest first; none where there is no log.
+    """Every decision that was not taken back, oldest first; none where there is no log.
 
     A line that holds no decision is left out with a warning, and stays in the file.
 
     Raises:
         InputError: the log cannot be read.
     """
-    found, bad = read_log(file)
+    decisions, bad = read_log(file)
     for number in bad:
         _log.warning("%s:%d: no decision can be read; the line is left out", file, number)
-    return found
+    return decisions
 
 
 def read_log(file: Path) -> tuple[list[Decision], list[int]]:
-    """Return what `read_all` does, and the numbers of the lines that are left out."""
+    """The result of `read_all`, and the numbers of the lines that are left out."""
     try:
         lines = file.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -129,29 +134,29 @@ def read_log(file: Path) -> tuple[list[Decision], list[int]]:
             f"{file}: cannot be read ({error.strerror}); expected the log of what was decided in "
             "`usam review`; put it back, or move what lies there away"
         ) from error
-    found: dict[str, Decision] = {}
+    decisions: dict[str, Decision] = {}
     bad = []
     for number, line in enumerate(lines, start=1):
         if not line.strip() and number == len(lines):
             continue  # behind the last line's end
         try:
-            said = _LINE.validate_json(line, strict=True)
-            if isinstance(said, _Undo):
-                found.pop(said.undo, None)
+            one = _LINE.validate_json(line, strict=True)
+            if isinstance(one, _Undo):
+                decisions.pop(one.undo, None)
                 continue
-            h, w = said.mask["size"]
+            h, w = one.mask["size"]
             # Pycocotools would never come back from runs that do not add up.
-            pixels = _pixels(said.mask["counts"])
+            pixels = _pixels(one.mask["counts"])
             if not (type(h) is type(w) is int and min(h, w) > 0 and h * w == pixels < 2**32):
                 raise ValueError("the mask's runs do not fill its image")
-            found[said.id] = said
+            decisions[one.id] = one
         except (ValueError, TypeError, KeyError, AttributeError):
             bad.append(number)
-    return list(found.values()), bad
+    return list(decisions.values()), bad
 
 
 def standing(decisions: Iterable[Decision]) -> list[Decision]:
-    """Return the last decision of each mask, oldest first."""
+    """The last decision of each mask, oldest first."""
     last: dict[str, Decision] = {}
     for decision in decisions:
         name = mask_id(decision.sha256, decision.mask)
@@ -162,5 +167,47 @@ def standing(decisions: Iterable[Decision]) -> list[Decision]:
 
 @functools.lru_cache(maxsize=100_000)
 def _pixels(counts: str) -> int:
-    """Return how many pixels the runs of COCO's compressed RLE cover."""
+    """Number of pixels that the runs of COCO's compressed RLE cover."""
     return int(run_lengths(counts).sum())
+
+
+def match(
+    masks: Sequence[dict[str, Any]], prompts: Sequence[int], decisions: Sequence[Decision]
+) -> list[Decision | None]:
+    """The decision on each mask of one image, if there is one; each is used once.
+
+    Most alike come first; of equals those of the same point of the grid, then the later decision.
+
+    Args:
+        masks: COCO's compressed RLE of each mask, at the image's size.
+        prompts: the point of the grid of each.
+        decisions: of that image, oldest first.
+    """
+    matched: list[Decision | None] = [None] * len(masks)
+    sizes = [list(mask["size"]) for mask in masks]
+    usable = [decision for decision in decisions if list(decision.mask["size"]) in sizes]
+    if not usable:
+        return matched
+    wanted = [decision.mask for decision in usable]
+    overlap = coco_mask.iou(list(masks), wanted, [0] * len(wanted))
+    pairs = [
+        (overlap[row, column], prompts[row] == usable[column].prompt, column, row)
+        for row, column in np.argwhere(overlap >= SAME_MASK).tolist()
+    ]
+    used: set[int] = set()
+    for _, _, column, row in sorted(pairs, reverse=True):
+        if matched[row] is None and column not in used:
+            matched[row] = usable[column]
+            used.add(column)
+    return matched
+
+
+def judged(decision: Decision, name: str, label_of: Mapping[str, str]) -> bool | None:
+    """Whether a mask that the head calls `name` is one, as far as a decision on it says.
+
+    A rejected name says nothing of another one: None. `label_of` maps class names to the names at
+    the project's level.
+    """
+    if decision.label is None:
+        return False if decision.head_class == name else None
+    return label_of.get(decision.label, decision.label) == name

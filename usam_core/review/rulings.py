@@ -1,8 +1,8 @@
-"""Decisions applied while an image is labelled: before its pixels are painted."""
+"""Decisions applied while an image is labelled, before its pixels are painted."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,21 +11,20 @@ from usam_core.masks.paint import Overlaps
 from usam_core.config.model import InferenceConfig
 from usam_core.masks.nms import Overlaps
 from usam_core.masks.rle import encode
-from usam_core.review.decisions import Decision
-from usam_core.review.matching import judged, match
+from usam_core.review.decisions import Decision, judged, match
 from usam_core.types import Instances
 
 _UNTOUCHED, _REJECTED = -1, -2
 
 
 class Ruled(NamedTuple):
-    """What decisions leave of an image's masks.
+    """An image's masks after decisions.
 
     Attributes:
         instances: those that stay, with the classes they now have.
         voters: rows of the masks that may still be painted, int64 (v,).
         classes: their classes, int64 (v,).
-        rejected: the instances that a person does not want, as the head called them.
+        rejected: the instances that a person rejected, with the head's classes.
     """
 
     instances: Instances
@@ -59,7 +58,7 @@ class Rulings:
         """Drop or rename instances, and with each the masks that were suppressed for its sake.
 
         Args:
-            instances: what the head alone would list.
+            instances: those of the head alone.
             packed: uint8 (p, u, b), every mask that passed the thresholds.
             classes: int64 (p,), theirs.
             stay: int64 (p',), rows of the instances.
@@ -67,20 +66,20 @@ class Rulings:
         """
         ruled = self._classes(instances)
         stays = ruled != _REJECTED
-        said = np.where(ruled == _UNTOUCHED, instances.classes, ruled)
+        ruled_classes = np.where(ruled == _UNTOUCHED, instances.classes, ruled)
         head_said = np.where(ruled == _UNTOUCHED, -1, instances.classes)
         of_each = ruled[_leaders(packed, stay, config)]
         voters = np.flatnonzero(of_each != _REJECTED)
         renamed = np.where(of_each == _UNTOUCHED, classes, of_each)[voters]
-        changed = replace(instances, classes=said, head_said=head_said)
+        changed = replace(instances, classes=ruled_classes, head_said=head_said)
         return Ruled(rows_of(changed, stays), voters, renamed, rows_of(instances, ~stays))
 
     def _classes(self, instances: Instances) -> np.ndarray:
-        """Return each instance's class as a person said, `_REJECTED` or `_UNTOUCHED`."""
-        masks: list[dict[str, Any]] = [encode(mask) for mask in instances.masks]
-        found = match(masks, instances.prompts.tolist(), self.decisions)
+        """Each instance's class by a person's decision, `_REJECTED` or `_UNTOUCHED`."""
+        masks = [encode(mask) for mask in instances.masks]
+        matched = match(masks, instances.prompts.tolist(), self.decisions)
         ruled = np.full(len(instances), _UNTOUCHED, np.int64)
-        for row, decision in enumerate(found):
+        for row, decision in enumerate(matched):
             if decision is None:
                 continue
             name = self.class_names[instances.classes[row]]
@@ -95,13 +94,13 @@ class Rulings:
 
 
 def rows_of(instances: Instances, rows: np.ndarray) -> Instances:
-    """Return the chosen instances."""
-    columns = {name: getattr(instances, name) for name in Instances.__dataclass_fields__}
-    return Instances(**{k: None if v is None else v[rows] for k, v in columns.items()})
+    """The chosen instances."""
+    columns = ((name, getattr(instances, name)) for name in Instances.__dataclass_fields__)
+    return Instances(**{name: column[rows] for name, column in columns if column is not None})
 
 
 def _leaders(packed: np.ndarray, stay: np.ndarray, config: InferenceConfig) -> np.ndarray:
-    """Return for each mask the instance that it was suppressed for, or that it is, int64 (p,)."""
+    """The instance that each mask was suppressed for, or that it is, int64 (p,)."""
     if not len(stay):
         return np.zeros(0, np.int64)
     overlaps, everyone = Overlaps(packed), np.arange(len(packed))

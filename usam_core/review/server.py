@@ -1,6 +1,7 @@
 """The page of a review, served to this machine alone."""
 
 import hmac
+import io
 import socket
 from collections.abc import Callable
 from functools import lru_cache
@@ -14,14 +15,14 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Respons
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from jinja2 import Environment, PackageLoader
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, StringConstraints
+from scipy import ndimage
 
 from usam_core.errors import InputError, UserError
 from usam_core.images.read import UnusableImage
 from usam_core.labels.label_map import LabelMap
-from usam_core.review.item import Item
-from usam_core.review.session import Session
-from usam_core.review.view import photograph, veil, window
+from usam_core.review.session import Item, Session
 
 HOST = "127.0.0.1"
 PAGE = "page"
@@ -34,9 +35,16 @@ _HEADERS = {
 }
 """Nothing from elsewhere is loaded, and the address with its token goes nowhere."""
 
+LONGEST = 1024
+"""Longest side of a picture that is sent, pixels."""
+_MARGIN = 0.75
+"""Surroundings shown on each side of a mask, as a share of its longer side; but at least `_MIN`."""
+_MIN = 32
+_OPACITY = 90
+
 
 class Said(BaseModel):
-    """What the page sends: a mask and what it is, null for "not wanted"."""
+    """A decision from the page: a mask and its class name, null for "rejected"."""
 
     model_config = ConfigDict(extra="forbid")
     item: Annotated[str, StringConstraints(max_length=64)]
@@ -51,11 +59,11 @@ def make_app(
     picture: Callable[[Item], np.ndarray],
     learned: bool = False,
 ) -> FastAPI:
-    """Return the application; every address begins with the token.
+    """The application; every address begins with the token.
 
     Args:
         session: the review.
-        token: who does not know it is refused.
+        token: requests without it are refused.
         title: the project's name.
         colors: uint8 (c + 1, 3), of background and of each class.
         picture: gives a mask's image, uint8 (h, w, 3).
@@ -80,7 +88,7 @@ def make_app(
     def static(name: str) -> FileResponse:
         if name not in _STATIC:
             raise HTTPException(404, f"{name!r}: expected one of {list(_STATIC)}")
-        return FileResponse(_folder() / "static" / name)
+        return FileResponse(Path(str(resources.files(__package__) / PAGE / "static" / name)))
 
     @routes.get("/api/state")
     def state() -> dict[str, Any]:
@@ -131,22 +139,22 @@ def make_app(
 
 
 def listen(port: int) -> socket.socket:
-    """Return a socket on 127.0.0.1; port 0 takes any free one.
+    """A socket on 127.0.0.1; port 0 takes any free one.
 
     Raises:
         UserError: the port is taken.
     """
-    found = socket.socket()
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        found.bind((HOST, port))
+        listening.bind((HOST, port))
     except OSError as error:
-        found.close()
+        listening.close()
         raise UserError(
             f"port {port} of {HOST} cannot be had ({error.strerror}); choose another: "
             "`usam review PROJECT --port 0` takes any free one"
         ) from None
-    return found
+    return listening
 
 
 def serve(app: FastAPI, listening: socket.socket) -> None:
@@ -155,17 +163,13 @@ def serve(app: FastAPI, listening: socket.socket) -> None:
     uvicorn.Server(config).run(sockets=[listening])
 
 
-def _folder() -> Path:
-    return Path(str(resources.files(__package__) / PAGE))
-
-
 def _part(item: Item, whole: bool) -> tuple[int, int, int, int]:
     h, w = item.instance.rle["size"]
     return (0, 0, w, h) if whole else window(item.instance.bbox, (h, w))
 
 
 def _description(item: Item, session: Session) -> dict[str, Any]:
-    one, said = item.instance, item.decision
+    one, decision = item.instance, item.decision
     return {
         "id": item.id,
         "file_name": item.file_name,
@@ -176,6 +180,52 @@ def _description(item: Item, session: Session) -> dict[str, Any]:
         "entropy": one.entropy,
         "disagreement": item.doubt.get("disagreement"),
         "area": one.area,
-        "verdict": said and said.verdict,
-        "label": said and said.label,
+        "verdict": decision and decision.verdict,
+        "label": decision and decision.label,
     }
+
+
+def window(box_xywh: tuple[float, ...], size_hw: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the part of an image that is shown around a mask.
+
+    >>> window((10, 10, 40, 20), (100, 200))
+    (0, 0, 82, 62)
+    """
+    left, top, width, height = box_xywh
+    margin = max(_MIN, _MARGIN * max(width, height))
+    bounds = (left - margin, top - margin, left + width + margin, top + height + margin)
+    limits = (size_hw[1], size_hw[0]) * 2
+    x0, y0, x1, y1 = (int(np.clip(b, 0, m)) for b, m in zip(bounds, limits, strict=True))
+    return x0, y0, x1, y1
+
+
+def photograph(rgb: np.ndarray, part: tuple[int, int, int, int]) -> bytes:
+    """A part of an image, uint8 (h, w, 3), as JPEG, its longer side `LONGEST` pixels."""
+    return _encoded(_sized(Image.fromarray(rgb).crop(part), Image.Resampling.LANCZOS), "JPEG")
+
+
+def veil(mask: np.ndarray, part: tuple[int, int, int, int], color: tuple[int, ...]) -> bytes:
+    """A mask, bool (h, w), in its class's color with a white and black rim; PNG, clear elsewhere.
+
+    As large as the `photograph` of the same part.
+    """
+    grey = Image.fromarray(mask.astype(np.uint8) * 255).crop(part)
+    inside = np.asarray(_sized(grey, Image.Resampling.BILINEAR)) >= 128
+    layer = np.zeros((*inside.shape, 4), np.uint8)
+    layer[inside] = (*color, _OPACITY)
+    outer = ndimage.binary_dilation(inside, iterations=3) & ~inside
+    layer[outer] = (0, 0, 0, 255)
+    layer[ndimage.binary_dilation(inside, iterations=2) & ~inside] = (255, 255, 255, 255)
+    return _encoded(Image.fromarray(layer), "PNG")
+
+
+def _sized(image: Image.Image, resampling: Image.Resampling) -> Image.Image:
+    scale = LONGEST / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), resampling)
+
+
+def _encoded(image: Image.Image, kind: str) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format=kind)
+    return file.getvalue()

@@ -15,7 +15,7 @@ from usam_core.lineage.document import LINEAGE, read_document
 from usam_core.steps.base import Input, Inputs
 from usam_core.steps.folders import step_folder
 from usam_core.steps.record import read_record
-from usam_core.store.blocks import block_id
+from usam_core.store.reader import block_id
 from usam_core.store.store import EmbeddingStore
 
 _log = logging.getLogger(__name__)

@@ -25,14 +25,15 @@ from usam_core.steps.check_steps import StepCheck
 from usam_core.steps.damage import Checked, Walk, first_bits
 from usam_core.steps.folders import step_folder
 from usam_core.steps.record import RECORD
-from usam_core.store.commit import make_store, remove_folder
 from usam_core.store.layout import (
     CACHE_FILE,
     CHECKED_FILE,
     FEATURES,
     GROUP_FILE,
     SHARDS,
+    make_store,
     read_group,
+    remove_folder,
 )
 from usam_core.store.store import EmbeddingStore
 

@@ -23,7 +23,7 @@ from usam_core.steps import compose, export
 from usam_core.steps.class_pictures import FOUND
 from usam_core.steps.damage import Remade, Walk
 from usam_core.steps.record import RECORD, made_digest, read_record
-from usam_core.store.commit import remove_folder
+from usam_core.store.layout import remove_folder
 
 Kind = Literal["lineage", "outputs", "pictures", "scenes", "labels", "images"]
 

@@ -16,8 +16,7 @@ from usam_core.files.digest import read_sealed, write_sealed
 from usam_core.files.fsspec_io import is_url
 from usam_core.lineage.chain import read_chain
 from usam_core.lineage.document import EARLIER, LINEAGE, portable, read_document
-from usam_core.report.history import HISTORY, RUNS, kept_runs, names_all, rewrite_history
-from usam_core.report.runs import damaged_kept
+from usam_core.report.runs import HISTORY, RUNS, damaged_kept, kept_runs, names_all, rewrite_history
 from usam_core.steps import annotate, collect, export, gate
 from usam_core.steps.check_folder import FolderCheck
 from usam_core.steps.class_pictures import FOUND
@@ -26,8 +25,7 @@ from usam_core.steps.folders import step_folder
 from usam_core.steps.read_settings import windows_file
 from usam_core.steps.review import PRECISION
 from usam_core.steps.review_log import decisions_file
-from usam_core.store.commit import remove_folder
-from usam_core.store.layout import folder_name
+from usam_core.store.layout import folder_name, remove_folder
 
 _CACHES = ("images.parquet", "looks.parquet", "labelled_looks.parquet", annotate.CHECKED)
 

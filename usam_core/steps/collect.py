@@ -15,7 +15,7 @@ from usam_core.files.digest import file_digest, value_digest
 from usam_core.files.parquet import read_frame
 from usam_core.files.paths import check_links
 from usam_core.lineage.document import portable
-from usam_core.outputs.picture_sheet import save_picture_sheet
+from usam_core.outputs.sheets import save_picture_sheet
 from usam_core.progress import SILENT, Progress
 from usam_core.sources.base import (
     Collected,

@@ -34,7 +34,7 @@ from usam_core.steps.images_to_label import images_input
 from usam_core.steps.once import listed_once
 from usam_core.steps.record import intact_record
 from usam_core.steps.shard_writer import LOCKS
-from usam_core.store.blocks import block_id
+from usam_core.store.reader import block_id
 from usam_core.store.store import DamagedShard, EmbeddingStore
 from usam_core.types import MaskSet
 

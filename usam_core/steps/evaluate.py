@@ -15,14 +15,16 @@ from usam_core.inference.reliability import diagram, expected_calibration_error
 from usam_core.labels.image import LabelledImage
 from usam_core.labels.label_map import LabelMap
 from usam_core.lineage.document import portable
-from usam_core.metrics.confidence import StatedProbabilities
-from usam_core.metrics.instance import AveragePrecision
-from usam_core.metrics.presence import FalsePositives
-from usam_core.metrics.report import write_report
-from usam_core.metrics.semantic import Confusion
-from usam_core.outputs.contact_sheet import save_contact_sheet
+from usam_core.metrics.scores import (
+    AveragePrecision,
+    Confusion,
+    FalsePositives,
+    StatedProbabilities,
+    write_report,
+)
+from usam_core.outputs.sheets import save_contact_sheet
 from usam_core.progress import Progress
-from usam_core.report.pictures import enlarged
+from usam_core.report.page import enlarged
 from usam_core.steps import annotate
 from usam_core.steps.base import Input, Inputs, StepResult
 from usam_core.steps.folders import step_folder
@@ -35,12 +37,8 @@ from usam_core.truth.voc import PNGS
 
 CALCULATIONS = (
     "usam_core.inference.reliability",
-    "usam_core.metrics.confidence",
-    "usam_core.metrics.instance",
-    "usam_core.metrics.presence",
-    "usam_core.metrics.report",
-    "usam_core.metrics.semantic",
-    "usam_core.outputs.contact_sheet",
+    "usam_core.metrics.scores",
+    "usam_core.outputs.sheets",
     "usam_core.truth.coco",
     "usam_core.truth.voc",
 )

@@ -20,9 +20,8 @@ from usam_core.images.listing.content import mismatch
 from usam_core.labels.image import LabelledImage
 from usam_core.labels.label_map import LabelMap
 from usam_core.outputs.base import Target, Writer
-from usam_core.outputs.edits import Edit, compare
 from usam_core.outputs.formats import WRITERS, open_writer
-from usam_core.outputs.ledger import Ledger, Written, content_digest
+from usam_core.outputs.ledger import Edit, Ledger, Written, compare, content_digest
 from usam_core.progress import Progress
 from usam_core.steps import annotate
 from usam_core.steps.base import Inputs, StepResult
@@ -44,7 +43,7 @@ from usam_core.steps.record import (
     made_input,
     read_record,
 )
-from usam_core.store.commit import remove_folder
+from usam_core.store.layout import remove_folder
 
 CALCULATIONS = ("usam_core.steps.exporting", "usam_core.outputs.formats")
 """Modules that decide the step's results."""

@@ -25,7 +25,7 @@ from usam_core.steps.annotate_notes import covering
 from usam_core.steps.folders import step_folder
 from usam_core.steps.record import StepResult, labels_record, made_digest, read_record
 from usam_core.steps.render import picture_and_labels
-from usam_core.store.commit import remove_folder
+from usam_core.store.layout import remove_folder
 
 _log = logging.getLogger(__name__)
 _STATISTICS = TypeAdapter(RunStatistics)

@@ -12,8 +12,7 @@ from usam_core.files.atomic import TEMPORARY_PREFIX
 from usam_core.files.digest import file_digest
 from usam_core.head.checkpoint import load_head
 from usam_core.head.model import Head
-from usam_core.inference.labelled import labelled_image
-from usam_core.inference.scoring import Labelled, label_image
+from usam_core.inference.scoring import Labelled, label_image, labelled_image
 from usam_core.labels.image import LabelledImage
 from usam_core.labels.label_map import LabelMap
 from usam_core.labels.parts import Parts, write_part

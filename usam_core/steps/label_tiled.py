@@ -12,8 +12,7 @@ from usam_core.config.project import Project
 from usam_core.config.training import label_dtype
 from usam_core.files.digest import file_digest
 from usam_core.images.ref import Tile
-from usam_core.inference.labelled import labelled_image
-from usam_core.inference.scoring import Labelled
+from usam_core.inference.scoring import Labelled, labelled_image
 from usam_core.labels.image import Instance, LabelledImage
 from usam_core.labels.label_map import LabelMap
 from usam_core.labels.parts import write_part
@@ -21,6 +20,9 @@ from usam_core.masks.label_png import edited_png
 from usam_core.masks.rle import crop, measures
 from usam_core.masks.seams import Record, joined, shifted, suppressed
 from usam_core.outputs.label_canvas import LabelCanvas
+from usam_core.masks.rle import crop
+from usam_core.masks.seams import Record, joined, measures, shifted, suppressed
+from usam_core.outputs.label_files import LabelCanvas
 from usam_core.progress import Progress
 from usam_core.steps.folders import step_folder
 from usam_core.steps.images_to_label import TiledImage

@@ -18,18 +18,35 @@ from usam_core.inference.scoring import thresholds
 from usam_core.lineage.chain import read_chain
 from usam_core.lineage.document import LINEAGE
 from usam_core.progress import Progress
-from usam_core.report.about import chain_steps, own_settings
-from usam_core.report.changes import changes_part
-from usam_core.report.difference import compare_runs
-from usam_core.report.found import class_rows, coverage, overview, sample_rows, samples_a_kind
-from usam_core.report.history import previous_run, remember_run, run_folder
-from usam_core.report.page import TEMPLATES, number, percent, render
-from usam_core.report.pictures import Album
-from usam_core.report.quality import calibration_part, metrics_part, quarantine_part
-from usam_core.report.runs import LabelledRun, describe_run, keep_run, open_run
-from usam_core.report.samples import SampleKeeper
-from usam_core.report.tables import COLUMNS, read_tables
-from usam_core.report.training import training_rows
+from usam_core.report.difference import changes_part, compare_runs
+from usam_core.report.found import (
+    SampleKeeper,
+    class_rows,
+    coverage,
+    overview,
+    sample_rows,
+    samples_a_kind,
+)
+from usam_core.report.page import TEMPLATES, Album, number, percent, render
+from usam_core.report.runs import (
+    COLUMNS,
+    LabelledRun,
+    describe_run,
+    keep_run,
+    open_run,
+    previous_run,
+    read_tables,
+    remember_run,
+    run_folder,
+)
+from usam_core.report.sections import (
+    calibration_part,
+    chain_steps,
+    metrics_part,
+    own_settings,
+    quarantine_part,
+    training_rows,
+)
 from usam_core.sources.base import manifest_path
 from usam_core.steps import annotate, collect
 from usam_core.steps.base import Inputs, StepResult
@@ -45,15 +62,11 @@ from usam_core.steps.record import (
 )
 
 CALCULATIONS = (
-    "usam_core.report.about",
-    "usam_core.report.changes",
+    "usam_core.report.difference",
     "usam_core.report.found",
-    "usam_core.report.history",
     "usam_core.report.page",
-    "usam_core.report.quality",
     "usam_core.report.runs",
-    "usam_core.report.samples",
-    "usam_core.report.training",
+    "usam_core.report.sections",
 )
 """Modules that decide the step's results."""
 

@@ -9,8 +9,7 @@ from PIL import Image
 from usam_core.config.project import Project
 from usam_core.masks.bits import pack, valid_hw
 from usam_core.masks.rle import decode
-from usam_core.review.decisions import Decision
-from usam_core.review.matching import SAME_MASK
+from usam_core.review.decisions import SAME_MASK, Decision
 from usam_core.steps.blocks import with_blocks
 from usam_core.steps.review_log import decided
 from usam_core.store.store import EmbeddingStore

@@ -111,7 +111,7 @@ def _run_embed(
 
 
 def _sweep(step: Step, project: Project) -> None:
-    from usam_core.store.commit import sweep_store
+    from usam_core.store.layout import sweep_store
 
     sweep(step_folder(project, step.name))
     # Every step lists the images and reads stores, and remembers both.

@@ -7,6 +7,9 @@ from pathlib import Path
 from usam_core.files.atomic import only_one
 from usam_core.files.digest import value_digest
 from usam_core.store.store import Arrivals, EmbeddingStore, ShardRecord
+from usam_core.files.locks import only_one
+from usam_core.store.index import Arrivals
+from usam_core.store.store import EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile
 
 LOCKS = "locks"
@@ -49,7 +52,7 @@ class GroupShard:
 
 @functools.lru_cache(maxsize=4)
 def _arrivals(store: Path) -> Arrivals:
-    return Arrivals(EmbeddingStore.open(store))
+    return EmbeddingStore.open(store).arrivals()
 
 
 def _missing(store: EmbeddingStore, group: dict[str, str]) -> list[str]:

@@ -20,44 +20,38 @@ from zarrs import ZarrsCodecPipeline
 
 from usam_core.files.atomic import fault_point, write_json
 from usam_core.files.digest import file_digest
-
-_LARGEST = 127
-_FLOAT16 = float(np.finfo(np.float16).max)
-_SCALE_BYTES = 2
-
-
-def encode_rows8(values: np.ndarray) -> np.ndarray:
-    """Return int8 (..., f + 2) of float16 (..., f): the numbers, then their scale's two bytes.
-
-    A row that holds a number that is not finite comes back as NaN.
-    """
-    wide = values.astype(np.float32)
-    scale = (np.abs(wide).max(axis=-1, keepdims=True) / _LARGEST).astype(np.float16)
-    with np.errstate(invalid="ignore"):
-        steps = np.nan_to_num(wide / np.where(scale > 0, scale, 1).astype(np.float32))
-    whole = np.clip(np.rint(steps), -_LARGEST, _LARGEST).astype(np.int8)
-    return np.concatenate([whole, scale.astype("<f2").view(np.int8)], axis=-1)
-
-
-def decode_rows8(packed: np.ndarray) -> np.ndarray:
-    """Return float16 (..., f) of what `encode` returned."""
-    scale = np.ascontiguousarray(packed[..., -_SCALE_BYTES:]).view("<f2")
-    whole = packed[..., :-_SCALE_BYTES].astype(np.float32)
-    with np.errstate(invalid="ignore"):
-        numbers = whole * scale.astype(np.float32)
-        # A scale that was rounded up may reach beyond what float16 holds.
-        return np.clip(numbers, -_FLOAT16, _FLOAT16).astype(np.float16)
-
+from usam_core.store.layout import Damaged
 
 SEAL_FILE = "seal.json"
 _METADATA_FILE = "zarr.json"
 _ROWS8 = "usam_rows8"
+_MAX_INT8 = 127
+_SCALE_BYTES = 2
 _OTHER = "the bytes are not the ones that were written"
 _ZSTD_LEVEL = 3  # measured: masks 0.4 s for 64 images of 100 prompts; 0 and 1 are not faster
 
 
-class Damaged(Exception):
-    """A file of a shard is missing or not as it was written; the message says which and how."""
+def encode_rows8(values: np.ndarray) -> np.ndarray:
+    """Pack float16 (..., f) as int8 (..., f + 2): the numbers, then their scale's two bytes.
+
+    A row that holds a number that is not finite is decoded as NaN.
+    """
+    wide = values.astype(np.float32)
+    scale = (np.abs(wide).max(axis=-1, keepdims=True) / _MAX_INT8).astype(np.float16)
+    with np.errstate(invalid="ignore"):
+        steps = np.nan_to_num(wide / np.where(scale > 0, scale, 1).astype(np.float32))
+    rounded = np.clip(np.rint(steps), -_MAX_INT8, _MAX_INT8).astype(np.int8)
+    return np.concatenate([rounded, scale.astype("<f2").view(np.int8)], axis=-1)
+
+
+def decode_rows8(packed: np.ndarray) -> np.ndarray:
+    """Unpack the result of `encode_rows8`, float16 (..., f)."""
+    scale = np.ascontiguousarray(packed[..., -_SCALE_BYTES:]).view("<f2")
+    limit = float(np.finfo(np.float16).max)
+    with np.errstate(invalid="ignore"):
+        numbers = packed[..., :-_SCALE_BYTES].astype(np.float32) * scale.astype(np.float32)
+        # A scale that was rounded up may reach beyond what float16 holds.
+        return np.clip(numbers, -limit, limit).astype(np.float16)
 
 
 def write_array(
@@ -70,16 +64,10 @@ def write_array(
     """Write `values` as a new array into `folder`, then its seal.
 
     (n, d, ...) is chunked image by image; (n, d, m, ...) mask by mask too, because labelling asks
-    for one mask of each prompt: reading it costs a third of reading all four.
+    for one mask of each prompt: reading it costs a third of reading all four. `bytes8` keeps
+    float16 as `encode_rows8` packs it. The attributes, JSON-like, are sealed with the metadata.
 
     Not atomic: `folder` must lie in a folder that is renamed when everything is in it.
-
-    Args:
-        folder: where to.
-        values: the values.
-        attributes: JSON-like; sealed with the array's metadata.
-        bytes8: keep one byte a number and a scale a row (`rows8`), for float16; said in the
-            attributes.
     """
     if bytes8:
         values, attributes = encode_rows8(values), {**(attributes or {}), _ROWS8: True}
@@ -117,30 +105,21 @@ def seal(folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SealedArray:
-    """An open array of one shard.
-
-    Attributes:
-        array: as zarr gives it.
-        file: the one file that holds its values.
-        file_bytes: its size, as sealed.
-    """
+    """An open array of one shard: the array, the one file of its values, and its sealed size."""
 
     array: zarr.Array[Any]
     file: Path
     file_bytes: int
 
     def row_bytes(self, *, single: bool = False) -> int:
-        """Return the size of one image's values in memory; `single` as for `values`."""
+        """Size of one image's values in memory; `single` as for `values`."""
         masks = self.array.shape[2] if single else 1
         return math.prod(self.array.shape[1:]) // masks * self.array.dtype.itemsize
 
     def values(self, start: int, stop: int, *, single: bool = False) -> np.ndarray:
-        """Return the values of images `start` to `stop`; the bytes of others are not read.
+        """Values of images `start` to `stop` (exclusive); the bytes of others are not read.
 
-        Args:
-            start: the first image.
-            stop: behind the last one.
-            single: of columns (n, d, m, ...) mask 0 alone, with m = 1.
+        `single` reads of columns (n, d, m, ...) mask 0 alone, with m = 1.
 
         Raises:
             Damaged: the file is missing, cut short, or its checksum is wrong.
@@ -159,47 +138,39 @@ class SealedArray:
 
     def _inode(self) -> int:
         try:
-            found = self.file.stat()
+            stat = self.file.stat()
         except OSError as error:
             raise Damaged(f"{self.file}: {error.strerror or error}") from error
-        if found.st_size != self.file_bytes:
-            raise Damaged(f"{self.file}: {found.st_size} bytes, {self.file_bytes} were written")
-        return found.st_ino
+        if stat.st_size != self.file_bytes:
+            raise Damaged(f"{self.file}: {stat.st_size} bytes, {self.file_bytes} were written")
+        return stat.st_ino
 
 
 def open_array(folder: Path, rows: int) -> SealedArray:
     """Open the array of a folder for reading, its metadata checked against the seal.
 
-    Args:
-        folder: the array's folder.
-        rows: how many images the shard's index says it has.
-
     Raises:
-        Damaged: files are missing, or the metadata are not as they were written.
+        Damaged: files are missing, the metadata are not as they were written, or there are not as
+            many rows as the shard's index says.
     """
-    files = _read_seal(folder)
-    _check_metadata(folder, files)
+    files = _checked_seal(folder)
     try:
         array = zarr.open_array(LocalStore(folder, read_only=True), mode="r")
-        _use(array, _reading(array))
+        # zarrs takes half the processor time of zarr's own pipeline, but believes a chunk whose
+        # crc32c is wrong, as stores of before 2026-11-21 have; neither ignores zstd's checksum.
+        (sharding,) = codecs = _codecs(array)
+        if any(isinstance(codec, ZstdCodec) and codec.checksum for codec in sharding.codecs):
+            _use(
+                array, ZarrsCodecPipeline.from_array_metadata_and_store(array.metadata, array.store)
+            )
+        else:
+            _use(array, BatchedCodecPipeline.from_codecs(codecs))
     except Exception as error:  # zarr raises anything on metadata that it does not like
         raise Damaged(f"{folder}: zarr cannot open it: {error}") from error
     if array.shape[0] != rows:
         raise Damaged(f"{folder}: {array.shape[0]} rows, the index has {rows}")
     (data,) = (name for name in files if name != _METADATA_FILE)
     return SealedArray(array, folder / data, files[data]["bytes"])
-
-
-def _reading(array: zarr.Array[Any]) -> BatchedCodecPipeline | ZarrsCodecPipeline:
-    """Return the code that reads an array.
-
-    zarrs takes half the processor time of zarr's own, but believes a chunk whose crc32c is wrong,
-    as stores of before 2026-11-21 have one; zstd's own checksum neither believes.
-    """
-    (sharding,) = _codecs(array)
-    if any(isinstance(codec, ZstdCodec) and codec.checksum for codec in sharding.codecs):
-        return ZarrsCodecPipeline.from_array_metadata_and_store(array.metadata, array.store)
-    return BatchedCodecPipeline.from_codecs(_codecs(array))
 
 
 def _codecs(array: zarr.Array[Any]) -> Any:
@@ -218,18 +189,13 @@ def _use(array: zarr.Array[Any], pipeline: BatchedCodecPipeline | ZarrsCodecPipe
 
 
 def check_array(folder: Path, *, deep: bool) -> None:
-    """Compare every file of an array folder with its seal.
-
-    Args:
-        folder: the array's folder.
-        deep: read all bytes; off compares sizes and metadata only.
+    """Compare every file of an array folder with its seal; not `deep`: sizes and metadata alone.
 
     Raises:
         Damaged: a file is missing, of another size, or (`deep`) of other bytes.
     """
-    files = _read_seal(folder)
-    _check_metadata(folder, files)
-    for name, sealed in files.items():
+    by = f", as {folder / SEAL_FILE} has it"
+    for name, sealed in _checked_seal(folder).items():
         path = folder / name
         try:
             size = path.stat().st_size
@@ -239,12 +205,13 @@ def check_array(folder: Path, *, deep: bool) -> None:
                 f"{path}: {error.strerror or error}, but {folder / SEAL_FILE} names it"
             ) from error
         if size != sealed["bytes"]:
-            raise Damaged(f"{path}: {size} bytes, {sealed['bytes']} were written{_by(folder)}")
+            raise Damaged(f"{path}: {size} bytes, {sealed['bytes']} were written{by}")
         if not same:
-            raise Damaged(f"{path}: {_OTHER}{_by(folder)}")
+            raise Damaged(f"{path}: {_OTHER}{by}")
 
 
-def _read_seal(folder: Path) -> dict[str, dict[str, Any]]:
+def _checked_seal(folder: Path) -> dict[str, dict[str, Any]]:
+    """The seal's files, once the seal is whole and the metadata are as they were sealed."""
     path = folder / SEAL_FILE
     try:
         files = json.loads(path.read_bytes())["files"]
@@ -255,18 +222,11 @@ def _read_seal(folder: Path) -> dict[str, dict[str, Any]]:
     # A seal whose own list was cut would vouch for nothing.
     if _METADATA_FILE not in files or len(files) != 2:
         raise Damaged(f"{path}: names {sorted(files)}, expected the metadata and one data file")
-    return files
-
-
-def _check_metadata(folder: Path, files: dict[str, dict[str, Any]]) -> None:
-    path = folder / _METADATA_FILE
+    metadata = folder / _METADATA_FILE
     try:
-        digest = file_digest(path)
+        digest = file_digest(metadata)
     except OSError as error:
-        raise Damaged(f"{path}: {error.strerror or error}") from error
+        raise Damaged(f"{metadata}: {error.strerror or error}") from error
     if digest != files[_METADATA_FILE]["sha256"]:
-        raise Damaged(f"{path}: {_OTHER}{_by(folder)}")
-
-
-def _by(folder: Path) -> str:
-    return f", as {folder / SEAL_FILE} has it"
+        raise Damaged(f"{metadata}: {_OTHER}, as {path} has it")
+    return files

@@ -1,35 +1,53 @@
-"""Reads single images out of shards, and says what to do when a shard is damaged."""
+"""Reads images out of shards, and adds feature blocks to shards without running SAM again.
 
+A block lies inside its shard, as `features/<id>`, and so goes where the shard goes. Its id is the
+digest of what its numbers depend on, so that projects with one encoder share its blocks, whatever
+they call them. A block may lack rows: images of other projects in the same shard, or images that
+could not be read again. Its sealed attributes list them.
+"""
+
+import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from usam_core.errors import StoreError
-from usam_core.store.arrays import Damaged, SealedArray, open_array
-from usam_core.store.blocks import lacking_rows
-from usam_core.store.layout import CHECKED_FILE, COLUMNS, FEATURES, OF_PROMPTS, column_of
-from usam_core.store.shard import blocks_of, own_blocks, read_index
+from usam_core.files.atomic import whole_folder
+from usam_core.store.arrays import SealedArray, check_array, open_array, write_array
+from usam_core.store.layout import (
+    CHECKED_FILE,
+    COLUMNS,
+    FEATURES,
+    OF_PROMPTS,
+    Damaged,
+    check_block_name,
+    column_of,
+    fingerprint,
+    refusals,
+    remove_folder,
+)
+from usam_core.store.shard import blocks_of, read_shard_group
 from usam_core.types import TOKENS_BLOCK, MaskSet
 
+LACKING = "lacking_rows"
+SPEC = "spec"
 _KEPT_OPEN = 64
-
 _RUN_ROWS = 16
 _RUN_BYTES = 4 * 2**20
-"""Neighbouring rows are read together up to here: measured, a row of tokens costs 0.5 ms instead
+"""Neighboring rows are read together up to here: measured, a row of tokens costs 0.5 ms instead
 of 2 ms, while runs of large masks are no faster."""
+
+_log = logging.getLogger(__name__)
 
 
 class ShardReader:
     """Keeps the arrays read last open; they hold metadata only, no files and no values.
 
-    Args:
-        shards: the folder of all shards.
-
-    Attributes:
-        names: ids of added blocks, by the names that they are asked for.
+    `names` are ids of added blocks, by the names that they are asked for.
     """
 
     def __init__(self, shards: Path) -> None:
@@ -42,15 +60,15 @@ class ShardReader:
         self._open.clear()
 
     def blocks_of(self, shard: str) -> list[str]:
-        """Return the names of a shard's blocks: those given, ids for the others."""
+        """Names of a shard's blocks: those given, ids for the others."""
         given = {block: name for name, block in self.names.items()}
         return sorted(given.get(block, block) for block in blocks_of(self._shards / shard))
 
     def usual_blocks(self, shard: str) -> list[str]:
-        """Return the blocks that are read if none are asked for: the shard's own, those in use."""
+        """The blocks that are read if none are asked for: the shard's own, those in use."""
         folder = self._shards / shard
         try:
-            own = own_blocks(folder)
+            own = read_shard_group(folder)["blocks"]
         except Damaged as error:
             raise damage(folder, error) from error
         return [*own, *(name for name in self.blocks_of(shard) if name in self.names)]
@@ -69,12 +87,11 @@ class ShardReader:
             shard: the shard's id.
             wanted: image digests by row.
             columns: of `layout.COLUMNS` and `column_of(block)`.
-            rows: how many rows the shard's index has.
+            rows: number of rows of the shard's index.
             single: read mask 0 of each prompt alone.
 
         Raises:
-            StoreError: the shard does not have a column, a block does not have an image, or the
-                shard is damaged.
+            StoreError: a column or an image is missing, or the shard is damaged.
         """
         arrays = {name: self.array(shard, name, rows) for name in columns}
         for name, array in arrays.items():
@@ -86,8 +103,7 @@ class ShardReader:
                 )
         alone = {name: single and name not in OF_PROMPTS for name in columns}
         sizes = (one.row_bytes(single=alone[name]) for name, one in arrays.items())
-        largest = max(sizes, default=1)
-        at_once = min(max(1, _RUN_BYTES // largest), _RUN_ROWS)
+        at_once = min(max(1, _RUN_BYTES // max(sizes, default=1)), _RUN_ROWS)
         for start, stop in _runs(sorted(wanted), at_once):
             values = {}
             for name, one in arrays.items():
@@ -99,37 +115,8 @@ class ShardReader:
                 # Copies, so that who keeps one image does not keep the whole run.
                 yield wanted[row], {name: run[row - start].copy() for name, run in values.items()}
 
-    def mask_sets(
-        self,
-        shard: str,
-        fingerprint: str,
-        shas: Iterable[str],
-        blocks: Sequence[str] | None = None,
-        tokens: bool = True,
-        single: bool = False,
-    ) -> Iterator[tuple[str, MaskSet]]:
-        """See `EmbeddingStore.read_shard`."""
-        folder = self._shards / shard
-        try:
-            table = read_index(folder, fingerprint)
-        except Damaged as error:
-            raise damage(folder, error) from error
-        images = {one["sha256"]: one for one in table.to_pylist() if one["row"] >= 0}
-        wanted = {}
-        for sha256 in shas:
-            if sha256 not in images:
-                raise StoreError(f"{folder}: image {sha256} is not in it; run `usam embed` first")
-            wanted[images[sha256]["row"]] = sha256
-        if blocks is None:
-            blocks = self.usual_blocks(shard)
-        own = [name for name in COLUMNS if tokens or name != TOKENS_BLOCK]
-        columns = [*own, *map(column_of, blocks)]
-        for sha256, values in self.rows(shard, wanted, columns, len(images), single):
-            size_hw = (images[sha256]["height"], images[sha256]["width"])
-            yield sha256, mask_set(values, blocks, size_hw)
-
     def array(self, shard: str, column: str, rows: int) -> SealedArray:
-        """Return an array of a shard, opened and checked.
+        """An array of a shard, opened and checked.
 
         Raises:
             StoreError: the shard does not have the column, or is damaged.
@@ -174,7 +161,7 @@ class ShardReader:
 def mask_set(
     values: Mapping[str, np.ndarray], blocks: Sequence[str], size_hw: tuple[int, int]
 ) -> MaskSet:
-    """Return an image's columns and feature blocks as one mask set."""
+    """An image's columns and feature blocks as one mask set."""
     return MaskSet(
         tokens=values.get(TOKENS_BLOCK),
         **{name: values[name] for name in COLUMNS if name != TOKENS_BLOCK},
@@ -184,10 +171,10 @@ def mask_set(
 
 
 def damage(folder: Path, error: Damaged) -> StoreError:
-    """Return the error of a damaged shard, with the fix.
+    """The error of a damaged shard, with the fix.
 
-    What is remembered of whole shards is forgotten: the next `embed` reads all, finds the damage
-    and repairs it, also where the disk changed bytes without the file's time.
+    Forgets which shards were found whole: the next `embed` reads all, finds the damage and repairs
+    it, also where the disk changed bytes without the file's time.
     """
     with suppress(OSError):
         (folder.parents[1] / CHECKED_FILE).unlink(missing_ok=True)
@@ -198,7 +185,7 @@ def damage(folder: Path, error: Damaged) -> StoreError:
 
 
 def _runs(rows: Sequence[int], at_once: int) -> Iterator[tuple[int, int]]:
-    """Yield sorted rows as half-open runs of neighbours, each of at most `at_once` rows.
+    """Yield sorted rows as half-open runs of neighbors, each of at most `at_once` rows.
 
     >>> list(_runs([0, 1, 2, 5, 6], 2))
     [(0, 2), (2, 3), (5, 7)]
@@ -210,3 +197,80 @@ def _runs(rows: Sequence[int], at_once: int) -> Iterator[tuple[int, int]]:
             start = row
         stop = row + 1
     yield start, stop
+
+
+def block_id(spec: dict[str, Any]) -> str:
+    """Name of a block's folder: the encoder's family, then 16 digits of a digest.
+
+    >>> block_id({"family": "dinov2", "weights": "1f"}).split("-")[0]
+    'dinov2'
+    """
+    return check_block_name(f"{spec['family']}-{fingerprint(spec)[:16]}")
+
+
+def lacking_rows(array: SealedArray) -> frozenset[int]:
+    """The rows that a block does not have; they hold zeros."""
+    rows: Any = array.array.attrs.get(LACKING, ())
+    return frozenset(rows)
+
+
+def rows_lacking(shard: Path, block: str, rows: int) -> frozenset[int]:
+    """Those of a shard's `rows` that a block is still to be made for: all if it is damaged."""
+    folder = shard / FEATURES / block
+    if folder.is_dir():
+        try:
+            check_array(folder, deep=False)
+            return lacking_rows(open_array(folder, rows))
+        except Damaged as error:
+            _log.warning("%s; the block is made again", error)
+    return frozenset(range(rows))
+
+
+def drop_damaged(shard: Path, block: str) -> None:
+    """Remove a block of a shard, so that it lacks all rows; one that is whole stays."""
+    folder = shard / FEATURES / block
+    try:
+        check_array(folder, deep=True)
+    except Damaged:
+        remove_folder(folder)
+
+
+def add_block(
+    shard: Path, spec: dict[str, Any], shape: tuple[int, ...], made: Mapping[int, np.ndarray]
+) -> None:
+    """Add rows to a block of a shard, whole or not at all; rows that are there already stay.
+
+    Args:
+        shard: the shard's folder.
+        spec: what the block's numbers depend on.
+        shape: n, d and m of the shard.
+        made: float16 (d, m, f) by row.
+
+    Raises:
+        ValueError: the dtype or a shape does not fit.
+    """
+    folder = shard / FEATURES / block_id(spec)
+    width = min(values.shape[-1] for values in made.values())
+    for row, values in made.items():
+        expected = (*shape[1:], width)
+        if values.dtype != np.float16 or values.shape != expected or not 0 <= row < shape[0]:
+            raise ValueError(
+                f"feature block {folder.name}, row {row}: expected float16 {expected} and a row "
+                f"below {shape[0]}, got {values.dtype} {values.shape}"
+            )
+    with refusals(folder):
+        missing = rows_lacking(shard, folder.name, shape[0])
+        fresh = missing & made.keys()
+        if not fresh:
+            return
+        full = np.zeros((*shape, width), np.float16)
+        if len(missing) < shape[0]:
+            full = open_array(folder, shape[0]).values(0, shape[0])
+        if full.shape[-1] != width:
+            raise ValueError(f"{folder}: expected vectors of {full.shape[-1]} numbers, got {width}")
+        for row in fresh:
+            full[row] = made[row]
+        with whole_folder(folder) as temporary:
+            write_array(temporary, full, {SPEC: spec, LACKING: sorted(missing - fresh)})
+            # Killed between the two, the shard has no such block, and it is made again.
+            remove_folder(folder)

@@ -4,7 +4,7 @@ One shard is the unit of work and of commit. Any number of processes may read an
 same time; killed at any moment, a writer loses the shard in flight and leaves none half-written.
 """
 
-import os
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -12,33 +12,53 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from usam_core.errors import StoreError
 from usam_core.files.digest import CheckedFolders
 from usam_core.files.parquet import read_table
+from usam_core.files.atomic import whole_folder
+from usam_core.files.stamps import CheckedFolders
 from usam_core.images.read import PATH_CODES
 from usam_core.progress import SILENT, Progress
-from usam_core.store.arrays import Damaged
-from usam_core.store.blocks import add_block, drop_damaged, lacking_images
-from usam_core.store.commit import commit, make_store, remove_folder, stored_spec
-from usam_core.store.index import Place, StoreIndex, shard_names
+from usam_core.store.index import Arrivals, Place, StoreIndex
 from usam_core.store.layout import (
     CHECKED_FILE,
     COLUMNS,
-    INDEX_FILE,
     PRECISION,
     SHARDS,
+    Damaged,
     column_of,
     fingerprint,
     folder_name,
+    make_store,
+    refusals,
+    remove_folder,
+    shard_names,
+    stored_spec,
 )
-from usam_core.store.reader import ShardReader, mask_set
-from usam_core.store.shard import OK, ShardRecord, check_shard, fill_shard, read_index, shard_id
-from usam_core.store.verify import DamagedShard, damaged_shards
+from usam_core.store.reader import (
+    ShardReader,
+    add_block,
+    damage,
+    drop_damaged,
+    mask_set,
+    rows_lacking,
+)
+from usam_core.store.shard import (
+    OK,
+    DamagedShard,
+    ShardRecord,
+    check_shard,
+    fill_shard,
+    find_damage,
+    read_index,
+    shard_id,
+)
 from usam_core.types import TOKENS_BLOCK, MaskSet
 
 __all__ = ["DamagedShard", "EmbeddingStore", "ShardRecord", "column_of", "fingerprint"]
+
+_log = logging.getLogger(__name__)
 
 
 class EmbeddingStore:
@@ -64,29 +84,20 @@ class EmbeddingStore:
 
     @classmethod
     def create_or_open(cls, root: Path, spec: dict[str, Any]) -> "EmbeddingStore":
-        """Return the store of an encoder below `root`, made if it is not there.
+        """The store of an encoder below `root`, made if need be; swept up after killed writers.
 
-        What killed writers left behind is removed.
-
-        Args:
-            root: folder of stores; one of any number of encoders.
-            spec: JSON-like value that says everything the embeddings depend on.
+        `spec`, JSON-like, is everything that the embeddings depend on.
         """
         return cls.open(make_store(root, spec))
 
     @classmethod
     def find(cls, root: Path, spec: dict[str, Any]) -> "EmbeddingStore":
-        """Return the store of an encoder below `root`; nothing is made.
-
-        Raises:
-            FileNotFoundError: there is none.
-            StoreError: it is damaged or of another kind.
-        """
+        """The store of an encoder below `root`, not made; errors are those of `open`."""
         return cls.open(Path(root) / folder_name(spec))
 
     @classmethod
     def open(cls, path: Path) -> "EmbeddingStore":
-        """Return the store in a folder.
+        """The store in a folder.
 
         Raises:
             FileNotFoundError: there is none.
@@ -96,20 +107,21 @@ class EmbeddingStore:
         return cls(path, stored_spec(path))
 
     def index(self, refresh: bool = False) -> pd.DataFrame:
-        """Return one row an image: `shard.INDEX_SCHEMA`, plus `shard`.
+        """One row an image: `shard.INDEX_SCHEMA`, plus `shard`.
 
         Shards whose index is damaged are left out, with a warning: their images count as not
-        stored, and embedding them again puts the damage right.
-
-        Args:
-            refresh: look for what others wrote; only new shards are read.
+        stored, and embedding them again puts the damage right. `refresh` looks for new shards.
         """
         if refresh:
             self._refresh()
         return self._index.frame().copy()
 
+    def arrivals(self) -> Arrivals:
+        """Follow which images come into the store, whoever writes them."""
+        return Arrivals(self._index, self._shards)
+
     def plan(self, shas: Iterable[str], shard_size: int = 64) -> list[list[str]]:
-        """Return what of `shas` is not stored yet, each once and in order, cut into shards.
+        """Those of `shas` that are not stored yet, each once and in order, cut into shards.
 
         Quarantined images count as stored, but for the codes that speak of a path and not of the
         content (`usam_core.images.read.PATH_CODES`).
@@ -125,8 +137,7 @@ class EmbeddingStore:
     def write_shard(self, records: Sequence[ShardRecord]) -> str:
         """Write one shard, whole or not at all, and return its id.
 
-        A shard of the same images with the same outcomes that is there already stays, unless it
-        is damaged.
+        A shard of the same images with the same outcomes stays, unless it is damaged.
 
         Raises:
             ValueError: no records, an image twice, or results whose columns do not fit together.
@@ -134,14 +145,22 @@ class EmbeddingStore:
         """
         shard = shard_id(self.fingerprint, records)
         folder = self._shards / shard
-        commit(
-            folder,
-            lambda target: fill_shard(target, self.fingerprint, records, bytes8=self._bytes8),
-            lambda: check_shard(folder, self.fingerprint, deep=True),
-        )
+        if not self._is_whole(folder):
+            with refusals(folder), whole_folder(folder) as temporary:
+                fill_shard(temporary, self.fingerprint, records, bytes8=self._bytes8)
+                if folder.is_dir() and not self._is_whole(folder):
+                    _log.warning("%s is damaged: writing it again", folder)
+                    remove_folder(folder)
         self._index.look_at(shard)
         self._reader.forget()
         return shard
+
+    def _is_whole(self, folder: Path) -> bool:
+        try:
+            check_shard(folder, self.fingerprint, deep=True)
+        except Damaged:
+            return False
+        return True
 
     def use_blocks(self, names: Mapping[str, str]) -> None:
         """Let added blocks be asked for by name, from here on; ids by name."""
@@ -151,11 +170,16 @@ class EmbeddingStore:
     def lacking(
         self, blocks: Iterable[str], shas: Iterable[str]
     ) -> dict[str, dict[str, list[str]]]:
-        """Return which embedded images lack which blocks: by shard, then by the block's id."""
+        """Which embedded images lack which blocks: by shard, then by the block's id."""
         self._refresh()
-        wanted = self._index.embedded(shas)
-        rows = {shard: self._index.rows(shard) for shard in wanted}
-        return lacking_images(self._shards, list(blocks), wanted, rows)
+        blocks = list(blocks)
+        lacking: dict[str, dict[str, list[str]]] = {}
+        for shard, images in self._index.embedded(shas).items():
+            for block in blocks:
+                rows = rows_lacking(self._shards / shard, block, self._index.rows(shard))
+                if missing := sorted(rows.intersection(images)):
+                    lacking.setdefault(shard, {})[block] = [images[row] for row in missing]
+        return lacking
 
     def add_block(self, shard: str, spec: dict[str, Any], made: Mapping[str, np.ndarray]) -> None:
         """Add images to a feature block of a shard, all or none; those that it has stay.
@@ -183,7 +207,7 @@ class EmbeddingStore:
         self._reader.forget()
 
     def read(self, sha256: str) -> MaskSet:
-        """Return what is stored about one image; of added blocks, those of `use_blocks`.
+        """The masks of one image; of added blocks, those of `use_blocks`.
 
         Raises:
             StoreError: it is not stored, was quarantined, or its shard is damaged.
@@ -230,9 +254,9 @@ class EmbeddingStore:
         tokens: bool = True,
         single: bool = False,
     ) -> Iterator[tuple[str, MaskSet]]:
-        """Yield what is stored about some images of one shard, by row.
+        """Yield the masks of some images of one shard, by row.
 
-        Only this shard's index is read: who goes shard by shard needs no memory for all.
+        Only this shard's index is read: going shard by shard needs no memory for all.
 
         Args:
             shard: the shard's id.
@@ -244,10 +268,27 @@ class EmbeddingStore:
         Raises:
             StoreError: the shard is damaged, or does not have one of the images or blocks.
         """
-        return self._reader.mask_sets(shard, self.fingerprint, shas, blocks, tokens, single)
+        folder = self._shards / shard
+        try:
+            table = read_index(folder, self.fingerprint)
+        except Damaged as error:
+            raise damage(folder, error) from error
+        images = {one["sha256"]: one for one in table.to_pylist() if one["row"] >= 0}
+        wanted = {}
+        for sha256 in shas:
+            if sha256 not in images:
+                raise StoreError(f"{folder}: image {sha256} is not in it; run `usam embed` first")
+            wanted[images[sha256]["row"]] = sha256
+        if blocks is None:
+            blocks = self._reader.usual_blocks(shard)
+        own = [name for name in COLUMNS if tokens or name != TOKENS_BLOCK]
+        columns = [*own, *map(column_of, blocks)]
+        for sha256, values in self._reader.rows(shard, wanted, columns, len(images), single):
+            size_hw = (images[sha256]["height"], images[sha256]["width"])
+            yield sha256, mask_set(values, blocks, size_hw)
 
     def block_names(self) -> list[str]:
-        """Return the blocks that every shard has, and those of `use_blocks`, `tokens` first."""
+        """The blocks that every shard has, and those of `use_blocks`, `tokens` first."""
         frame = self._index.frame()
         shards = frame.loc[frame["status"] == OK, "shard"].unique()
         if not len(shards):
@@ -263,7 +304,7 @@ class EmbeddingStore:
         fresh: bool = False,
         progress: Progress = SILENT,
     ) -> list[DamagedShard]:
-        """Return the shards, and blocks added to whole ones, that are not as they were written.
+        """The shards, and blocks added to whole ones, that are not as they were written.
 
         Args:
             only: the shards to look at; None looks at all.
@@ -273,18 +314,32 @@ class EmbeddingStore:
                 indexes are enough.
             progress: told of each shard.
         """
-        shards = self.shards() if only is None else only
+        names = sorted(self.shards() if only is None else only)
         checked = CheckedFolders(self.path / CHECKED_FILE, self.fingerprint)
-        return damaged_shards(
-            self._shards, shards, self.fingerprint, checked, progress, deep=deep, fresh=fresh
-        )
+        damaged = []
+        with progress.bar("Checking the store", len(names)) as bar:
+            for name in names:
+                bar.advance()
+                folder = self._shards / name
+                if not deep and checked.holds(folder):
+                    continue
+                read = deep or not fresh or checked.knows(folder)
+                faults = find_damage(folder, self.fingerprint, deep=read)
+                damaged += faults
+                if not faults:
+                    checked.add(folder)
+                elif deep:
+                    # Bytes that a disk changed by itself: quick looks shall find them from now on.
+                    checked.forget(folder)
+        checked.save(self.shards())
+        return damaged
 
     def shards(self) -> list[str]:
-        """Return the ids of all shards there are, damaged ones too."""
+        """Ids of all shards there are, damaged ones too."""
         return shard_names(self._shards)
 
     def images_of(self, shard: str) -> list[str]:
-        """Return the images of a shard by its own index alone; none if that is damaged."""
+        """The images of a shard by its own index alone; none if that is damaged."""
         try:
             return read_index(self._shards / shard, self.fingerprint)["sha256"].to_pylist()
         except Damaged:
@@ -315,45 +370,3 @@ class EmbeddingStore:
                 f"{self.path}: image {sha256} was quarantined and has no embedding; leave it out"
             )
         return place
-
-
-_DIGITS = 16
-
-
-class Arrivals:
-    """The images of all shards as eight bytes each; a new shard's index is read once.
-
-    Args:
-        store: the store; its index is read here, and not kept.
-    """
-
-    def __init__(self, store: EmbeddingStore) -> None:
-        self._shards = store.path / SHARDS
-        self._seen = set(os.listdir(self._shards))
-        self._images = np.sort(_numbers(store.index(refresh=True)["sha256"]))
-
-    def may_hold(self, shas: Iterable[str]) -> bool:
-        """Return whether the store has had one of the images, or one whose digest begins alike.
-
-        False is certain; after True, ask the store itself.
-        """
-        for name in os.listdir(self._shards):
-            if name not in self._seen and not name.startswith("."):
-                self._add(name)
-        wanted = _numbers(shas)
-        places = np.searchsorted(self._images, wanted)
-        inside = places < len(self._images)
-        return bool((self._images[places[inside]] == wanted[inside]).any())
-
-    def _add(self, name: str) -> None:
-        self._seen.add(name)
-        try:
-            table = read_table(self._shards / name / INDEX_FILE, ["sha256"])
-        except (OSError, pa.ArrowException):
-            return  # damaged, or gone again: whoever reads the whole index deals with it
-        arrived = np.sort(_numbers(table["sha256"].to_pylist()))
-        self._images = np.insert(self._images, np.searchsorted(self._images, arrived), arrived)
-
-
-def _numbers(shas: Iterable[str]) -> np.ndarray:
-    return np.array([int(sha256[:_DIGITS], 16) for sha256 in shas], np.uint64)

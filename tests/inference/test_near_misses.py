@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from usam_core.inference.near_misses import MAX, near_misses
+from usam_core.inference.scoring import MAX_NEAR, near_misses
 
 
 def square(row, column, side=8, frame=32):
@@ -20,7 +20,7 @@ def test_the_nearest_come_first_and_far_ones_never():
     assert near_misses(masks, reached, NONE, 0.5).tolist() == [1, 3]
     assert near_misses(masks[:1], reached[:1], NONE, 0.5).tolist() == []
     assert near_misses(NONE, np.zeros(0), NONE, 0.5).tolist() == []
-    assert MAX == 2
+    assert MAX_NEAR == 2
 
 
 def test_what_is_shown_already_is_left_out():
