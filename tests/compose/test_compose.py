@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from usam_core.compose import cutout as cutouts
-from usam_core.compose.cutout import Cutout, object_mask
-from usam_core.compose.scene import compose, mask_targets
+from usam_core.compose import scene as cutouts
+from usam_core.compose.scene import Cutout, compose, mask_targets, object_mask
 from usam_core.compose.studio import Studio, deal, held_out
 from usam_core.config.project import load_project
 from usam_core.config.training import ComposeConfig

@@ -36,9 +36,8 @@ from usam_core.sources.web.journal import Candidate, Journal, Verdict
 from usam_core.sources.web.source import _tidy
 from usam_core.sources.web.tally import sort_out
 from usam_core.steps import annotate, collect, compose, export
-from usam_core.steps import class_pictures as gather
 from usam_core.steps.exporting import Job, export_part
-from usam_core.steps.label_shard import part_holds
+from usam_core.steps.label_images import part_holds
 from usam_core.steps.lineage_checks import check_chain
 from usam_core.steps.record import StepResult, digests, read_record, write_record
 from usam_core.store.commit import sweep_store
@@ -260,18 +259,18 @@ def of_a_manifest(world, way, what):
 
 def of_gathered_pictures(world, way, what):
     spec, folder = world.project.config.classes[0], world.out / "collect"
-    file = gather._file(folder, spec)
+    file = collect._class_file(folder, spec)
     name = world.name(way, what, world.root)
     picture = {"class_name": "disc", "path": name, "sha256": "", "source": "folder"}
     picture["bytes"] = (world.victim / what).stat().st_size
     said = {"key": "k", "pictures": [picture], "rejected": [], "notes": [], "complete": True}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(said))
-    kept, gather._key = gather._key, lambda *_: "k"
+    kept, collect._class_key = collect._class_key, lambda *_: "k"
     try:
-        assert gather.gathered(world.project, None, spec) is None
+        assert collect._gathered(world.project, None, spec) is None
     finally:
-        gather._key = kept
+        collect._class_key = kept
 
 
 def of_scenes(world, way, what):
@@ -412,9 +411,8 @@ DELETIONS = {
         "steps/exporting.py",
         "steps/fit.py",
         "steps/gate.py",
-        "steps/class_pictures.py",
-        "steps/label_shard.py",  # what it has just written
-        "steps/label_tiled.py",
+        "steps/collect.py",
+        "steps/label_images.py",  # what it has just written
         "steps/read_settings.py",
         "store/reader.py",
     },
@@ -423,7 +421,7 @@ DELETIONS = {
         "files/spreadsheet.py",  # of columns
         "steps/export.py",
         "steps/exporting.py",
-        "steps/label_tiled.py",  # of a label, not of a file
+        "steps/label_images.py",  # of a label, not of a file
         "store/commit.py",
     },
     "move": set(),

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from usam_core.api.embed import Embed, embedder_of, reading_of, with_picture
+from usam_core.api.embed import Embed, embedder_of, with_picture
 from usam_core.config.compute import SamConfig
 from usam_core.config.inference import InferenceConfig
 from usam_core.errors import InputError
@@ -18,6 +18,7 @@ from usam_core.inference.scoring import Labelled, label_image
 from usam_core.labels.image import LabelledImage
 from usam_core.labels.label_map import LabelMap
 from usam_core.review.rulings import Rulings
+from usam_core.steps.read_settings import reading_of
 from usam_core.types import TOKENS_BLOCK, MaskSet
 
 ENDING = ".safetensors"

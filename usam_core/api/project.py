@@ -27,9 +27,9 @@ from usam_core.outputs.label_canvas import LabelCanvas
 from usam_core.review.rulings import Rulings
 from usam_core.steps import annotate, embed
 from usam_core.steps.blocks import block_encoder, head_blocks
-from usam_core.steps.calibrated import calibration_file, read_calibration
 from usam_core.steps.images_to_label import TiledImage
-from usam_core.steps.label_tiled import label_tiles
+from usam_core.steps.label_images import calibration_file, label_tiles, read_calibration
+from usam_core.steps.read_settings import how_to_read
 from usam_core.steps.review_log import decided
 from usam_core.store.store import EmbeddingStore
 from usam_core.types import MaskSet
@@ -175,7 +175,7 @@ class Project:
 
     @cached_property
     def _how(self) -> dict[str, Any]:
-        return embed.how_to_read(self._settings)
+        return how_to_read(self._settings)
 
     @cached_property
     def _decisions(self) -> dict[str, Any]:

@@ -5,17 +5,27 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from usam_core.compose.cutout import Cutout, beside, blurred, fill, texture
-from usam_core.compose.scene import ComposedScene, compose, frame_size
+from usam_core.compose.scene import (
+    ComposedScene,
+    Cutout,
+    beside,
+    blurred,
+    compose,
+    fill,
+    frame_size,
+    texture,
+)
 from usam_core.config.training import Backdrop, ComposeConfig
 from usam_core.rng import derive_seed, generator
 
 MIN_TO_HOLD_OUT = 4
 """A class with fewer pictures keeps them all for the head."""
+_TRIES = 4
+_KEPT = 128
 
 
 def held_out(pictures: Mapping[str, Iterable[str]], share: float, seed: int) -> set[str]:
-    """Return the digests of the pictures that the head must not see.
+    """Digests of the pictures that the head must not see.
 
     The order depends on a picture's content and the seed alone, so that a new picture changes
     little of it.
@@ -36,7 +46,7 @@ def held_out(pictures: Mapping[str, Iterable[str]], share: float, seed: int) -> 
 def deal(
     rng: np.random.Generator, classes: Sequence[str], scenes: int, objects: tuple[int, int]
 ) -> list[list[str]]:
-    """Return the classes of each scene, different ones, each class about as often as any other.
+    """The classes of each scene, different ones, each class about as often as any other.
 
     Args:
         rng: decides the order.
@@ -58,10 +68,6 @@ def deal(
             deck.remove(fresh[0])
         dealt.append(hand)
     return dealt
-
-
-_TRIES = 4
-_KEPT = 128
 
 
 class Studio:
@@ -100,11 +106,11 @@ class Studio:
         self._hands = functools.partial(deal, order, names, objects=config.objects)
 
     def hands(self, scenes: int) -> list[list[str]]:
-        """Return the classes of each of so many scenes; none where nothing could be cut out."""
+        """The classes of each of so many scenes; none where nothing could be cut out."""
         return self._hands(scenes=scenes) if self.classes else []
 
     def make(self, number: int, names: Sequence[str]) -> tuple[ComposedScene, str] | None:
-        """Return a scene of one object of each name, and what its background is.
+        """A scene of one object of each name, and what its background is.
 
         None when the objects found no place together, however often it was tried.
         """
@@ -119,7 +125,7 @@ class Studio:
         return None
 
     def _next(self, name: str) -> Cutout | None:
-        """Return the class's next cut-out in turn; pictures without one are put aside."""
+        """The class's next cut-out in turn; pictures without one are put aside."""
         left = self._left[name]
         while left:
             sha256 = str(left.pop(0))
@@ -138,14 +144,11 @@ class Studio:
         kind = str(rng.choice(kinds)) if kinds else "texture"
         if kind == "negative":
             return fill(self._look(str(rng.choice(self._others))), size_hw), "negative"
-        if kind in ("crop", "blurred"):
+        if kind != "texture":
             # Of a class that the scene shows: what is left of another object is no new class.
             cutout = self._next(str(rng.choice(list(names))))
-            part = None
-            if cutout is not None and kind == "crop":
-                part = beside(cutout, size_hw)
             if cutout is not None and kind == "blurred":
-                part = blurred(cutout.rgb, size_hw)
-            if part is not None:
-                return part, "crop" if kind == "crop" else "blurred"
+                return blurred(cutout.rgb, size_hw), "blurred"
+            if cutout is not None and (part := beside(cutout, size_hw)) is not None:
+                return part, "crop"
         return texture(rng, size_hw), "texture"

@@ -30,8 +30,7 @@ from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.ref import ImageRef
 from usam_core.labels.label_map import LabelMap
 from usam_core.labels.parts import IMAGES, PARTS, Parts
-from usam_core.lineage.artifact import RECORD
-from usam_core.lineage.document import LINEAGE
+from usam_core.lineage.document import LINEAGE, RECORD
 from usam_core.masks.label_png import read_label_png
 from usam_core.report.tables import COLUMNS, RunTables, read_tables
 

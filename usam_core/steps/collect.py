@@ -1,46 +1,57 @@
-"""Collect: single-object pictures of each class, filtered, and where each came from."""
+"""Collect: single-object pictures of each class, filtered, and where each came from.
+
+A class's pictures are got and filtered under its own lock and kept; `run` lists those of all.
+"""
 
 import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from usam_core.config.classes import ClassSpec
 from usam_core.config.project import Project
-from usam_core.config.schema import ClassSpec
 from usam_core.errors import InputError, StoreError, UserError
 from usam_core.files.atomic import whole_file, write_json
 from usam_core.files.digest import file_digest, value_digest
+from usam_core.files.locks import only_one
 from usam_core.files.parquet import read_frame
 from usam_core.files.paths import check_links
+from usam_core.files.sealed import read_sealed, write_sealed
 from usam_core.lineage.document import portable
 from usam_core.outputs.picture_sheet import save_picture_sheet
 from usam_core.progress import SILENT, Progress
 from usam_core.sources.base import (
     Collected,
-    Rejected,
+    PictureSource,
     TrainingPicture,
     class_folder,
     manifest_path,
     to_frame,
 )
 from usam_core.sources.choose import choose_source
-from usam_core.steps.base import Input, Inputs
-from usam_core.steps.class_pictures import forget_gathered, gather, gathered, looks_for_leaks
-from usam_core.steps.folders import step_folder
+from usam_core.sources.filters import filter_pictures, picture_looks
+from usam_core.steps.base import Input, Inputs, StepResult, step_folder
 from usam_core.steps.images_to_label import images_input, labelled_files
 from usam_core.steps.record import (
-    StepResult,
-    digests,
+    finished,
     intact_record,
     needed_record,
     read_record,
     whole_output,
 )
 
-CALCULATIONS = ("usam_core.steps.class_pictures",)
+CALCULATIONS = (
+    "usam_core.sources.base",
+    "usam_core.sources.filters",
+    "usam_core.steps.images_to_label",
+)
 """Modules that decide the step's results."""
+
+FOUND = "found"
+"""Folder of what was got and filtered of each class."""
 
 _ORIGINS = (
     "model",
@@ -70,22 +81,21 @@ def inputs(project: Project) -> Inputs:
     """What the manifest depends on: source, what it gives for each class, and filters."""
     config = project.config
     source = choose_source(project, step_folder(project, "collect"))
-    filters = config.training.filters if source.filtered else None
     given = {
         "min_per_class": config.training.min_per_class,
         "classes": {spec.name: source.inputs(spec) for spec in config.collected},
-        "filters": filters and filters.model_dump(mode="json"),
+        "filters": _filters(project, source),
     }
-    said = {"name": source.name, "sha256": value_digest(given)}
-    read: Inputs = {"source": Input(said, lambda: said)}
-    if looks_for_leaks(project):
+    fact = {"name": source.name, "sha256": value_digest(given)}
+    read: Inputs = {"source": Input(fact, lambda: fact)}
+    if _looks_for_leaks(project):
         # Images that came since may be what a training picture shows.
         read["images"] = images_input(project, sorted(labelled_files(project)))
     return read
 
 
 def intact(project: Project, key: str) -> StepResult | None:
-    """Return the record if it still holds and no class waits for more pictures."""
+    """The record if it still holds and no class waits for more pictures."""
     record = intact_record(step_folder(project, "collect"), key)
     return None if record is None or record.summary["incomplete"] else record
 
@@ -104,11 +114,13 @@ def collect_class(
     Returns:
         Counts by the keys `pictures` and `rejected`.
     """
-    folder = step_folder(project, "collect")
+    folder, names = step_folder(project, "collect"), [s.name for s in project.config.collected]
+    if name not in names:
+        raise UserError(f"--class: got {name!r}; expected one of {names}")
     check_links(folder)
-    source = choose_source(project, folder)
-    found = gather(project, source, _spec(project, name), progress, refresh=refresh)
-    return {"pictures": len(found.pictures), "rejected": len(found.rejected)}
+    spec = project.config.collected[names.index(name)]
+    result = _gather(project, choose_source(project, folder), spec, progress, refresh=refresh)
+    return {"pictures": len(result.pictures), "rejected": len(result.rejected)}
 
 
 def run(project: Project, key: str, progress: Progress) -> StepResult:
@@ -121,46 +133,56 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     folder = step_folder(project, "collect")
     source = choose_source(project, folder)
     specs = project.config.collected
-    found = [
-        gathered(project, source, spec) or gather(project, source, spec, progress) for spec in specs
-    ]
-    incomplete = [spec.name for spec, one in zip(specs, found, strict=True) if not one.complete]
+    by_class = {
+        spec.name: _gathered(project, source, spec) or _gather(project, source, spec, progress)
+        for spec in specs
+    }
+    incomplete = [name for name, one in by_class.items() if not one.complete]
     for spec in specs:
         if spec.name in incomplete:
             # This run has what it got; the next one asks again.
-            forget_gathered(project, spec)
-    pictures = [picture for one in found for picture in one.pictures]
-    rejected = [line for one in found for line in one.rejected]
-    report = _report(specs, found)
-    files = [
-        _write_table(manifest_path(folder), _relocatable(to_frame(pictures), project.root)),
-        _write_table(folder / "rejected.parquet", _rejected_frame(rejected)),
-        folder / "report.json",
-    ]
-    write_json(files[-1], report)
+            _class_file(folder, spec).unlink(missing_ok=True)
+    pictures = [picture for one in by_class.values() for picture in one.pictures]
+    rejected = [line for one in by_class.values() for line in one.rejected]
+    report = {
+        name: {
+            "kept": len(one.pictures),
+            "rejected": dict(Counter(line.code for line in one.rejected).most_common()),
+            "notes": one.notes,
+        }
+        for name, one in by_class.items()
+    }
+    manifest = manifest_path(folder)
+    files = [manifest, folder / "rejected.parquet", folder / "report.json"]
+    table = to_frame(pictures)
+    # Pictures below the project's folder move with it.
+    table = table.assign(path=[portable(Path(path), project.root) for path in table["path"]])
+    dropped = pd.DataFrame(
+        [(line.class_name, line.origin, line.code, line.reason) for line in rejected],
+        columns=["class", "origin", "code", "reason"],
+        dtype="str",
+    )
+    for file, frame in ((files[0], table), (files[1], dropped)):
+        with whole_file(file) as temporary:
+            frame.to_parquet(temporary, index=False)
+    write_json(files[2], report)
     shutil.rmtree(folder / "sheets", ignore_errors=True)
-    for spec, one in zip(specs, found, strict=True):
-        sheet = folder / "sheets" / f"{class_folder(spec.name)}.jpg"
+    for name, one in by_class.items():
+        sheet = folder / "sheets" / f"{class_folder(name)}.jpg"
         kept = [picture.path for picture in one.pictures]
-        save_picture_sheet(sheet, spec.name, kept, [(r.origin, r.code) for r in one.rejected])
+        save_picture_sheet(sheet, name, kept, [(r.origin, r.code) for r in one.rejected])
         files.append(sheet)
     _check_counts(project, report)
-    return StepResult(
-        step="collect",
-        key=key,
-        reused=False,
-        path=str(manifest_path(folder)),
-        summary={
-            "pictures": len(pictures),
-            "per_class": {name: entry["kept"] for name, entry in report.items()},
-            "source": source.name,
-            "rejected": dict(Counter(line.code for line in rejected).most_common()),
-            "notes": [note for one in found for note in one.notes],
-            "incomplete": incomplete,
-            "provenance": _origins(pictures, manifest_path(folder)),
-        },
-        outputs=digests(folder, files),
-    )
+    summary = {
+        "pictures": len(pictures),
+        "per_class": {name: entry["kept"] for name, entry in report.items()},
+        "source": source.name,
+        "rejected": dict(Counter(line.code for line in rejected).most_common()),
+        "notes": [note for one in by_class.values() for note in one.notes],
+        "incomplete": incomplete,
+        "provenance": _origins(pictures, manifest),
+    }
+    return finished("collect", key, manifest, summary, files)
 
 
 def facts(project: Project, result: StepResult) -> dict[str, Any]:
@@ -184,7 +206,7 @@ def pictures_input(project: Project, identity: Any) -> Input:
 
 
 def read_manifest(project: Project) -> pd.DataFrame:
-    """Return the training pictures that `collect` found, their paths absolute.
+    """The training pictures that `collect` found, their paths absolute.
 
     Raises:
         MissingStepError: `collect` has not run.
@@ -197,31 +219,29 @@ def read_manifest(project: Project) -> pd.DataFrame:
 
 
 def read_table(project: Project) -> pd.DataFrame:
-    """Return the manifest as it lies there, its paths absolute.
+    """The manifest as it lies there, recorded or not, its paths absolute.
 
     Raises:
         StoreError: it cannot be read.
     """
-    folder = step_folder(project, "collect")
+    file = manifest_path(step_folder(project, "collect"))
     try:
-        table = read_frame(manifest_path(folder))
+        table = read_frame(file)
         paths = table["path"].tolist()
     except (OSError, ValueError, KeyError) as error:
         raise StoreError(
-            f"{manifest_path(folder)}: cannot be read ({error}); run `usam collect "
-            f"{project.file}` again"
+            f"{file}: cannot be read ({error}); run `usam collect {project.file}` again"
         ) from error
-    named_by = manifest_path(folder)
-    return table.assign(path=[str(project.picture(path, named_by)) for path in paths])
+    return table.assign(path=[str(project.picture(path, file)) for path in paths])
 
 
 def pictures_digest(manifest: pd.DataFrame) -> str:
-    """Return one digest of the pictures and their classes, wherever the files lie."""
+    """One digest of the pictures and their classes, wherever the files lie."""
     return value_digest(sorted(zip(manifest["class"], manifest["sha256"], strict=True)))
 
 
 def training_provenance(project: Project) -> dict[str, Any]:
-    """Return where the training pictures came from, in sum, for cards and lineage."""
+    """Where the training pictures came from, in sum, for cards and lineage."""
     record = read_record(step_folder(project, "collect"))
     return {} if record is None else record.summary.get("provenance", {})
 
@@ -234,25 +254,6 @@ def _pictures(project: Project, provenance: dict[str, Any]) -> dict[str, Any]:
         "count": len(table),
         "per_class": {str(k): int(v) for k, v in table["class"].value_counts(sort=False).items()},
         "provenance": provenance,
-    }
-
-
-def _spec(project: Project, name: str) -> ClassSpec:
-    for spec in project.config.collected:
-        if spec.name == name:
-            return spec
-    names = [spec.name for spec in project.config.collected]
-    raise UserError(f"--class: got {name!r}; expected one of {names}")
-
-
-def _report(specs: list[ClassSpec], found: list[Collected]) -> dict[str, dict[str, Any]]:
-    return {
-        spec.name: {
-            "kept": len(one.pictures),
-            "rejected": dict(Counter(line.code for line in one.rejected).most_common()),
-            "notes": one.notes,
-        }
-        for spec, one in zip(specs, found, strict=True)
     }
 
 
@@ -270,42 +271,127 @@ def _origins(pictures: list[TrainingPicture], manifest: Path) -> dict[str, Any]:
     }
 
 
-def _write_table(path: Path, table: pd.DataFrame) -> Path:
-    with whole_file(path) as temporary:
-        table.to_parquet(temporary, index=False)
-    return path
-
-
-def _rejected_frame(rejected: list[Rejected]) -> pd.DataFrame:
-    rows = [(line.class_name, line.origin, line.code, line.reason) for line in rejected]
-    return pd.DataFrame(rows, columns=["class", "origin", "code", "reason"], dtype="str")
-
-
-def _relocatable(table: pd.DataFrame, root: Path) -> pd.DataFrame:
-    """Pictures below the project's folder move with it."""
-    paths = (Path(path) for path in table["path"])
-    return table.assign(
-        path=[p.relative_to(root).as_posix() if p.is_relative_to(root) else str(p) for p in paths]
-    )
-
-
 def _check_counts(project: Project, report: dict[str, dict[str, Any]]) -> None:
     training = project.config.training
-    if training.source == "none":
-        return
     short = {name: e for name, e in report.items() if e["kept"] < training.min_per_class}
-    if not short:
+    if training.source == "none" or not short:
         return
-    listed = ", ".join(f"{name} ({_kept_and_dropped(entry)})" for name, entry in short.items())
+    listed = []
+    for name, entry in short.items():
+        dropped = ", ".join(f"{count} {code}" for code, count in entry["rejected"].items())
+        listed.append(f"{name} ({entry['kept']}{'; dropped: ' * bool(dropped)}{dropped})")
     notes = "".join(f"\n  {note}" for entry in short.values() for note in entry["notes"])
     raise InputError(
-        f"too few training pictures for {listed}; expected at least {training.min_per_class} "
-        f"each (training.min_per_class). Try: {_HINTS[training.source]}; loosen "
-        f"training.filters after a look at {step_folder(project, 'collect') / 'sheets'}; or lower "
-        f"training.min_per_class{notes}"
+        f"too few training pictures for {', '.join(listed)}; expected at least "
+        f"{training.min_per_class} each (training.min_per_class). Try: {_HINTS[training.source]}; "
+        f"loosen training.filters after a look at {step_folder(project, 'collect') / 'sheets'}; or "
+        f"lower training.min_per_class{notes}"
     )
 
 
-def _kept_and_dropped(entry: dict[str, Any]) -> str:
-    dropped = [f"{count} {code}" for code, count in entry["rejected"].items()]
-    return "; dropped: ".join([str(entry["kept"]), *([", ".join(dropped)] if dropped else [])])
+def _gather(
+    project: Project,
+    source: PictureSource,
+    spec: ClassSpec,
+    progress: Progress,
+    *,
+    refresh: bool = False,
+) -> Collected:
+    """Get and filter the pictures of a class, and keep their list for the manifest."""
+    folder = step_folder(project, "collect")
+    with only_one(folder / "locks" / class_folder(spec.name), f"the pictures of {spec.name!r}"):
+        if refresh:
+            source.forget(spec)
+        result = _get(project, source, spec, progress)
+        key = _class_key(project, source, spec)
+        value = result.to_json()
+        for picture in value["pictures"]:
+            # Pictures below the project's folder move with it.
+            picture["path"] = portable(Path(picture["path"]), project.root)
+        write_sealed(_class_file(folder, spec), {"key": key, **value})
+    return result
+
+
+def _gathered(project: Project, source: PictureSource, spec: ClassSpec) -> Collected | None:
+    """What `_gather` kept of a class, if it still holds and its pictures are there."""
+    file = _class_file(step_folder(project, "collect"), spec)
+    try:
+        value = read_sealed(file)
+        for picture in value["pictures"]:
+            picture["path"] = str(project.picture(picture["path"], file))
+        result = Collected.from_json(value)
+        if value["key"] == _class_key(project, source, spec) and all(
+            Path(picture.path).stat().st_size == picture.bytes for picture in result.pictures
+        ):
+            return result
+    except (OSError, ValueError, KeyError, TypeError, StoreError):
+        pass
+    return None
+
+
+def _get(project: Project, source: PictureSource, spec: ClassSpec, progress: Progress) -> Collected:
+    """Pictures that pass the filters.
+
+    What the filters drop is made up for: the source is asked for as many more, until the class
+    has what it wants, the source has no more, or twice the number was looked at.
+    """
+    result = source.collect(spec, progress)
+    if not source.filtered:
+        return result
+    hashes = _labelled_hashes(project, progress)
+    looked_at, spare = -1, 0
+    while True:
+        count = len(result.pictures)
+        kept = _filter(project, result, hashes, progress)
+        short = 0 if source.wanted is None else source.wanted - len(kept.pictures)
+        if short <= 0 or count <= looked_at or spare >= (source.wanted or 0):
+            break
+        looked_at, spare = count, min(spare + short, source.wanted or 0)
+        result = source.collect(spec, progress, spare)
+    kept.pictures = kept.pictures[: source.wanted]
+    return kept
+
+
+def _filter(
+    project: Project, collected: Collected, hashes: np.ndarray, progress: Progress
+) -> Collected:
+    config = project.config
+    looks = picture_looks(
+        {picture.sha256: picture.path for picture in collected.pictures},
+        config.images,
+        step_folder(project, "collect") / "looks.parquet",
+        progress,
+        features=config.training.filters.outlier_deviations is not None,
+    ).set_index("sha256", drop=False)
+    rows = looks.loc[[picture.sha256 for picture in collected.pictures]].reset_index(drop=True)
+    kept, dropped = filter_pictures(collected.pictures, rows, config.training.filters, hashes)
+    return Collected(kept, [*collected.rejected, *dropped], collected.notes, collected.complete)
+
+
+def _looks_for_leaks(project: Project) -> bool:
+    """Whether training pictures are compared with the images to be labelled."""
+    training = project.config.training
+    return training.source in ("folder", "web") and training.filters.leak_bits is not None
+
+
+def _labelled_hashes(project: Project, progress: Progress) -> np.ndarray:
+    if not _looks_for_leaks(project):
+        return np.empty(0, np.uint64)
+    cache = step_folder(project, "collect") / "labelled_looks.parquet"
+    files = labelled_files(project, progress)
+    looks = picture_looks(files, project.config.images, cache, progress, features=False)
+    return looks.loc[looks["code"] == "", "phash"].to_numpy(np.uint64)
+
+
+def _filters(project: Project, source: PictureSource) -> dict[str, Any] | None:
+    filters = project.config.training.filters
+    return filters.model_dump(mode="json") if source.filtered else None
+
+
+def _class_key(project: Project, source: PictureSource, spec: ClassSpec) -> str:
+    labelled = sorted(labelled_files(project)) if _looks_for_leaks(project) else None
+    return value_digest([source.name, source.inputs(spec), _filters(project, source), labelled])
+
+
+def _class_file(folder: Path, spec: ClassSpec) -> Path:
+    return folder / FOUND / f"{class_folder(spec.name)}.json"

@@ -9,23 +9,38 @@ from usam_core.images.rgb import OWN_WINDOW
 from usam_core.images.stores.show import WITHOUT
 from usam_core.lineage.document import LINEAGE, read_document
 from usam_core.sam.embedder import EMBED_REVISION
-from usam_core.steps.folders import step_folder
+from usam_core.steps.base import step_folder
 from usam_core.steps.images_to_label import labelled_images, tiled_images
 
 _NUMBERS = r"\[[^\]]*\]"
 
 
-def notes_on_kept(project: Project, kept: int, code: str) -> list[str]:
-    """Say that embeddings made by other code are kept, if there are any.
-
-    `EMBED_REVISION`, part of the store's fingerprint, says whether a change of the code changes
-    results (docs/decisions/0005): ten million images are not embedded again for a refactoring.
+def embed_notes(project: Project, kept: int, code: str, shown: dict[str, int]) -> list[str]:
+    """Notes on a run of embed.
 
     Args:
         project: the project.
         kept: how many embeddings were there already.
         code: digest of the code that embeds.
+        shown: `shown_modes` of the images.
     """
+    return [
+        *_on_kept(project, kept, code),
+        *_on_shown(shown),
+        *_on_tiles(project),
+        *notes_on_endings(project),
+    ]
+
+
+def shown_modes(rows: pd.DataFrame) -> dict[str, int]:
+    """Count the images by how their values became 8-bit RGB; windows stand in the index."""
+    modes = rows.loc[rows["status"] == "ok", "mode"].str.replace(_NUMBERS, "", regex=True)
+    return {str(mode): int(count) for mode, count in modes.value_counts().sort_index().items()}
+
+
+def _on_kept(project: Project, kept: int, code: str) -> list[str]:
+    # `EMBED_REVISION`, part of the store's fingerprint, says whether a change of the code changes
+    # results (docs/decisions/0005): ten million images are not embedded again for a refactoring.
     try:
         document = read_document(step_folder(project, "embed") / LINEAGE)
         before = document["code"]["sha256"]
@@ -40,14 +55,7 @@ def notes_on_kept(project: Project, kept: int, code: str) -> list[str]:
     ]
 
 
-def shown_modes(rows: pd.DataFrame) -> dict[str, int]:
-    """Count the images by how their values became 8-bit RGB; windows stand in the index."""
-    modes = rows.loc[rows["status"] == "ok", "mode"].str.replace(_NUMBERS, "", regex=True)
-    return {str(mode): int(count) for mode, count in modes.value_counts().sort_index().items()}
-
-
-def notes_on_shown(shown: dict[str, int]) -> list[str]:
-    """Say what of the images is not seen, and what is seen otherwise than in the others."""
+def _on_shown(shown: dict[str, int]) -> list[str]:
     notes = [
         f"{count} images are shown as {mode}: images.channels says which channels are seen"
         for mode, count in shown.items()
@@ -63,8 +71,7 @@ def notes_on_shown(shown: dict[str, int]) -> list[str]:
     return notes
 
 
-def notes_on_tiles(project: Project) -> list[str]:
-    """Say which of what was counted are tiles."""
+def _on_tiles(project: Project) -> list[str]:
     tiled = {image.sha256: len(image.tiles) for image in tiled_images(project)}
     if not tiled:
         return []
@@ -72,7 +79,7 @@ def notes_on_tiles(project: Project) -> list[str]:
 
 
 def notes_on_endings(project: Project) -> list[str]:
-    """Say which images were left out for their endings; not where a person chose the endings."""
+    """Which images were left out for their endings; nothing where a person chose the endings."""
     if "extensions" in project.config.images.model_fields_set:
         return []
     others = labelled_images(project).attrs.get(OTHERS, {})

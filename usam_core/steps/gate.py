@@ -22,8 +22,8 @@ from usam_core.labels.overlay import overlay
 from usam_core.metrics.gate import Objection, RunStatistics, judge
 from usam_core.steps import annotate
 from usam_core.steps.annotate_notes import covering
-from usam_core.steps.folders import step_folder
-from usam_core.steps.record import StepResult, labels_record, made_digest, read_record
+from usam_core.steps.base import step_folder
+from usam_core.steps.record import labels_record, made_digest, read_record
 from usam_core.steps.render import picture_and_labels
 from usam_core.store.commit import remove_folder
 
@@ -61,8 +61,13 @@ def check_gate(project: Project) -> Verdict:
         MissingStepError: `annotate` has not run.
     """
     folder = step_folder(project, "gate")
-    now = _statistics(project)
-    history = _read(folder / HISTORY)
+    now, history = _statistics(project), []
+    for number, run in _lines(folder / HISTORY):
+        if run is None:
+            message = "%s:%d: no statistics of a run; the line is left out"
+            _log.warning(message, folder / HISTORY, number)
+        else:
+            history.append(run)
     objections = judge(now, [run for run in history if run.key != now.key], project.config.gate)
     sheet = None
     if objections:
@@ -90,12 +95,15 @@ def _statistics(project: Project) -> RunStatistics:
 
 
 def _labels(project: Project) -> dict[str, Any]:
-    """Return what the labels are in sum; it is worked out once for the same labels."""
+    """Totals over the labels; computed once for the same labels."""
     record = labels_record(project)
     names = project.config.label_names
     of = {"key": record.key, "made": made_digest(record), "classes": names}
     file = step_folder(project, "gate") / LABELS
-    known = _known(file)
+    try:
+        known = read_sealed(file)
+    except (OSError, ValueError):
+        known = {}
     if {name: known.get(name) for name in of} == of and "covered" in known:
         return known
     areas, covered = dict.fromkeys(names, 0), Counter[str]()
@@ -109,22 +117,15 @@ def _labels(project: Project) -> dict[str, Any]:
         for one in image.instances:
             areas[names[one.class_index]] += one.area
         covered.update(covering(image))
-    found = {
+    totals = {
         **of,
         "images": images,
         "class_share": {name: area / max(1, pixels) for name, area in areas.items()},
         "mean_score": scores / instances if instances else None,
         "covered": dict(covered),
     }
-    write_sealed(file, found)
-    return found
-
-
-def _known(file: Path) -> dict[str, Any]:
-    try:
-        return read_sealed(file)
-    except (OSError, ValueError):
-        return {}
+    write_sealed(file, totals)
+    return totals
 
 
 def _images(project: Project) -> Iterator[LabelledImage]:
@@ -135,15 +136,12 @@ def _images(project: Project) -> Iterator[LabelledImage]:
 
 
 def _summary(project: Project, step: str) -> dict[str, Any]:
-    record: StepResult | None = read_record(step_folder(project, step))
+    record = read_record(step_folder(project, step))
     return {} if record is None else record.summary
 
 
 def _suspects(project: Project, objections: list[Objection]) -> list[tuple[str, str]]:
-    """Return path and label PNG of the images that show best what is objected to.
-
-    Those with much of a class, or with low scores.
-    """
+    """Path and label PNG of images with much of the classes objected to, or with low scores."""
     names = project.config.label_names
     classes = {one.class_name for one in objections if one.class_name}
 
@@ -163,8 +161,7 @@ def _draw(project: Project, images: list[tuple[str, str]], target: Path) -> None
     colors, labels = LabelMap.of(project.config).colors, step_folder(project, "annotate")
     tiles = []
     for path, png in images:
-        rgb, found = picture_and_labels(project, path, labels / png)
-        tile = Image.fromarray(overlay(rgb, found, colors))
+        tile = Image.fromarray(overlay(*picture_and_labels(project, path, labels / png), colors))
         tile.thumbnail((_SIDE, _SIDE))
         tiles.append(tile)
     sheet = Image.new("RGB", (3 * _SIDE, -(-len(tiles) // 3) * _SIDE), "white")
@@ -175,12 +172,12 @@ def _draw(project: Project, images: list[tuple[str, str]], target: Path) -> None
 
 
 def unreadable_lines(file: Path) -> list[int]:
-    """Return the numbers, from 1 on, of the history's lines that are not as they were written."""
+    """Numbers, from 1 on, of the history's lines that are not as they were written."""
     return [number for number, run in _lines(file) if run is None]
 
 
 def drop_unreadable(file: Path) -> None:
-    """Leave out of a history what cannot be read."""
+    """Drop the lines of a history that cannot be read."""
     runs = [run for _, run in _lines(file) if run is not None]
     remove_folder(file)
     if runs:
@@ -200,16 +197,6 @@ def _lines(file: Path) -> Iterator[tuple[int, RunStatistics | None]]:
             yield number, _STATISTICS.validate_python(unsealed(json.loads(line)))
         except (ValueError, TypeError):
             yield number, None
-
-
-def _read(path: Path) -> list[RunStatistics]:
-    found = []
-    for number, run in _lines(path):
-        if run is None:
-            _log.warning("%s:%d: no statistics of a run; the line is left out", path, number)
-        else:
-            found.append(run)
-    return found
 
 
 def _write(path: Path, runs: list[RunStatistics]) -> None:

@@ -1,35 +1,41 @@
 """What a step leaves behind so that the next run can tell whether it still holds."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from usam_core.config.project import Project
-from usam_core.errors import MissingStepError, StoreError
+from usam_core.errors import InputError, MissingStepError, StoreError
 from usam_core.files.digest import file_digest, value_digest
 from usam_core.files.paths import inside
 from usam_core.files.sealed import read_sealed, write_sealed
 from usam_core.images.listing.content import mismatch
-from usam_core.lineage.document import LINEAGE, portable
-from usam_core.steps.base import Input, StepResult, find_step
-from usam_core.steps.folders import step_folder
+from usam_core.lineage.document import LINEAGE, RECORD, portable
+from usam_core.steps.base import Input, StepResult, find_step, step_folder
 
-RECORD = "record.json"
+_RECORD = TypeAdapter(StepResult)
+_MIN_DIGITS = 8
 
 
 def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
-    """Return the SHA-256 of each file under its path relative to `folder`."""
+    """SHA-256 of each file by its path relative to `folder`."""
     return {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
 
 
+def finished(
+    step: str, key: str, path: Path, summary: dict[str, Any], files: Iterable[Path]
+) -> StepResult:
+    """Result of a step that has run: `path` is its main file, beside the other `files`."""
+    return StepResult(step, key, False, str(path), summary, digests(path.parent, files))
+
+
 def made_digest(result: StepResult) -> str:
-    """Return one digest of what a step made; its lineage, which holds the time, is left out."""
+    """One digest of a step's outputs; its lineage, which holds the time, is left out."""
     return value_digest({k: v for k, v in result.outputs.items() if k != LINEAGE})
-
-
-_RECORD = TypeAdapter(StepResult)
 
 
 def write_record(folder: Path, result: StepResult) -> None:
@@ -38,9 +44,9 @@ def write_record(folder: Path, result: StepResult) -> None:
 
 
 def read_record(folder: Path) -> StepResult | None:
-    """Return the record of a finished step, or None when there is none as it was written.
+    """Record of a finished step; None if it is missing or not as it was written.
 
-    A project that was moved or copied finds its files where they are now.
+    Paths follow a project that was moved or copied.
     """
     try:
         record = _RECORD.validate_python(read_sealed(folder / RECORD))
@@ -57,11 +63,7 @@ def read_record(folder: Path) -> StepResult | None:
 
 
 def whole_output(folder: Path, name: str) -> Path:
-    """Return a recorded output of a step, to be read by another one.
-
-    Args:
-        folder: the step's folder.
-        name: the output as the record has it.
+    """Path of the recorded output `name` in a step's folder, to be read by another step.
 
     Raises:
         StoreError: it is missing, or not as the step wrote it.
@@ -109,9 +111,48 @@ def made_input(project: Project, record: StepResult) -> Input:
 
 
 def intact_record(folder: Path, key: str) -> StepResult | None:
-    """Return the record, marked as reused, if its key holds and its outputs are undamaged."""
+    """The record, marked as reused, if its key holds and its outputs are undamaged."""
     record = read_record(folder)
     if record is None or record.key != key or LINEAGE not in record.outputs:
         return None
     whole = not any(mismatch(folder / name, sha256) for name, sha256 in record.outputs.items())
     return replace(record, reused=True) if whole else None
+
+
+def check_manifest(step: str, parents: Mapping[str, Path], manifest: str) -> None:
+    """Refuse to build on anything but the chosen outputs of an earlier step.
+
+    Args:
+        step: the step that is about to run.
+        parents: folders of the steps that it reads, by their names.
+        manifest: the `lineage.json` that a step before wrote: its path, or the beginning of its
+            SHA-256 as run pages and `usam lineage` show it. Empty accepts whatever is there.
+
+    Raises:
+        InputError: it is neither, or the project has other outputs by now.
+    """
+    if not manifest:
+        return
+    chosen = _manifest_digest(manifest)
+    files = {parent: folder / LINEAGE for parent, folder in parents.items()}
+    now = {parent: file_digest(file) for parent, file in files.items() if file.exists()}
+    if not any(digest.startswith(chosen) for digest in now.values()):
+        there = ", ".join(f"{parent} {digest[:12]}" for parent, digest in now.items()) or "nothing"
+        raise InputError(
+            f"manifest: got {manifest!r} ({chosen[:12]}), but {step} would build on {there}; run "
+            "the step before again, or choose one of these, or leave it empty"
+        )
+
+
+def _manifest_digest(manifest: str) -> str:
+    digits = manifest.lower()
+    if re.fullmatch(rf"[0-9a-f]{{{_MIN_DIGITS},64}}", digits):
+        return digits
+    file = Path(manifest)
+    file = file / LINEAGE if file.is_dir() else file
+    if not file.is_file():
+        raise InputError(
+            f"manifest: got {manifest!r}, which is no file; expected the path of a {LINEAGE}, or "
+            f"at least {_MIN_DIGITS} digits of its SHA-256"
+        )
+    return file_digest(file)

@@ -14,23 +14,21 @@ from usam_core.images.ref import Box, ImageRef, Tile
 from usam_core.labels.overlay import save_overlay
 from usam_core.masks.label_png import read_label_png
 from usam_core.progress import Progress
-from usam_core.steps import embed
 from usam_core.steps.images_to_label import tiled_images
+from usam_core.steps.read_settings import how_to_read
 
 _MAX_PIXELS = 4_000_000
 
 
 def picture_and_labels(project: Project, path: str, png: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image, uint8 (h, w, 3), and its labels (h, w).
-
-    Of an image that is embedded in tiles every so many pixels are left out.
+    """An image, uint8 (h, w, 3), and its labels (h, w); a tiled one is subsampled.
 
     Args:
         project: the project.
         path: the image as it is listed.
         png: its label PNG.
     """
-    how = embed.how_to_read(project)
+    how = how_to_read(project)
     tiled = next((one for one in tiled_images(project) if one.path == path), None)
     ref = ImageRef.parse(project.image_address(path))
 
@@ -43,7 +41,7 @@ def picture_and_labels(project: Project, path: str, png: Path) -> tuple[np.ndarr
 def reduced(
     labels: np.ndarray, tiles: Sequence[Tile], read: Callable[[Box | None], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image, uint8 (h, w, 3), and its labels, both reduced where there are tiles.
+    """An image, uint8 (h, w, 3), and its labels, both subsampled where there are tiles.
 
     Args:
         labels: the label map, (h, w).

@@ -9,20 +9,18 @@ from usam_core.lineage.document import portable
 from usam_core.review.decisions import Decision, read_all, read_log, standing
 from usam_core.steps.base import Input, Inputs
 
-DECISIONS = "decisions.jsonl"
-
 
 def decisions_file(out: Path) -> Path:
     """Where decisions are kept below a project's results: one log for classes and parents."""
-    return out / "review" / DECISIONS
+    return out / "review" / "decisions.jsonl"
 
 
 def decided(out: Path) -> dict[str, list[Decision]]:
     """The decisions that stand, by the digest of their image, oldest first."""
-    found: dict[str, list[Decision]] = {}
+    by_image: dict[str, list[Decision]] = {}
     for decision in standing(read_all(decisions_file(out))):
-        found.setdefault(decision.sha256, []).append(decision)
-    return found
+        by_image.setdefault(decision.sha256, []).append(decision)
+    return by_image
 
 
 def decision_inputs(out: Path, root: Path) -> Inputs:
@@ -32,15 +30,15 @@ def decision_inputs(out: Path, root: Path) -> Inputs:
         out: the folder of the project's results.
         root: the project's folder.
     """
-    said = [one for of_image in decided(out).values() for one in of_image]
-    if not said:
+    decisions = [one for of_image in decided(out).values() for one in of_image]
+    if not decisions:
         return {}
-    log, sha256 = decisions_file(out), decisions_digest(said)
+    log, sha256 = decisions_file(out), decisions_digest(decisions)
 
     def lineage() -> dict[str, Any]:
         return {
             "path": portable(log, root),
-            "count": len(said),
+            "count": len(decisions),
             "sha256": sha256,
             # Lines are only ever added: so far the log must stay as it is.
             "log_bytes": log.stat().st_size,
@@ -51,7 +49,7 @@ def decision_inputs(out: Path, root: Path) -> Inputs:
 
 
 def notes_on_decisions(out: Path) -> list[str]:
-    """Say which lines of the log hold no decision, if there are any."""
+    """Which lines of the log hold no decision, if there are any."""
     file = decisions_file(out)
     _, bad = read_log(file)
     if not bad:
@@ -64,7 +62,7 @@ def notes_on_decisions(out: Path) -> list[str]:
 
 
 def decisions_digest(decisions: Iterable[Decision]) -> str:
-    """Return a digest of what decisions say, whenever it was said."""
+    """Digest of what decisions say, whenever it was said."""
     return value_digest(
         sorted(
             [d.sha256, d.prompt, d.mask["counts"], d.head_class, d.label or "", d.label is None]
