@@ -49,7 +49,7 @@ def _print(found, project: str) -> None:
     for remade, title in _TITLES.items():
         damages = [damage for damage in found.damages if damage.remade == remade]
         if damages:
-            done = " (dropped)" if found.repaired and remade != "no" else ""
+            done = " (dropped)" if found.repair and remade != "no" else ""
             say(f"{title}{done}:")
         for damage in damages:
             made_by = f" [{damage.step}]" if damage.step else ""
@@ -66,9 +66,9 @@ def _print(found, project: str) -> None:
         say("all is whole")
         return
     count = Counter(damage.remade for damage in found.damages)
-    if found.repaired and not count["no"]:
+    if found.repair and not count["no"]:
         say(f"repaired; next: usam run {project}")
-    elif count["repair"] and not found.repaired:
+    elif count["repair"] and not found.repair:
         say(f"{len(found.damages)} damaged; next: usam check {project} --repair, then usam run")
     else:
         say(f"{len(found.damages)} damaged; next: usam run {project}")

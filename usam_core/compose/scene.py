@@ -55,7 +55,6 @@ def object_mask(mask_set: MaskSet, config: ComposeConfig) -> np.ndarray | None:
 
     Args:
         mask_set: SAM's masks of the picture.
-        config: the limits.
     """
     d, m = mask_set.predicted_iou.shape
     packed = mask_set.packed_masks.reshape(d * m, *mask_set.packed_masks.shape[2:])

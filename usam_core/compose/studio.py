@@ -33,7 +33,6 @@ def held_out(pictures: Mapping[str, Iterable[str]], share: float, seed: int) -> 
     Args:
         pictures: digests by class.
         share: of each class's pictures, 0 to 1; rounded, and at least one.
-        seed: the project's seed.
     """
     found: set[str] = set()
     for digests in pictures.values():
@@ -49,7 +48,6 @@ def deal(
     """The classes of each scene, different ones, each class about as often as any other.
 
     Args:
-        rng: decides the order.
         classes: the names that there are cut-outs of.
         scenes: how many scenes.
         objects: fewest and most objects of a scene; fewer where there are not so many classes.
@@ -78,8 +76,6 @@ class Studio:
         others: digests of pictures of the user's negative names, for backgrounds.
         cut: returns the cut-out of a picture of a class, or None where no mask will do.
         look: returns the whole picture, uint8 (h, w, 3).
-        config: the settings.
-        seed: the project's seed.
         split: name of the split; scenes of two splits share no random number.
     """
 

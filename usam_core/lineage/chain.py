@@ -30,7 +30,6 @@ class Artifact:
 
     Attributes:
         file: absolute path.
-        folder: the step's folder.
         name: the file's path in it, "." for the whole step.
         document: the `lineage.json` that speaks of it.
         image: that a label PNG or an overlay is of; else None.
@@ -93,7 +92,6 @@ class Chain:
 
     Attributes:
         subject: the output.
-        root: the project's folder.
         links: every step, each once, by path and digest; the first is the output's own.
     """
 

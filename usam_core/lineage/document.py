@@ -108,9 +108,7 @@ def write_document(folder: Path, document: dict[str, Any], root: Path) -> str:
     """Write a step's `lineage.json` and return its SHA-256; the one that was there is kept.
 
     Args:
-        folder: the step's folder.
         document: what the step was made of (`usam_core.steps.running`).
-        root: the project's folder.
     """
     file = folder / LINEAGE
     if file.exists():

@@ -18,35 +18,28 @@ def annotate_notes(
     """Notes on a run of annotate.
 
     Args:
-        project: the project.
         edited: label PNGs that a person has changed.
         covered: images that each class covers nearly whole.
         images: how many were labelled.
     """
-    notes = [*covers_too_much(covered, images), *_on_settings(project)]
+    notes, config = covers_too_much(covered, images), project.config.inference
+    if calibration_file(project) is None:
+        asked = {
+            "inference.thresholds: calibrated": config.thresholds == "calibrated",
+            f"inference.presence: {config.presence:g}": config.presence > 0,
+        }
+        notes += [
+            f"{setting} had no effect: there were too few held-out scenes to calibrate on (`usam "
+            f"calibrate {project.file}` says how many are needed)"
+            for setting, given in asked.items()
+            if given
+        ]
     if edited:
         notes.append(
             f"{edited} label PNGs changed by hand are kept (`usam export --show-edits` says how); "
             "coco.json has the masks as they were made. To undo an edit, delete its PNG"
         )
     return notes + notes_on_decisions(project.out)
-
-
-def _on_settings(project: Project) -> list[str]:
-    """Which settings had no effect, because no calibration could be fitted."""
-    if calibration_file(project) is not None:
-        return []
-    config = project.config.inference
-    asked = {
-        "inference.thresholds: calibrated": config.thresholds == "calibrated",
-        f"inference.presence: {config.presence:g}": config.presence > 0,
-    }
-    return [
-        f"{setting} had no effect: there were too few held-out scenes to calibrate on (`usam "
-        f"calibrate {project.file}` says how many are needed)"
-        for setting, given in asked.items()
-        if given
-    ]
 
 
 def covering(image: LabelledImage) -> list[str]:

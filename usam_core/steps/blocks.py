@@ -20,7 +20,7 @@ from usam_core.files.hub import weights_digest
 from usam_core.head.text import TextHead, add_text
 from usam_core.lineage.document import LINEAGE, read_document
 from usam_core.steps.base import Input, Inputs, step_folder
-from usam_core.steps.record import read_record
+from usam_core.steps.record import summary_of
 from usam_core.store.blocks import block_id
 from usam_core.store.store import EmbeddingStore
 
@@ -87,8 +87,7 @@ def all_lacking(store: EmbeddingStore, blocks: Iterable[str], shas: Iterable[str
 
 
 def _left_out(project: Project) -> set[str]:
-    record = read_record(step_folder(project, "describe"))
-    return {one["sha256"] for one in record.summary["left_out"]} if record else set()
+    return {one["sha256"] for one in summary_of(project, "describe").get("left_out", ())}
 
 
 def _spec(project: Project, name: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from usam_core.report.history import HISTORY, RUNS, kept_runs, names_all, rewrit
 from usam_core.report.runs import damaged_kept
 from usam_core.steps import annotate, collect, export, gate
 from usam_core.steps.base import step_folder
-from usam_core.steps.check_folder import Checked, FolderCheck, Remade, Walk, check_store
+from usam_core.steps.check_folder import Check, FolderCheck, Remade, check_store
 from usam_core.steps.read_settings import windows_file
 from usam_core.steps.review import PRECISION
 from usam_core.steps.review_log import decisions_file
@@ -38,16 +38,12 @@ from usam_core.store.layout import folder_name
 _CACHES = ("images.parquet", "looks.parquet", "labelled_looks.parquet", annotate.CHECKED)
 
 
-def check_project(
-    project: Project, *, repair: bool = False, progress: Progress = SILENT
-) -> Checked:
+def check_project(project: Project, *, repair: bool = False, progress: Progress = SILENT) -> Check:
     """Read everything that a project's results stand on, at all class levels.
 
     Args:
-        project: the project.
         repair: drop what is damaged and can be made again. Decisions, images and exported files
             that a person has changed are never touched.
-        progress: told of files and shards.
 
     Raises:
         MissingStepError: no step has run.
@@ -60,18 +56,18 @@ def check_project(
             f"{project.out}: nothing to check, no step has run yet; run `usam run {project.file}` "
             "first"
         )
-    walk = Walk(project.root, repair, progress, Checked(repaired=repair))
+    check = Check(project.root, repair, progress)
     for (level, step), folder in zip(steps, folders, strict=True):
         with ExitStack() as held:
             # A review holds its lock for hours, and only adds lines.
             if folder.is_dir() and folder.name != "review":
                 with suppress(StoreError):  # nobody writes on a disk that cannot be written to
                     held.enter_context(only_one(folder / ".lock", str(folder)))
-            _StepCheck(walk, level, step).look()
-    for path, spec in walk.stores.items():
-        check_store(walk, path, spec)
-    walk.checked.seconds = time.monotonic() - begun
-    return walk.checked
+            _StepCheck(check, level, step).look()
+    for path, spec in check.stores.items():
+        check_store(check, path, spec)
+    check.seconds = time.monotonic() - begun
+    return check
 
 
 def _levels(project: Project) -> Iterator[Project]:
@@ -94,8 +90,8 @@ def _steps(project: Project) -> list[str]:
 class _StepCheck(FolderCheck):
     """Checks one step's folder, and what the project's settings say of it."""
 
-    def __init__(self, walk: Walk, project: Project, step: str) -> None:
-        super().__init__(walk, step_folder(project, step), step)
+    def __init__(self, check: Check, project: Project, step: str) -> None:
+        super().__init__(check, step_folder(project, step), step)
         self._project = project
 
     def look(self) -> None:
@@ -114,7 +110,7 @@ class _StepCheck(FolderCheck):
             return  # it has not run, or has nothing to do
         if self.record is None:
             self.document = None  # not to be believed
-        with self.walk.progress.bar(f"Checking {self.step}", None) as bar:
+        with self.all.progress.bar(f"Checking {self.step}", None) as bar:
             for claim in self.claims():
                 # `usam lineage` on a label reads its image behind a URL.
                 if not is_url(claim.path):
@@ -125,7 +121,7 @@ class _StepCheck(FolderCheck):
         self._check_chain()
         store = self.inputs.get("store")
         if store and folder_name(store["spec"]) == Path(store["path"]).name:
-            self.walk.stores[self.walk.root / store["path"]] = store["spec"]
+            self.all.stores[self.all.root / store["path"]] = store["spec"]
         own()
 
     def picture(self, name: str, named_by: Path) -> Path:
@@ -135,7 +131,7 @@ class _StepCheck(FolderCheck):
     def _check_chain(self) -> None:
         """Check the documents of earlier runs, and that none that this step's names is gone."""
         for file in sorted((self.folder / EARLIER).glob("*.json")):
-            what = self.walk.differs(file, file.stem)
+            what = self.all.differs(file, file.stem)
             if what:
                 self.tell(file, what, "repair", partial(self.remove, file))
         if self.document is None:
@@ -143,7 +139,7 @@ class _StepCheck(FolderCheck):
         for link in read_chain(self.folder).links.values():
             if link.document is None and link.sha256 is not None:
                 what = f"the document that {self.step} was made from is gone or changed"
-                self.tell(self.walk.root / link.path, what, "repair", self.drop)
+                self.tell(self.all.root / link.path, what, "repair", self.drop)
                 return
 
     def _check_collect(self) -> None:
@@ -157,13 +153,13 @@ class _StepCheck(FolderCheck):
             manifest = collect.read_table(self._project)
             # Else pictures came since.
             if pictures and collect.pictures_digest(manifest) == pictures["sha256"]:
-                self.walk.need(manifest["sha256"])
+                self.all.need(manifest["sha256"])
         spec = self.inputs.get("store", {}).get("spec", {})
         of_all = "window" in spec and "colour" not in spec and images.window == "store"
         wanted = [windows_file(self._project)] if of_all else []
         for file in sorted({*self.folder.glob("windows-*.json"), *wanted}):
             if file.is_file() and not _unreadable(file):
-                self.walk.count(file)
+                self.all.count(file)
                 continue
             what = "not as it was written" if file.exists() else "missing"
             kept = {} if spec.get("window") == "percentile" else spec.get("window")
@@ -178,7 +174,7 @@ class _StepCheck(FolderCheck):
     def _check_export(self) -> None:
         ledger = self.folder / export.LEDGER
         known = self.record.summary.get("ledger") if self.record else None
-        what = self.walk.differs(ledger, known) if known else ""
+        what = self.all.differs(ledger, known) if known else ""
         if what:
             advice = "what a person changed is kept, and told by its content from now on"
             self.tell(ledger, what, "repair", partial(self.drop, ledger), advice)
@@ -189,7 +185,7 @@ class _StepCheck(FolderCheck):
                     remade: Remade = "run" if why == "missing" else "repair"
                     self.tell(file, why, remade, partial(self.drop, file))
                 else:
-                    self.walk.checked.edits.append(portable(file, self.walk.root))
+                    self.all.edits.append(portable(file, self.all.root))
         except UsamError as error:
             # A ledger without a digest, or a head that is told of by its own step.
             self.tell(ledger, str(error), "repair", partial(self.drop, ledger))
@@ -213,7 +209,7 @@ class _StepCheck(FolderCheck):
             advice = "a repair leaves these earlier runs out; later ones are judged without them"
             self.tell(file, what, "repair", partial(gate.drop_unreadable, file), advice)
         elif file.is_file():
-            self.walk.count(file)
+            self.all.count(file)
 
     def _check_review(self) -> None:
         log = decisions_file(self._project.out)
@@ -222,7 +218,7 @@ class _StepCheck(FolderCheck):
             advice = "decisions are yours and are never touched: put the log back from a copy"
             self.tell(log, what, "no", advice=advice)
         elif log.is_file():
-            self.walk.count(log)
+            self.all.count(log)
         file = self.folder / PRECISION
         if file.exists() and _unreadable(file):
             advice = f"then `usam review {self._project.file.name} --summary` writes it"

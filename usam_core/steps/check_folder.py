@@ -72,44 +72,18 @@ class Damage:
 
 
 @dataclass(slots=True)
-class Checked:
-    """Result of a check.
-
-    Attributes:
-        damages: what is damaged.
-        edits: files that a person has changed, which are kept.
-        files: how many files were read.
-        bytes: how many bytes.
-        seconds: how long it took.
-        repaired: what can be made again was dropped.
-    """
-
-    damages: list[Damage] = field(default_factory=list)
-    edits: list[str] = field(default_factory=list)
-    files: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-    repaired: bool = False
-
-    @property
-    def sound(self) -> bool:
-        """Whether nothing is damaged, or only what a repair has dropped."""
-        return not any(one.remade == "no" or not self.repaired for one in self.damages)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-like mapping."""
-        return {**asdict(self), "sound": self.sound}
-
-
-@dataclass(slots=True)
-class Walk:
-    """A check on its way.
+class Check:
+    """A check of files: what it needs to know on its way, and its result.
 
     Attributes:
         root: the project's folder.
         repair: drop what is damaged and can be made again.
         progress: told of files and shards.
-        checked: the result so far.
+        damages: what is damaged.
+        edits: files that a person has changed, which are kept.
+        files: how many files were read.
+        bytes: how many bytes.
+        seconds: how long it took.
         stores: the spec of each store that results stand on, by its folder.
         images: what these stores must hold: the first 64 bits of digests.
     """
@@ -117,9 +91,30 @@ class Walk:
     root: Path
     repair: bool = False
     progress: Progress = SILENT
-    checked: Checked = field(default_factory=Checked)
+    damages: list[Damage] = field(default_factory=list)
+    edits: list[str] = field(default_factory=list)
+    files: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
     stores: dict[Path, dict[str, Any]] = field(default_factory=dict)
     images: "array[int]" = field(default_factory=lambda: array("Q"))
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is damaged, or only what a repair has dropped."""
+        return not any(one.remade == "no" or not self.repair for one in self.damages)
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as a JSON-like mapping."""
+        return {
+            "damages": [asdict(one) for one in self.damages],
+            "edits": self.edits,
+            "files": self.files,
+            "bytes": self.bytes,
+            "seconds": self.seconds,
+            "repaired": self.repair,
+            "sound": self.sound,
+        }
 
     def tell(
         self,
@@ -137,13 +132,13 @@ class Walk:
                 mend()
             except StoreError as error:
                 remade, advice = "no", str(error)
-        self.checked.damages.append(Damage(name, what, step, remade, advice))
+        self.damages.append(Damage(name, what, step, remade, advice))
 
     def count(self, path: Path | str) -> None:
         """Count what was read of a file; one that is not there, or a plane of one, is nothing."""
         with suppress(OSError):
-            self.checked.bytes += Path(path).stat().st_size
-            self.checked.files += 1
+            self.bytes += Path(path).stat().st_size
+            self.files += 1
 
     def differs(self, path: Path | str, sha256: str) -> str:
         """How a file differs from its digest, "" if it does not; counts it."""
@@ -193,8 +188,8 @@ class FolderCheck:
         bad: what was found damaged so far.
     """
 
-    def __init__(self, walk: Walk, folder: Path, step: str) -> None:
-        self.walk, self.folder, self.step = walk, folder, step
+    def __init__(self, check: Check, folder: Path, step: str) -> None:
+        self.all, self.folder, self.step = check, folder, step
         self.bad: set[Path | str] = set()
         self.record = read_record(folder)
         self.document: dict[str, Any] | None = None
@@ -212,7 +207,7 @@ class FolderCheck:
         """Check that the step finished."""
         file = self.folder / RECORD
         if self.record is not None:
-            self.walk.count(file)
+            self.all.count(file)
         elif file.exists() or self.document is not None:
             what = "not as it was written" if file.exists() else "missing"
             self.tell(file, what, "run", partial(self.remove, file))
@@ -235,8 +230,8 @@ class FolderCheck:
 
     def check(self, claim: Claim) -> None:
         """Compare one file with what is said of it."""
-        self.walk.need(claim.stored)
-        what = self.walk.differs(claim.path, claim.sha256)
+        self.all.need(claim.stored)
+        what = self.all.differs(claim.path, claim.sha256)
         if claim.kind == "lineage" and self.record and self.document and not what:
             same = value_digest(self.document["outputs"]) == made_digest(self.record)
             what = "" if same else f"names other outputs than {RECORD}"
@@ -246,7 +241,7 @@ class FolderCheck:
     def picture(self, name: str, named_by: Path) -> Path:
         """Where a training picture lies that the manifest names."""
         del named_by
-        return Path(os.path.normpath(self.walk.root / name))
+        return Path(os.path.normpath(self.all.root / name))
 
     def drop(self, *files: Path) -> None:
         """Remove files, and first of all the record: the step has not happened any more.
@@ -280,7 +275,7 @@ class FolderCheck:
         self.bad.add(path)
         if remade == "run" and os.path.isdir(path):
             remade = "repair"  # a file cannot be renamed over a folder
-        self.walk.tell(path, what, self.step, remade, mend, advice)
+        self.all.tell(path, what, self.step, remade, mend, advice)
 
     def _pictures(self) -> Iterator[Claim]:
         manifest = manifest_path(self.folder)
@@ -307,7 +302,7 @@ class FolderCheck:
                 yield Claim("labels", row.png_file, row.png_sha256, row)
                 if images is not None:
                     image = join(images, row.path)
-                    path = image if is_url(images) else self.walk.root / image
+                    path = image if is_url(images) else self.all.root / image
                     yield Claim("images", path, row.sha256, row)
 
     def _holds(self, table: Path) -> bool:
@@ -327,7 +322,7 @@ class FolderCheck:
             kept = self.folder / FOUND / f"{class_folder(claim.row['class'])}.json"
             self.tell(path, what, "repair", partial(self.drop, path, kept))
         elif claim.kind == "labels" and claim.row.is_edited():
-            self.walk.checked.edits.append(portable(path, self.walk.root))
+            self.all.edits.append(portable(path, self.all.root))
         else:
             self.tell(path, what, "run", partial(self._drop_output, path))
 
@@ -339,7 +334,7 @@ class FolderCheck:
 
 
 def check_store(
-    walk: Walk,
+    check: Check,
     path: Path,
     spec: dict[str, Any],
     images: set[str] | None = None,
@@ -349,7 +344,7 @@ def check_store(
     """Check a store and its shards, and that it has all images that results stand on.
 
     Args:
-        walk: knows these images.
+        check: knows these images.
         path: the store's folder.
         spec: of its embeddings.
         images: check the shards of these alone.
@@ -360,7 +355,7 @@ def check_store(
     """
     shards = path / SHARDS
     if not shards.is_dir():
-        walk.tell(path, "missing", "embed", "run")
+        check.tell(path, "missing", "embed", "run")
         return []
     make = partial(make_store, path.parent, spec)
     metadata: tuple[tuple[Path, Remade], ...] = ((path, "run"), (shards, "repair"))
@@ -368,32 +363,33 @@ def check_store(
         try:
             read_group(folder)
         except StoreError as error:
-            walk.tell(folder / GROUP_FILE, str(error), "embed", remade, make)
+            check.tell(folder / GROUP_FILE, str(error), "embed", remade, make)
     for file in (path / CACHE_FILE, path / CHECKED_FILE):
         if file.is_dir():
-            walk.tell(file, "a folder, not a file", "embed", "repair", partial(remove_folder, file))
+            mend = partial(remove_folder, file)
+            check.tell(file, "a folder, not a file", "embed", "repair", mend)
     store = EmbeddingStore(path, spec)
-    sound = all(one.step != "embed" for one in walk.checked.damages)
-    names, needed = store.shards(), walk.images
+    sound = all(one.step != "embed" for one in check.damages)
+    names, needed = store.shards(), check.images
     if images is not None:
         index, needed = store.index(), _first_bits(images)
         names = sorted(index.loc[index["sha256"].isin(images), "shard"].unique())
-    for bad in store.verify(only=names, deep=deep, progress=walk.progress):
+    for bad in store.verify(only=names, deep=deep, progress=check.progress):
         if bad.block:
             folder = shards / bad.shard / FEATURES / bad.block
             mend = partial(store.drop_damaged_block, bad.shard, bad.block)
-            walk.tell(folder, bad.reason, "describe", "run", mend)
+            check.tell(folder, bad.reason, "describe", "run", mend)
         else:
             drop = partial(store.drop_shard, bad.shard)
-            walk.tell(shards / bad.shard, bad.reason, "embed", "run", drop)
+            check.tell(shards / bad.shard, bad.reason, "embed", "run", drop)
             sound = False
     held = array("Q")
     for name in names:
         for file in filter(Path.is_file, (shards / name).rglob("*")):
-            walk.count(file)
+            check.count(file)
         held.extend(_first_bits(store.images_of(name)))
     missing = np.setdiff1d(np.array(needed, np.uint64), np.array(held, np.uint64))
     if len(missing) and sound:
         what = f"{len(missing)} images of the results are not in it, such as {missing[0]:016x}..."
-        walk.tell(path, what, "embed", "run")
+        check.tell(path, what, "embed", "run")
     return names

@@ -39,7 +39,7 @@ from usam_core.steps.record import (
     finished,
     intact_record,
     needed_record,
-    read_record,
+    summary_of,
     whole_output,
 )
 
@@ -106,10 +106,8 @@ def collect_class(
     """Get and filter the pictures of one class; `run` makes the manifest of all.
 
     Args:
-        project: the project.
         name: the class.
         refresh: drop what was made or fetched for the class before, and begin anew.
-        progress: told how it goes on.
 
     Returns:
         Counts by the keys `pictures` and `rejected`.
@@ -242,8 +240,7 @@ def pictures_digest(manifest: pd.DataFrame) -> str:
 
 def training_provenance(project: Project) -> dict[str, Any]:
     """Where the training pictures came from, in sum, for cards and lineage."""
-    record = read_record(step_folder(project, "collect"))
-    return {} if record is None else record.summary.get("provenance", {})
+    return summary_of(project, "collect").get("provenance", {})
 
 
 def _pictures(project: Project, provenance: dict[str, Any]) -> dict[str, Any]:

@@ -159,9 +159,7 @@ def plan(project: Project, specs: dict[str, dict[str, Any]], progress: Progress)
     """What is missing, by shard; damaged blocks are dropped, and so are missing.
 
     Args:
-        project: the project.
         specs: what identifies each block, by name.
-        progress: told of the images that are listed.
     """
     store = embed.open_store(project)
     wanted = described_files(project, progress)

@@ -229,8 +229,6 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
     """Check that every image is in the store, and say what became of all of them.
 
     Args:
-        project: the project.
-        key: the step's key.
         embedded: how many images this run embedded, for the summary.
     """
     store = open_store(project)

@@ -4,7 +4,7 @@ A person's edits are kept: a file for one image that is not as the last export w
 `show_edits` says what was changed.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -71,14 +71,14 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     folder = step_folder(project, "export")
     writers = _writers(project, _formats(project))
     if not writers:
-        return _result(key, folder, 0, {}, [], [])
+        nothing = {"images": 0, "shards": 0, "written": 0, "edited": {}, "notes": []}
+        return StepResult("export", key, False, str(folder), nothing)
     record = read_record(folder)
     for name, sha256 in record.outputs.items() if record else ():
         if name.startswith(f"{ROWS}/") and mismatch(folder / name, sha256):
             remove_folder(folder / name)  # they are written again
     # Files are replaced from here on: what the last export recorded holds no longer.
     (folder / RECORD).unlink(missing_ok=True)
-    images = labels_record(project).summary["images"]
     labels = annotate.labels(project)
     parts = cast(Mapping[str, str], labels.files)
     with (
@@ -99,10 +99,25 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         rows = [rows_file(folder, w.name, stem) for w in writers if w.indexed for stem in stems]
         edited = {w.name: sum(1 for _ in ledger.edits(w.name)) for w in writers}
         notes = [note for writer in writers for note in writer.notes]
-        notes += _notes(ledger, writers, edited, project)
-    result = _result(key, folder, images, edited, [*files, *rows], notes)
-    counts = {"shards": len(parts), "written": fresh, "ledger": file_digest(folder / LEDGER)}
-    return replace(result, summary={**result.summary, **counts})
+        notes += ledger.refused.values()
+        if sum(edited.values()):
+            notes.append(
+                f"{sum(edited.values())} files changed by hand are kept: `usam export "
+                f"{project.file} --show-edits` says how, --overwrite-edited writes them anew"
+            )
+        other = sorted(set(ledger.formats()) - set(edited))
+        if other:
+            notes.append(f"of an earlier export and not renewed now: {', '.join(other)}")
+    summary = {
+        "images": labels_record(project).summary["images"],
+        "shards": len(parts),
+        "written": fresh,
+        "edited": edited,
+        "notes": notes,
+        "ledger": file_digest(folder / LEDGER),
+    }
+    outputs = digests(folder, [*files, *rows])
+    return StepResult("export", key, False, str(folder), summary, outputs)
 
 
 def intact(project: Project, key: str) -> StepResult | None:
@@ -212,11 +227,10 @@ def _settings(project: Project) -> dict[str, Any]:
     }
 
 
-def _writers(project: Project, names: Iterable[str]) -> list[Writer]:
-    names = list(names)
+def _writers(project: Project, names: Collection[str]) -> list[Writer]:
     if not names:
         return []
-    config = project.config
+    config, folder = project.config, step_folder(project, "export")
     _, card = load_head(head_path(project))
     chosen = {spec.name: spec.color for spec in config.classes}
     label_map = LabelMap.of_names(card["classes"], chosen)
@@ -224,7 +238,7 @@ def _writers(project: Project, names: Iterable[str]) -> list[Writer]:
         open_writer(
             name,
             Target(
-                folder=step_folder(project, "export") / name,
+                folder=folder / name,
                 label_map=label_map,
                 run=labels_record(project).key,
                 shapes=config.outputs.label_studio,
@@ -274,28 +288,6 @@ def _finish(writer: Writer, parts: list[str], ledger: Ledger) -> list[Path]:
     written = [Written(ledger.relative(file), "", content_digest(file)) for file in files]
     ledger.finish(name, INDEX, "", written, [])
     return files
-
-
-def _notes(
-    ledger: Ledger, writers: list[Writer], edited: dict[str, int], project: Project
-) -> list[str]:
-    notes = list(ledger.refused.values())
-    if sum(edited.values()):
-        notes.append(
-            f"{sum(edited.values())} files changed by hand are kept: `usam export {project.file} "
-            "--show-edits` says how, --overwrite-edited writes them anew"
-        )
-    other = sorted(set(ledger.formats()) - {writer.name for writer in writers})
-    if other:
-        notes.append(f"of an earlier export and not renewed now: {', '.join(other)}")
-    return notes
-
-
-def _result(
-    key: str, folder: Path, images: int, edited: dict[str, int], files: list[Path], notes: list[str]
-) -> StepResult:
-    summary = {"images": images, "shards": 0, "written": 0, "edited": edited, "notes": notes}
-    return StepResult("export", key, False, str(folder), summary, digests(folder, files))
 
 
 def sentence(summary: dict[str, Any]) -> str:

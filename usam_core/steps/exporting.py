@@ -52,8 +52,6 @@ def export_part(
     """Write the files and the rows of one part's images, all formats in one pass.
 
     Args:
-        part: the part's name.
-        images: its images.
         jobs: the formats to write.
         ledger: knows what was written before.
     """

@@ -218,8 +218,6 @@ def learn(
         owners: each name that pictures are of, and the head's output that it is labelled as.
         on_objects: gives which masks lie on the one object of pictures, bool (n, d), by digest.
         config: settings of the head.
-        seed: the project's.
-        progress: told each epoch.
     """
     bags = BagSource(
         store,

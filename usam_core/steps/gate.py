@@ -23,7 +23,7 @@ from usam_core.metrics.gate import Objection, RunStatistics, judge
 from usam_core.steps import annotate
 from usam_core.steps.annotate_notes import covering
 from usam_core.steps.base import step_folder
-from usam_core.steps.record import labels_record, made_digest, read_record
+from usam_core.steps.record import labels_record, made_digest, summary_of
 from usam_core.steps.render import picture_and_labels
 from usam_core.store.commit import remove_folder
 
@@ -33,7 +33,6 @@ _STATISTICS = TypeAdapter(RunStatistics)
 HISTORY = "history.jsonl"
 SUSPECTS = "suspects.jpg"
 LABELS = "labels.json"
-
 _SUSPECTS = 6
 _SIDE = 300
 
@@ -81,7 +80,7 @@ def check_gate(project: Project) -> Verdict:
 
 def _statistics(project: Project) -> RunStatistics:
     labels = _labels(project)
-    quarantined = len(_summary(project, "embed").get("quarantined", []))
+    quarantined = len(summary_of(project, "embed").get("quarantined", []))
     total = labels["images"] + quarantined
     return RunStatistics(
         key=labels["key"],
@@ -89,7 +88,7 @@ def _statistics(project: Project) -> RunStatistics:
         quarantined=quarantined / total if total else 0.0,
         class_share=labels["class_share"],
         mean_score=labels["mean_score"],
-        miou=_summary(project, "evaluate").get("miou"),
+        miou=summary_of(project, "evaluate").get("miou"),
         covered=labels["covered"],
     )
 
@@ -133,11 +132,6 @@ def _images(project: Project) -> Iterator[LabelledImage]:
     of_instance = ("class_index", "area", "score")
     columns = [f"instances.list.element.{name}" for name in of_instance]
     return annotate.labels(project).images(["pixels", *columns])
-
-
-def _summary(project: Project, step: str) -> dict[str, Any]:
-    record = read_record(step_folder(project, step))
-    return {} if record is None else record.summary
 
 
 def _suspects(project: Project, objections: list[Objection]) -> list[tuple[str, str]]:

@@ -103,13 +103,11 @@ class Labeller:
     """Labels one image, or one tile, after the other with a head.
 
     Args:
-        project: the project.
         store_path: folder of the embedding store.
         head_file: the head.
         blocks: ids of feature blocks that were added to the store, by the head's names for them.
 
     Attributes:
-        label_map: the head's classes.
     """
 
     def __init__(
@@ -201,17 +199,13 @@ def label_part(
     with progress.bar("Labelling", len(part.rows)) as bar:
         for sha256, mask_set in labeller.mask_sets(part.shard, wanted):
             done = labeller.label(mask_set, part.decisions.get(sha256))
+            save = functools.partial(save_label_png, labels=done.labels, signed=True)
             for path, png in wanted[sha256]:
-                kept = edited_png(folder / png, mask_set.size_hw, part.written.get(png))
-                # An edit stays; beside it, for its digest alone, lies for a moment what we made.
-                name = f"{TEMPORARY_PREFIX}{part.file.stem}.png"
-                made = part.file.with_name(name) if kept else folder / png
-                save_label_png(made, done.labels, signed=True)
-                known = {"path": path, "sha256": sha256, "png": png}
-                known["png_sha256"] = file_digest(made)
+                digest = _save_png(
+                    part, folder / png, part.written.get(png), mask_set.size_hw, save
+                )
+                known = {"path": path, "sha256": sha256, "png": png, "png_sha256": digest}
                 images.append(labelled_image(done, mask_set, labeller.label_map, **known))
-                if kept:
-                    made.unlink()
                 bar.advance()
     write_part(part.file, images)
     return len(images)
@@ -266,14 +260,29 @@ def label_large(
         settings = project.config.inference
         labelled = label_tiles(image, mask_sets(), labeller.label, label_map, settings, canvas)
         png = folder / part.png
-        kept = edited_png(png, image.size_hw, part.written)
-        made = part.file.with_name(f".{part.file.stem}.png") if kept else png
-        canvas.save(made)
-        labelled = replace(labelled, png=part.png, png_sha256=file_digest(made))
+        digest = _save_png(part, png, part.written, image.size_hw, canvas.save)
+    write_part(part.file, [replace(labelled, png=part.png, png_sha256=digest)])
+    return 1
+
+
+def _save_png(
+    part: Part | LargePart,
+    png: Path,
+    written: str | None,
+    size_hw: tuple[int, int],
+    save: Callable[[Path], object],
+) -> str:
+    """Save a label PNG unless a person has edited it; the digest of what we made.
+
+    An edit stays; beside the part, for its digest alone, lies for a moment what we made.
+    """
+    kept = edited_png(png, size_hw, written)
+    made = part.file.with_name(f"{TEMPORARY_PREFIX}{part.file.stem}.png") if kept else png
+    save(made)
+    digest = file_digest(made)
     if kept:
         made.unlink()
-    write_part(part.file, [labelled])
-    return 1
+    return digest
 
 
 def label_tiles(
@@ -290,8 +299,6 @@ def label_tiles(
         image: the image and its tiles.
         mask_sets: of each tile, in their order.
         label: labels one of them.
-        label_map: the head's classes.
-        settings: how masks are suppressed.
         canvas: of the image's size; it is painted.
     """
     boxes = [tile.box for tile in image.tiles]

@@ -20,7 +20,7 @@ from usam_core.lineage.document import LINEAGE, RECORD, portable
 from usam_core.progress import SILENT, Progress
 from usam_core.review.decisions import read_all, standing
 from usam_core.sam.download import NANO_WEIGHTS, OFFICIAL, cache_folder
-from usam_core.steps.check_folder import Claim, Damage, FolderCheck, Walk, check_store
+from usam_core.steps.check_folder import Check, Claim, Damage, FolderCheck, check_store
 from usam_core.steps.collect import pictures_digest
 from usam_core.steps.compose import SCENES
 from usam_core.steps.record import made_digest, read_record
@@ -46,7 +46,7 @@ def check_chain(chain: Chain, progress: Progress = SILENT) -> list[Finding]:
 class _ChainCheck:
     def __init__(self, chain: Chain, progress: Progress) -> None:
         self._chain, self._artifact = chain, chain.subject
-        self._walk = Walk(chain.root, progress=progress)
+        self._check = Check(chain.root, progress=progress)
         self.findings: dict[tuple[Key | None, str], Finding] = {}
         self._near: set[str] = set()
         """Images of the store that the output is made of; empty for all outputs of a step."""
@@ -81,7 +81,7 @@ class _ChainCheck:
     @contextmanager
     def _noting(self, key: Key | None, name: str) -> Iterator[Finding]:
         """Attribute the damages that are found meanwhile to one thing."""
-        checked = self._walk.checked
+        check = self._check
         finding = self.findings.setdefault((key, name), Finding(key, name))
         try:
             yield finding
@@ -90,13 +90,13 @@ class _ChainCheck:
         except (OSError, ValueError, KeyError, TypeError) as error:
             # Whatever a damaged JSON or Parquet file makes of itself.
             finding.wrong.append(f"cannot be read: {error!r}")
-        finding.wrong += [one.sentence for one in checked.damages]
-        finding.wrong += [f"{path}: changed by a person since" for path in checked.edits]
-        checked.damages, checked.edits = [], []
+        finding.wrong += [one.sentence for one in check.damages]
+        finding.wrong += [f"{path}: changed by a person since" for path in check.edits]
+        check.damages, check.edits = [], []
 
     def _check_folder(self, key: Key, link: Link) -> None:
         """Check what a step made, or what of it the output stands on."""
-        folder = FolderCheck(self._walk, self._chain.at(link.path).parent, link.step)
+        folder = FolderCheck(self._check, self._chain.at(link.path).parent, link.step)
         folder.document = link.document
         with self._noting(key, "lineage") as finding:
             folder.check_record()
@@ -106,7 +106,7 @@ class _ChainCheck:
         known = own and subject.name == "."
         if known:
             self.findings[None, "file"].compared = f"{len(folder.outputs)} files"
-        with self._walk.progress.bar(f"Checking {link.step}", None) as bar:
+        with self._check.progress.bar(f"Checking {link.step}", None) as bar:
             for claim in folder.claims():
                 place = self._place(claim) if own else (key, claim.kind)
                 if place is not None:
@@ -160,10 +160,10 @@ class _ChainCheck:
         paths = dict(zip(manifest["sha256"], manifest["path"], strict=True))
         for name, sha256 in zip(row["labels"], row["sources"], strict=True):
             path = chain.at(paths.get(sha256, "a picture that the manifest does not name any more"))
-            what = self._walk.differs(path, sha256)
+            what = self._check.differs(path, sha256)
             if what:
                 advice = f"{name} was cut out of it; run `usam compose` again"
-                self._walk.tell(path, what, "collect", "repair", advice=advice)
+                self._check.tell(path, what, "collect", "repair", advice=advice)
             yield f"{name} {portable(path, chain.root)} {short(sha256)}"
 
     def _check_fact(self, finding: Finding, document: Entry, entry: Entry) -> None:
@@ -175,19 +175,19 @@ class _ChainCheck:
                 what = f"expected the digest {finding.compared}, got {short(now)}"
                 wrong = [(chain.at(entry.get("manifest") or entry["path"]), what)]
             elif name == "pictures" and "store" in document["inputs"]:
-                self._walk.need(_manifest(chain, entry)["sha256"])
+                self._check.need(_manifest(chain, entry)["sha256"])
         else:
             files = _files(name, chain, entry)
             finding.compared = short(entry["sha256"]) if files else None
-            wrong = [(path, self._walk.differs(path, sha256)) for path, sha256 in files]
+            wrong = [(path, self._check.differs(path, sha256)) for path, sha256 in files]
         advice = f"the {name} changed after {step} read it; run `usam {step}` again"
         for path, what in wrong:
             if what:
-                self._walk.tell(path, what, step, "no", advice=advice)
+                self._check.tell(path, what, step, "no", advice=advice)
 
     def check_stores(self) -> None:
         """Check the stores that steps of the chain read, each once."""
-        walk, by_store = self._walk, dict[Path, list[Damage]]()
+        check, by_store = self._check, dict[Path, list[Damage]]()
         for key, link in self._chain.links.items():
             read = _read_by(link)
             if not read.get("store"):
@@ -196,24 +196,24 @@ class _ChainCheck:
             folder = self._chain.at(read["store"]["path"]).parent / folder_name(spec)
             if near:
                 with self._noting(None, "masks") as finding:
-                    shards = check_store(walk, folder, spec, near)
+                    shards = check_store(check, folder, spec, near)
                     names = (f"{read['store']['path']}/{SHARDS}/{shard}" for shard in shards)
                     finding.compared = ", ".join(names)
                     # Blocks of features are told of below.
-                    walk.checked.damages = _of(walk.checked.damages, "embed")
+                    check.damages = _of(check.damages, "embed")
             with self._noting(key, "store"):
                 if folder not in by_store:
                     by_store[folder] = []
-                    check_store(walk, folder, spec, deep=False)
-                    by_store[folder] = walk.checked.damages
-                walk.checked.damages = _of(by_store[folder], "embed")
+                    check_store(check, folder, spec, deep=False)
+                    by_store[folder] = check.damages
+                check.damages = _of(by_store[folder], "embed")
             blocks = set(read.get("blocks", {}).get("ids", {}).values())
             if blocks:
                 with self._noting(key, "blocks"):
                     damages = _of(by_store[folder], "describe")
-                    walk.checked.damages = [d for d in damages if Path(d.path).name in blocks]
+                    check.damages = [d for d in damages if Path(d.path).name in blocks]
                     if not damages and EmbeddingStore(folder, spec).lacking(blocks, near):
-                        walk.tell(folder, f"no features of {min(near)}", "describe", "run")
+                        check.tell(folder, f"no features of {min(near)}", "describe", "run")
 
 
 def _read_by(link: Link) -> Entry:

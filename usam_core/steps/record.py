@@ -62,6 +62,12 @@ def read_record(folder: Path) -> StepResult | None:
     return record if step and step.stored else replace(record, path=str(folder))
 
 
+def summary_of(project: Project, step: str) -> dict[str, Any]:
+    """Summary of a finished step; empty where it has not run."""
+    record = read_record(step_folder(project, step))
+    return record.summary if record else {}
+
+
 def whole_output(folder: Path, name: str) -> Path:
     """Path of the recorded output `name` in a step's folder, to be read by another step.
 

@@ -24,18 +24,16 @@ def picture_and_labels(project: Project, path: str, png: Path) -> tuple[np.ndarr
     """An image, uint8 (h, w, 3), and its labels (h, w); a tiled one is subsampled.
 
     Args:
-        project: the project.
         path: the image as it is listed.
         png: its label PNG.
     """
-    how = how_to_read(project)
-    tiled = next((one for one in tiled_images(project) if one.path == path), None)
-    ref = ImageRef.parse(project.image_address(path))
+    how, ref = how_to_read(project), ImageRef.parse(project.image_address(path))
+    tiles = next((one.tiles for one in tiled_images(project) if one.path == path), [])
 
     def read(box: Box | None) -> np.ndarray:
         return read_image(ref if box is None else ImageRef(ref.file, ref.plane, box), **how).rgb
 
-    return reduced(read_label_png(png), tiled.tiles if tiled else [], read)
+    return reduced(read_label_png(png), tiles, read)
 
 
 def reduced(
@@ -73,16 +71,13 @@ def draw_overlays(
     """Draw overlays of images; cheap to look at, never an input of anything.
 
     Args:
-        project: the project.
         folder: where they go; what lies there goes.
         images: by path the label PNG of each, and the overlay's name without its ending.
         classes: the class names.
-        progress: told of each.
     """
     shutil.rmtree(folder, ignore_errors=True)
     drawn = []
-    specs = project.config.classes
-    colors = class_colors(classes, {spec.name: spec.color for spec in specs})
+    colors = class_colors(classes, {spec.name: spec.color for spec in project.config.classes})
     with progress.bar("Overlays", len(images)) as bar:
         for path, (png, name) in images.items():
             rgb, labels = picture_and_labels(project, path, png)

@@ -40,6 +40,7 @@ from usam_core.steps.record import (
     made_digest,
     made_input,
     read_record,
+    summary_of,
     whole_output,
 )
 
@@ -163,16 +164,14 @@ def _evaluated(project: Project, labels: str) -> StepResult | None:
 
 def _notes(project: Project) -> list[str]:
     """Notes of `embed` on the images: endings left out, channels not shown."""
-    record = read_record(step_folder(project, "embed"))
-    return record.summary.get("notes", []) if record else []
+    return summary_of(project, "embed").get("notes", [])
 
 
 def _left_out(project: Project) -> list[dict[str, str]]:
     """Path, code and reason of every image that `embed` or `describe` could not use."""
     unusable: list[dict[str, str]] = []
     for step, key in (("embed", "quarantined"), ("describe", "left_out")):
-        record = read_record(step_folder(project, step))
-        unusable += record.summary[key] if record else []
+        unusable += summary_of(project, step).get(key, [])
     names = ("path", "code", "reason")
     return [{name: project.as_listed(one[name]) for name in names} for one in unusable]
 

@@ -53,11 +53,9 @@ def open_review(
     """Open a review of the masks that the project's labels hold.
 
     Args:
-        project: the project.
         order: one of `ORDERS`.
         classes: only masks that the head calls so; empty takes all.
         limit: most masks to be shown.
-        progress: told how the other head's opinions come in.
 
     Raises:
         InputError: there is no such class, or no mask of it.

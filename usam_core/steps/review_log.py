@@ -28,7 +28,6 @@ def decision_inputs(out: Path, root: Path) -> Inputs:
 
     Args:
         out: the folder of the project's results.
-        root: the project's folder.
     """
     decisions = [one for of_image in decided(out).values() for one in of_image]
     if not decisions:

@@ -59,10 +59,8 @@ def run_step(
 
     Args:
         step: one of `STEPS`.
-        project: the project.
         refresh: run it even if nothing has changed: `embed` embeds all of the project's images
             again. Pictures that were made or fetched are kept (`collect_class` drops them).
-        progress: told how the work goes on.
         flow_run: what an orchestrator calls this run (`id`, `name`), for the lineage.
 
     Raises:

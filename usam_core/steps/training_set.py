@@ -177,7 +177,6 @@ def _reviewed_bags(
     """Bags of the masks that a person called by one name; masks that SAM does not make now lack.
 
     Args:
-        project: the project.
         store: the embeddings; their index is fresh.
         names: the head's outputs. Rejected masks are used only with `head.background`.
 
