@@ -258,19 +258,17 @@ def of_a_manifest(world, way, what):
 
 
 def of_gathered_pictures(world, way, what):
-    spec, folder = world.project.config.classes[0], world.out / "collect"
-    file = collect._class_file(folder, spec)
+    spec = world.project.config.classes[0]
+    pictures = collect._ClassPictures(world.project, None, spec, None)
+    file = pictures.file
     name = world.name(way, what, world.root)
     picture = {"class_name": "disc", "path": name, "sha256": "", "source": "folder"}
     picture["bytes"] = (world.victim / what).stat().st_size
     said = {"key": "k", "pictures": [picture], "rejected": [], "notes": [], "complete": True}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(said))
-    kept, collect._class_key = collect._class_key, lambda *_: "k"
-    try:
-        assert collect._gathered(world.project, None, spec) is None
-    finally:
-        collect._class_key = kept
+    pictures.key = lambda: "k"
+    assert pictures.kept() is None
 
 
 def of_scenes(world, way, what):

@@ -213,17 +213,17 @@ def compose(
     size_hw = background.shape[:2]
     instances = np.zeros(size_hw, np.uint8)
     kept: list[Cutout] = []
-    whole: list[int] = []
+    areas: list[int] = []
     for cutout in cutouts:
         for _ in range(_TRIES):
             color, cover, full = _placed(rng, cutout, size_hw, config)
             trial = np.where(cover >= 0.5, len(kept) + 1, instances).astype(np.uint8)
             visible = np.bincount(trial.ravel(), minlength=len(kept) + 2)[1:]
-            if full and (visible >= config.min_visible * np.array([*whole, full])).all():
+            if full and (visible >= config.min_visible * np.array([*areas, full])).all():
                 rgb += cover[..., None] * (color - rgb)
                 instances = trial
                 kept.append(cutout)
-                whole.append(full)
+                areas.append(full)
                 break
     return ComposedScene(
         np.clip(rgb + 0.5, 0, 255).astype(np.uint8),

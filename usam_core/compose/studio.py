@@ -34,12 +34,12 @@ def held_out(pictures: Mapping[str, Iterable[str]], share: float, seed: int) -> 
         pictures: digests by class.
         share: of each class's pictures, 0 to 1; rounded, and at least one.
     """
-    found: set[str] = set()
+    out: set[str] = set()
     for digests in pictures.values():
         order = sorted(set(digests), key=lambda sha256: derive_seed(seed, "held out", sha256))
         if len(order) >= MIN_TO_HOLD_OUT:
-            found.update(order[: max(1, round(share * len(order)))])
-    return found
+            out.update(order[: max(1, round(share * len(order)))])
+    return out
 
 
 def deal(
@@ -111,12 +111,12 @@ class Studio:
         None when the objects found no place together, however often it was tried.
         """
         rng = generator(self._seed, "compose", self._split, number)
-        least = min(self._config.objects[0], len(names))
+        min_objects = min(self._config.objects[0], len(names))
         for _ in range(_TRIES):
             cutouts = [cutout for name in names if (cutout := self._next(name)) is not None]
             background, kind = self._background(rng, names)
             scene = compose(rng, background, cutouts, self._config)
-            if len(scene.names) >= least:
+            if len(scene.names) >= min_objects:
                 return scene, kind
         return None
 

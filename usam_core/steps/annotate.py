@@ -87,11 +87,7 @@ def inputs(project: Project) -> Inputs:
 
 
 def run(project: Project, key: str, progress: Progress) -> StepResult:
-    """Label the images shard by shard; parts of an earlier run that still hold are kept.
-
-    Raises:
-        MissingStepError: `embed` or `fit` has not run.
-    """
+    """Label the images shard by shard; parts of an earlier run that still hold are kept."""
     folder, config = step_folder(project, "annotate"), project.config
     store = embed.open_store(project)
     head_file = head_path(project)

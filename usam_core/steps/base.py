@@ -203,13 +203,7 @@ def listed_once() -> Iterator[None]:
 
 
 def once(what: str, of: str, make: Callable[[], _T]) -> _T:
-    """`make()`, computed once within `listed_once`; the result is shared and must not be changed.
-
-    Args:
-        what: what is made.
-        of: what of, such as a folder.
-        make: makes it.
-    """
+    """`make()`, called once within `listed_once`; the result is shared and must not be changed."""
     memory = _memory.get()
     if memory is None:
         return make()

@@ -64,11 +64,7 @@ def inputs(project: Project) -> Inputs:
 
 
 def run(project: Project, key: str, progress: Progress) -> StepResult:
-    """Fit on the held-out scenes, and say how well that holds on scenes not fitted to.
-
-    Raises:
-        MissingStepError: `compose` or `fit` has not run.
-    """
+    """Fit on the held-out scenes, and say how well that holds on scenes not fitted to."""
     folder = step_folder(project, "calibrate")
     names = project.config.label_names
     scenes = _scenes(project, progress)

@@ -117,7 +117,8 @@ def collect_class(
         raise UserError(f"--class: got {name!r}; expected one of {names}")
     check_links(folder)
     spec = project.config.collected[names.index(name)]
-    result = _gather(project, choose_source(project, folder), spec, progress, refresh=refresh)
+    source = choose_source(project, folder)
+    result = _ClassPictures(project, source, spec, progress).gather(refresh)
     return {"pictures": len(result.pictures), "rejected": len(result.rejected)}
 
 
@@ -130,16 +131,14 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     """
     folder = step_folder(project, "collect")
     source = choose_source(project, folder)
-    specs = project.config.collected
-    by_class = {
-        spec.name: _gathered(project, source, spec) or _gather(project, source, spec, progress)
-        for spec in specs
-    }
-    incomplete = [name for name, one in by_class.items() if not one.complete]
-    for spec in specs:
-        if spec.name in incomplete:
+    by_class, incomplete = dict[str, Collected](), []
+    for spec in project.config.collected:
+        of_class = _ClassPictures(project, source, spec, progress)
+        by_class[spec.name] = of_class.kept() or of_class.gather()
+        if not by_class[spec.name].complete:
             # This run has what it got; the next one asks again.
-            _class_file(folder, spec).unlink(missing_ok=True)
+            of_class.file.unlink(missing_ok=True)
+            incomplete.append(spec.name)
     pictures = [picture for one in by_class.values() for picture in one.pictures]
     rejected = [line for one in by_class.values() for line in one.rejected]
     report = {
@@ -286,98 +285,10 @@ def _check_counts(project: Project, report: dict[str, dict[str, Any]]) -> None:
     )
 
 
-def _gather(
-    project: Project,
-    source: PictureSource,
-    spec: ClassSpec,
-    progress: Progress,
-    *,
-    refresh: bool = False,
-) -> Collected:
-    """Get and filter the pictures of a class, and keep their list for the manifest."""
-    folder = step_folder(project, "collect")
-    with only_one(folder / "locks" / class_folder(spec.name), f"the pictures of {spec.name!r}"):
-        if refresh:
-            source.forget(spec)
-        result = _get(project, source, spec, progress)
-        key = _class_key(project, source, spec)
-        value = result.to_json()
-        for picture in value["pictures"]:
-            # Pictures below the project's folder move with it.
-            picture["path"] = portable(Path(picture["path"]), project.root)
-        write_sealed(_class_file(folder, spec), {"key": key, **value})
-    return result
-
-
-def _gathered(project: Project, source: PictureSource, spec: ClassSpec) -> Collected | None:
-    """What `_gather` kept of a class, if it still holds and its pictures are there."""
-    file = _class_file(step_folder(project, "collect"), spec)
-    try:
-        value = read_sealed(file)
-        for picture in value["pictures"]:
-            picture["path"] = str(project.picture(picture["path"], file))
-        result = Collected.from_json(value)
-        if value["key"] == _class_key(project, source, spec) and all(
-            Path(picture.path).stat().st_size == picture.bytes for picture in result.pictures
-        ):
-            return result
-    except (OSError, ValueError, KeyError, TypeError, StoreError):
-        pass
-    return None
-
-
-def _get(project: Project, source: PictureSource, spec: ClassSpec, progress: Progress) -> Collected:
-    """Pictures that pass the filters.
-
-    What the filters drop is made up for: the source is asked for as many more, until the class
-    has what it wants, the source has no more, or twice the number was looked at.
-    """
-    result = source.collect(spec, progress)
-    if not source.filtered:
-        return result
-    hashes = _labelled_hashes(project, progress)
-    looked_at, spare = -1, 0
-    while True:
-        count = len(result.pictures)
-        kept = _filter(project, result, hashes, progress)
-        short = 0 if source.wanted is None else source.wanted - len(kept.pictures)
-        if short <= 0 or count <= looked_at or spare >= (source.wanted or 0):
-            break
-        looked_at, spare = count, min(spare + short, source.wanted or 0)
-        result = source.collect(spec, progress, spare)
-    kept.pictures = kept.pictures[: source.wanted]
-    return kept
-
-
-def _filter(
-    project: Project, collected: Collected, hashes: np.ndarray, progress: Progress
-) -> Collected:
-    config = project.config
-    looks = picture_looks(
-        {picture.sha256: picture.path for picture in collected.pictures},
-        config.images,
-        step_folder(project, "collect") / "looks.parquet",
-        progress,
-        features=config.training.filters.outlier_deviations is not None,
-    ).set_index("sha256", drop=False)
-    rows = looks.loc[[picture.sha256 for picture in collected.pictures]].reset_index(drop=True)
-    kept, dropped = filter_pictures(collected.pictures, rows, config.training.filters, hashes)
-    return Collected(kept, [*collected.rejected, *dropped], collected.notes, collected.complete)
-
-
 def _looks_for_leaks(project: Project) -> bool:
     """Whether training pictures are compared with the images to be labelled."""
     training = project.config.training
     return training.source in ("folder", "web") and training.filters.leak_bits is not None
-
-
-def _labelled_hashes(project: Project, progress: Progress) -> np.ndarray:
-    if not _looks_for_leaks(project):
-        return np.empty(0, np.uint64)
-    cache = step_folder(project, "collect") / "labelled_looks.parquet"
-    files = labelled_files(project, progress)
-    looks = picture_looks(files, project.config.images, cache, progress, features=False)
-    return looks.loc[looks["code"] == "", "phash"].to_numpy(np.uint64)
 
 
 def _filters(project: Project, source: PictureSource) -> dict[str, Any] | None:
@@ -385,10 +296,88 @@ def _filters(project: Project, source: PictureSource) -> dict[str, Any] | None:
     return filters.model_dump(mode="json") if source.filtered else None
 
 
-def _class_key(project: Project, source: PictureSource, spec: ClassSpec) -> str:
-    labelled = sorted(labelled_files(project)) if _looks_for_leaks(project) else None
-    return value_digest([source.name, source.inputs(spec), _filters(project, source), labelled])
+class _ClassPictures:
+    """The pictures of one class: got from the source, filtered, topped up, and listed in a file."""
 
+    def __init__(
+        self, project: Project, source: PictureSource, spec: ClassSpec, progress: Progress
+    ) -> None:
+        self._project, self._source, self._spec, self._bar = project, source, spec, progress
+        self._folder = step_folder(project, "collect")
+        self.file = self._folder / FOUND / f"{class_folder(spec.name)}.json"
 
-def _class_file(folder: Path, spec: ClassSpec) -> Path:
-    return folder / FOUND / f"{class_folder(spec.name)}.json"
+    def key(self) -> str:
+        """Digest of what decides them."""
+        project, source = self._project, self._source
+        labelled = sorted(labelled_files(project)) if _looks_for_leaks(project) else None
+        parts = [source.name, source.inputs(self._spec), _filters(project, source), labelled]
+        return value_digest(parts)
+
+    def gather(self, refresh: bool = False) -> Collected:
+        """Get and filter them, and keep the list for the manifest."""
+        name, project = self._spec.name, self._project
+        with only_one(self._folder / "locks" / class_folder(name), f"the pictures of {name!r}"):
+            if refresh:
+                self._source.forget(self._spec)
+            result = self._get()
+            value = result.to_json()
+            for picture in value["pictures"]:
+                # Pictures below the project's folder move with it.
+                picture["path"] = portable(Path(picture["path"]), project.root)
+            write_sealed(self.file, {"key": self.key(), **value})
+        return result
+
+    def kept(self) -> Collected | None:
+        """What `gather` kept, if it still holds and the pictures are there."""
+        try:
+            value = read_sealed(self.file)
+            for picture in value["pictures"]:
+                picture["path"] = str(self._project.picture(picture["path"], self.file))
+            result = Collected.from_json(value)
+            there = all(Path(p.path).stat().st_size == p.bytes for p in result.pictures)
+            return result if there and value["key"] == self.key() else None
+        except (OSError, ValueError, KeyError, TypeError, StoreError):
+            return None
+
+    def _get(self) -> Collected:
+        """Get pictures; what the filters drop is made up for.
+
+        The source is asked for as many more, until the class has what it wants, the source has no
+        more, or twice the number was looked at.
+        """
+        source, result = self._source, self._source.collect(self._spec, self._bar)
+        if not source.filtered:
+            return result
+        hashes = self._labelled_hashes()
+        looked_at, spare = -1, 0
+        while True:
+            count = len(result.pictures)
+            kept = self._filter(result, hashes)
+            short = 0 if source.wanted is None else source.wanted - len(kept.pictures)
+            if short <= 0 or count <= looked_at or spare >= (source.wanted or 0):
+                break
+            looked_at, spare = count, min(spare + short, source.wanted or 0)
+            result = source.collect(self._spec, self._bar, spare)
+        kept.pictures = kept.pictures[: source.wanted]
+        return kept
+
+    def _filter(self, collected: Collected, hashes: np.ndarray) -> Collected:
+        config, pictures = self._project.config, collected.pictures
+        looks = picture_looks(
+            {picture.sha256: picture.path for picture in pictures},
+            config.images,
+            self._folder / "looks.parquet",
+            self._bar,
+            features=config.training.filters.outlier_deviations is not None,
+        ).set_index("sha256", drop=False)
+        rows = looks.loc[[picture.sha256 for picture in pictures]].reset_index(drop=True)
+        kept, dropped = filter_pictures(pictures, rows, config.training.filters, hashes)
+        return Collected(kept, [*collected.rejected, *dropped], collected.notes, collected.complete)
+
+    def _labelled_hashes(self) -> np.ndarray:
+        if not _looks_for_leaks(self._project):
+            return np.empty(0, np.uint64)
+        files, images = labelled_files(self._project, self._bar), self._project.config.images
+        cache = self._folder / "labelled_looks.parquet"
+        looks = picture_looks(files, images, cache, self._bar, features=False)
+        return looks.loc[looks["code"] == "", "phash"].to_numpy(np.uint64)

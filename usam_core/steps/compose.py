@@ -56,11 +56,7 @@ def inputs(project: Project) -> Inputs:
 
 
 def run(project: Project, key: str, progress: Progress) -> StepResult:
-    """Compose the scenes, embed those that the store does not have, and list them.
-
-    Raises:
-        MissingStepError: `collect` or `embed` has not run.
-    """
+    """Compose the scenes, embed those that the store does not have, and list them."""
     folder, config = step_folder(project, "compose"), project.config.compose
     store = embed.open_store(project)
     pictures = _pictures(project, store)

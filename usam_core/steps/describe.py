@@ -78,9 +78,6 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     An image that cannot be read any more is left out, with its reason: the head neither learns
     from it nor labels it, until a later run can read it. One that has changed is another image,
     which `embed` takes up.
-
-    Raises:
-        MissingStepError: `embed` has not run.
     """
     specs = block_specs(project)
     if not specs:

@@ -63,11 +63,7 @@ def inputs(project: Project) -> Inputs:
 
 
 def run(project: Project, key: str, progress: Progress) -> StepResult:
-    """Write what is not there yet, shard by shard, and the index files.
-
-    Raises:
-        MissingStepError: `annotate` has not run.
-    """
+    """Write what is not there yet, shard by shard, and the index files."""
     folder = step_folder(project, "export")
     writers = _writers(project, _formats(project))
     if not writers:

@@ -76,7 +76,7 @@ class Learned:
 def inputs(project: Project) -> Inputs:
     """What the head depends on: pictures, names, encoder, settings and seed."""
     config = project.config
-    given = {
+    read = {
         **embed.embedding_inputs(project),
         **block_inputs(project),
         **text_inputs(project),
@@ -84,10 +84,10 @@ def inputs(project: Project) -> Inputs:
         "seed": config.seed,
     }
     if config.head.text == "alone":
-        return {**given, "labels": config.label_of}
+        return {**read, "labels": config.label_of}
     if config.head.familiar:
-        given |= example_inputs(project)
-    return {**given, **sources(project), "provenance": training_provenance(project)}
+        read |= example_inputs(project)
+    return {**read, **sources(project), "provenance": training_provenance(project)}
 
 
 def run(project: Project, key: str, progress: Progress) -> StepResult:

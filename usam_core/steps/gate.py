@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -79,52 +78,44 @@ def check_gate(project: Project) -> Verdict:
 
 
 def _statistics(project: Project) -> RunStatistics:
-    labels = _labels(project)
-    quarantined = len(summary_of(project, "embed").get("quarantined", []))
-    total = labels["images"] + quarantined
-    return RunStatistics(
-        key=labels["key"],
-        images=labels["images"],
-        quarantined=quarantined / total if total else 0.0,
-        class_share=labels["class_share"],
-        mean_score=labels["mean_score"],
-        miou=summary_of(project, "evaluate").get("miou"),
-        covered=labels["covered"],
-    )
-
-
-def _labels(project: Project) -> dict[str, Any]:
-    """Totals over the labels; computed once for the same labels."""
+    """Statistics of the last run; totals over its labels are computed once for the same labels."""
     record = labels_record(project)
     names = project.config.label_names
     of = {"key": record.key, "made": made_digest(record), "classes": names}
     file = step_folder(project, "gate") / LABELS
     try:
-        known = read_sealed(file)
+        totals = read_sealed(file)
     except (OSError, ValueError):
-        known = {}
-    if {name: known.get(name) for name in of} == of and "covered" in known:
-        return known
-    areas, covered = dict.fromkeys(names, 0), Counter[str]()
-    images = pixels = instances = 0
-    scores = 0.0
-    for image in _images(project):
-        images += 1
-        pixels += image.size_hw[0] * image.size_hw[1]
-        instances += len(image.instances)
-        scores += sum(one.score for one in image.instances)
-        for one in image.instances:
-            areas[names[one.class_index]] += one.area
-        covered.update(covering(image))
-    totals = {
-        **of,
-        "images": images,
-        "class_share": {name: area / max(1, pixels) for name, area in areas.items()},
-        "mean_score": scores / instances if instances else None,
-        "covered": dict(covered),
-    }
-    write_sealed(file, totals)
-    return totals
+        totals = {}
+    if {name: totals.get(name) for name in of} != of or "covered" not in totals:
+        areas, covered = dict.fromkeys(names, 0), Counter[str]()
+        images = pixels = instances = 0
+        scores = 0.0
+        for image in _images(project):
+            images += 1
+            pixels += image.size_hw[0] * image.size_hw[1]
+            instances += len(image.instances)
+            scores += sum(one.score for one in image.instances)
+            for one in image.instances:
+                areas[names[one.class_index]] += one.area
+            covered.update(covering(image))
+        totals = {
+            **of,
+            "images": images,
+            "class_share": {name: area / max(1, pixels) for name, area in areas.items()},
+            "mean_score": scores / instances if instances else None,
+            "covered": dict(covered),
+        }
+        write_sealed(file, totals)
+    quarantined = len(summary_of(project, "embed").get("quarantined", []))
+    every = totals["images"] + quarantined
+    return RunStatistics(
+        **{
+            name: totals[name] for name in ("key", "images", "class_share", "mean_score", "covered")
+        },
+        quarantined=quarantined / every if every else 0.0,
+        miou=summary_of(project, "evaluate").get("miou"),
+    )
 
 
 def _images(project: Project) -> Iterator[LabelledImage]:

@@ -272,9 +272,9 @@ def _save_png(
     size_hw: tuple[int, int],
     save: Callable[[Path], object],
 ) -> str:
-    """Save a label PNG unless a person has edited it; the digest of what we made.
+    """Save a label PNG and return its digest.
 
-    An edit stays; beside the part, for its digest alone, lies for a moment what we made.
+    A person's edit stays: ours then lies beside the part for a moment, for its digest alone.
     """
     kept = edited_png(png, size_hw, written)
     made = part.file.with_name(f"{TEMPORARY_PREFIX}{part.file.stem}.png") if kept else png

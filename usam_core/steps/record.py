@@ -84,12 +84,7 @@ def whole_output(folder: Path, name: str) -> Path:
 
 
 def needed_record(folder: Path, what: str, file: Path) -> StepResult:
-    """The record of a step that another one reads from.
-
-    Args:
-        folder: of the step that must have run.
-        what: what it makes, for the message.
-        file: the project's, for the message.
+    """The record of a step that another one reads from; `what` and `file` are for the message.
 
     Raises:
         MissingStepError: it has not run.
@@ -121,8 +116,8 @@ def intact_record(folder: Path, key: str) -> StepResult | None:
     record = read_record(folder)
     if record is None or record.key != key or LINEAGE not in record.outputs:
         return None
-    whole = not any(mismatch(folder / name, sha256) for name, sha256 in record.outputs.items())
-    return replace(record, reused=True) if whole else None
+    sound = not any(mismatch(folder / name, sha256) for name, sha256 in record.outputs.items())
+    return replace(record, reused=True) if sound else None
 
 
 def check_manifest(step: str, parents: Mapping[str, Path], manifest: str) -> None:

@@ -96,11 +96,7 @@ def inputs(project: Project) -> Inputs:
 
 
 def run(project: Project, key: str, progress: Progress) -> StepResult:
-    """Write the report, and keep what later runs are compared with.
-
-    Raises:
-        MissingStepError: `annotate` has not run.
-    """
+    """Write the report, and keep what later runs are compared with."""
     folder = step_folder(project, "report")
     labels = made_digest(labels_record(project))
     fitted = read_calibration(calibration_file(project))

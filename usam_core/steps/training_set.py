@@ -260,9 +260,9 @@ def on_object(limits: ComposeConfig, mask_set: MaskSet, choice: str) -> np.ndarr
     """Which mask of each prompt lies on a picture's one object, bool (d,)."""
     # At the size of the masks: a picture's own may be a hundred times as large.
     small = replace(mask_set, size_hw=valid_hw(mask_set.size_hw, mask_set.packed_masks.shape[-2]))
-    whole = object_mask(small, limits)
-    if whole is None:
+    mask = object_mask(small, limits)
+    if mask is None:
         return np.zeros(len(mask_set), bool)
     chosen = choose_masks(mask_set.predicted_iou, choice)
     packed = mask_set.packed_masks[np.arange(len(mask_set)), chosen]
-    return mask_targets(packed, whole.astype(np.uint8), np.array([0, 1])) == 1
+    return mask_targets(packed, mask.astype(np.uint8), np.array([0, 1])) == 1
