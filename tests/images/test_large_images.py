@@ -118,8 +118,9 @@ def sam(monkeypatch, tmp_path):
     monkeypatch.setattr(annotate, "head_path", lambda _: head)
     for module, name in ((annotate, "load_head"), (labelling, "load_head")):
         monkeypatch.setattr(module, name, lambda _: (ReadsTokens(), card))
-    for module in (annotate, labelling, annotate_notes):
+    for module in (labelling, annotate_notes):
         monkeypatch.setattr(module, "calibration_file", lambda _: None)
+    monkeypatch.setattr(labelling, "head_path", lambda _: head)
     labelling._head.cache_clear()
     yield seeing
     labelling._head.cache_clear()

@@ -28,7 +28,7 @@ from usam_core.review.rulings import Rulings
 from usam_core.steps import annotate, embed
 from usam_core.steps.blocks import block_encoder, head_blocks
 from usam_core.steps.images_to_label import TiledImage
-from usam_core.steps.label_images import calibration_file, label_tiles, read_calibration
+from usam_core.steps.label_images import label_tiles, read_calibration
 from usam_core.steps.read_settings import how_to_read
 from usam_core.steps.review_log import decided
 from usam_core.store.store import EmbeddingStore
@@ -87,7 +87,7 @@ class Project:
             module,
             {**card, "colours": colors},
             inference=self.config.inference,
-            calibration=read_calibration(calibration_file(settings)),
+            calibration=read_calibration(settings),
             embed=self._embed,
         )
 

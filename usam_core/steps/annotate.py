@@ -41,7 +41,6 @@ from usam_core.steps.images_to_label import (
 from usam_core.steps.label_images import (
     LargePart,
     Part,
-    calibration_file,
     calibration_input,
     head_input,
     head_path,
@@ -235,8 +234,8 @@ def _read_by_all(project: Project) -> Inputs:
     """What every image's labels depend on."""
     images = project.config.images
     return {
-        "head": head_input(head_path(project), project.root),
-        "calibration": calibration_input(calibration_file(project), project.root),
+        "head": head_input(project),
+        "calibration": calibration_input(project),
         "inference": project.config.inference.model_dump(mode="json"),
         **embed.embedding_inputs(project),
         **({"tiles": [images.tile, images.overlap]} if tiled_images(project) else {}),

@@ -51,11 +51,10 @@ _INFERENCE = {
 
 def inputs(project: Project) -> Inputs:
     """What the calibration depends on: the head, the scenes, and how masks are chosen."""
-    head = head_path(project)
     return {
+        "head": head_input(project),
         "scenes": scenes_input(read_scenes(project, HELD_OUT)),
-        "head": head_input(head, project.root),
-        "card": file_digest(card_path(head)),
+        "card": file_digest(card_path(head_path(project))),
         "labels": project.config.label_of,
         "inference": project.config.inference.model_dump(mode="json", include=_INFERENCE),
         **embed.embedding_inputs(project),

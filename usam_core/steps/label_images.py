@@ -62,13 +62,13 @@ def head_path(project: Project) -> Path:
     raise MissingStepError(f"{folder}: no head yet; run `usam fit {project.file}` first")
 
 
-def head_input(head: Path, root: Path) -> Input:
-    """A head's file as an input of a step; its card is another one."""
-    sha256 = file_digest(head)
+def head_input(project: Project) -> Input:
+    """The file of the head that labels as an input of a step; its card is another one."""
+    head = head_path(project)
+    path, sha256, card = portable(head, project.root), file_digest(head), card_path(head)
 
     def lineage() -> dict[str, str]:
-        card = file_digest(card_path(head))
-        return {"path": portable(head, root), "sha256": sha256, "card_sha256": card}
+        return {"path": path, "sha256": sha256, "card_sha256": file_digest(card)}
 
     return Input(sha256, lineage, "fit", weights=True)
 
@@ -84,19 +84,19 @@ def calibration_file(project: Project) -> Path | None:
     return whole_output(folder, CALIBRATION) if CALIBRATION in recorded else None
 
 
-def calibration_input(fitted: Path | None, root: Path) -> Input:
-    """The file of `calibration_file` as an input of a step."""
-    if fitted is None:
+def calibration_input(project: Project) -> Input:
+    """The fitted calibration as an input of a step."""
+    file = calibration_file(project)
+    if file is None:
         return Input(None, step="calibrate")
-    fact = {"path": portable(fitted, root), "sha256": file_digest(fitted)}
+    fact = {"path": portable(file, project.root), "sha256": file_digest(file)}
     return Input(fact["sha256"], lambda: fact, "calibrate", weights=True)
 
 
-def read_calibration(file: Path | None) -> Calibration | None:
-    """The calibration in a file of `calibration_file`."""
-    if file is None:
-        return None
-    return Calibration.from_json(json.loads(file.read_text(encoding="utf-8")))
+def read_calibration(project: Project) -> Calibration | None:
+    """The fitted calibration; see `calibration_file`."""
+    file = calibration_file(project)
+    return file and Calibration.from_json(json.loads(file.read_text(encoding="utf-8")))
 
 
 class Labeller:
@@ -115,7 +115,7 @@ class Labeller:
     ) -> None:
         self._project = project
         self._head, card = _head(head_file, file_digest(head_file))
-        self._calibration = read_calibration(calibration_file(project))
+        self._calibration = read_calibration(project)
         self._store = EmbeddingStore.open(store_path)
         self._store.use_blocks(blocks)
         self._features: list[str] = card["settings"]["features"]

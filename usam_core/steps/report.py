@@ -33,7 +33,7 @@ from usam_core.report.training import training_rows
 from usam_core.sources.base import manifest_path
 from usam_core.steps import annotate, collect
 from usam_core.steps.base import Inputs, StepResult, step_folder
-from usam_core.steps.label_images import calibration_file, read_calibration
+from usam_core.steps.label_images import read_calibration
 from usam_core.steps.record import (
     finished,
     labels_record,
@@ -99,7 +99,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     """Write the report, and keep what later runs are compared with."""
     folder = step_folder(project, "report")
     labels = made_digest(labels_record(project))
-    fitted = read_calibration(calibration_file(project))
+    fitted = read_calibration(project)
     limits = thresholds(project.config.inference, project.config.label_names, fitted).tolist()
     now, keeper = _read(project, limits, progress)
     before = previous_run(folder, labels)

@@ -29,7 +29,7 @@ from usam_core.review.session import Listed, Session
 from usam_core.steps import annotate, embed
 from usam_core.steps.base import step_folder
 from usam_core.steps.blocks import head_blocks
-from usam_core.steps.label_images import calibration_file, head_path, read_calibration
+from usam_core.steps.label_images import head_path, read_calibration
 from usam_core.steps.read_settings import how_to_read
 from usam_core.steps.record import labels_record, read_record
 from usam_core.steps.review_log import decided, decisions_file
@@ -206,7 +206,7 @@ def _items(project: Project, other: dict[tuple[str, int], float]) -> Iterator[It
     """Yield every mask that the head listed, also those that a person has rejected since."""
     config, decisions = project.config, decided(project.out)
     names, label_of = config.label_names, config.label_of
-    limits = thresholds(config.inference, names, read_calibration(calibration_file(project)))
+    limits = thresholds(config.inference, names, read_calibration(project))
     for image in _images(project):
         listed = _listed(image)
         rles, prompts = [one.rle for one, _ in listed], [prompt for _, prompt in listed]
