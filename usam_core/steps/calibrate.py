@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from usam_core.config.project import Project
-from usam_core.files.atomic import whole_file, write_json
+from usam_core.files.atomic import write_json
 from usam_core.files.digest import file_digest
-from usam_core.files.spreadsheet import write_csv
 from usam_core.head.checkpoint import card_path, load_head
 from usam_core.inference.calibration import Calibration
 from usam_core.inference.fit_calibration import SceneMasks, crossed, fit_calibration, judged
-from usam_core.inference.reliability import diagram, expected_calibration_error, reliability
+from usam_core.inference.reliability import expected_calibration_error, reliability
 from usam_core.inference.scoring import candidates, is_good, mask_scores
 from usam_core.inference.targets import shown_classes
 from usam_core.masks.label_png import read_label_png
@@ -28,6 +27,7 @@ from usam_core.steps.blocks import block_inputs, head_blocks, with_blocks
 from usam_core.steps.compose import HELD_OUT, read_scenes, scenes_input
 from usam_core.steps.label_images import CALIBRATION, head_input, head_path
 from usam_core.steps.record import finished
+from usam_core.steps.render import DIAGRAM, RELIABILITY, write_reliability
 
 CALCULATIONS = (
     "usam_core.inference.fit_calibration",
@@ -38,8 +38,6 @@ CALCULATIONS = (
 )
 """Modules that decide the step's results."""
 
-RELIABILITY = "reliability.csv"
-DIAGRAM = "reliability.png"
 MIN_SCENES, MIN_MASKS = 8, 60
 """With fewer scenes that have masks, or fewer masks, nothing is fitted: it would be chance."""
 
@@ -83,25 +81,21 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     fitted = fit_calibration(scenes, names)
     sure, right = crossed(scenes, names)
     table = reliability(sure, right)
-    error = expected_calibration_error(table)
     # Of the head's softmax as it is.
     plain = Calibration(temperature=1.0, none_offset=-40.0, none_slope=0.0)
-    _, *raw = judged(scenes, plain, len(names))
+    _, raw_sure, raw_right = judged(scenes, plain, len(names))
     write_json(folder / CALIBRATION, fitted.to_json())
-    write_csv(folder / RELIABILITY, table)
-    with whole_file(folder / DIAGRAM) as temporary:
-        title = f"{len(sure)} masks of {len(scenes)} composed scenes, ECE {error:.3f}"
-        diagram(table, title).save(temporary, format="PNG")
+    files = write_reliability(folder, table, f"masks of {len(scenes)} composed scenes")
     summary = {
         "scenes": len(scenes),
         "masks": len(sure),
         "temperature": fitted.temperature,
-        "ece": error,
-        "ece_before": expected_calibration_error(reliability(*raw)),
+        "ece": expected_calibration_error(table),
+        "ece_before": expected_calibration_error(reliability(raw_sure, raw_right)),
         "thresholds": fitted.thresholds,
     }
-    files = [folder / name for name in (CALIBRATION, RELIABILITY, DIAGRAM)]
-    return finished("calibrate", key, folder / CALIBRATION, summary, files)
+    file = folder / CALIBRATION
+    return finished("calibrate", key, file, summary, [file, *files])
 
 
 def sentence(summary: dict[str, Any]) -> str:

@@ -8,10 +8,8 @@ import numpy as np
 
 from usam_core.config.project import Project
 from usam_core.errors import ConfigError, InputError
-from usam_core.files.atomic import whole_file
 from usam_core.files.digest import files_digest
-from usam_core.files.spreadsheet import write_csv
-from usam_core.inference.reliability import diagram, expected_calibration_error
+from usam_core.inference.reliability import expected_calibration_error
 from usam_core.labels.image import LabelledImage
 from usam_core.labels.label_map import LabelMap
 from usam_core.lineage.document import portable
@@ -26,7 +24,7 @@ from usam_core.report.pictures import enlarged
 from usam_core.steps import annotate
 from usam_core.steps.base import Input, Inputs, StepResult, step_folder
 from usam_core.steps.record import finished, labels_record, made_input
-from usam_core.steps.render import picture_and_labels
+from usam_core.steps.render import picture_and_labels, write_reliability
 from usam_core.truth.base import Truth
 from usam_core.truth.choose import open_truth
 
@@ -46,8 +44,6 @@ CALCULATIONS = (
 COMMON_IMAGES = 10
 """A class counts as common when at least this many evaluated images hold it."""
 SHEET_IMAGES = 12
-_FURTHER = ("reliability.csv", "reliability.png", "contact_sheet.png")
-"""Outputs beside metrics and table: how reliable the stated probabilities are, and pictures."""
 
 
 def inputs(project: Project) -> Inputs:
@@ -114,14 +110,9 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         notes.append("no truth pixel has a class: nothing can be found right")
     files = write_report(folder, semantic, instance, absent, confusion)
     table = stated.table()
-    error = expected_calibration_error(table)
-    rows, picture, sheet = (folder / name for name in _FURTHER)
-    write_csv(rows, table)
-    verdict = "no mask was listed" if error is None else f"ECE {error:.3f}"
-    with whole_file(picture) as temporary:
-        title = f"{int(table['masks'].sum())} listed masks, {verdict}"
-        diagram(table, title).save(temporary, "PNG")
-    _sheet(project, sheet, shown, truth)
+    files += write_reliability(folder, table, "listed masks")
+    files.append(folder / "contact_sheet.png")
+    _sheet(project, files[-1], shown, truth)
     summary = {
         "images": scored,
         "without_truth": total - scored - edited,
@@ -130,11 +121,10 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         "miou_common": semantic.miou_common,
         "map50": instance.map50 if instance else None,
         "false_positive_rate": absent.rate,
-        "ece": error,
+        "ece": expected_calibration_error(table),
         "per_class_iou": semantic.per_class,
         "truth_notes": notes,
     }
-    files += [rows, picture, sheet]
     return finished("evaluate", key, folder / "metrics.json", summary, files)
 
 

@@ -130,8 +130,8 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     texts = TextSide(project, learned.widths) if config.head.text != "off" else None
     heads: Mapping[str, Head | LateHead | FamiliarHead | TextHead] = learned.heads
     if texts is not None:
-        trained = learned.heads or {"zero_shot": None}
-        heads = {role: texts.head(head) for role, head in trained.items()}
+        heads = {role: texts.head(head) for role, head in learned.heads.items()}
+        heads = heads or {"zero_shot": texts.head(None)}
     card = {
         "classes": classes,
         "negatives": negatives,

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from usam_core.config.project import Project
 from usam_core.errors import MissingStepError
@@ -157,7 +157,7 @@ def _compute(project: Project, file: Path) -> None:
         [files[sha256] for sha256 in sorted(files)],
         generator(project.config.seed, "window"),
         max_megapixels=images.max_megapixels,
-        channels=images.channels,
+        channels=cast(Mapping[str, int | str] | None, images.channels),
         projection=images.projection,
         tiled=images.tile is not None,
     )

@@ -1,4 +1,4 @@
-"""Images with their labels to be looked at: large ones reduced, whatever size they have."""
+"""Pictures for a person: images with their labels, large ones reduced, and reliability."""
 
 import math
 import shutil
@@ -6,18 +6,33 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from usam_core.config.palette import class_colors
 from usam_core.config.project import Project
+from usam_core.files.atomic import whole_file
+from usam_core.files.spreadsheet import write_csv
 from usam_core.images.read import read_image
 from usam_core.images.ref import Box, ImageRef, Tile
+from usam_core.inference.reliability import diagram, expected_calibration_error
 from usam_core.labels.overlay import save_overlay
 from usam_core.masks.label_png import read_label_png
 from usam_core.progress import Progress
 from usam_core.steps.images_to_label import tiled_images
 from usam_core.steps.read_settings import how_to_read
 
+RELIABILITY, DIAGRAM = "reliability.csv", "reliability.png"
 _MAX_PIXELS = 4_000_000
+
+
+def write_reliability(folder: Path, table: pd.DataFrame, what: str) -> list[Path]:
+    """Write how reliable stated probabilities are, as a table and a diagram; return the files."""
+    files, error = [folder / RELIABILITY, folder / DIAGRAM], expected_calibration_error(table)
+    write_csv(files[0], table)
+    verdict = "no mask was listed" if error is None else f"ECE {error:.3f}"
+    with whole_file(files[1]) as temporary:
+        diagram(table, f"{int(table['masks'].sum())} {what}, {verdict}").save(temporary, "PNG")
+    return files
 
 
 def picture_and_labels(project: Project, path: str, png: Path) -> tuple[np.ndarray, np.ndarray]:
