@@ -80,6 +80,13 @@ def with_blocks(project: Project, store: EmbeddingStore, shas: Iterable[str]) ->
     return shas - lacking
 
 
+def usable_images(project: Project, store: EmbeddingStore, shas: Iterable[str]) -> set[str]:
+    """Those of the images that are embedded, and have the blocks: see `with_blocks`."""
+    index = store.index(refresh=True)
+    embedded = set(index.loc[index["status"] == "ok", "sha256"])
+    return with_blocks(project, store, embedded.intersection(shas))
+
+
 def all_lacking(store: EmbeddingStore, blocks: Iterable[str], shas: Iterable[str]) -> set[str]:
     """Those of the embedded images that lack any of the blocks, given by id."""
     by_shard = store.lacking(blocks, shas)

@@ -23,7 +23,7 @@ from usam_core.masks.nms import suppress
 from usam_core.progress import Progress
 from usam_core.steps import embed
 from usam_core.steps.base import Inputs, StepResult, step_folder
-from usam_core.steps.blocks import block_inputs, head_blocks, with_blocks
+from usam_core.steps.blocks import block_inputs, head_blocks, usable_images
 from usam_core.steps.compose import HELD_OUT, read_scenes, scenes_input
 from usam_core.steps.label_images import CALIBRATION, head_input, head_path
 from usam_core.steps.record import finished
@@ -118,9 +118,7 @@ def _scenes(project: Project, progress: Progress) -> list[SceneMasks]:
     store = embed.open_store(project)
     store.use_blocks(head_blocks(project))
     head, card = load_head(head_path(project))
-    index = store.index(refresh=True)
-    embedded = index.loc[index["status"] == "ok", "sha256"]
-    usable = with_blocks(project, store, set(table["sha256"]).intersection(embedded))
+    usable = usable_images(project, store, table["sha256"])
     table = table[table["sha256"].isin(usable)].sort_values("sha256")
     # The head's class of each label of a truth PNG; of label 0, background, -1.
     of_class = [names.index(project.config.label_of[spec.name]) for spec in project.config.classes]

@@ -21,7 +21,7 @@ from usam_core.review.decisions import Decision
 from usam_core.review.matching import SAME_MASK
 from usam_core.rng import derive_seed
 from usam_core.steps.base import Inputs
-from usam_core.steps.blocks import with_blocks
+from usam_core.steps.blocks import usable_images
 from usam_core.steps.collect import pictures_digest, pictures_input, read_manifest
 from usam_core.steps.compose import TRAIN, held_out_pictures, read_scenes, scenes_input
 from usam_core.steps.review_log import decided, decision_inputs
@@ -82,12 +82,10 @@ def lessons(project: Project, store: EmbeddingStore) -> Lessons:
     """
     config = project.config
     names = [*config.label_names, *(spec.name for spec in config.negatives)]
-    index = store.index(refresh=True)
     manifest = _taught(project)
     scenes = read_scenes(project, TRAIN) if _uses_scenes(project) else None
     wanted = {*manifest["sha256"], *([] if scenes is None else scenes["sha256"])}
-    usable = wanted.intersection(index.loc[index["status"] == "ok", "sha256"])
-    usable = with_blocks(project, store, usable)
+    usable = usable_images(project, store, wanted)
     manifest = manifest[manifest["sha256"].isin(usable)]
     label_of = {**config.label_of, **{spec.name: spec.name for spec in config.negatives}}
     table = pd.crosstab(manifest["sha256"], manifest["class"].map(label_of)) > 0
@@ -174,10 +172,10 @@ def _with_reviewed(
 def _reviewed_bags(
     project: Project, store: EmbeddingStore, names: Sequence[str]
 ) -> list[tuple[str, str | None, np.ndarray]]:
-    """Bags of the masks that a person called by one name; masks that SAM does not make now lack.
+    """Bags of masks that a person called by one name; what SAM does not make now is left out.
 
     Args:
-        store: the embeddings; their index is fresh.
+        store: the embeddings.
         names: the head's outputs. Rejected masks are used only with `head.background`.
 
     Returns:
@@ -186,10 +184,8 @@ def _reviewed_bags(
     """
     config, bags = project.config, []
     decisions = decided(project.out)
-    index = store.index()
-    embedded = set(index.loc[index["status"] == "ok", "sha256"])
-    usable = with_blocks(project, store, embedded.intersection(decisions))
-    for sha256, columns in store.read_rows(sorted(usable), ["packed_masks"]):
+    usable = sorted(usable_images(project, store, decisions))
+    for sha256, columns in store.read_rows(usable, ["packed_masks"]):
         packed = columns["packed_masks"]
         rows: dict[str | None, list[np.ndarray]] = {}
         for decision in decisions[sha256]:
