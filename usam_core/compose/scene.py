@@ -10,11 +10,10 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from usam_core.config.palette import label_dtype
 from usam_core.config.training import ComposeConfig
 from usam_core.head.losses import UNKNOWN
-from usam_core.labels.label_map import LabelMap
 from usam_core.masks.bits import unpack, upscale, valid_hw
+from usam_core.sources.scenes import Scene
 from usam_core.sources.shapes import surface
 from usam_core.types import MaskSet
 
@@ -162,28 +161,14 @@ def largest_empty(taken: np.ndarray) -> tuple[int, int, int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class ComposedScene:
-    """A scene of several objects.
+class ComposedScene(Scene):
+    """A scene of several objects, every one of them visible.
 
     Attributes:
-        rgb: uint8 (h, w, 3).
-        instances: uint8 (h, w), 0 background, i + 1 where object i is on top.
-        names: the class of each object; every one is visible.
         sources: digest of each object's picture.
     """
 
-    rgb: np.ndarray
-    instances: np.ndarray
-    names: tuple[str, ...]
     sources: tuple[str, ...]
-
-    def label_map(self, classes: Sequence[str]) -> np.ndarray:
-        """Labels (h, w): 0 background, and ids of the objects' names in `classes`.
-
-        uint8, or uint16 from 255 classes on.
-        """
-        kind, ids = label_dtype(len(classes)), LabelMap.of_names(classes).ids()
-        return np.array([0, *(ids[name] for name in self.names)], kind)[self.instances]
 
 
 def frame_size(rng: np.random.Generator, longest: int) -> tuple[int, int]:

@@ -240,7 +240,7 @@ def _save(
     """Write a scene and its truth; return its row of the table."""
     image, truth = folder / "scenes" / name, folder / "truth" / name
     with whole_file(image) as temporary:
-        Image.fromarray(scene.rgb).save(temporary, format="PNG")
+        Image.fromarray(scene.image).save(temporary, format="PNG")
     save_label_png(truth, scene.label_map([spec.name for spec in project.config.classes]))
     return {
         "sha256": file_digest(image),

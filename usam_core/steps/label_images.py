@@ -96,7 +96,7 @@ def calibration_input(project: Project) -> Input:
 def read_calibration(project: Project) -> Calibration | None:
     """The fitted calibration; see `calibration_file`."""
     file = calibration_file(project)
-    return file and Calibration.from_json(json.loads(file.read_text(encoding="utf-8")))
+    return Calibration.from_json(json.loads(file.read_text(encoding="utf-8"))) if file else None
 
 
 class Labeller:
