@@ -31,9 +31,9 @@ class Artifact:
     Attributes:
         file: absolute path.
         name: the file's path in it, "." for the whole step.
-        document: the `lineage.json` that speaks of it.
-        image: that a label PNG or an overlay is of; else None.
-        part: of the labels, that speaks of it.
+        document: the `lineage.json` that covers it.
+        image: that a label PNG or an overlay shows; else None.
+        part: of the labels, that holds that image.
     """
 
     file: Path
@@ -210,7 +210,7 @@ def _labelled(folder: Path, name: str) -> tuple[LabelledImage | None, str]:
         return None, ""
     for file in sorted((folder / PARTS).glob("*")):
         part = f"{PARTS}{file.name}"
-        with suppress(OSError, StoreError):  # told when the parts are checked
+        with suppress(OSError, StoreError):  # reported when the parts are checked
             for image in Parts(folder, {part: None}).images(["tiles"]):
                 if image.png == png:
                     return image, part

@@ -99,7 +99,7 @@ def _lines(link: Link, findings: Sequence[Finding]) -> Iterator[str]:
 
 
 def _verdict(finding: Finding) -> str:
-    # What is broken is told at the end, in a sentence.
+    # What is broken follows at the end, in a sentence.
     text = "" if finding.verdict == "broken" else f"{finding.text} "
     return f"{text}[{_MARKS[finding.verdict]}]"
 

@@ -253,7 +253,7 @@ def _labellable(
         is embedded in tiles, with the shard of each tile.
 
     Raises:
-        MissingStepError: some images are not embedded, or `describe` has not looked at them.
+        MissingStepError: some images are not embedded, or `describe` has not processed them.
     """
     listing, tiled = labelled_images(project), tiled_images(project)
     listing = listing.loc[listing["status"] == "ok", ["path", "sha256"]]

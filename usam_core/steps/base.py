@@ -1,4 +1,4 @@
-"""What a step is, and what it reads: names, settings and inputs are stated once, the rest follows.
+"""What a step is: its name, settings and inputs are stated once, everything else follows.
 
 A `Step` is an entry of `usam_core.steps.STEPS`. What it does lies in a module of its own, which is
 imported when it is needed: the command line names all steps without waiting for torch.

@@ -64,7 +64,7 @@ def with_blocks(project: Project, store: EmbeddingStore, shas: Iterable[str]) ->
     Images that `describe` had to leave out are left out here too.
 
     Raises:
-        MissingStepError: `describe` has not looked at some of them.
+        MissingStepError: `describe` has not processed some of them.
     """
     shas = set(shas)
     blocks = head_blocks(project)
@@ -142,7 +142,7 @@ def _text_spec(project: Project) -> dict[str, Any]:
     config = project.config
     spec = _spec(project, config.text_block)
     folder = project.root / config.features[config.text_block].model
-    # A hub's commit speaks of the tokenizer too; what names a folder's block leaves it out.
+    # A hub's commit covers the tokenizer too; the digest of a folder's weights leaves it out.
     weights = weights_digest(folder) if folder.is_dir() else spec["weights"]
     return {"family": spec["family"], "weights": weights}
 

@@ -1,9 +1,9 @@
-"""Is everything whole that a project's results stand on? Every byte is read again.
+"""Integrity check of everything that a project's results depend on; every byte is read again.
 
 A step's folder is checked under the step's own lock, so that no run writes there meanwhile; the
-store's shards are never changed, only put there and dropped whole. What is damaged and can be made
-again is dropped by a repair together with the step's record: the next run makes it. What a person
-made is only told of.
+store's shards are never changed, only added and dropped whole. A repair drops what is damaged and
+can be made again, together with the step's record: the next run makes it. What a person made is
+only reported.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ _CACHES = ("images.parquet", "looks.parquet", "labelled_looks.parquet", annotate
 
 
 def check_project(project: Project, *, repair: bool = False, progress: Progress = SILENT) -> Check:
-    """Read everything that a project's results stand on, at all class levels.
+    """Read everything that a project's results depend on, at all class levels.
 
     Args:
         repair: drop what is damaged and can be made again. Decisions, images and exported files
@@ -168,7 +168,7 @@ class _StepCheck(FolderCheck):
 
     def _check_annotate(self) -> None:
         if self.bad:
-            # What was found whole by sizes and times shall be looked through again.
+            # Files that were skipped for their sizes and times are to be read again.
             self.remove(self.folder / annotate.CHECKED)
 
     def _check_export(self) -> None:
@@ -187,7 +187,7 @@ class _StepCheck(FolderCheck):
                 else:
                     self.all.edits.append(portable(file, self.all.root))
         except UsamError as error:
-            # A ledger without a digest, or a head that is told of by its own step.
+            # A ledger without a digest, or a head, which its own step reports.
             self.tell(ledger, str(error), "repair", partial(self.drop, ledger))
 
     def _check_report(self) -> None:

@@ -1,7 +1,7 @@
-"""What a step's folder and a store say of files, by their digests, and whether it is so.
+"""Compares the files of a step's folder, and of a store, with the digests recorded for them.
 
-`usam check` asks this of all steps, `usam lineage` of those that one output stands on. It needs no
-settings of the project: records, documents and tables say it all.
+`usam check` does this for all steps, `usam lineage` for those that one output depends on. It needs
+no settings of the project: records, documents and tables name all files.
 """
 
 import os
@@ -52,8 +52,8 @@ class Damage:
         path: from the project's folder, if it lies there.
         what: what is wrong, in words.
         step: which step made it; empty for what a person made.
-        remade: `run`, the next run makes it anew by itself; `repair`, it does so after a repair;
-            `no`, nobody can.
+        remade: `run`, the next run makes it again; `repair`, it does so after a repair; `no`,
+            nothing can.
         advice: what to do, where that is more.
     """
 
@@ -78,13 +78,12 @@ class Check:
     Attributes:
         root: the project's folder.
         repair: drop what is damaged and can be made again.
-        progress: told of files and shards.
         damages: what is damaged.
         edits: files that a person has changed, which are kept.
         files: how many files were read.
         bytes: how many bytes.
         seconds: how long it took.
-        stores: the spec of each store that results stand on, by its folder.
+        stores: the spec of each store that results depend on, by its folder.
         images: what these stores must hold: the first 64 bits of digests.
     """
 
@@ -225,7 +224,7 @@ class FolderCheck:
             if self.step in listed:
                 yield from listed[self.step]()
         except (StoreError, OSError, ValueError, KeyError, TypeError) as error:
-            # Whatever a table makes of itself that was damaged before it was recorded.
+            # A table that was damaged before it was recorded may raise any of these.
             self.tell(self.folder, f"cannot be read: {error}", "run", self.drop)
 
     def check(self, claim: Claim) -> None:
@@ -341,7 +340,7 @@ def check_store(
     *,
     deep: bool = True,
 ) -> list[str]:
-    """Check a store and its shards, and that it has all images that results stand on.
+    """Check a store and its shards, and that it has all images that results depend on.
 
     Args:
         check: knows these images.

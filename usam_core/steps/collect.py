@@ -107,7 +107,7 @@ def collect_class(
 
     Args:
         name: the class.
-        refresh: drop what was made or fetched for the class before, and begin anew.
+        refresh: drop what was made or fetched for the class before, and start over.
 
     Returns:
         Counts by the keys `pictures` and `rejected`.
@@ -340,10 +340,9 @@ class _ClassPictures:
             return None
 
     def _get(self) -> Collected:
-        """Get pictures; what the filters drop is made up for.
+        """Get pictures, and as many more as the filters drop.
 
-        The source is asked for as many more, until the class has what it wants, the source has no
-        more, or twice the number was looked at.
+        Until the class has enough, the source has no more, or twice the number was filtered.
         """
         source, result = self._source, self._source.collect(self._spec, self._bar)
         if not source.filtered:

@@ -134,8 +134,8 @@ def forget(project: Project) -> int:
     """Remove the shards that hold images of the project, so that they are embedded again.
 
     In a store that projects share, other projects' images of these shards go too; their next run
-    embeds them again. The windows of `images.window: store` are computed anew too, from the images
-    of today.
+    embeds them again. The windows of `images.window: store` are computed again too, from today's
+    images.
 
     Returns:
         How many shards were removed.

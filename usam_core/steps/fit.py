@@ -212,7 +212,7 @@ def learn(
     """Train teacher and student, and add "none of these" where there are few classes.
 
     Args:
-        store: what SAM said of the pictures and scenes.
+        store: SAM's masks of the pictures and scenes.
         taught: the bags.
         pictures: `class` and `sha256` of pictures, of which those of `taught` are examples.
         owners: each name that pictures are of, and the head's output that it is labelled as.

@@ -38,13 +38,12 @@ _SIDE = 300
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate says of a run.
+    """The gate's judgment of a run.
 
     Attributes:
         objections: empty when the run passes.
         statistics: what it was judged by.
-        sheet: overlays of the images that speak most for the objections; None where no image was
-            labelled.
+        sheet: overlays of the images behind the objections; None where no image was labelled.
     """
 
     objections: list[Objection]

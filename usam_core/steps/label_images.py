@@ -122,7 +122,7 @@ class Labeller:
         self.label_map = LabelMap.of_names(card["classes"])
 
     def mask_sets(self, shard: str, shas: Iterable[str]) -> Iterator[tuple[str, MaskSet]]:
-        """Yield what the store has of some images of a shard, as far as the head reads it."""
+        """Yield the stored masks of some images of a shard, with the blocks that the head reads."""
         blocks = [name for name in self._features if name != TOKENS_BLOCK]
         tokens = TOKENS_BLOCK in self._features
         single = self._project.config.inference.mask_choice == "single"
@@ -318,7 +318,7 @@ def label_tiles(
                 missed.append(record)
     objects, gone = suppressed(joined(by_tile, boxes, image.size_hw), boxes, settings.nms_iou)
     for record, winner in gone:
-        # Pixels of both speak of the object that is listed.
+        # Pixels that both cover get the name of the object that is listed.
         both = coco_mask.merge([record["segmentation"], winner["segmentation"]], True)
         part = crop({"size": both["size"], "counts": both["counts"].decode("ascii")})
         canvas.rename(part, record["category_id"], winner["category_id"])

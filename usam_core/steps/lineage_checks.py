@@ -1,7 +1,7 @@
-"""Compares a chain with the disk: is everything still what the documents say it was?
+"""Compares a chain of lineage documents with the disk.
 
-Files, tables and stores are checked by the code of `usam check`; what is asked besides is whether
-each thing that a step read is still the one that it read.
+Files, tables and stores are checked by the code of `usam check`; besides, each input of a step must
+still be the one that it read.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -88,7 +88,7 @@ class _ChainCheck:
         except StoreError as error:
             finding.wrong.append(str(error))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            # Whatever a damaged JSON or Parquet file makes of itself.
+            # A damaged JSON or Parquet file may raise any of these.
             finding.wrong.append(f"cannot be read: {error!r}")
         finding.wrong += [one.sentence for one in check.damages]
         finding.wrong += [f"{path}: changed by a person since" for path in check.edits]
@@ -120,7 +120,7 @@ class _ChainCheck:
                         finding.compared = f"{path}, SHA-256 {claim.sha256}"
                 bar.advance()
         with self._noting(None if own else key, "file" if own else "outputs") as finding:
-            # A table of files that cannot be read was told of by itself.
+            # A table of files that cannot be read was reported by itself.
             if own and not known:
                 finding.wrong.append(
                     f"{portable(subject.file, self._chain.root)}: {link.step} did not make it, or "
@@ -199,7 +199,7 @@ class _ChainCheck:
                     shards = check_store(check, folder, spec, near)
                     names = (f"{read['store']['path']}/{SHARDS}/{shard}" for shard in shards)
                     finding.compared = ", ".join(names)
-                    # Blocks of features are told of below.
+                    # Blocks of features are reported below.
                     check.damages = _of(check.damages, "embed")
             with self._noting(key, "store"):
                 if folder not in by_store:

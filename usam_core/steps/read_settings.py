@@ -3,8 +3,8 @@
 With `images.window: store` the windows are computed once, from a sample of the images, and kept in
 the embed step's folder. They are part of the embeddings' identity: images that come later go
 through the same windows. Another choice of channels or projection has windows of its own; a
-refresh of `embed` computes them anew. `settle_windows` alone reads images: whoever only opens the
-store reads what is kept.
+refresh of `embed` computes them anew. `settle_windows` alone reads images; opening
+the store only reads what is kept.
 """
 
 import logging
@@ -133,7 +133,7 @@ def _read(file: Path) -> dict[str, tuple[float, float]] | None:
 
 
 def _is_stale(file: Path, root: Path) -> bool:
-    """Whether windows were computed from images that are read otherwise now."""
+    """Whether windows were computed from images that are decoded otherwise now."""
     try:
         kept = read_sealed(file)
         reading = int(kept.get("reading", 1))

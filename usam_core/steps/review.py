@@ -38,7 +38,7 @@ ORDERS = ("mix", "entropy", "disagreement", "threshold", "random")
 """What may come first; `mix` takes turns among the measures that there are."""
 PRECISION = "precision.json"
 MAX_ASKED = 2000
-"""The other head is asked about at most so many images: those of the smallest digests."""
+"""The other head is run on at most so many images: those of the smallest digests."""
 LOOKED_BACK = 100
 """So many of the last decisions may be gone back to."""
 
@@ -165,7 +165,7 @@ def _list(
     before.sort(key=lambda one: one[1].time)
     by_doubt = [] if order == "random" else [largest.items() for largest in doubtful.values()]
     shown = queue(by_doubt, {name: largest.items() for name, largest in drawn.items()}, limit)
-    back = [(item, said.sampled) for item, said in before[-LOOKED_BACK:]] if limit else []
+    back = [(item, decision.sampled) for item, decision in before[-LOOKED_BACK:]] if limit else []
     return Listed(
         names,
         {name: np.sort(np.array(places, np.int64)) for name, places in draws.items()},
@@ -196,7 +196,7 @@ def _images(project: Project) -> Iterator[LabelledImage]:
     """Yield what was labelled, each image once, a part in memory at a time."""
     seen = set()
     for image in annotate.labels(project).images(["instances", "rejected", "tiles"]):
-        # Decisions are applied to whole images, so nobody is asked about tiles.
+        # Decisions are applied to whole images, so tiles are not shown.
         if image.sha256 not in seen and image.tiles is None:
             seen.add(image.sha256)
             yield image
