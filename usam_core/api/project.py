@@ -28,7 +28,7 @@ from usam_core.review.rulings import Rulings
 from usam_core.steps import annotate, embed
 from usam_core.steps.blocks import block_encoder, head_blocks
 from usam_core.steps.images_to_label import TiledImage
-from usam_core.steps.label_images import label_tiles, read_calibration
+from usam_core.steps.label_images import head_path, label_tiles, read_calibration
 from usam_core.steps.read_settings import how_to_read
 from usam_core.steps.review_log import decided
 from usam_core.store.store import EmbeddingStore
@@ -81,7 +81,7 @@ class Project:
             MissingStepError: `usam fit` or `usam calibrate` has not run.
         """
         settings = self._settings
-        module, card = load_head(annotate.head_path(settings))
+        module, card = load_head(head_path(settings))
         colors = {spec.name: spec.color for spec in self.config.classes}
         return Head(
             module,
