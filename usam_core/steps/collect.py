@@ -302,7 +302,7 @@ class _ClassPictures:
     def __init__(
         self, project: Project, source: PictureSource, spec: ClassSpec, progress: Progress
     ) -> None:
-        self._project, self._source, self._spec, self._bar = project, source, spec, progress
+        self._project, self._source, self._spec, self._progress = project, source, spec, progress
         self._folder = step_folder(project, "collect")
         self.file = self._folder / FOUND / f"{class_folder(spec.name)}.json"
 
@@ -344,7 +344,7 @@ class _ClassPictures:
 
         Until the class has enough, the source has no more, or twice the number was filtered.
         """
-        source, result = self._source, self._source.collect(self._spec, self._bar)
+        source, result = self._source, self._source.collect(self._spec, self._progress)
         if not source.filtered:
             return result
         hashes = self._labelled_hashes()
@@ -356,7 +356,7 @@ class _ClassPictures:
             if short <= 0 or count <= looked_at or spare >= (source.wanted or 0):
                 break
             looked_at, spare = count, min(spare + short, source.wanted or 0)
-            result = source.collect(self._spec, self._bar, spare)
+            result = source.collect(self._spec, self._progress, spare)
         kept.pictures = kept.pictures[: source.wanted]
         return kept
 
@@ -366,7 +366,7 @@ class _ClassPictures:
             {picture.sha256: picture.path for picture in pictures},
             config.images,
             self._folder / "looks.parquet",
-            self._bar,
+            self._progress,
             features=config.training.filters.outlier_deviations is not None,
         ).set_index("sha256", drop=False)
         rows = looks.loc[[picture.sha256 for picture in pictures]].reset_index(drop=True)
@@ -376,7 +376,7 @@ class _ClassPictures:
     def _labelled_hashes(self) -> np.ndarray:
         if not _looks_for_leaks(self._project):
             return np.empty(0, np.uint64)
-        files, images = labelled_files(self._project, self._bar), self._project.config.images
+        files, images = labelled_files(self._project, self._progress), self._project.config.images
         cache = self._folder / "labelled_looks.parquet"
-        looks = picture_looks(files, images, cache, self._bar, features=False)
+        looks = picture_looks(files, images, cache, self._progress, features=False)
         return looks.loc[looks["code"] == "", "phash"].to_numpy(np.uint64)

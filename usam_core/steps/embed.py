@@ -118,7 +118,7 @@ def inputs(project: Project) -> Inputs:
 def embedding_inputs(project: Project) -> Inputs:
     """The store and the checkpoint that made it, as inputs of a step."""
     identity, local = spec(project), project.checkpoint
-    path = portable(project.store_root / folder_name(identity), project.root)
+    path = portable(store_folder(project), project.root)
     checkpoint = {
         "model": identity["model"],
         "sha256": identity["checkpoint_sha256"],

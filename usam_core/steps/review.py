@@ -4,6 +4,7 @@ import heapq
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -68,11 +69,7 @@ def open_review(
             f"{step_folder(project, 'annotate')}: the labels list no mask{wanted}; lower "
             "inference.threshold, or take more images, and run `usam annotate` again"
         )
-
-    def changed(precisions: Sequence[Precision]) -> None:
-        _write_precision(project, precisions)
-
-    return Session(listed, decisions_file(project.out), changed)
+    return Session(listed, decisions_file(project.out), partial(_write_precision, project))
 
 
 @contextmanager
