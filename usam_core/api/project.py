@@ -30,7 +30,7 @@ from usam_core.steps.blocks import block_encoder, head_blocks
 from usam_core.steps.images_to_label import TiledImage
 from usam_core.steps.label_images import head_path, label_tiles, read_calibration
 from usam_core.steps.read_settings import how_to_read
-from usam_core.steps.review_log import decided
+from usam_core.steps.record import decided
 from usam_core.store.store import EmbeddingStore
 from usam_core.types import MaskSet
 

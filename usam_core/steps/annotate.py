@@ -49,9 +49,16 @@ from usam_core.steps.label_images import (
     part_holds,
 )
 from usam_core.steps.read_settings import how_to_read
-from usam_core.steps.record import finished, intact_record, labels_record, read_record
+from usam_core.steps.record import (
+    decided,
+    decision_inputs,
+    decisions_digest,
+    finished,
+    intact_record,
+    labels_record,
+    read_record,
+)
 from usam_core.steps.render import draw_overlays
-from usam_core.steps.review_log import decided, decision_inputs, decisions_digest
 from usam_core.store.store import EmbeddingStore
 
 _LABELLING = ("usam_core.steps.label_images",)

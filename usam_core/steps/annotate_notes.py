@@ -9,7 +9,7 @@ from usam_core.labels.image import LabelledImage
 from usam_core.labels.label_map import LabelMap
 from usam_core.metrics.gate import COVERED, covers_too_much
 from usam_core.steps.label_images import calibration_file
-from usam_core.steps.review_log import notes_on_decisions
+from usam_core.steps.record import notes_on_decisions
 
 
 def annotate_notes(

@@ -30,8 +30,8 @@ from usam_core.steps import annotate, collect, export, gate
 from usam_core.steps.base import step_folder
 from usam_core.steps.check_folder import Check, FolderCheck, Remade, check_store
 from usam_core.steps.read_settings import windows_file
+from usam_core.steps.record import decisions_file
 from usam_core.steps.review import PRECISION
-from usam_core.steps.review_log import decisions_file
 from usam_core.store.commit import remove_folder
 from usam_core.store.layout import folder_name
 

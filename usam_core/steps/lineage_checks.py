@@ -23,8 +23,7 @@ from usam_core.sam.download import NANO_WEIGHTS, OFFICIAL, cache_folder
 from usam_core.steps.check_folder import Check, Claim, Damage, FolderCheck, check_store
 from usam_core.steps.collect import pictures_digest
 from usam_core.steps.compose import SCENES
-from usam_core.steps.record import made_digest, read_record
-from usam_core.steps.review_log import decisions_digest
+from usam_core.steps.record import decisions_digest, made_digest, read_record
 from usam_core.store.layout import SHARDS, folder_name
 from usam_core.store.store import EmbeddingStore
 

@@ -32,8 +32,7 @@ from usam_core.steps.base import step_folder
 from usam_core.steps.blocks import head_blocks
 from usam_core.steps.label_images import head_path, read_calibration
 from usam_core.steps.read_settings import how_to_read
-from usam_core.steps.record import labels_record, read_record
-from usam_core.steps.review_log import decided, decisions_file
+from usam_core.steps.record import decided, decisions_file, labels_record, read_record
 
 ORDERS = ("mix", "entropy", "disagreement", "threshold", "random")
 """What may come first; `mix` takes turns among the measures that there are."""

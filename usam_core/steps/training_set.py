@@ -24,7 +24,7 @@ from usam_core.steps.base import Inputs
 from usam_core.steps.blocks import usable_images
 from usam_core.steps.collect import pictures_digest, pictures_input, read_manifest
 from usam_core.steps.compose import TRAIN, held_out_pictures, read_scenes, scenes_input
-from usam_core.steps.review_log import decided, decision_inputs
+from usam_core.steps.record import decided, decision_inputs
 from usam_core.store.store import EmbeddingStore
 from usam_core.types import MaskSet
 
