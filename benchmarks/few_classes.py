@@ -33,8 +33,8 @@ from usam_core.metrics.scores import Confusion, FalsePositives
 from usam_core.steps import embed, run_step
 from usam_core.steps.collect import read_manifest
 from usam_core.steps.compose import held_out_pictures
-from usam_core.steps.examples import choose_examples, masks_on_objects
 from usam_core.steps.images_to_label import listed_pairs
+from usam_core.steps.training_set import choose_examples, masks_on_objects
 from usam_core.store.store import EmbeddingStore
 from usam_core.truth.base import VOID
 from usam_core.types import MaskSet

@@ -20,6 +20,7 @@ from usam_core.masks.label_png import save_label_png
 from usam_core.sam.load import open_embedder
 from usam_core.steps import annotate, embed
 from usam_core.truth import open_truth
+from usam_core.steps import annotate, read_settings
 from usam_core.truth.base import Truth
 
 GRIDS = (10, 24)
@@ -38,7 +39,7 @@ def measure_grids(file: Path, sample: int) -> pd.DataFrame:
     truth = open_truth(project)
     names = pd.Series([image.path for image in annotate.labels(project).sorted_images([])])
     chosen = names.groupby(names.str.split("/").str[0]).head(sample)
-    how = embed.how_to_read(project)
+    how = read_settings.how_to_read(project)
     pictures = {name: read_image(project.image_address(name), **how).rgb for name in chosen}
     tables = [
         labelled_at(project, pictures, truth, grid).assign(grid=f"{grid} x {grid}")
@@ -51,7 +52,7 @@ def measure_crops(file: Path, sample: int, work: Path) -> pd.DataFrame:
     """Label the middle of the first images of each kind: what cutting them up beforehand gives."""
     project = load_project(file)
     names = pd.Series([image.path for image in annotate.labels(project).sorted_images([])])
-    how = embed.how_to_read(project)
+    how = read_settings.how_to_read(project)
     pictures = {}
     for name in names.groupby(names.str.split("/").str[0]).head(sample):
         rgb = read_image(project.image_address(name), **how).rgb

@@ -8,8 +8,7 @@ from flows.parameters import SETTINGS, ProjectSettings
 from tasks.report import last_results, report_lineage, report_run, show
 from tasks.steps import do_step
 from usam_core.steps import STEPS, Step, step_folder
-from usam_core.steps.check_parents import check_manifest
-from usam_core.steps.record import read_record
+from usam_core.steps.record import check_manifest, read_record
 
 
 def _run(step: Step, settings: Any) -> list[dict[str, Any]] | dict[str, Any]:

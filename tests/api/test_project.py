@@ -110,7 +110,7 @@ def test_large_images_are_tiled_as_annotate_does(project_file):
 
 def test_what_a_person_decided_counts_and_what_was_painted_is_read(project_file):
     from usam_core.review.decisions import Decision, append_decision
-    from usam_core.steps.review_log import decisions_file
+    from usam_core.steps.record import decisions_file
 
     project = usam.open(project_file)
     one = next(one for one in project.labels() if one.instances)

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from usam_core.compose import cutout as cutouts
-from usam_core.compose.cutout import Cutout, object_mask
-from usam_core.compose.scene import compose, mask_targets
+from usam_core.compose import scene as cutouts
+from usam_core.compose.scene import Cutout, compose, mask_targets, object_mask
 from usam_core.compose.studio import Studio, deal, held_out
 from usam_core.config.project import load_project
 from usam_core.config.training import ComposeConfig
@@ -57,7 +56,7 @@ def test_truth_is_what_is_visible(seed, count, least):
     if least <= 0.7:
         assert scene.names, "there is room for one at least"
     color = np.array([(0, 0, 0), *COLORS.values()], float)
-    nearest = np.abs(scene.rgb[:, :, None] - color).sum(-1).argmin(-1)
+    nearest = np.abs(scene.image[:, :, None] - color).sum(-1).argmin(-1)
     # Borders are mixed of two colours.
     assert (nearest == labels).mean() > 0.9
     for number, name in enumerate(scene.names, start=1):
@@ -78,8 +77,8 @@ def test_objects_cover_each_other_and_enough_of_each_stays():
 
 
 def test_the_same_seed_gives_the_same_scene():
-    assert np.array_equal(plain_scene(3).rgb, plain_scene(3).rgb)
-    assert not np.array_equal(plain_scene(3).rgb, plain_scene(4).rgb)
+    assert np.array_equal(plain_scene(3).image, plain_scene(3).image)
+    assert not np.array_equal(plain_scene(3).image, plain_scene(4).image)
 
 
 def test_more_classes_than_a_palette_holds():

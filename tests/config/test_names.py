@@ -22,7 +22,7 @@ from usam_core.inference.scoring import class_logits
 from usam_core.lineage.chain import facts, read_chain
 from usam_core.masks.bits import unpack, valid_hw
 from usam_core.steps import STEPS, annotate, run_step, step_folder, step_key
-from usam_core.steps import class_texts as names
+from usam_core.steps import blocks as names
 from usam_core.steps.annotate import head_path
 from usam_core.steps.blocks import block_specs
 from usam_core.steps.embed import open_store

@@ -263,14 +263,14 @@ def test_the_head_of_a_project_knows_which_names_have_too_few(project_file, monk
     for step in ("collect", "embed", "compose", "describe"):
         run_step(step, project)
     few = {"disc": False, "ring": True, "rod": False}
-    taught = fit.lessons.lessons
+    taught = fit.lessons
 
     def some(*args):
         found = taught(*args)
         counts = {name: 4 if few[name] else 5 for name in found.pictures}
         return replace(found, pictures=counts)
 
-    monkeypatch.setattr(fit.lessons, "lessons", some)
+    monkeypatch.setattr(fit, "lessons", some)
     head, _ = load_head(Path(run_step("fit", project).path))
     assert (head.usual == 0).tolist() == [list(few.values())] * 2
 

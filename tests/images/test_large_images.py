@@ -27,7 +27,7 @@ from usam_core.masks.label_png import edited_png, read_label_png
 from usam_core.progress import SILENT
 from usam_core.sam.embedder import Prepared
 from usam_core.steps import annotate, annotate_notes, embed, run_step, step_folder
-from usam_core.steps import label_shard as labelling
+from usam_core.steps import label_images as labelling
 from usam_core.steps.images_to_label import embedded_files, labelled_images, tiled_images
 from usam_core.steps.record import write_record
 from usam_core.types import MASKS_PER_PROMPT, MaskSet
@@ -118,8 +118,9 @@ def sam(monkeypatch, tmp_path):
     monkeypatch.setattr(annotate, "head_path", lambda _: head)
     for module, name in ((annotate, "load_head"), (labelling, "load_head")):
         monkeypatch.setattr(module, name, lambda _: (ReadsTokens(), card))
-    for module in (annotate, labelling, annotate_notes):
+    for module in (labelling, annotate_notes):
         monkeypatch.setattr(module, "calibration_file", lambda _: None)
+    monkeypatch.setattr(labelling, "head_path", lambda _: head)
     labelling._head.cache_clear()
     yield seeing
     labelling._head.cache_clear()

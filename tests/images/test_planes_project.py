@@ -20,10 +20,10 @@ from usam_core.lineage.chain import read_chain
 from usam_core.rng import generator
 from usam_core.sources.scenes import TRAINING_LOOK, scene
 from usam_core.steps import STEPS, run_step, step_folder
-from usam_core.steps.embed import how_to_read, open_store, spec
+from usam_core.steps.embed import open_store, spec
 from usam_core.steps.embed_notes import notes_on_endings
 from usam_core.steps.lineage_checks import check_chain
-from usam_core.steps.read_settings import windows_file as file_of
+from usam_core.steps.read_settings import how_to_read, windows_file
 
 CLASSES = ["disc", "ring", "rod"]
 
@@ -36,10 +36,6 @@ def planes(*lengths: int) -> np.ndarray:
     ]
     values = np.stack(drawn).transpose(0, 3, 1, 2).astype(np.uint16) * 9 + 100
     return values.reshape(*lengths, *values.shape[1:])
-
-
-def windows_file(project):
-    return file_of(project.config.images, step_folder(project, "embed"))
 
 
 def stack(path, values, names=("DAPI", "GFP", "Cy5")):

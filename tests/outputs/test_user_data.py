@@ -26,8 +26,13 @@ from usam_core.review.decisions import Decision, append_decision, append_undo, r
 from usam_core.sources.local import FolderSource, class_table
 from usam_core.sources.web.source import read_url_list
 from usam_core.steps import intact, run_step, step_folder
-from usam_core.steps.record import StepResult, read_record, write_record
-from usam_core.steps.review_log import decisions_digest, notes_on_decisions
+from usam_core.steps.record import (
+    StepResult,
+    decisions_digest,
+    notes_on_decisions,
+    read_record,
+    write_record,
+)
 
 PROJECT = """\
 classes: [dog, {name: cat, parent: pet, colour: "#ff0000"}]

@@ -16,7 +16,7 @@ from usam_core.config.project import load_project
 from usam_core.masks.label_png import read_label_png
 from usam_core.review.decisions import read_all
 from usam_core.steps import run_step
-from usam_core.steps.review_log import decisions_file
+from usam_core.steps.record import decisions_file
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 120

@@ -20,9 +20,9 @@ from usam_core.review.decisions import append_decision, read_all
 from usam_core.steps import run_step, step_key
 from usam_core.steps.embed import open_store
 from usam_core.steps.lineage_checks import check_chain
+from usam_core.steps.record import decided, decisions_file
 from usam_core.steps.review import open_review, picture, summary
-from usam_core.steps.review_bags import same_masks
-from usam_core.steps.review_log import decided, decisions_file
+from usam_core.steps.training_set import same_masks
 
 
 @pytest.fixture(scope="module")

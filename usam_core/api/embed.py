@@ -71,20 +71,6 @@ def _rounded(values: np.ndarray) -> np.ndarray:
     return decode_rows8(encode_rows8(values))
 
 
-def reading_of(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `read_image`, of what identifies the embeddings of a head."""
-    window = spec.get("window", "percentile")
-    if isinstance(window, Mapping):
-        window = {kind: tuple(limits) for kind, limits in window.items()}
-    return {
-        "max_megapixels": 100.0,
-        "window": window if isinstance(window, str | dict) else tuple(window),
-        "channels": spec.get("channels"),
-        "projection": spec.get("projection", "none"),
-        "stretch": spec.get("stretch", False),
-    }
-
-
 def with_picture(
     labelled: LabelledImage,
     read: Callable[[Box | None], np.ndarray],

@@ -6,6 +6,11 @@ from typing import Any
 
 from usam_core.api.embed import Embed, embedder_of, reading_of, with_picture
 from usam_core.config.model import InferenceConfig, SamConfig
+from torch import nn
+
+from usam_core.api.embed import Embed, embedder_of, with_picture
+from usam_core.config.compute import SamConfig
+from usam_core.config.inference import InferenceConfig
 from usam_core.errors import InputError
 from usam_core.head.checkpoint import load_head, save_head
 from usam_core.head.familiar import FamiliarHead
@@ -18,6 +23,7 @@ from usam_core.inference.scoring import Labelled, label_image, labelled_image
 from usam_core.labels.image import LabelledImage
 from usam_core.labels.label_map import LabelMap
 from usam_core.review.rulings import Rulings
+from usam_core.steps.read_settings import reading_of
 from usam_core.types import TOKENS_BLOCK, MaskSet
 
 ENDING = ".safetensors"

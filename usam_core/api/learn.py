@@ -16,14 +16,11 @@ from usam_core.config.model import HeadConfig, InferenceConfig, SamConfig
 from usam_core.config.training import ClassSpec, ComposeConfig
 from usam_core.errors import ConfigError, InputError
 from usam_core.files.digest import value_digest
-from usam_core.head.bags import BagSource, balanced_weights
-from usam_core.head.familiar import FamiliarHead, learn_familiar, shares_of
-from usam_core.head.train import train
 from usam_core.images.given import GivenImage, ImageLike, take
 from usam_core.progress import SILENT, Progress
 from usam_core.sam.load import open_embedder
-from usam_core.steps.examples import MIN_EXAMPLES, choose_examples, on_object
-from usam_core.steps.fit import any_has_enough
+from usam_core.steps.fit import learn
+from usam_core.steps.training_set import Lessons, on_object
 from usam_core.store.layout import fingerprint
 from usam_core.types import TOKENS_BLOCK, MaskSet
 
@@ -95,19 +92,21 @@ def fit(
     shas = sorted(masks)
     labels = np.array([[name in shown[sha] for name in names] for sha in shas], np.float32)
     counts = dict(zip(names, labels.sum(0).astype(int).tolist(), strict=True))
-    rows = _Rows(masks)
-    bags = BagSource(
-        rows,
-        shas,
-        labels,
-        head.features,
-        head.mask_choice,
-        head.cache_mb,
-        weights=balanced_weights(labels) if head.class_balance else None,
+    table = [(name, sha) for sha in shas for name in shown[sha]]
+    learned = learn(
+        _Rows(masks),
+        Lessons(shas, labels, None, counts),
+        pd.DataFrame(table, columns=["class", "sha256"]),
+        {name: output for output, name in enumerate(names)},
+        lambda some: np.stack(
+            [on_object(ComposeConfig(), masks[sha], head.mask_choice) for sha in some]
+        ),
+        head,
+        seed,
+        progress,
     )
-    trained = train(bags, head, seed, progress)
-    role = "teacher" if trained.student is None else (inference or InferenceConfig()).head
-    module: Any = getattr(trained, role)
+    chosen = (inference or InferenceConfig()).head
+    role = chosen if chosen in learned.heads else "teacher"
     spec = {**embedder.spec, **_READING}
     card: dict[str, Any] = {
         "classes": names[: len(pictures)],
@@ -116,7 +115,7 @@ def fit(
         "colours": {},
         "settings": head.model_dump(mode="json"),
         "inference": (inference or InferenceConfig()).model_dump(mode="json"),
-        "block_widths": bags.widths,
+        "block_widths": list(learned.widths.values()),
         "seed": seed,
         "store": fingerprint(spec),
         "encoder": spec,
@@ -126,25 +125,12 @@ def fit(
         "training_reviewed": 0,
         "training_digest": value_digest(shas),
         "training_provenance": {},
-        "history": trained.history,
+        "history": learned.history,
         "role": role,
-        "metrics": [epoch for epoch in trained.history if epoch["role"] == role][-1],
+        "metrics": [epoch for epoch in learned.history if epoch["role"] == role][-1],
+        **({"familiar": learned.familiar} if learned.familiar else {}),
     }
-    if shares_of(head.familiar, len(names)) and any_has_enough(counts):
-        table = [(name, sha) for sha in shas for name in shown[sha]]
-        examples = choose_examples(pd.DataFrame(table, columns=["class", "sha256"]), seed)
-        some = list(examples["sha256"])
-        objects = [on_object(ComposeConfig(), masks[sha], head.mask_choice) for sha in some]
-        alike = BagSource(
-            rows, some, np.ones((len(some), 1), np.float32), head.features, head.mask_choice
-        )
-        numbers = np.array([names.index(name) for name in examples["class"]])
-        card["familiar"] = {"owners": list(range(len(names))), "share": head.familiar}
-        module = FamiliarHead(module, bags.width, **card["familiar"])
-        few = [n for n, name in enumerate(names) if counts[name] < MIN_EXAMPLES]
-        learned = learn_familiar(alike, numbers, np.stack(objects), few)
-        module.load_state_dict(learned, strict=False)
-    return Head(module.eval(), card, inference=inference)
+    return Head(learned.heads[role].eval(), card, inference=inference)
 
 
 class _Rows:

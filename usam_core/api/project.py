@@ -27,10 +27,10 @@ from usam_core.outputs.lists import SCHEMA, instance_rows, record_batches
 from usam_core.review.rulings import Rulings
 from usam_core.steps import annotate, embed
 from usam_core.steps.blocks import block_encoder, head_blocks
-from usam_core.steps.calibrated import calibration_file, read_calibration
 from usam_core.steps.images_to_label import TiledImage
-from usam_core.steps.label_tiled import label_tiles
-from usam_core.steps.review_log import decided
+from usam_core.steps.label_images import head_path, label_tiles, read_calibration
+from usam_core.steps.read_settings import how_to_read
+from usam_core.steps.record import decided
 from usam_core.store.store import EmbeddingStore
 from usam_core.types import MaskSet
 
@@ -81,13 +81,13 @@ class Project:
             MissingStepError: `usam fit` or `usam calibrate` has not run.
         """
         settings = self._settings
-        module, card = load_head(annotate.head_path(settings))
+        module, card = load_head(head_path(settings))
         colors = {spec.name: spec.color for spec in self.config.classes}
         return Head(
             module,
             {**card, "colours": colors},
             inference=self.config.inference,
-            calibration=read_calibration(calibration_file(settings)),
+            calibration=read_calibration(settings),
             embed=self._embed,
         )
 
@@ -175,7 +175,7 @@ class Project:
 
     @cached_property
     def _how(self) -> dict[str, Any]:
-        return embed.how_to_read(self._settings)
+        return how_to_read(self._settings)
 
     @cached_property
     def _decisions(self) -> dict[str, Any]:

@@ -5,17 +5,27 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from usam_core.compose.cutout import Cutout, beside, blurred, fill, texture
-from usam_core.compose.scene import ComposedScene, compose, frame_size
+from usam_core.compose.scene import (
+    ComposedScene,
+    Cutout,
+    beside,
+    blurred,
+    compose,
+    fill,
+    frame_size,
+    texture,
+)
 from usam_core.config.training import Backdrop, ComposeConfig
 from usam_core.rng import derive_seed, generator
 
 MIN_TO_HOLD_OUT = 4
 """A class with fewer pictures keeps them all for the head."""
+_TRIES = 4
+_KEPT = 128
 
 
 def held_out(pictures: Mapping[str, Iterable[str]], share: float, seed: int) -> set[str]:
-    """Return the digests of the pictures that the head must not see.
+    """Digests of the pictures that the head must not see.
 
     The order depends on a picture's content and the seed alone, so that a new picture changes
     little of it.
@@ -23,23 +33,21 @@ def held_out(pictures: Mapping[str, Iterable[str]], share: float, seed: int) -> 
     Args:
         pictures: digests by class.
         share: of each class's pictures, 0 to 1; rounded, and at least one.
-        seed: the project's seed.
     """
-    found: set[str] = set()
+    out: set[str] = set()
     for digests in pictures.values():
         order = sorted(set(digests), key=lambda sha256: derive_seed(seed, "held out", sha256))
         if len(order) >= MIN_TO_HOLD_OUT:
-            found.update(order[: max(1, round(share * len(order)))])
-    return found
+            out.update(order[: max(1, round(share * len(order)))])
+    return out
 
 
 def deal(
     rng: np.random.Generator, classes: Sequence[str], scenes: int, objects: tuple[int, int]
 ) -> list[list[str]]:
-    """Return the classes of each scene, different ones, each class about as often as any other.
+    """The classes of each scene, different ones, each class about as often as any other.
 
     Args:
-        rng: decides the order.
         classes: the names that there are cut-outs of.
         scenes: how many scenes.
         objects: fewest and most objects of a scene; fewer where there are not so many classes.
@@ -60,10 +68,6 @@ def deal(
     return dealt
 
 
-_TRIES = 4
-_KEPT = 128
-
-
 class Studio:
     """Pictures by class, and scenes made of them.
 
@@ -72,8 +76,6 @@ class Studio:
         others: digests of pictures of the user's negative names, for backgrounds.
         cut: returns the cut-out of a picture of a class, or None where no mask will do.
         look: returns the whole picture, uint8 (h, w, 3).
-        config: the settings.
-        seed: the project's seed.
         split: name of the split; scenes of two splits share no random number.
     """
 
@@ -100,26 +102,26 @@ class Studio:
         self._hands = functools.partial(deal, order, names, objects=config.objects)
 
     def hands(self, scenes: int) -> list[list[str]]:
-        """Return the classes of each of so many scenes; none where nothing could be cut out."""
+        """The classes of each of so many scenes; none where nothing could be cut out."""
         return self._hands(scenes=scenes) if self.classes else []
 
     def make(self, number: int, names: Sequence[str]) -> tuple[ComposedScene, str] | None:
-        """Return a scene of one object of each name, and what its background is.
+        """A scene of one object of each name, and what its background is.
 
         None when the objects found no place together, however often it was tried.
         """
         rng = generator(self._seed, "compose", self._split, number)
-        least = min(self._config.objects[0], len(names))
+        min_objects = min(self._config.objects[0], len(names))
         for _ in range(_TRIES):
             cutouts = [cutout for name in names if (cutout := self._next(name)) is not None]
             background, kind = self._background(rng, names)
             scene = compose(rng, background, cutouts, self._config)
-            if len(scene.names) >= least:
+            if len(scene.names) >= min_objects:
                 return scene, kind
         return None
 
     def _next(self, name: str) -> Cutout | None:
-        """Return the class's next cut-out in turn; pictures without one are put aside."""
+        """The class's next cut-out in turn; pictures without one are put aside."""
         left = self._left[name]
         while left:
             sha256 = str(left.pop(0))
@@ -138,14 +140,11 @@ class Studio:
         kind = str(rng.choice(kinds)) if kinds else "texture"
         if kind == "negative":
             return fill(self._look(str(rng.choice(self._others))), size_hw), "negative"
-        if kind in ("crop", "blurred"):
+        if kind != "texture":
             # Of a class that the scene shows: what is left of another object is no new class.
             cutout = self._next(str(rng.choice(list(names))))
-            part = None
-            if cutout is not None and kind == "crop":
-                part = beside(cutout, size_hw)
             if cutout is not None and kind == "blurred":
-                part = blurred(cutout.rgb, size_hw)
-            if part is not None:
-                return part, "crop" if kind == "crop" else "blurred"
+                return blurred(cutout.rgb, size_hw), "blurred"
+            if cutout is not None and (part := beside(cutout, size_hw)) is not None:
+                return part, "crop"
         return texture(rng, size_hw), "texture"

@@ -21,7 +21,6 @@ WITHOUT_INFLUENCE = (
     "usam_core.progress",
     "usam_core.errors",  # what messages leave out
     "usam_core.steps.base",  # what steps read enters their keys by its values
-    "usam_core.steps.folders",
 )
 """Modules, with those whose names begin likewise, that decide no result."""
 

@@ -1,20 +1,64 @@
 """The chain of `lineage.json` documents from an output back to pictures, images and weights."""
 
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from usam_core.errors import StoreError
+from usam_core.errors import InputError, StoreError
 from usam_core.files.digest import file_digest
-from usam_core.lineage.artifact import Artifact, find_artifact
-from usam_core.lineage.document import EARLIER, LINEAGE, find_document, read_document
+from usam_core.labels.image import LabelledImage
+from usam_core.labels.parts import PARTS, Parts
+from usam_core.lineage.document import EARLIER, LINEAGE, RECORD, find_document, read_document
 
 Key = tuple[str, str | None]
-"""Of a link: its step, and the digest by which the next one names its document."""
+"""Of a link: where its document is expected, and the digest by which the next step names it."""
 
+_MASKS, _OVERLAYS = "masks/", "overlays/"
+_SCENES, _TRUTHS = "scenes/", "truth/"
 _WIDTH = 12
 """Digits of a digest that people are shown."""
+_MAX_NAMED = 3
+"""So many damages of one kind are named; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One output, or all outputs of a step.
+
+    Attributes:
+        file: absolute path.
+        name: the file's path in it, "." for the whole step.
+        document: the `lineage.json` that covers it.
+        image: that a label PNG or an overlay shows; else None.
+        part: of the labels, that holds that image.
+    """
+
+    file: Path
+    folder: Path
+    name: str
+    document: Path
+    image: LabelledImage | None = None
+    part: str = ""
+
+    @property
+    def scene(self) -> bool:
+        """Whether it is a composed scene, or the truth of one."""
+        return self.folder.name == "compose" and self.name.startswith((_SCENES, _TRUTHS))
+
+    @property
+    def kind(self) -> str:
+        """What the file is, in words."""
+        if self.name == ".":
+            return "all outputs of the step"
+        if self.scene:
+            truth = "" if self.name.startswith(_SCENES) else "truth of a "
+            return f"{truth}composed scene"
+        if self.name.startswith(_MASKS):
+            return "label PNG"
+        return "overlay" if self.name.startswith(_OVERLAYS) else "output"
 
 
 @dataclass(frozen=True)
@@ -25,7 +69,7 @@ class Link:
         step: name of the step.
         path: where the document is expected, from the project's folder.
         sha256: digest that the next step names, None if there was no document then.
-        document: what it says; None if it is not to be found.
+        document: its content; None if it is not to be found.
         current: it describes the outputs that are there now; else the step has run again since.
     """
 
@@ -36,8 +80,8 @@ class Link:
     current: bool
 
     @property
-    def parents(self) -> list[tuple[str, str | None]]:
-        """Return the parents as keys of `Chain.links`."""
+    def parents(self) -> list[Key]:
+        """The parents as keys of `Chain.links`."""
         named = self.document["parents"] if self.document else []
         return [(parent["path"], parent["sha256"]) for parent in named]
 
@@ -48,21 +92,20 @@ class Chain:
 
     Attributes:
         subject: the output.
-        root: the project's folder.
         links: every step, each once, by path and digest; the first is the output's own.
     """
 
     subject: Artifact
     root: Path
-    links: dict[tuple[str, str | None], Link] = field(default_factory=dict)
+    links: dict[Key, Link] = field(default_factory=dict)
 
     def at(self, name: str) -> Path:
-        """Return where a path of a document leads: anywhere that a project may have things."""
+        """Where a path of a document leads: anywhere that a project may have things."""
         return Path(os.path.normpath(self.root / name))
 
     @property
     def last(self) -> Link:
-        """Return the step that made the output."""
+        """The step that made the output."""
         return next(iter(self.links.values()))
 
 
@@ -81,20 +124,111 @@ class Fact:
     sha256: str | None
 
 
+@dataclass(slots=True)
+class Finding:
+    """The outcome of one check.
+
+    Attributes:
+        link: key of `Chain.links`; None for the output itself.
+        name: a fact of the link, or one of "file", "image", "cut-outs", "masks", "lineage",
+            "outputs", "scenes", "labels".
+        compared: what was compared; None where there is nothing to compare with.
+        wrong: what came, what was expected, and the fix.
+        files: how many were compared.
+    """
+
+    link: Key | None
+    name: str
+    compared: str | None = ""
+    wrong: list[str] = field(default_factory=list)
+    files: int = 0
+
+    @property
+    def verdict(self) -> Literal["ok", "broken", "unknown"]:
+        """Whether it is as it was."""
+        return "broken" if self.wrong else "unknown" if self.compared is None else "ok"
+
+    @property
+    def text(self) -> str:
+        """What is wrong, else what was compared."""
+        rest = len(self.wrong) - _MAX_NAMED
+        others = f" (and {rest} more)" if rest > 0 else ""
+        compared = self.compared or (f"{self.files} files" if self.files else "")
+        return "; ".join(self.wrong[:_MAX_NAMED]) + others or compared
+
+
 def read_chain(path: str | Path) -> Chain:
     """Follow the documents from an output; nothing but documents is read.
 
     Raises:
-        InputError: the path is no output of a step.
+        InputError: there is no such file, or it is no output of a step.
         StoreError: the output's own document cannot be read.
     """
-    subject, document, root = _start(path)
-    chain = Chain(subject, root)
-    own = subject.folder / LINEAGE
+    ways = []
+    # A linked folder of results leads to its project by the one or by the other path.
+    for way in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
+        subject = _find_artifact(Path(way))
+        document = read_document(subject.document)
+        root = Path(os.path.normpath(subject.folder / document["root"]))
+        ways.append((subject, document, root))
+        if (root / document["project_file"]).exists():
+            break
+    else:
+        subject, document, root = ways[0]
+    chain, own = Chain(subject, root), subject.folder / LINEAGE
     name = own.relative_to(root).as_posix() if own.is_relative_to(root) else own.as_posix()
     current = subject.document.parent.name != EARLIER
     _follow(chain, Link(document["step"], name, file_digest(subject.document), document, current))
     return chain
+
+
+def _find_artifact(file: Path) -> Artifact:
+    if not file.exists():
+        raise InputError(f"{file}: no such file; expected an output of a project")
+    folder = next((f for f in (file, *file.parents) if (f / LINEAGE).is_file()), None)
+    if folder is None:
+        raise InputError(
+            f"{file}: neither its folder nor one above it holds {LINEAGE}; expected an output of a "
+            "step, such as out/annotate/coco.json. Outputs of earlier versions get theirs when "
+            "the step runs again"
+        )
+    name = file.relative_to(folder).as_posix()
+    if file.parent == folder / EARLIER:
+        return Artifact(file, folder, ".", file)
+    if name in (LINEAGE, RECORD) or file.is_dir():
+        name = "."
+    return Artifact(file, folder, name, folder / LINEAGE, *_labelled(folder, name))
+
+
+def _labelled(folder: Path, name: str) -> tuple[LabelledImage | None, str]:
+    """The image of a label PNG or an overlay, and its part; None too where no part names it."""
+    if name.startswith(_OVERLAYS):
+        png = PurePosixPath(_MASKS + name.removeprefix(_OVERLAYS)).with_suffix(".png").as_posix()
+    elif name.startswith(_MASKS):
+        png = name
+    else:
+        return None, ""
+    for file in sorted((folder / PARTS).glob("*")):
+        part = f"{PARTS}{file.name}"
+        with suppress(OSError, StoreError):  # reported when the parts are checked
+            for image in Parts(folder, {part: None}).images(["tiles"]):
+                if image.png == png:
+                    return image, part
+    return None, ""
+
+
+def _follow(chain: Chain, link: Link) -> None:
+    key = (link.path, link.sha256)
+    if key in chain.links:
+        return
+    chain.links[key] = link
+    for parent in link.document["parents"] if link.document else []:
+        file, sha256 = chain.at(parent["path"]), parent["sha256"]
+        place = find_document(file, sha256) if sha256 and file.name == LINEAGE else None
+        document = None
+        with suppress(StoreError):
+            document = read_document(place) if place else None
+        _follow(chain, Link(parent["step"], parent["path"], sha256, document, place == file))
 
 
 def entries(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -105,20 +239,20 @@ def entries(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def facts(document: dict[str, Any]) -> list[Fact]:
-    """Return what a step read, for people."""
+    """What a step read, for people."""
     return [
-        Fact(name, _DESCRIBE.get(name, _place)(entry), entry.get("sha256"))
+        Fact(name, _DESCRIBE.get(name, _path)(entry), entry.get("sha256"))
         for name, entry in entries(document).items()
     ]
 
 
 def short(sha256: str | None) -> str:
-    """Return the first digits of a digest."""
+    """The first digits of a digest."""
     return sha256[:_WIDTH] if sha256 else "none"
 
 
 def made_by(document: dict[str, Any]) -> str:
-    """Return which code, and which run, made a step's outputs."""
+    """Which code, and which run, made a step's outputs."""
     code = document["code"]
     words = [f"usam {code['versions']['usam']}"]
     if code["checkout"]:
@@ -128,39 +262,6 @@ def made_by(document: dict[str, Any]) -> str:
     if document["flow_run"]:
         words.append(f"flow run {document['flow_run'].get('name')!r}")
     return ", ".join(words)
-
-
-def _start(path: str | Path) -> tuple[Artifact, dict[str, Any], Path]:
-    """Return the output, its document and the project's folder."""
-    found = []
-    # A linked folder of results leads to its project by the one or by the other path.
-    for way in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
-        subject = find_artifact(way)
-        document = read_document(subject.document)
-        root = Path(os.path.normpath(subject.folder / document["root"]))
-        if (root / document["project_file"]).exists():
-            return subject, document, root
-        found.append((subject, document, root))
-    return found[0]
-
-
-def _follow(chain: Chain, link: Link) -> None:
-    key = (link.path, link.sha256)
-    if key in chain.links:
-        return
-    chain.links[key] = link
-    for parent in link.document["parents"] if link.document else []:
-        _follow(chain, _link(chain, parent))
-
-
-def _link(chain: Chain, parent: dict[str, Any]) -> Link:
-    file, sha256 = chain.at(parent["path"]), parent["sha256"]
-    found = find_document(file, sha256) if sha256 and file.name == LINEAGE else None
-    try:
-        document = read_document(found) if found else None
-    except StoreError:
-        document = None
-    return Link(parent["step"], parent["path"], sha256, document, found == file)
 
 
 def _pictures(entry: dict[str, Any]) -> str:
@@ -177,58 +278,21 @@ def _checkpoint(entry: dict[str, Any]) -> str:
     return f"SAM {entry['model']}, {where}"
 
 
-def _place(entry: dict[str, Any]) -> str:
-    return entry.get("path", "")
+def _path(entry: dict[str, Any]) -> str:
+    return str(entry.get("path", ""))
 
 
-_DESCRIBE = {
+_DESCRIBE: dict[str, Callable[[dict[str, Any]], str]] = {
     "images": lambda entry: f"{entry['count']} in {entry['path']}",
-    "labels": _place,
-    "truth": _place,
-    "head": _place,
-    "calibration": _place,
+    "labels": _path,
+    "truth": _path,
+    "head": _path,
+    "calibration": _path,
     "decisions": lambda entry: f"{entry['count']} of a person, in {entry['path']}",
     "source": lambda entry: f"{entry['name']}, its settings and what it draws on",
     "pictures": _pictures,
-    "store": _place,
+    "store": _path,
     "blocks": lambda entry: ", ".join(f"{k} ({v})" for k, v in entry["ids"].items()),
     "text": lambda entry: f"{entry['family']} {entry['weights']}, and the sentences of each name",
     "checkpoint": _checkpoint,
 }
-
-
-_MAX_NAMED = 3
-"""So many damages of one kind are named; the others are counted."""
-
-
-@dataclass(slots=True)
-class Finding:
-    """The outcome of one check.
-
-    Attributes:
-        link: key of `Chain.links`; None for the output itself.
-        name: a fact of the link, or one of "file", "image", "cut-outs", "masks", "lineage",
-            "outputs", "scenes", "labels".
-        said: what was compared; None where there is nothing to compare with.
-        wrong: what came, what was expected, and the fix.
-        files: how many were compared.
-    """
-
-    link: Key | None
-    name: str
-    said: str | None = ""
-    wrong: list[str] = field(default_factory=list)
-    files: int = 0
-
-    @property
-    def verdict(self) -> Literal["ok", "broken", "unknown"]:
-        """Return whether it is as it was."""
-        return "broken" if self.wrong else "unknown" if self.said is None else "ok"
-
-    @property
-    def text(self) -> str:
-        """Return what is wrong, else what was compared."""
-        rest = len(self.wrong) - _MAX_NAMED
-        others = f" (and {rest} more)" if rest > 0 else ""
-        said = self.said or (f"{self.files} files" if self.files else "")
-        return "; ".join(self.wrong[:_MAX_NAMED]) + others or said

@@ -40,23 +40,31 @@ PACKAGES = (
     "icrawler",
 )
 
+FORMAT = 1
+"""Raised when a document changes so that older code cannot read it."""
+
+LINEAGE = "lineage.json"
+EARLIER = "lineage"
+RECORD = "record.json"
+
 _SECONDS_FOR_GIT = 10
+_OF_THE_CARD = ("role", "classes", "weights_sha256", "training_digest", "training_provenance")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide results."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the packages that decide results."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            installed[package] = "not installed"
+    return installed
 
 
 @functools.cache
 def checkout() -> dict[str, Any] | None:
-    """Return the `commit` that this code was run from and whether files were `changed` since.
+    """The `commit` that this code was run from and whether files were `changed` since.
 
     None where the code is installed and not a checkout, or git is not there. Asked once a
     process: a later commit is not the code that was loaded.
@@ -86,15 +94,8 @@ def _git(root: Path, *words: str) -> str | None:
     return done.stdout.strip()
 
 
-FORMAT = 1
-"""Raised when a document changes so that older code cannot read it."""
-
-LINEAGE = "lineage.json"
-EARLIER = "lineage"
-
-
 def portable(path: Path, root: Path) -> str:
-    """Return a path as documents name it.
+    """A path as documents name it.
 
     >>> portable(Path("/lab/p/out/fit"), Path("/lab/p")), portable(Path("/data"), Path("/lab/p"))
     ('out/fit', '/data')
@@ -106,38 +107,39 @@ def write_document(folder: Path, document: dict[str, Any], root: Path) -> str:
     """Write a step's `lineage.json` and return its SHA-256; the one that was there is kept.
 
     Args:
-        folder: the step's folder.
-        document: what `usam_core.steps.lineage` says of the step.
-        root: the project's folder.
+        document: what the step was made of (`usam_core.steps.running`).
     """
     file = folder / LINEAGE
     if file.exists():
-        _keep(file)
-    said = all_without_secrets(document)
-    write_json(file, {"format": FORMAT, "root": _way(folder, root), **said})
+        kept = folder / EARLIER / f"{file_digest(file)}.json"
+        if not kept.exists():
+            with whole_file(kept) as temporary:
+                temporary.write_bytes(file.read_bytes())
+    way = Path(os.path.relpath(root, folder)).as_posix()
+    write_json(file, {"format": FORMAT, "root": way, **all_without_secrets(document)})
     return file_digest(file)
 
 
 def read_document(file: Path) -> dict[str, Any]:
-    """Return a document.
+    """Read a document.
 
     Raises:
         StoreError: it cannot be read or is of another format.
     """
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-        found = document["format"]
+        format_ = document["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{file}: cannot be read as lineage ({error!r}); run the step again with --refresh"
         ) from error
-    if found != FORMAT:
-        raise StoreError(f"{file}: lineage of format {found!r}; expected {FORMAT}")
+    if format_ != FORMAT:
+        raise StoreError(f"{file}: lineage of format {format_!r}; expected {FORMAT}")
     return document
 
 
 def find_document(file: Path, sha256: str) -> Path | None:
-    """Return where the document with a digest lies: at `file`, or kept beside it; else None."""
+    """Where the document with a digest lies: at `file`, or kept beside it; else None."""
     for place in (file, file.parent / EARLIER / f"{sha256}.json"):
         try:
             if file_digest(place) == sha256:
@@ -145,20 +147,6 @@ def find_document(file: Path, sha256: str) -> Path | None:
         except OSError:
             continue
     return None
-
-
-def _keep(file: Path) -> None:
-    kept = file.parent / EARLIER / f"{file_digest(file)}.json"
-    if not kept.exists():
-        with whole_file(kept) as temporary:
-            temporary.write_bytes(file.read_bytes())
-
-
-def _way(folder: Path, root: Path) -> str:
-    return Path(os.path.relpath(root, folder)).as_posix()
-
-
-_OF_THE_CARD = ("role", "classes", "weights_sha256", "training_digest", "training_provenance")
 
 
 def write_run(
@@ -177,6 +165,7 @@ def write_run(
         images: content digest of every labelled image by its path.
         reading: how the images were read, `read_image`'s arguments.
     """
+    root = project.images.root
     write_json(
         path,
         {
@@ -185,12 +174,10 @@ def write_run(
             "versions": versions(),
             "encoder": head["encoder"],
             "head": {key: head[key] for key in _OF_THE_CARD},
-            "pictures": {"root": _root(project), "reading": dict(reading)},
+            "pictures": {
+                "root": root if is_url(root) else portable(Path(root), project.root),
+                "reading": dict(reading),
+            },
             "images": dict(images),
         },
     )
-
-
-def _root(project: Project) -> str:
-    root = project.images.root
-    return root if is_url(root) else portable(Path(root), project.root)

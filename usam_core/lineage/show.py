@@ -9,6 +9,12 @@ from usam_core.lineage.chain import Chain, Finding, Key, Link, facts, made_by, s
 from usam_core.lineage.document import portable
 
 _MARKS = {"ok": "ok", "broken": "BROKEN", "unknown": "not checked"}
+_PLAIN = frozenset(" ._-/,:+=")
+"""Beside letters and digits, what means nothing inside a quoted label or a table's cell."""
+_DRAWN = ("images", "truth", "pictures", "checkpoint")
+"""Facts that are boxes of their own: where a chain begins."""
+_LONGEST = 100
+"""Letters of a box; the table has all of them."""
 
 
 def tree(chain: Chain, findings: Sequence[Finding]) -> Iterator[str]:
@@ -29,7 +35,7 @@ def tree(chain: Chain, findings: Sequence[Finding]) -> Iterator[str]:
 
 
 def to_json(chain: Chain, findings: Sequence[Finding]) -> dict[str, Any]:
-    """Return the chain with its findings, JSON-like; documents stand in it as they are on disk."""
+    """The chain with its findings, JSON-like; documents as they are on disk."""
     image = chain.subject.image
     return {
         "file": portable(chain.subject.file, chain.root),
@@ -52,7 +58,7 @@ def to_json(chain: Chain, findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def broken_links(findings: Sequence[Finding]) -> list[Finding]:
-    """Return the findings that say the chain is broken."""
+    """The findings that say the chain is broken."""
     return [finding for finding in findings if finding.verdict == "broken"]
 
 
@@ -60,7 +66,11 @@ def _branch(
     chain: Chain, key: Key, findings: Sequence[Finding], indent: str, *, last: bool, seen: set[Key]
 ) -> Iterator[str]:
     link = chain.links[key]
-    yield escape_control(f"{indent}{'└─' if last else '├─'} {_title(link)}")
+    title = f"{link.step}: no document {short(link.sha256)}"
+    if link.document is not None:
+        again = "" if link.current else " (has run again since)"
+        title = f"{link.step}, {link.document['finished']}{again}: {link.path} {short(link.sha256)}"
+    yield escape_control(f"{indent}{'└─' if last else '├─'} {title}")
     inner = indent + ("   " if last else "│  ")
     if key in seen:
         yield f"{inner}   (as above)"
@@ -72,13 +82,6 @@ def _branch(
     for number, parent in enumerate(link.parents, start=1):
         end = number == len(link.parents)
         yield from _branch(chain, parent, findings, inner, last=end, seen=seen)
-
-
-def _title(link: Link) -> str:
-    if link.document is None:
-        return f"{link.step}: no document {short(link.sha256)}"
-    again = "" if link.current else " (has run again since)"
-    return f"{link.step}, {link.document['finished']}{again}: {link.path} {short(link.sha256)}"
 
 
 def _lines(link: Link, findings: Sequence[Finding]) -> Iterator[str]:
@@ -96,7 +99,7 @@ def _lines(link: Link, findings: Sequence[Finding]) -> Iterator[str]:
 
 
 def _verdict(finding: Finding) -> str:
-    # What is broken is told at the end, in a sentence.
+    # What is broken follows at the end, in a sentence.
     text = "" if finding.verdict == "broken" else f"{finding.text} "
     return f"{text}[{_MARKS[finding.verdict]}]"
 
@@ -105,39 +108,27 @@ def _finding(finding: Finding) -> dict[str, Any]:
     return {"name": finding.name, "verdict": finding.verdict, "text": finding.text}
 
 
-_PLAIN = frozenset(" ._-/,:+=")
-"""Beside letters and digits, what means nothing inside a quoted label or a table's cell."""
-
-_DRAWN = ("images", "truth", "pictures", "checkpoint")
-"""Facts that stand as boxes of their own: where a chain begins."""
-
-_LONGEST = 100
-"""Letters of a box; the table has all of them."""
-
-
 def markdown(chain: Chain) -> str:
-    """Return the chain as Markdown; documents are read, outputs are not checked."""
+    """The chain as Markdown; documents are read, outputs are not checked."""
     return "\n".join(["```mermaid", "flowchart LR", *_diagram(chain), "```", "", *_table(chain)])
 
 
 def label(text: str) -> str:
-    """Return text for a quoted label of Mermaid.
+    """Text for a quoted label of Mermaid.
 
     >>> label('my "best" rows')
     'my #34;best#34; rows'
     """
-    return "".join(c if _is_plain(c) else f"#{ord(c)};" for c in text)
-
-
-def _is_plain(letter: str) -> bool:
-    return letter.isalnum() or letter in _PLAIN
+    return "".join(c if c.isalnum() or c in _PLAIN else f"#{ord(c)};" for c in text)
 
 
 def _diagram(chain: Chain) -> Iterator[str]:
     boxes = {key: f"step{number}" for number, key in enumerate(chain.links)}
     origins: dict[str, str] = {}
     for key, link in chain.links.items():
-        yield f'    {boxes[key]}["{_box_title(link)}"]'
+        when = link.document["finished"] if link.document else "no document"
+        title = f"{label(link.step)}<br/>{label(when)}<br/>{short(link.sha256)}"
+        yield f'    {boxes[key]}["{title}"]'
         for text in _origins(link):
             if text not in origins:
                 # A checkpoint that several steps read is one box.
@@ -146,11 +137,6 @@ def _diagram(chain: Chain) -> Iterator[str]:
             yield f"    {origins[text]} --> {boxes[key]}"
         for parent in link.parents:
             yield f"    {boxes[parent]} --> {boxes[key]}"
-
-
-def _box_title(link: Link) -> str:
-    when = link.document["finished"] if link.document else "no document"
-    return f"{label(link.step)}<br/>{label(when)}<br/>{short(link.sha256)}"
 
 
 def _origins(link: Link) -> Iterator[str]:

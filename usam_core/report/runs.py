@@ -50,6 +50,8 @@ from usam_core.labels.parts import (
 )
 from usam_core.lineage.artifact import RECORD
 from usam_core.lineage.document import LINEAGE
+from usam_core.labels.parts import IMAGES, PARTS, Parts
+from usam_core.lineage.document import LINEAGE, RECORD
 from usam_core.masks.label_png import read_label_png
 
 RUN = "run.json"

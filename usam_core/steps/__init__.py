@@ -9,9 +9,7 @@ whose outputs are undamaged is not run again.
 
 from typing import TYPE_CHECKING, Any
 
-from usam_core.steps.base import Input, Step, StepResult
-from usam_core.steps.folders import step_folder
-from usam_core.steps.once import listed_once
+from usam_core.steps.base import Input, Step, StepResult, listed_once, step_folder
 
 if TYPE_CHECKING:
     from usam_core.steps.running import code_revision, intact, run_step, step_key

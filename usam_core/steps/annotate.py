@@ -1,10 +1,13 @@
 """Annotate: label every image from its stored masks; COCO, palette PNGs, overlays."""
 
+import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from usam_core.config.project import Project
 from usam_core.errors import MissingStepError, StoreError
@@ -22,37 +25,46 @@ from usam_core.metrics.gate import covers_too_much
 from usam_core.outputs.label_files import output_names
 from usam_core.outputs.ledger import Edit, changed_counts
 from usam_core.outputs.lists import write_coco
+from usam_core.outputs.coco_writers import write_coco
+from usam_core.outputs.edits import Edit, changed_counts
+from usam_core.outputs.names import output_names
 from usam_core.parallel.workers import Piece, run_pieces
 from usam_core.progress import Progress
 from usam_core.steps import embed
-from usam_core.steps.annotate_notes import (
-    Tally,
-    notes_on_edits,
-    notes_on_settings,
+from usam_core.steps.annotate_notes import Tally, annotate_notes
+from usam_core.steps.base import Inputs, StepResult, identities, step_folder
+from usam_core.steps.blocks import block_inputs, head_blocks, with_blocks
+from usam_core.steps.images_to_label import (
+    TiledImage,
+    images_input,
+    labelled_images,
+    listed_pairs,
+    tiled_images,
 )
-from usam_core.steps.base import Inputs, StepResult, identities
-from usam_core.steps.blocks import block_inputs, head_blocks
-from usam_core.steps.calibrated import calibration_file, calibration_input, head_input
-from usam_core.steps.folders import step_folder
-from usam_core.steps.images_to_label import images_input, listed_pairs, tiled_images
-from usam_core.steps.label_shard import Part, label_part, part_holds
-from usam_core.steps.label_targets import labellable
-from usam_core.steps.label_tiled import LargePart, label_large
+from usam_core.steps.label_images import (
+    LargePart,
+    Part,
+    calibration_input,
+    head_input,
+    head_path,
+    label_large,
+    label_part,
+    part_holds,
+)
+from usam_core.steps.read_settings import how_to_read
 from usam_core.steps.record import (
-    digests,
+    decided,
+    decision_inputs,
+    decisions_digest,
+    finished,
     intact_record,
     labels_record,
     read_record,
 )
 from usam_core.steps.render import draw_overlays
-from usam_core.steps.review_log import (
-    decided,
-    decision_inputs,
-    decisions_digest,
-    notes_on_decisions,
-)
+from usam_core.store.store import EmbeddingStore
 
-_LABELLING = ("usam_core.steps.label_shard", "usam_core.steps.label_tiled")
+_LABELLING = ("usam_core.steps.label_images",)
 """Modules that decide an image's labels."""
 
 CALCULATIONS = (
@@ -68,6 +80,7 @@ RUN = "run.json"
 MASKS = "masks"
 OVERLAYS = "overlays"
 CHECKED = ".checked.json"
+_log = logging.getLogger(__name__)
 
 
 def inputs(project: Project) -> Inputs:
@@ -83,77 +96,77 @@ def inputs(project: Project) -> Inputs:
 
 
 def run(project: Project, key: str, progress: Progress) -> StepResult:
-    """Label the images shard by shard; parts of an earlier run that still hold are kept.
-
-    Raises:
-        MissingStepError: `embed` or `fit` has not run.
-    """
-    folder = step_folder(project, "annotate")
+    """Label the images shard by shard; parts of an earlier run that still hold are kept."""
+    folder, config = step_folder(project, "annotate"), project.config
     store = embed.open_store(project)
     head_file = head_path(project)
     _, card = load_head(head_file)
-    found = labellable(project, store)
-    contents = found.contents()
-    labelling = value_digest(_labelling(project))
+    whole, tiled = _labellable(project, store)
+    contents = dict(zip(whole["path"], whole["sha256"], strict=True))
+    contents |= {image.path: image.sha256 for image, _ in tiled}
+    contents = dict(sorted(contents.items()))
     names = {path: f"{name}.png" for path, name in output_names(contents).items()}
-    _drop_damaged(folder)
-    written = _written(folder)
-    blocks = head_blocks(project)
-    said = decided(project.out)
-    pieces, done = [], []
-    for shard, group in found.whole.groupby("shard", sort=True):
+    for name, sha256 in _parts(folder).items():
+        if mismatch(folder / name, sha256):
+            remove(folder, folder / name)  # its images are labelled again
+    written, decisions, blocks = _written(folder), decided(project.out), head_blocks(project)
+    code = code_digest(__name__, _LABELLING)
+    labelling = value_digest({"code": code, **identities(_read_by_all(project))})
+
+    def part_file(*made_of: Any) -> Path:
+        digest = value_digest([labelling, *made_of])
+        return folder / PARTS / f"{digest[:24]}{SUFFIX}"
+
+    pieces, large, parts = [], [], []
+    for shard, group in whole.groupby("shard", sort=True):
         rows = sorted(zip(group["path"], group["sha256"], strict=True))
-        here = {sha256: said[sha256] for _, sha256 in rows if sha256 in said}
+        here = {sha256: decisions[sha256] for _, sha256 in rows if sha256 in decisions}
+        ruled = (
+            [decisions_digest(d for of_image in here.values() for d in of_image)] if here else []
+        )
         # An image that comes may take another's name, which is called otherwise from then on.
         pngs = [f"{MASKS}/{names[path]}" for path, _ in rows]
-        made_of = [labelling, shard, rows, pngs]
-        if here:
-            made_of.append(decisions_digest(d for of_image in here.values() for d in of_image))
-        done.append(folder / PARTS / f"{value_digest(made_of)[:24]}{SUFFIX}")
+        rulings = [one for of_image in here.values() for one in of_image]
+        # An image that comes may take another's name, which is called otherwise from then on.
+        pngs = [f"{MASKS}/{names[path]}" for path, _ in rows]
+        ruled = [decisions_digest(rulings)] if here else []
+        parts.append(part_file(shard, rows, pngs, *ruled))
         before = {png: written[png] for png in pngs if png in written}
-        part = Part(done[-1], shard, rows, pngs, before, blocks, here)
+        part = Part(parts[-1], shard, rows, pngs, before, blocks, here)
         name = f"labelling {len(rows)} images from {rows[0][0]} on"
         pieces.append(Piece(name, len(rows), (project, store.path, head_file, part)))
-    large = []
-    for image, shards in found.tiled:
+    for image, shards in tiled:
         png = f"{MASKS}/{names[image.path]}"
-        made_of = [labelling, image.path, image.sha256, image.keys, shards, png]
-        done.append(folder / PARTS / f"{value_digest(made_of)[:24]}{SUFFIX}")
-        of_image = LargePart(done[-1], image, shards, png, written.get(png), blocks)
+        parts.append(part_file(image.path, image.sha256, image.keys, shards, png))
+        of_image = LargePart(parts[-1], image, shards, png, written.get(png), blocks)
         name = f"labelling {len(shards)} tiles of {image.path}"
         large.append(Piece(name, len(shards), (project, store.path, head_file, of_image)))
-    config = project.config
     fresh = sum(run_pieces(label_part, pieces, "Labelling", config.compute, "cpu", progress))
     fresh += sum(run_pieces(label_large, large, "Tiles", config.compute, "cpu", progress))
-    _sweep(folder, done, set(names.values()), written)
+    _sweep(folder, parts, set(names.values()), written)
     label_map = LabelMap.of(config)
     tally = Tally(label_map)
-    made = Parts(folder, {f"{PARTS}{part.name}": None for part in done}, label_map)
+    made = Parts(folder, {f"{PARTS}{part.name}": None for part in parts}, label_map)
     images = tally.watch(made.images(["instances", "rejected", "pixels"]))
     header = {"info": {"description": "usam"}, "categories": label_map.categories()}
     write_coco(folder / COCO, header, (image.to_coco() for image in images))
     first = list(contents)[: config.outputs.overlays]
     shown = {p: (folder / MASKS / names[p], names[p].removesuffix(".png")) for p in first}
     overlays = draw_overlays(project, folder / OVERLAYS, shown, card["classes"], progress)
-    write_run(folder / RUN, project, card, contents, embed.how_to_read(project))
-    return StepResult(
-        step="annotate",
-        key=key,
-        reused=False,
-        path=str(folder / COCO),
-        summary={
-            "images": len(contents),
-            "labelled": fresh,
-            "reused": len(contents) - fresh,
-            "instances": sum(tally.instances.values()),
-            "per_class": tally.instances,
-            "edited": tally.edited,
-            "covered": dict(tally.covered),
-            "notes": _notes(project, tally.edited, tally.covered, len(contents)),
-            **tally.reviewed(sum(map(len, said.values()))),
-        },
-        outputs=digests(folder, [folder / COCO, folder / RUN, *done, *overlays]),
-    )
+    write_run(folder / RUN, project, card, contents, how_to_read(project))
+    summary = {
+        "images": len(contents),
+        "labelled": fresh,
+        "reused": len(contents) - fresh,
+        "instances": sum(tally.instances.values()),
+        "per_class": tally.instances,
+        "edited": tally.edited,
+        "covered": dict(tally.covered),
+        "notes": annotate_notes(project, tally.edited, tally.covered, len(contents)),
+        **tally.reviewed(sum(map(len, decisions.values()))),
+    }
+    files = [folder / COCO, folder / RUN, *parts, *overlays]
+    return finished("annotate", key, folder / COCO, summary, files)
 
 
 def forget(project: Project) -> None:
@@ -162,7 +175,7 @@ def forget(project: Project) -> None:
 
 
 def intact(project: Project, key: str) -> StepResult | None:
-    """Return the record if its key holds and every file it speaks of is there, label PNGs too."""
+    """The record if its key holds and every file it speaks of is there, label PNGs too."""
     folder = step_folder(project, "annotate")
     record = read_record(folder)
     if record is None or record.key != key:
@@ -180,10 +193,8 @@ def intact(project: Project, key: str) -> StepResult | None:
             checked.add(folder)
             checked.save([folder.name])
     summary = {**record.summary, "labelled": 0, "reused": record.summary["images"]}
-    covered = summary.get("covered", {})
-    notes = _notes(project, changed, covered, summary["images"])
-    summary |= {"edited": changed, "notes": notes}
-    return replace(record, reused=True, summary=summary)
+    notes = annotate_notes(project, changed, summary.get("covered", {}), summary["images"])
+    return replace(record, reused=True, summary={**summary, "edited": changed, "notes": notes})
 
 
 def labels(project: Project) -> Parts:
@@ -207,98 +218,11 @@ def edits(project: Project) -> Iterator[Edit]:
 
 
 def edited_images(project: Project) -> list[str]:
-    """Return the images whose label PNGs a person has changed, sorted; see `intact`."""
+    """The images whose label PNGs a person has changed, sorted; see `intact`."""
     folder = step_folder(project, "annotate")
     if CheckedFolders(folder / CHECKED, value_digest(labels_record(project).outputs)).holds(folder):
         return []
     return sorted(image.path for image in labels(project).images([]) if image.is_edited())
-
-
-def head_path(project: Project) -> Path:
-    """Return the head that labels: of `fit`, the one that `inference.head` names.
-
-    Raises:
-        MissingStepError: `fit` has not run.
-    """
-    folder = step_folder(project, "fit")
-    record = read_record(folder)
-    chosen = f"{project.config.inference.head}.safetensors"
-    # Without distillation there is the teacher only.
-    names = [] if record is None else [chosen, Path(record.path).name]
-    head = next((folder / name for name in names if name in record.outputs), None)
-    if head is None or not head.exists():
-        raise MissingStepError(f"{folder}: no head yet; run `usam fit {project.file}` first")
-    return head
-
-
-def _notes(project: Project, edited: int, covered: dict[str, int], images: int) -> list[str]:
-    return [
-        *covers_too_much(covered, images),
-        *notes_on_settings(project),
-        *notes_on_edits(edited),
-        *notes_on_decisions(project.out),
-    ]
-
-
-def _labelling(project: Project) -> dict[str, Any]:
-    """What decides the labels of a single image."""
-    return {"code": code_digest(__name__, _LABELLING), **identities(_read_by_all(project))}
-
-
-def _read_by_all(project: Project) -> Inputs:
-    """What every image's labels depend on."""
-    return {
-        "head": head_input(head_path(project), project.root),
-        "calibration": calibration_input(calibration_file(project), project.root),
-        "inference": project.config.inference.model_dump(mode="json"),
-        **embed.embedding_inputs(project),
-        **_tiles(project),
-        **block_inputs(project),
-    }
-
-
-def _tiles(project: Project) -> dict[str, Any]:
-    """Return how images are cut into tiles, if any are."""
-    images = project.config.images
-    return {"tiles": [images.tile, images.overlap]} if tiled_images(project) else {}
-
-
-def _parts(folder: Path) -> dict[str, str]:
-    """Return the digest of each recorded part, by its name in the folder, sorted."""
-    record = read_record(folder)
-    outputs = sorted(record.outputs.items()) if record else ()
-    return {name: sha256 for name, sha256 in outputs if name.startswith(PARTS)}
-
-
-def _drop_damaged(folder: Path) -> None:
-    """Remove parts that are not as they were recorded: their images are labelled again."""
-    for name, sha256 in _parts(folder).items():
-        if mismatch(folder / name, sha256):
-            remove(folder, folder / name)
-
-
-def _written(folder: Path) -> dict[str, str]:
-    """Return the digest of every label PNG as it was last recorded, by its path."""
-    found: dict[str, str] = {}
-    for part in (folder / PARTS).glob("*"):
-        one = Parts(folder, {f"{PARTS}{part.name}": None})
-        try:
-            found |= {image.png: image.png_sha256 for image in one.images([])}
-        except (OSError, StoreError):
-            continue  # it does not hold, and its images are labelled again
-    return found
-
-
-def _sweep(folder: Path, parts: list[Path], pngs: set[str], written: dict[str, str]) -> None:
-    """Remove parts and label PNGs of images that are no longer in the project, but no edits."""
-    kept = set(parts)
-    for old in (folder / PARTS).glob("*"):
-        if old not in kept:
-            remove(folder, old)
-    for old in (folder / MASKS).rglob("*.png"):
-        name = old.relative_to(folder / MASKS).as_posix()
-        if name not in pngs and not edited_png(old, None, written.get(f"{MASKS}/{name}")):
-            remove(folder, old)
 
 
 def sentence(summary: dict[str, Any]) -> str:
@@ -308,10 +232,99 @@ def sentence(summary: dict[str, Any]) -> str:
         f"{s['instances']} instances in {s['images']} images; {s['labelled']} images labelled, "
         f"{s['reused']} reused" + (f", {s['edited']} edited by hand" if s.get("edited") else "")
     )
-    said = s.get("reviewed")
-    if not said:
+    if not (reviewed := s.get("reviewed")):
         return text
     return (
-        f"{text}; reviewed: {said['accepted']} accepted, {said['changed']} changed, "
-        f"{said['rejected']} rejected, {said['not_applied']} not applied"
+        f"{text}; reviewed: {reviewed['accepted']} accepted, {reviewed['changed']} changed, "
+        f"{reviewed['rejected']} rejected, {reviewed['not_applied']} not applied"
     )
+
+
+def _read_by_all(project: Project) -> Inputs:
+    """What every image's labels depend on."""
+    images = project.config.images
+    return {
+        "head": head_input(project),
+        "calibration": calibration_input(project),
+        "inference": project.config.inference.model_dump(mode="json"),
+        **embed.embedding_inputs(project),
+        **({"tiles": [images.tile, images.overlap]} if tiled_images(project) else {}),
+        **block_inputs(project),
+    }
+
+
+def _labellable(
+    project: Project, store: EmbeddingStore
+) -> tuple[pd.DataFrame, list[tuple[TiledImage, list[str]]]]:
+    """The images that can be labelled; an image lacking a tile is left out.
+
+    Returns:
+        Path, sha256 and shard of each image that is embedded whole, by path; and each image that
+        is embedded in tiles, with the shard of each tile.
+
+    Raises:
+        MissingStepError: some images are not embedded, or `describe` has not processed them.
+    """
+    listing, tiled = labelled_images(project), tiled_images(project)
+    listing = listing.loc[listing["status"] == "ok", ["path", "sha256"]]
+    if tiled:
+        listing = listing[~listing["path"].isin({image.path for image in tiled})]
+    index = store.index(refresh=True)
+    merged = listing.merge(index[["sha256", "shard", "status"]], on="sha256", how="left")
+    missing = merged["shard"].isna()
+    if missing.any():
+        raise _not_embedded(project, int(missing.sum()), merged.loc[missing, "path"].iloc[0])
+    usable = with_blocks(project, store, merged.loc[merged["status"] == "ok", "sha256"])
+    whole = merged[merged["sha256"].isin(usable)].sort_values("path", ignore_index=True)
+    if not tiled:
+        return whole, []
+    rows = index[index["sha256"].isin({key for image in tiled for key in image.keys})]
+    shards = dict(zip(rows["sha256"], rows["shard"], strict=True))
+    usable = with_blocks(project, store, rows.loc[rows["status"] == "ok", "sha256"])
+    complete = []
+    for image in tiled:
+        absent = sum(key not in shards for key in image.keys)
+        if absent:
+            raise _not_embedded(project, absent, f"a tile of {image.path}")
+        bad = sum(key not in usable for key in image.keys)
+        if bad:
+            # A hole would look like background.
+            _log.warning("%s is left out: %d of its tiles have no embedding", image.path, bad)
+        else:
+            complete.append((image, [shards[key] for key in image.keys]))
+    return whole, complete
+
+
+def _not_embedded(project: Project, count: int, example: str) -> MissingStepError:
+    return MissingStepError(
+        f"{count} images are not embedded yet, such as {example}; run "
+        f"`usam embed {project.file}` first"
+    )
+
+
+def _parts(folder: Path) -> dict[str, str]:
+    """SHA-256 of each recorded part, by its name in the folder, sorted."""
+    record = read_record(folder)
+    outputs = sorted(record.outputs.items()) if record else ()
+    return {name: sha256 for name, sha256 in outputs if name.startswith(PARTS)}
+
+
+def _written(folder: Path) -> dict[str, str]:
+    written: dict[str, str] = {}
+    for part in (folder / PARTS).glob("*"):
+        one = Parts(folder, {f"{PARTS}{part.name}": None})
+        try:
+            written |= {image.png: image.png_sha256 for image in one.images([])}
+        except (OSError, StoreError):
+            continue  # it does not hold, and its images are labelled again
+    return written
+
+
+def _sweep(folder: Path, parts: list[Path], pngs: set[str], written: dict[str, str]) -> None:
+    """Remove parts and label PNGs of images that are no longer in the project, but no edits."""
+    for old in set((folder / PARTS).glob("*")).difference(parts):
+        remove(folder, old)
+    for old in (folder / MASKS).rglob("*.png"):
+        name = old.relative_to(folder / MASKS).as_posix()
+        if name not in pngs and not edited_png(old, None, written.get(f"{MASKS}/{name}")):
+            remove(folder, old)

@@ -1,14 +1,16 @@
-"""What a step is, and what it reads: names, settings and inputs are stated once, the rest follows.
+"""What a step is: its name, settings and inputs are stated once, everything else follows.
 
 A `Step` is an entry of `usam_core.steps.STEPS`. What it does lies in a module of its own, which is
 imported when it is needed: the command line names all steps without waiting for torch.
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from usam_core.files.code import code_digest
 from usam_core.files.digest import value_digest
@@ -17,6 +19,8 @@ from usam_core.progress import Progress
 if TYPE_CHECKING:  # pydantic and NumPy: `usam --help` does without
     from usam_core.config.project import Project
     from usam_core.config.schema import ProjectConfig
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +77,18 @@ Inputs = dict[str, Any]
 
 def identities(inputs: Inputs) -> dict[str, Any]:
     """JSON-like form of a step's inputs: what decides its result."""
-    return {
-        name: value.identity if isinstance(value, Input) else value
-        for name, value in inputs.items()
-    }
+    return {name: one.identity if isinstance(one, Input) else one for name, one in inputs.items()}
 
 
 class StepModule(Protocol):
     """What the module of a step has.
 
-    Where they are of use, also: `intact(project, key)`, where more than the recorded files has to
-    be looked at; `forget(project)`, which drops what a refresh shall make again although a plain
-    run would keep it; `facts(project, result)`, more that its lineage says of the outputs.
+    Optional: `intact(project, key)`, where more than the recorded files has to be checked;
+    `forget(project)`, which drops what a refresh makes again although a plain run would keep it;
+    `facts(project, result)`, more that its lineage says of the outputs.
     """
 
+    __name__: str
     CALCULATIONS: tuple[str, ...]
     """Modules that decide the step's results."""
 
@@ -132,7 +134,8 @@ class Step:
     @property
     def code(self) -> StepModule:
         """The module that does the step."""
-        return importlib.import_module(self.module or f"usam_core.steps.{self.name}")
+        module = importlib.import_module(self.module or f"usam_core.steps.{self.name}")
+        return cast(StepModule, module)
 
     @property
     def revision(self) -> str:
@@ -159,8 +162,8 @@ class Step:
 
     def key(self, inputs: Inputs) -> str:
         """Digest of everything that the step depends on."""
-        said = {"step": self.name, "code": self.revision, "inputs": identities(inputs)}
-        return value_digest(said)
+        parts = {"step": self.name, "code": self.revision, "inputs": identities(inputs)}
+        return value_digest(parts)
 
     def sentence(self, summary: Mapping[str, Any], reused: bool) -> str:
         """One line that says what the step did, or what it reused."""
@@ -173,3 +176,37 @@ def find_step(name: str) -> Step | None:
     from usam_core.steps import STEPS  # which imports this module first
 
     return STEPS.get(name)
+
+
+def step_folder(project: "Project", step: str) -> Path:
+    """Folder of a step, or of `gate` or `review`, below the project's outputs."""
+    known = find_step(step) or Step(step, "", settings=("level",))
+    return known.folder(project.out, project.config.level)
+
+
+_memory: ContextVar[dict[tuple[str, str], Any] | None] = ContextVar("memory", default=None)
+
+
+@contextmanager
+def listed_once() -> Iterator[None]:
+    """Within the block, each folder is listed once, however often it is asked for.
+
+    A whole run is such a block: images that arrive while it works belong to the next run, and none
+    of its steps misses what an earlier one did not see. An inner block belongs to the outer one.
+    """
+    token = _memory.set({}) if _memory.get() is None else None
+    try:
+        yield
+    finally:
+        if token is not None:
+            _memory.reset(token)
+
+
+def once(what: str, of: str, make: Callable[[], _T]) -> _T:
+    """`make()`, called once within `listed_once`; the result is shared and must not be changed."""
+    memory = _memory.get()
+    if memory is None:
+        return make()
+    if (what, of) not in memory:
+        memory[what, of] = make()
+    return cast(_T, memory[what, of])

@@ -10,25 +10,24 @@ from typing import Any
 import numpy as np
 
 from usam_core.config.project import Project
-from usam_core.files.atomic import whole_file, write_json
+from usam_core.files.atomic import write_json
 from usam_core.files.digest import file_digest
-from usam_core.files.spreadsheet import write_csv
 from usam_core.head.checkpoint import card_path, load_head
 from usam_core.inference.calibration import Calibration
 from usam_core.inference.fit_calibration import SceneMasks, crossed, fit_calibration, judged
-from usam_core.inference.reliability import diagram, expected_calibration_error, reliability
+from usam_core.inference.reliability import expected_calibration_error, reliability
 from usam_core.inference.scoring import candidates, is_good, mask_scores
 from usam_core.inference.targets import shown_classes
 from usam_core.masks.label_png import read_label_png
 from usam_core.masks.paint import suppress
 from usam_core.progress import Progress
-from usam_core.steps import annotate, embed
-from usam_core.steps.base import Inputs, StepResult
-from usam_core.steps.blocks import block_inputs, head_blocks, with_blocks
-from usam_core.steps.calibrated import CALIBRATION, head_input
+from usam_core.steps import embed
+from usam_core.steps.base import Inputs, StepResult, step_folder
+from usam_core.steps.blocks import block_inputs, head_blocks, usable_images
 from usam_core.steps.compose import HELD_OUT, read_scenes, scenes_input
-from usam_core.steps.folders import step_folder
-from usam_core.steps.record import digests
+from usam_core.steps.label_images import CALIBRATION, head_input, head_path
+from usam_core.steps.record import finished
+from usam_core.steps.render import DIAGRAM, RELIABILITY, write_reliability
 
 CALCULATIONS = (
     "usam_core.inference.fit_calibration",
@@ -39,35 +38,30 @@ CALCULATIONS = (
 )
 """Modules that decide the step's results."""
 
-RELIABILITY = "reliability.csv"
-DIAGRAM = "reliability.png"
 MIN_SCENES, MIN_MASKS = 8, 60
 """With fewer scenes that have masks, or fewer masks, nothing is fitted: it would be chance."""
 
-_INFERENCE = ("head", "mask_choice", "min_predicted_iou", "min_stability", "min_area", "max_area")
-_INFERENCE += ("nms_iou", "score")
+_INFERENCE = {
+    *("head", "mask_choice", "min_predicted_iou", "min_stability", "min_area", "max_area"),
+    *("nms_iou", "score"),
+}
 
 
 def inputs(project: Project) -> Inputs:
     """What the calibration depends on: the head, the scenes, and how masks are chosen."""
-    head = annotate.head_path(project)
     return {
+        "head": head_input(project),
         "scenes": scenes_input(read_scenes(project, HELD_OUT)),
-        "head": head_input(head, project.root),
-        "card": file_digest(card_path(head)),
+        "card": file_digest(card_path(head_path(project))),
         "labels": project.config.label_of,
-        "inference": project.config.inference.model_dump(mode="json", include=set(_INFERENCE)),
+        "inference": project.config.inference.model_dump(mode="json", include=_INFERENCE),
         **embed.embedding_inputs(project),
         **block_inputs(project),
     }
 
 
 def run(project: Project, key: str, progress: Progress) -> StepResult:
-    """Fit on the held-out scenes, and say how well that holds on scenes not fitted to.
-
-    Raises:
-        MissingStepError: `compose` or `fit` has not run.
-    """
+    """Fit on the held-out scenes, and say how well that holds on scenes not fitted to."""
     folder = step_folder(project, "calibrate")
     names = project.config.label_names
     scenes = _scenes(project, progress)
@@ -75,32 +69,33 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         (folder / stale).unlink(missing_ok=True)
     masks = [len(scene.targets) for scene in scenes]
     if np.count_nonzero(masks) < MIN_SCENES or sum(masks) < MIN_MASKS:
-        return _without(folder, key, int(np.count_nonzero(masks)), sum(masks))
-    found = fit_calibration(scenes, names)
+        count = int(np.count_nonzero(masks))
+        note = (
+            f"{sum(masks)} masks in {count} held-out scenes; at least {MIN_MASKS} in "
+            f"{MIN_SCENES} are needed, so that probabilities are the head's own, and "
+            "inference.thresholds and inference.presence have no effect "
+            "(compose.held_out_scenes, and enough pictures to hold some out)"
+        )
+        summary: dict[str, Any] = {"scenes": count, "masks": 0, "notes": [note]}
+        return StepResult("calibrate", key, False, str(folder), summary)
+    fitted = fit_calibration(scenes, names)
     sure, right = crossed(scenes, names)
     table = reliability(sure, right)
-    error = expected_calibration_error(table)
-    raw = _raw_error(scenes, len(names))
-    write_json(folder / CALIBRATION, found.to_json())
-    write_csv(folder / RELIABILITY, table)
-    with whole_file(folder / DIAGRAM) as temporary:
-        title = f"{len(sure)} masks of {len(scenes)} composed scenes, ECE {error:.3f}"
-        diagram(table, title).save(temporary, format="PNG")
-    return StepResult(
-        step="calibrate",
-        key=key,
-        reused=False,
-        path=str(folder / CALIBRATION),
-        summary={
-            "scenes": len(scenes),
-            "masks": len(sure),
-            "temperature": found.temperature,
-            "ece": error,
-            "ece_before": raw,
-            "thresholds": found.thresholds,
-        },
-        outputs=digests(folder, [folder / name for name in (CALIBRATION, RELIABILITY, DIAGRAM)]),
-    )
+    # Of the head's softmax as it is.
+    plain = Calibration(temperature=1.0, none_offset=-40.0, none_slope=0.0)
+    _, raw_sure, raw_right = judged(scenes, plain, len(names))
+    write_json(folder / CALIBRATION, fitted.to_json())
+    files = write_reliability(folder, table, f"masks of {len(scenes)} composed scenes")
+    summary = {
+        "scenes": len(scenes),
+        "masks": len(sure),
+        "temperature": fitted.temperature,
+        "ece": expected_calibration_error(table),
+        "ece_before": expected_calibration_error(reliability(raw_sure, raw_right)),
+        "thresholds": fitted.thresholds,
+    }
+    file = folder / CALIBRATION
+    return finished("calibrate", key, file, summary, [file, *files])
 
 
 def sentence(summary: dict[str, Any]) -> str:
@@ -114,47 +109,21 @@ def sentence(summary: dict[str, Any]) -> str:
     )
 
 
-def _without(folder: Path, key: str, scenes: int, masks: int) -> StepResult:
-    return StepResult(
-        step="calibrate",
-        key=key,
-        reused=False,
-        path=str(folder),
-        summary={
-            "scenes": scenes,
-            "masks": 0,
-            "notes": [
-                f"{masks} masks in {scenes} held-out scenes; at least {MIN_MASKS} in "
-                f"{MIN_SCENES} are needed, so that probabilities are the head's own, and "
-                "inference.thresholds and inference.presence have no effect "
-                "(compose.held_out_scenes, and enough pictures to hold some out)"
-            ],
-        },
-    )
-
-
-def _raw_error(scenes: list[SceneMasks], classes: int) -> float | None:
-    """Return the calibration error of the head's softmax as it is."""
-    plain = Calibration(temperature=1.0, none_offset=-40.0, none_slope=0.0)
-    _, sure, right = judged(scenes, plain, classes)
-    return expected_calibration_error(reliability(sure, right))
-
-
 def _scenes(project: Project, progress: Progress) -> list[SceneMasks]:
-    """Return each scene's masks as they would be listed were there no threshold."""
+    """Each scene's masks as they would be listed were there no threshold."""
     table = read_scenes(project, HELD_OUT)
     if table.empty:
         return []
     config, names = project.config.inference, project.config.label_names
     store = embed.open_store(project)
     store.use_blocks(head_blocks(project))
-    head, card = load_head(annotate.head_path(project))
-    index = store.index(refresh=True)
-    embedded = index.loc[index["status"] == "ok", "sha256"]
-    usable = with_blocks(project, store, set(table["sha256"]).intersection(embedded))
+    head, card = load_head(head_path(project))
+    usable = usable_images(project, store, table["sha256"])
     table = table[table["sha256"].isin(usable)].sort_values("sha256")
-    of_label = _label_numbers(project)
-    found = []
+    # The head's class of each label of a truth PNG; of label 0, background, -1.
+    of_class = [names.index(project.config.label_of[spec.name]) for spec in project.config.classes]
+    of_label = np.array([-1, *of_class])
+    scenes = []
     with progress.bar("Calibrating", len(table)) as bar:
         for row in table.itertuples():
             mask_set = store.read(row.sha256)
@@ -167,13 +136,6 @@ def _scenes(project: Project, progress: Progress) -> list[SceneMasks]:
             targets = shown_classes(masks.packed, truth, of_label)
             present = np.zeros(len(names), bool)
             present[of_label[np.unique(truth[truth > 0])]] = True
-            found.append(SceneMasks(masks.logits, masks.predicted_iou, targets, present))
+            scenes.append(SceneMasks(masks.logits, masks.predicted_iou, targets, present))
             bar.advance()
-    return found
-
-
-def _label_numbers(project: Project) -> np.ndarray:
-    """Return the head's class of each label of a truth PNG; of label 0, background, -1."""
-    config = project.config
-    names = config.label_names
-    return np.array([-1, *(names.index(config.label_of[spec.name]) for spec in config.classes)])
+    return scenes

@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from usam_core.compose.cutout import Cutout, object_mask
-from usam_core.compose.scene import ComposedScene
+from usam_core.compose.scene import ComposedScene, Cutout, object_mask
 from usam_core.compose.studio import Studio, held_out
 from usam_core.config.project import Project
 from usam_core.errors import MissingStepError, StoreError, UserError
@@ -28,10 +27,10 @@ from usam_core.images.read import read_image
 from usam_core.masks.label_png import save_label_png
 from usam_core.progress import Progress
 from usam_core.steps import embed
-from usam_core.steps.base import Input, Inputs, StepResult
+from usam_core.steps.base import Input, Inputs, StepResult, step_folder
 from usam_core.steps.collect import pictures_digest, pictures_input, read_manifest
-from usam_core.steps.folders import step_folder
-from usam_core.steps.record import digests, intact_record, read_record, whole_output
+from usam_core.steps.read_settings import how_to_read
+from usam_core.steps.record import finished, intact_record, read_record, whole_output
 from usam_core.store.store import EmbeddingStore
 
 CALCULATIONS = ("usam_core.compose.studio", "usam_core.images.read")
@@ -57,11 +56,7 @@ def inputs(project: Project) -> Inputs:
 
 
 def run(project: Project, key: str, progress: Progress) -> StepResult:
-    """Compose the scenes, embed those that the store does not have, and list them.
-
-    Raises:
-        MissingStepError: `collect` or `embed` has not run.
-    """
+    """Compose the scenes, embed those that the store does not have, and list them."""
     folder, config = step_folder(project, "compose"), project.config.compose
     store = embed.open_store(project)
     pictures = _pictures(project, store)
@@ -81,32 +76,27 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     for name, table in ((SCENES, scenes), (PICTURES, pictures.drop(columns="path"))):
         with whole_file(folder / name) as temporary:
             table.to_parquet(temporary, index=False)
-    _sweep(folder, scenes)
-    files = _files(folder, scenes)
-    groups = [
-        {sha256: files[sha256] for sha256 in group}
-        for group in store.plan(files, project.config.outputs.shard_size)
-    ]
+    kept = {*scenes["path"], *scenes["truth"]}
+    for part in ("scenes", "truth"):
+        for old in (folder / part).glob("*.png"):
+            if f"{part}/{old.name}" not in kept:  # a scene of other settings
+                remove(folder, old)
+    groups = embed.group_files(project, store, _files(folder, scenes))
     done = embed.embed_groups(project, groups, progress)
-    return StepResult(
-        step="compose",
-        key=key,
-        reused=False,
-        path=str(folder / SCENES),
-        summary={
-            **{split: int((scenes["split"] == split).sum()) for split in wanted},
-            "held_out_pictures": int((pictures["split"] == HELD_OUT).sum()),
-            "objects": {str(k): v for k, v in Counter(scenes["labels"].explode()).items()},
-            "embedded": sum(count["embedded"] for count in done),
-            "reused": len(scenes) - sum(map(len, groups)),
-            "notes": _notes(scenes, wanted, folder),
-        },
-        outputs=digests(folder, [folder / SCENES, folder / PICTURES]),
-    )
+    summary = {
+        **{split: int((scenes["split"] == split).sum()) for split in wanted},
+        "held_out_pictures": int((pictures["split"] == HELD_OUT).sum()),
+        "objects": {str(k): v for k, v in Counter(scenes["labels"].explode()).items()},
+        "embedded": sum(count["embedded"] for count in done),
+        "reused": len(scenes) - sum(map(len, groups)),
+        "notes": _notes(scenes, wanted, folder),
+    }
+    files = [folder / SCENES, folder / PICTURES]
+    return finished("compose", key, folder / SCENES, summary, files)
 
 
 def intact(project: Project, key: str) -> StepResult | None:
-    """Return the record if its key holds, and every scene is there and in the store."""
+    """The record if its key holds, and every scene is there and in the store."""
     folder = step_folder(project, "compose")
     record = intact_record(folder, key)
     if record is None:
@@ -127,7 +117,7 @@ def intact(project: Project, key: str) -> StepResult | None:
 
 
 def made(folder: Path) -> dict[str, str]:
-    """Return the digests of all scenes and truths of a finished step, by name in its folder."""
+    """Digests of all scenes and truths of a finished step, by name in its folder."""
     scenes = read_frame(folder / SCENES)
     named = dict(zip(scenes["path"], scenes["sha256"], strict=True))
     return {**named, **dict(zip(scenes["truth"], scenes["truth_sha256"], strict=True))}
@@ -154,7 +144,7 @@ def scenes_input(scenes: pd.DataFrame | None) -> Input:
 
 
 def read_scenes(project: Project, split: str) -> pd.DataFrame:
-    """Return the scenes of a split, `path` and `truth` absolute.
+    """The scenes of a split, `path` and `truth` absolute.
 
     Raises:
         MissingStepError: `compose` has not run.
@@ -162,12 +152,9 @@ def read_scenes(project: Project, split: str) -> pd.DataFrame:
     folder = _finished(project)
     scenes = read_frame(whole_output(folder, SCENES))
     scenes = scenes[scenes["split"] == split].reset_index(drop=True)
-    return scenes.assign(
-        **{
-            name: [str(inside(folder, path, folder / SCENES)) for path in scenes[name]]
-            for name in ("path", "truth")
-        }
-    )
+    for name in ("path", "truth"):
+        scenes[name] = [str(inside(folder, path, folder / SCENES)) for path in scenes[name]]
+    return scenes
 
 
 def scene_files(project: Project) -> dict[str, str]:
@@ -179,7 +166,7 @@ def scene_files(project: Project) -> dict[str, str]:
 
 
 def held_out_pictures(project: Project) -> set[str]:
-    """Return the digests of the training pictures that the head must not see.
+    """Digests of the training pictures that the head must not see.
 
     Raises:
         MissingStepError: `compose` has not run.
@@ -199,7 +186,7 @@ def _finished(project: Project) -> Path:
 
 
 def _pictures(project: Project, store: EmbeddingStore) -> pd.DataFrame:
-    """Return class, sha256, path and split of every training picture that was embedded."""
+    """Class, sha256, path and split of every training picture that was embedded."""
     config = project.config
     index = store.index(refresh=True)
     usable = set(index.loc[index["status"] == "ok", "sha256"])
@@ -209,9 +196,8 @@ def _pictures(project: Project, store: EmbeddingStore) -> pd.DataFrame:
     if config.compose.held_out_scenes:
         by_class = {str(name): list(group["sha256"]) for name, group in table.groupby("class")}
         out = held_out(by_class, config.compose.held_out, config.seed)
-    return table.assign(split=np.where(table["sha256"].isin(out), HELD_OUT, TRAIN)).reset_index(
-        drop=True
-    )
+    table = table.assign(split=np.where(table["sha256"].isin(out), HELD_OUT, TRAIN))
+    return table.reset_index(drop=True)
 
 
 def _studio(project: Project, store: EmbeddingStore, pictures: pd.DataFrame, split: str) -> Studio:
@@ -240,9 +226,9 @@ def _studio(project: Project, store: EmbeddingStore, pictures: pd.DataFrame, spl
 
 
 def _read(project: Project, path: str, sha256: str) -> np.ndarray:
-    """Return a picture, at most as large as a scene: it is never shown larger."""
+    """A picture, at most as large as a scene: it is never shown larger."""
     longest = project.config.compose.size
-    rgb = read_image(path, sha256=sha256, **embed.how_to_read(project)).rgb
+    rgb = read_image(path, sha256=sha256, **how_to_read(project)).rgb
     small = Image.fromarray(rgb)
     small.thumbnail((longest, longest))
     return np.asarray(small)
@@ -254,7 +240,7 @@ def _save(
     """Write a scene and its truth; return its row of the table."""
     image, truth = folder / "scenes" / name, folder / "truth" / name
     with whole_file(image) as temporary:
-        Image.fromarray(scene.rgb).save(temporary, format="PNG")
+        Image.fromarray(scene.image).save(temporary, format="PNG")
     save_label_png(truth, scene.label_map([spec.name for spec in project.config.classes]))
     return {
         "sha256": file_digest(image),
@@ -273,17 +259,8 @@ def _files(folder: Path, scenes: pd.DataFrame) -> dict[str, str]:
     return dict(zip(scenes["sha256"], paths, strict=True))
 
 
-def _sweep(folder: Path, scenes: pd.DataFrame) -> None:
-    """Remove scenes of other settings."""
-    kept = {*scenes["path"], *scenes["truth"]}
-    for part in ("scenes", "truth"):
-        for old in (folder / part).glob("*.png"):
-            if f"{part}/{old.name}" not in kept:
-                remove(folder, old)
-
-
 def _notes(scenes: pd.DataFrame, wanted: dict[str, int], folder: Path) -> list[str]:
-    """Return what a person should know: fewer scenes than asked for, and the likely reason."""
+    """Where fewer scenes than asked for could be made, and the likely reason."""
     notes = []
     for split, count in wanted.items():
         made = int((scenes["split"] == split).sum())

@@ -24,17 +24,16 @@ from usam_core.images.read import UnusableImage, read_image
 from usam_core.parallel.workers import Piece, run_pieces
 from usam_core.progress import SILENT, Progress
 from usam_core.steps import embed
-from usam_core.steps.all_images import wanted_files
-from usam_core.steps.base import Input, Inputs, StepResult
-from usam_core.steps.blocks import block_encoder, block_specs
+from usam_core.steps.base import Input, Inputs, StepResult, listed_once, step_folder
+from usam_core.steps.blocks import all_lacking, block_encoder, block_specs
 from usam_core.steps.collect import pictures_input
 from usam_core.steps.compose import scene_files, scenes_input
-from usam_core.steps.folders import step_folder
 from usam_core.steps.images_to_label import images_input
-from usam_core.steps.once import listed_once
+from usam_core.steps.read_settings import how_to_read
 from usam_core.steps.record import intact_record
 from usam_core.steps.shard_writer import LOCKS
 from usam_core.store.reader import block_id
+from usam_core.store.blocks import block_id
 from usam_core.store.store import DamagedShard, EmbeddingStore
 from usam_core.types import MaskSet
 
@@ -66,9 +65,8 @@ def inputs(project: Project) -> Inputs:
     specs = block_specs(project)
     if not specs:
         return {"blocks": {}}
-    blocks = {"ids": {name: block_id(spec) for name, spec in specs.items()}, "specs": specs}
     return {
-        "blocks": Input(specs, lambda: blocks),
+        "blocks": Input(specs, lambda: {"ids": _ids(specs), "specs": specs}),
         **embed.embedding_inputs(project),
         # Pictures and scenes are among these.
         "images": images_input(project, values_digest(sorted(described_files(project)))),
@@ -83,13 +81,10 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     An image that cannot be read any more is left out, with its reason: the head neither learns
     from it nor labels it, until a later run can read it. One that has changed is another image,
     which `embed` takes up.
-
-    Raises:
-        MissingStepError: `embed` has not run.
     """
     specs = block_specs(project)
     if not specs:
-        return nothing_to_do(project, key)
+        return _nothing_to_do(project, key)
     config = project.config
     pieces = []
     for work in plan(project, specs, progress):
@@ -98,21 +93,40 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     done = run_pieces(
         describe_shard, pieces, "Describing", config.compute, config.sam.device, progress
     )
+    described = sum(count for count, _ in done)
     reasons = {bad["sha256"]: bad for _, unread in done for bad in unread}
-    return _finish(project, key, specs, sum(count for count, _ in done), reasons)
+    store = embed.open_store(project)
+    index = store.index(refresh=True)
+    with listed_once():
+        wanted = described_files(project)
+    # Images that went or changed meanwhile are not counted.
+    embedded = index.loc[index["sha256"].isin(wanted) & (index["status"] == "ok"), "sha256"]
+    left = all_lacking(store, _ids(specs).values(), embedded)
+    # What was embedded since the plan is the next run's work.
+    left_out = [reasons[sha256] for sha256 in sorted(left & reasons.keys())]
+    for bad in left_out:
+        _log.warning("left out %s: %s", bad["path"], bad["reason"])
+    summary = {
+        "blocks": _ids(specs),
+        "images": len(embedded),
+        "described": described,
+        "reused": max(len(embedded) - described - len(left_out), 0),
+        "left_out": left_out,
+    }
+    return StepResult("describe", key, False, str(store.path), summary)
 
 
-def nothing_to_do(project: Project, key: str) -> StepResult:
-    """Return the result of a project without `features:`; it is not recorded."""
+def _nothing_to_do(project: Project, key: str) -> StepResult:
+    """Result for a project without `features:`; it is not recorded."""
     summary = {"blocks": {}, "images": 0, "described": 0, "reused": 0, "left_out": []}
     return StepResult("describe", key, True, str(step_folder(project, "describe")), summary)
 
 
 def intact(project: Project, key: str) -> StepResult | None:
-    """Return the record if its key holds and every embedded image still has every block."""
+    """The record if its key holds and every embedded image still has every block."""
     specs = block_specs(project)
     if not specs:
-        return nothing_to_do(project, key)
+        return _nothing_to_do(project, key)
     record = intact_record(step_folder(project, "describe"), key)
     if record is None:
         return None
@@ -120,7 +134,7 @@ def intact(project: Project, key: str) -> StepResult | None:
         store = embed.open_store(project)
     except UserError:
         return None
-    ids = [block_id(spec) for spec in specs.values()]
+    ids = list(_ids(specs).values())
     if store.lacking(ids, described_files(project)) or _damaged(store, ids):
         return None
     summary = {**record.summary, "described": 0, "reused": record.summary["images"]}
@@ -138,20 +152,18 @@ def sentence(summary: dict[str, Any]) -> str:
 
 def described_files(project: Project, progress: Progress = SILENT) -> dict[str, str]:
     """Map the digest of every image that needs describing to a path: composed scenes come too."""
-    return {**wanted_files(project, progress), **scene_files(project)}
+    return {**embed.wanted_files(project, progress), **scene_files(project)}
 
 
 def plan(project: Project, specs: dict[str, dict[str, Any]], progress: Progress) -> list[ShardWork]:
-    """Return what is missing, by shard; damaged blocks are dropped, and so are missing.
+    """What is missing, by shard; damaged blocks are dropped, and so are missing.
 
     Args:
-        project: the project.
         specs: what identifies each block, by name.
-        progress: told of the images that are listed.
     """
     store = embed.open_store(project)
     wanted = described_files(project, progress)
-    names = {block_id(spec): name for name, spec in specs.items()}
+    names = {id_: name for name, id_ in _ids(specs).items()}
     for damaged in _damaged(store, names):
         _log.warning("%s; the block is made again", damaged.reason)
         with _only_one(store, damaged.shard):
@@ -176,20 +188,20 @@ def describe_shard(
         `reason`.
     """
     store = embed.open_store(project)
-    ids = {block_id(spec): name for name, spec in work.blocks.items()}
+    names = {id_: name for name, id_ in _ids(work.blocks).items()}
     with _only_one(store, work.shard):
-        lacking = store.lacking(ids, work.files).get(work.shard, {})
+        lacking = store.lacking(names, work.files).get(work.shard, {})
         if not lacking:
             return 0, []
-        missing = {ids[block]: set(shas) for block, shas in lacking.items()}
+        missing = {names[block]: set(shas) for block, shas in lacking.items()}
         encoders = {name: _encoder(project, name, work.blocks[name]) for name in missing}
-        made: dict[str, dict[str, np.ndarray]] = {name: {} for name in missing}
+        vectors: dict[str, dict[str, np.ndarray]] = {name: {} for name in missing}
         unread = []
         images = set().union(*missing.values())
         at_once = max(encoder.batch_size for encoder in encoders.values())
-        found = store.read_shard(work.shard, images, blocks=(), tokens=False)
+        stored = store.read_shard(work.shard, images, blocks=(), tokens=False)
         with progress.bar("Describing", len(images)) as bar:
-            while some := list(islice(found, at_once)):
+            while some := list(islice(stored, at_once)):
                 pixels, bad = _read(project, work, [sha256 for sha256, _ in some])
                 unread += bad
                 for name, encoder in encoders.items():
@@ -198,21 +210,25 @@ def describe_shard(
                         for sha256, masks in some
                         if sha256 in pixels and sha256 in missing[name]
                     ]
-                    made[name].update(_described(encoder, batch))
+                    vectors[name].update(_described(encoder, batch))
                 bar.advance(len(some))
-        for name, rows in made.items():
+        for name, rows in vectors.items():
             if rows:
                 store.add_block(work.shard, work.blocks[name], rows)
     return len(images) - len(unread), unread
 
 
+def _ids(specs: dict[str, dict[str, Any]]) -> dict[str, str]:
+    return {name: block_id(spec) for name, spec in specs.items()}
+
+
 def _damaged(store: EmbeddingStore, blocks: Collection[str]) -> list[DamagedShard]:
-    """Return the damaged ones of these blocks; bytes are read of shards that changed."""
-    return [found for found in store.verify(deep=False) if found.block in blocks]
+    """The damaged ones of these blocks; bytes are read of shards that changed."""
+    return [damaged for damaged in store.verify(deep=False) if damaged.block in blocks]
 
 
 def _only_one(store: EmbeddingStore, shard: str) -> AbstractContextManager[None]:
-    return only_one(store.path / LOCKS / f"describe-{shard}", f"shard {shard}")
+    return only_one(store.path / embed.LOCKS / f"describe-{shard}", f"shard {shard}")
 
 
 def _encoder(project: Project, name: str, spec: dict[str, Any]) -> RegionEncoder:
@@ -228,18 +244,16 @@ def _encoder(project: Project, name: str, spec: dict[str, Any]) -> RegionEncoder
 def _read(
     project: Project, work: ShardWork, shas: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], list[dict[str, str]]]:
-    """Return the pixels of images by digest, and those that cannot be read."""
-    how = embed.how_to_read(project)
+    """Pixels of images by digest, and those that cannot be read."""
+    how = how_to_read(project)
     pixels, bad = {}, []
     for sha256 in shas:
         path = work.files[sha256]
         try:
-            picture = read_image(path, sha256=sha256, **how)
+            pixels[sha256] = read_image(path, sha256=sha256, **how).rgb
         except UnusableImage as error:
             why = {"code": error.quarantined.code, "reason": error.quarantined.reason}
             bad.append({"sha256": sha256, "path": path, **why})
-        else:
-            pixels[sha256] = picture.rgb
     return pixels, bad
 
 
@@ -249,9 +263,9 @@ def _described(
     """Yield each image's vectors; the encoder's batches shrink when its device is full."""
     done = 0
     while done < len(batch):
-        some = batch[done : done + encoder.batch_size]
+        shas, pixels, masks = zip(*batch[done : done + encoder.batch_size], strict=True)
         try:
-            found = encoder.describe([one[1] for one in some], [one[2] for one in some])
+            vectors = encoder.describe(pixels, masks)
         except torch.OutOfMemoryError:
             if encoder.batch_size == 1:
                 raise
@@ -259,40 +273,5 @@ def _described(
             _log.warning("out of memory on the device: describing %d at a time", encoder.batch_size)
             torch.cuda.empty_cache()
             continue
-        yield from zip((one[0] for one in some), found, strict=True)
-        done += len(some)
-
-
-def _finish(
-    project: Project,
-    key: str,
-    specs: dict[str, dict[str, Any]],
-    described: int,
-    reasons: dict[str, dict[str, str]],
-) -> StepResult:
-    """Say what became of all images; those that went or changed meanwhile are not counted."""
-    store = embed.open_store(project)
-    index = store.index(refresh=True)
-    with listed_once():
-        wanted = described_files(project)
-    embedded = index.loc[index["sha256"].isin(wanted) & (index["status"] == "ok"), "sha256"]
-    ids = {name: block_id(spec) for name, spec in specs.items()}
-    lacking = store.lacking(ids.values(), embedded)
-    left = {one for blocks in lacking.values() for part in blocks.values() for one in part}
-    # What was embedded since the plan is the next run's work.
-    left_out = [reasons[sha256] for sha256 in sorted(left & reasons.keys())]
-    for bad in left_out:
-        _log.warning("left out %s: %s", bad["path"], bad["reason"])
-    return StepResult(
-        step="describe",
-        key=key,
-        reused=False,
-        path=str(store.path),
-        summary={
-            "blocks": ids,
-            "images": len(embedded),
-            "described": described,
-            "reused": max(len(embedded) - described - len(left_out), 0),
-            "left_out": left_out,
-        },
-    )
+        yield from zip(shas, vectors, strict=True)
+        done += len(shas)

@@ -3,7 +3,7 @@
 import functools
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,35 +11,31 @@ from typing import Any
 from usam_core.config.project import Project
 from usam_core.errors import MissingStepError, StoreError, UserError
 from usam_core.files.code import code_digest
-from usam_core.files.digest import values_digest
+from usam_core.files.digest import value_digest, values_digest
+from usam_core.files.locks import only_one
 from usam_core.images.read import DecodedImage, read_image
 from usam_core.lineage.document import portable
 from usam_core.parallel.workers import InProcess, Piece, open_workers, run_pieces
 from usam_core.progress import SILENT, Progress
 from usam_core.sam.load import encoder_spec, open_embedder
-from usam_core.sam.pipeline import embed_shards
-from usam_core.steps.all_images import wanted_files
-from usam_core.steps.base import Input, Inputs, StepResult
-from usam_core.steps.collect import pictures_input
-from usam_core.steps.embed_notes import (
-    notes_on_endings,
-    notes_on_kept,
-    notes_on_shown,
-    notes_on_tiles,
-    shown_modes,
-)
-from usam_core.steps.folders import step_folder
+from usam_core.sam.pipeline import Shard, embed_shards
+from usam_core.steps.base import Input, Inputs, StepResult, listed_once, once, step_folder
+from usam_core.steps.collect import pictures_input, read_manifest
+from usam_core.steps.embed_notes import embed_notes, shown_modes
 from usam_core.steps.images_to_label import (
+    embedded_files,
     images_input,
-    labelled_files,
     labelled_images,
 )
-from usam_core.steps.once import listed_once, once
-from usam_core.steps.read_settings import reading, reading_spec, settle_windows, windows_file
+from usam_core.steps.read_settings import (
+    how_to_read,
+    reading_spec,
+    settle_windows,
+    windows_file,
+)
 from usam_core.steps.record import intact_record
-from usam_core.steps.shard_writer import GroupShard
 from usam_core.store.layout import PRECISION, folder_name
-from usam_core.store.store import DamagedShard, EmbeddingStore
+from usam_core.store.store import Arrivals, DamagedShard, EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile
 
 CALCULATIONS = (
@@ -48,9 +44,23 @@ CALCULATIONS = (
     "usam_core.sam.load",
 )
 """Modules that decide the step's results."""
-_TOGETHER = 32
-"""Groups that one pipeline does; between pipelines the device waits for a shard to be written."""
+LOCKS = "locks"
+"""Folder of the store for locks of groups and shards."""
+_GROUPS_PER_PIPELINE = 32
+"""Between pipelines the device waits for a shard to be written."""
 _log = logging.getLogger(__name__)
+
+
+def wanted_files(project: Project, progress: Progress = SILENT) -> dict[str, str]:
+    """Map the content digest of every image, or tile of one, that needs embedding to its address.
+
+    Training pictures come first: when a run is cut short, a head can be fitted already.
+    """
+    manifest = read_manifest(project)
+    wanted = dict(zip(manifest["sha256"], manifest["path"], strict=True))
+    for sha256, path in embedded_files(project, progress).items():
+        wanted.setdefault(sha256, path)
+    return wanted
 
 
 def spec(project: Project) -> dict[str, Any]:
@@ -59,20 +69,17 @@ def spec(project: Project) -> dict[str, Any]:
     Raises:
         MissingStepError: the windows of `images.window: store` are not known yet.
     """
-    config = project.config
+    config, precision = project.config, project.config.outputs.precision
     encoder = encoder_spec(config.sam, project.checkpoint)
-    said = {**encoder, **reading_spec(config.images, step_folder(project, "embed"))}
-    precision = config.outputs.precision
-    return said if precision == "float16" else {**said, PRECISION: precision}
-
-
-def how_to_read(project: Project) -> dict[str, Any]:
-    """See `read_settings.reading`."""
-    return reading(project.config.images, step_folder(project, "embed"))
+    return {
+        **encoder,
+        **reading_spec(project),
+        **({} if precision == "float16" else {PRECISION: precision}),
+    }
 
 
 def store_folder(project: Project) -> Path:
-    """Return the folder of this encoder's store, there or not."""
+    """Folder of this encoder's store, there or not."""
     return project.store_root / folder_name(spec(project))
 
 
@@ -83,7 +90,7 @@ def open_store(project: Project, *, create: bool = False) -> EmbeddingStore:
         MissingStepError: it is not there and `create` is off.
     """
     if create:
-        _settle_windows(project)
+        settle_windows(project)
         return EmbeddingStore.create_or_open(project.store_root, spec(project))
     try:
         return EmbeddingStore.find(project.store_root, spec(project))
@@ -97,7 +104,7 @@ def open_store(project: Project, *, create: bool = False) -> EmbeddingStore:
 def inputs(project: Project) -> Inputs:
     """What the record depends on: the encoder, all images' contents, and the bad files."""
     with listed_once():
-        _settle_windows(project)
+        settle_windows(project)
         listing = labelled_images(project)
         bad = listing.loc[listing["status"] != "ok", ["path", "code"]]
         return {
@@ -110,16 +117,16 @@ def inputs(project: Project) -> Inputs:
 
 def embedding_inputs(project: Project) -> Inputs:
     """The store and the checkpoint that made it, as inputs of a step."""
-    said, folder, local = spec(project), store_folder(project), project.checkpoint
-    store = {"path": portable(folder, project.root), "spec": said}
+    identity, local = spec(project), project.checkpoint
+    path = portable(store_folder(project), project.root)
     checkpoint = {
-        "model": said["model"],
-        "sha256": said["checkpoint_sha256"],
+        "model": identity["model"],
+        "sha256": identity["checkpoint_sha256"],
         "path": portable(local, project.root) if local else None,
     }
     return {
-        "store": Input(said, lambda: store, "embed"),
-        "checkpoint": Input(said["checkpoint_sha256"], lambda: checkpoint, weights=True),
+        "store": Input(identity, lambda: {"path": path, "spec": identity}, "embed"),
+        "checkpoint": Input(identity["checkpoint_sha256"], lambda: checkpoint, weights=True),
     }
 
 
@@ -127,9 +134,8 @@ def forget(project: Project) -> int:
     """Remove the shards that hold images of the project, so that they are embedded again.
 
     In a store that projects share, other projects' images of these shards go too; their next run
-    embeds them again.
-
-    The windows of `images.window: store` are computed anew too, from the images of today.
+    embeds them again. The windows of `images.window: store` are computed again too, from today's
+    images.
 
     Returns:
         How many shards were removed.
@@ -139,7 +145,7 @@ def forget(project: Project) -> int:
     held = index.loc[index["sha256"].isin(wanted_files(project)), "shard"].unique()
     for shard in held:
         store.drop_shard(shard)
-    windows_file(project.config.images, step_folder(project, "embed")).unlink(missing_ok=True)
+    windows_file(project).unlink(missing_ok=True)
     return len(held)
 
 
@@ -154,8 +160,15 @@ def plan(project: Project, progress: Progress = SILENT) -> list[dict[str, str]]:
     for damaged in _damaged(store):
         _log.warning("%s: %s; its images are embedded again", damaged.shard, damaged.reason)
         store.drop_shard(damaged.shard)
-    planned = store.plan(wanted, project.config.outputs.shard_size)
-    return [{sha256: wanted[sha256] for sha256 in group} for group in planned]
+    return group_files(project, store, wanted)
+
+
+def group_files(
+    project: Project, store: EmbeddingStore, files: dict[str, str]
+) -> list[dict[str, str]]:
+    """Those of the files, by digest, that the store lacks, in groups that become one shard each."""
+    planned = store.plan(files, project.config.outputs.shard_size)
+    return [{sha256: files[sha256] for sha256 in group} for group in planned]
 
 
 def embed_groups(
@@ -170,7 +183,7 @@ def embed_groups(
     with open_workers(config.compute, config.sam.device, len(groups)) as workers:
         # In this process one shard is written while the next is embedded. A worker that dies
         # should lose but one.
-        size = _TOGETHER if isinstance(workers, InProcess) else 1
+        size = _GROUPS_PER_PIPELINE if isinstance(workers, InProcess) else 1
         pieces = []
         for start in range(0, len(groups), size):
             some = groups[start : start + size]
@@ -191,12 +204,15 @@ def _embed_some(
     An image that cannot be read is quarantined with its reason; the others go on. Images that
     another run committed meanwhile are not done again.
     """
-    shards = [GroupShard(_store_to_write(project), group) for group in groups]
+    shards = [_GroupShard(_store_to_write(project), group) for group in groups]
     left = sum(len(shard.files) for shard in shards)
     if not left:
         return [{"embedded": 0, "quarantined": 0} for _ in groups]
-    embedder = open_embedder(project.config.sam, project.checkpoint)
-    read = functools.partial(_read, how_to_read(project))
+    embedder, how = open_embedder(project.config.sam, project.checkpoint), how_to_read(project)
+
+    def read(file: ImageFile) -> DecodedImage:
+        return read_image(file.path, sha256=file.sha256, **how)
+
     with progress.bar("Embedding", left) as bar:
         return embed_shards(embedder, shards, read, bar.advance)
 
@@ -213,8 +229,6 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
     """Check that every image is in the store, and say what became of all of them.
 
     Args:
-        project: the project.
-        key: the step's key.
         embedded: how many images this run embedded, for the summary.
     """
     store = open_store(project)
@@ -232,31 +246,22 @@ def finish(project: Project, key: str, embedded: int) -> StepResult:
         {"path": wanted[row.sha256], "code": row.code, "reason": row.reason}
         for row in stored_bad.itertuples()
     ]
-    code = code_digest(__name__, CALCULATIONS)
-    shown = shown_modes(rows)
     for bad in quarantine:
         _log.warning("quarantined %s: %s", bad["path"], bad["reason"])
-    return StepResult(
-        step="embed",
-        key=key,
-        reused=False,
-        path=str(store.path),
-        summary={
-            "images": len(wanted),
-            "embedded": embedded,
-            "reused": len(wanted) - embedded,
-            "quarantined": quarantine,
-            "shown": shown,
-            "notes": notes_on_kept(project, len(wanted) - embedded, code)
-            + notes_on_shown(shown)
-            + notes_on_tiles(project)
-            + notes_on_endings(project),
-        },
-    )
+    kept, shown = len(wanted) - embedded, shown_modes(rows)
+    summary = {
+        "images": len(wanted),
+        "embedded": embedded,
+        "reused": kept,
+        "quarantined": quarantine,
+        "shown": shown,
+        "notes": embed_notes(project, kept, code_digest(__name__, CALCULATIONS), shown),
+    }
+    return StepResult("embed", key, False, str(store.path), summary)
 
 
 def intact(project: Project, key: str) -> StepResult | None:
-    """Return the record if its key holds and the store still has every image."""
+    """The record if its key holds and the store still has every image."""
     record = intact_record(step_folder(project, "embed"), key)
     if record is None:
         return None
@@ -284,24 +289,14 @@ def sentence(summary: dict[str, Any]) -> str:
     )
 
 
-def _settle_windows(project: Project) -> None:
-    settle_windows(
-        project.config.images,
-        step_folder(project, "embed"),
-        project.root,
-        project.config.seed,
-        labelled_files(project),
-    )
-
-
 def _damaged(store: EmbeddingStore) -> list[DamagedShard]:
-    """Return the damaged shards; within `listed_once` a whole store is looked through once.
+    """The damaged shards; within `listed_once` a whole store is looked through once.
 
     Blocks that were added to a shard are for `describe` to make again.
     """
 
     def damaged() -> list[DamagedShard]:
-        return [found for found in store.verify(deep=False) if not found.block]
+        return [shard for shard in store.verify(deep=False) if not shard.block]
 
     return [] if once("whole", str(store.path), lambda: not damaged()) else damaged()
 
@@ -314,5 +309,44 @@ def _store_to_write(project: Project) -> EmbeddingStore:
         return open_store(project, create=True)
 
 
-def _read(how: dict[str, Any], file: ImageFile) -> DecodedImage:
-    return read_image(file.path, sha256=file.sha256, **how)
+class _GroupShard(Shard[dict[str, int]]):
+    """A group of images that becomes one shard: a lock, a last look, one commit.
+
+    Args:
+        store: nobody else's; the group is written on another thread than it is planned on.
+        group: a path for each digest.
+    """
+
+    def __init__(self, store: EmbeddingStore, group: dict[str, str]) -> None:
+        self._store, self._group = store, group
+        self._lock = ExitStack()
+        self.files = [ImageFile(group[sha256], sha256) for sha256 in self._missing()]
+
+    def begin(self) -> set[str]:
+        """Wait for other runs that do the same group; return what they have left."""
+        path = self._store.path
+        lock = path / LOCKS / value_digest(sorted(self._group))[:16]
+        self._lock.enter_context(only_one(lock, f"{len(self._group)} images of {path}"))
+        return set(self._missing())
+
+    def commit(self, records: list[ShardRecord]) -> dict[str, int]:
+        """Write the shard; counts by the keys `embedded` and `quarantined`."""
+        if records:
+            self._store.write_shard(records)
+        embedded = sum(record.embedded for record in records)
+        return {"embedded": embedded, "quarantined": len(records) - embedded}
+
+    def close(self) -> None:
+        """Let the next run have the group."""
+        self._lock.close()
+
+    def _missing(self) -> list[str]:
+        """What is not stored; the whole index is read only if some of the group may be."""
+        if not _arrivals(self._store.path).may_hold(self._group):
+            return list(self._group)
+        return [sha256 for part in self._store.plan(self._group) for sha256 in part]
+
+
+@functools.lru_cache(maxsize=4)
+def _arrivals(store: Path) -> Arrivals:
+    return Arrivals(EmbeddingStore.open(store))

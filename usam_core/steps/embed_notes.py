@@ -9,35 +9,10 @@ from usam_core.images.rgb import OWN_WINDOW
 from usam_core.images.stores.show import WITHOUT
 from usam_core.lineage.document import LINEAGE, read_document
 from usam_core.sam.embedder import EMBED_REVISION
-from usam_core.steps.folders import step_folder
+from usam_core.steps.base import step_folder
 from usam_core.steps.images_to_label import labelled_images, tiled_images
 
 _NUMBERS = r"\[[^\]]*\]"
-
-
-def notes_on_kept(project: Project, kept: int, code: str) -> list[str]:
-    """Say that embeddings made by other code are kept, if there are any.
-
-    `EMBED_REVISION`, part of the store's fingerprint, says whether a change of the code changes
-    results (docs/decisions/0005): ten million images are not embedded again for a refactoring.
-
-    Args:
-        project: the project.
-        kept: how many embeddings were there already.
-        code: digest of the code that embeds.
-    """
-    try:
-        document = read_document(step_folder(project, "embed") / LINEAGE)
-        before = document["code"]["sha256"]
-    except (UserError, StoreError, KeyError):
-        return []
-    if not kept or before == code:
-        return []
-    return [
-        "the code that embeds has changed since the last run, its number of the results "
-        f"({EMBED_REVISION}) has not: {kept} stored embeddings are kept; to make them anew: "
-        f"usam embed {project.file} --refresh"
-    ]
 
 
 def shown_modes(rows: pd.DataFrame) -> dict[str, int]:
@@ -46,9 +21,28 @@ def shown_modes(rows: pd.DataFrame) -> dict[str, int]:
     return {str(mode): int(count) for mode, count in modes.value_counts().sort_index().items()}
 
 
-def notes_on_shown(shown: dict[str, int]) -> list[str]:
-    """Say what of the images is not seen, and what is seen otherwise than in the others."""
-    notes = [
+def embed_notes(project: Project, kept: int, code: str, shown: dict[str, int]) -> list[str]:
+    """Notes on a run of embed.
+
+    Args:
+        kept: how many embeddings were there already.
+        code: digest of the code that embeds.
+        shown: `shown_modes` of the images.
+    """
+    notes = []
+    # `EMBED_REVISION`, part of the store's fingerprint, says whether a change of the code changes
+    # results (docs/decisions/0005): ten million images are not embedded again for a refactoring.
+    try:
+        before = read_document(step_folder(project, "embed") / LINEAGE)["code"]["sha256"]
+    except (UserError, StoreError, KeyError):
+        before = code
+    if kept and before != code:
+        notes.append(
+            "the code that embeds has changed since the last run, its number of the results "
+            f"({EMBED_REVISION}) has not: {kept} stored embeddings are kept; to make them anew: "
+            f"usam embed {project.file} --refresh"
+        )
+    notes += [
         f"{count} images are shown as {mode}: images.channels says which channels are seen"
         for mode, count in shown.items()
         if WITHOUT in mode
@@ -60,23 +54,17 @@ def notes_on_shown(shown: dict[str, int]) -> list[str]:
             "the store were computed: each goes through its own percentiles. To compute them anew "
             "and embed all images again: usam embed --refresh"
         )
-    return notes
-
-
-def notes_on_tiles(project: Project) -> list[str]:
-    """Say which of what was counted are tiles."""
     tiled = {image.sha256: len(image.tiles) for image in tiled_images(project)}
-    if not tiled:
-        return []
-    return [f"{len(tiled)} images are cut into {sum(tiled.values())} tiles, each counted as one"]
+    if tiled:
+        count = sum(tiled.values())
+        notes.append(f"{len(tiled)} images are cut into {count} tiles, each counted as one")
+    return notes + notes_on_endings(project)
 
 
 def notes_on_endings(project: Project) -> list[str]:
-    """Say which images were left out for their endings; not where a person chose the endings."""
-    if "extensions" in project.config.images.model_fields_set:
-        return []
+    """Which images were left out for their endings; nothing where a person chose the endings."""
     others = labelled_images(project).attrs.get(OTHERS, {})
-    if not others:
+    if not others or "extensions" in project.config.images.model_fields_set:
         return []
     counts = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
     heif = " (.heic and .heif are read where pillow-heif is installed)" if ".heic" in others else ""

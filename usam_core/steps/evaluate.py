@@ -2,16 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import pandas as pd
+import numpy as np
 
 from usam_core.config.project import Project
 from usam_core.errors import ConfigError, InputError
-from usam_core.files.atomic import whole_file
 from usam_core.files.digest import files_digest
-from usam_core.files.spreadsheet import write_csv
-from usam_core.inference.reliability import diagram, expected_calibration_error
+from usam_core.inference.reliability import expected_calibration_error
 from usam_core.labels.image import LabelledImage
 from usam_core.labels.label_map import LabelMap
 from usam_core.lineage.document import portable
@@ -31,6 +29,9 @@ from usam_core.steps.folders import step_folder
 from usam_core.steps.record import digests, labels_record, made_input
 from usam_core.steps.render import picture_and_labels
 from usam_core.truth import open_truth
+from usam_core.steps.base import Input, Inputs, StepResult, step_folder
+from usam_core.steps.record import finished, labels_record, made_input
+from usam_core.steps.render import picture_and_labels, write_reliability
 from usam_core.truth.base import Truth
 from usam_core.truth.choose import open_truth
 from usam_core.truth.voc import PNGS
@@ -51,13 +52,15 @@ SHEET_IMAGES = 12
 
 def inputs(project: Project) -> Inputs:
     """What the metrics depend on: the labels and the truth."""
-    record, path = _annotated(project), project.truth_path
+    record = _annotated(project)
+
+    def truth() -> dict[str, str]:
+        path = cast(Path, project.truth_path)
+        return {"path": portable(path, project.root), "sha256": files_digest(path, "*.png")}
+
     return {
         "labels": made_input(project, record),
-        "truth": Input(
-            open_truth(project).digest(),
-            lambda: {"path": portable(path, project.root), "sha256": files_digest(path, PNGS)},
-        ),
+        "truth": Input(open_truth(project).digest(), truth),
         "label_of": project.config.label_of,
         "colours": [spec.color for spec in project.config.classes],
         "edited": annotate.edited_images(project),
@@ -104,37 +107,29 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             + "".join(f"\n  {note}" for note in truth.notes)
         )
     folder = step_folder(project, "evaluate")
-    semantic = confusion.scores(COMMON_IMAGES)
-    instance = precision.scores()
+    semantic, instance = confusion.scores(COMMON_IMAGES), precision.scores()
     absent = presence.scores()
     notes = truth.notes
     if not confusion.matrix[1:].any():
         notes.append("no truth pixel has a class: nothing can be found right")
     files = write_report(folder, semantic, instance, absent, confusion)
     table = stated.table()
-    error = expected_calibration_error(table)
-    files += _reliability(folder, table, error)
-    sheet = folder / "contact_sheet.png"
-    _sheet(project, sheet, shown, truth)
-    return StepResult(
-        step="evaluate",
-        key=key,
-        reused=False,
-        path=str(folder / "metrics.json"),
-        summary={
-            "images": scored,
-            "without_truth": total - scored - edited,
-            "edited": edited,
-            "miou": semantic.miou,
-            "miou_common": semantic.miou_common,
-            "map50": instance.map50 if instance else None,
-            "false_positive_rate": absent.rate,
-            "ece": error,
-            "per_class_iou": semantic.per_class,
-            "truth_notes": notes,
-        },
-        outputs=digests(folder, [*files, sheet]),
-    )
+    files += write_reliability(folder, table, "listed masks")
+    files.append(folder / "contact_sheet.png")
+    _sheet(project, files[-1], shown, truth)
+    summary = {
+        "images": scored,
+        "without_truth": total - scored - edited,
+        "edited": edited,
+        "miou": semantic.miou,
+        "miou_common": semantic.miou_common,
+        "map50": instance.map50 if instance else None,
+        "false_positive_rate": absent.rate,
+        "ece": expected_calibration_error(table),
+        "per_class_iou": semantic.per_class,
+        "truth_notes": notes,
+    }
+    return finished("evaluate", key, folder / "metrics.json", summary, files)
 
 
 def _annotated(project: Project) -> StepResult:
@@ -146,21 +141,12 @@ def _annotated(project: Project) -> StepResult:
     return labels_record(project)
 
 
-def _reliability(folder: Path, table: pd.DataFrame, error: float | None) -> list[Path]:
-    """Write the reliability of the stated probabilities: table and diagram."""
-    rows, picture = folder / "reliability.csv", folder / "reliability.png"
-    write_csv(rows, table)
-    said = "no mask was listed" if error is None else f"ECE {error:.3f}"
-    with whole_file(picture) as temporary:
-        diagram(table, f"{int(table['masks'].sum())} listed masks, {said}").save(temporary, "PNG")
-    return [rows, picture]
-
-
 def _sheet(project: Project, target: Path, images: list[LabelledImage], truth: Truth) -> None:
     label_map, rows = LabelMap.of(project.config), []
     for image in images:
-        rgb, found = picture_and_labels(project, image.path, image.png_file)
-        rows.append((image.path, rgb, enlarged(truth.label_map(image.path), found.shape), found))
+        rgb, labels = picture_and_labels(project, image.path, image.png_file)
+        expected = enlarged(cast(np.ndarray, truth.label_map(image.path)), labels.shape)
+        rows.append((image.path, rgb, expected, labels))
     save_contact_sheet(target, rows, label_map.names, label_map.colors)
 
 

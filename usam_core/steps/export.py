@@ -4,10 +4,10 @@ A person's edits are kept: a file for one image that is not as the last export w
 `show_edits` says what was changed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from usam_core.config.project import Project
 from usam_core.files.atomic import disk_errors
@@ -17,18 +17,19 @@ from usam_core.files.fsspec_io import is_url
 from usam_core.files.paths import remove
 from usam_core.head.checkpoint import load_head
 from usam_core.images.listing.content import mismatch
-from usam_core.labels.image import LabelledImage
 from usam_core.labels.label_map import LabelMap
+from usam_core.lineage.document import RECORD
 from usam_core.outputs.base import Target, Writer
 from usam_core.outputs.formats import WRITERS, open_writer
 from usam_core.outputs.ledger import Edit, Ledger, Written, compare, content_digest
 from usam_core.progress import Progress
 from usam_core.steps import annotate
-from usam_core.steps.base import Inputs, StepResult
+from usam_core.steps.base import Inputs, StepResult, step_folder
 from usam_core.steps.exporting import (
     INDEX,
     ROWS,
     Job,
+    can_be_read,
     export_part,
     read_rows,
     remove_left_over,
@@ -44,6 +45,9 @@ from usam_core.steps.record import (
     read_record,
 )
 from usam_core.store.layout import remove_folder
+from usam_core.steps.label_images import head_path
+from usam_core.steps.record import digests, intact_record, labels_record, made_input, read_record
+from usam_core.store.commit import remove_folder
 
 CALCULATIONS = ("usam_core.steps.exporting", "usam_core.outputs.formats")
 """Modules that decide the step's results."""
@@ -68,21 +72,20 @@ def inputs(project: Project) -> Inputs:
 
 
 def run(project: Project, key: str, progress: Progress) -> StepResult:
-    """Write what is not there yet, shard by shard, and the index files.
-
-    Raises:
-        MissingStepError: `annotate` has not run.
-    """
+    """Write what is not there yet, shard by shard, and the index files."""
     folder = step_folder(project, "export")
     writers = _writers(project, _formats(project))
     if not writers:
-        return _result(key, folder, 0, {}, [], [])
-    _drop_damaged_rows(folder)
+        nothing = {"images": 0, "shards": 0, "written": 0, "edited": {}, "notes": []}
+        return StepResult("export", key, False, str(folder), nothing)
+    record = read_record(folder)
+    for name, sha256 in record.outputs.items() if record else ():
+        if name.startswith(f"{ROWS}/") and mismatch(folder / name, sha256):
+            remove_folder(folder / name)  # they are written again
     # Files are replaced from here on: what the last export recorded holds no longer.
     (folder / RECORD).unlink(missing_ok=True)
-    images = labels_record(project).summary["images"]
     labels = annotate.labels(project)
-    parts = labels.files
+    parts = cast(Mapping[str, str], labels.files)
     with (
         disk_errors(folder),
         _open_ledger(project) as ledger,
@@ -101,14 +104,29 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         rows = [rows_file(folder, w.name, stem) for w in writers if w.indexed for stem in stems]
         edited = {w.name: sum(1 for _ in ledger.edits(w.name)) for w in writers}
         notes = [note for writer in writers for note in writer.notes]
-        notes += _notes(ledger, writers, edited, project)
-    result = _result(key, folder, images, edited, [*files, *rows], notes)
-    said = {"shards": len(parts), "written": fresh, "ledger": file_digest(folder / LEDGER)}
-    return replace(result, summary={**result.summary, **said})
+        notes += ledger.refused.values()
+        if sum(edited.values()):
+            notes.append(
+                f"{sum(edited.values())} files changed by hand are kept: `usam export "
+                f"{project.file} --show-edits` says how, --overwrite-edited writes them anew"
+            )
+        other = sorted(set(ledger.formats()) - set(edited))
+        if other:
+            notes.append(f"of an earlier export and not renewed now: {', '.join(other)}")
+    summary = {
+        "images": labels_record(project).summary["images"],
+        "shards": len(parts),
+        "written": fresh,
+        "edited": edited,
+        "notes": notes,
+        "ledger": file_digest(folder / LEDGER),
+    }
+    outputs = digests(folder, [*files, *rows])
+    return StepResult("export", key, False, str(folder), summary, outputs)
 
 
 def intact(project: Project, key: str) -> StepResult | None:
-    """Return the record if its key holds, its index files do, and no image's file is gone."""
+    """The record if its key holds, its index files do, and no image's file is gone."""
     folder = step_folder(project, "export")
     record = intact_record(folder, key)
     names = _formats(project)
@@ -155,18 +173,18 @@ def differing(project: Project) -> Iterator[tuple[Path, str]]:
         return
     changed: dict[str, list[tuple[str, str]]] = {}
     with Ledger(folder / LEDGER) as ledger:
-        for name, path, image, why in ledger.differing():
+        for name, path, of_image, why in ledger.differing():
             if why:
                 yield folder / path, why
             else:
-                changed.setdefault(image, []).append((name, path))
+                changed.setdefault(of_image, []).append((name, path))
     if not changed:
         return
     names = {name for files in changed.values() for name, _ in files if name in WRITERS}
     writers = {writer.name: writer for writer in _writers(project, names)}
     for image in annotate.labels(project).images(["instances"]):
         for name, path in changed.pop(image.path, ()):
-            yield folder / path, "" if _can_be_read(writers[name], image, folder / path) else CUT
+            yield folder / path, "" if can_be_read(writers[name], image, folder / path) else CUT
     # Of images that are no longer labelled nothing is known: such a file may be a person's.
     yield from ((folder / path, "") for files in changed.values() for _, path in files)
 
@@ -186,8 +204,8 @@ def show_edits(project: Project) -> Iterator[Edit]:
     with _open_ledger(project) as ledger:
         changed: dict[str, list[tuple[Writer, Path]]] = {}
         for writer in _writers(project, [n for n in ledger.formats() if n in WRITERS]):
-            for place, image in ledger.edits(writer.name):
-                changed.setdefault(image, []).append((writer, place))
+            for place, of_image in ledger.edits(writer.name):
+                changed.setdefault(of_image, []).append((writer, place))
         for image in annotate.labels(project).images(["instances"]) if changed else ():
             for writer, place in changed.get(image.path, ()):
                 yield compare(writer, image, place)
@@ -204,7 +222,7 @@ def _formats(project: Project) -> list[str]:
 
 
 def _settings(project: Project) -> dict[str, Any]:
-    """Return what decides every format's files beside the labels."""
+    """What decides every format's files beside the labels."""
     config = project.config
     return {
         "names": config.label_names,
@@ -214,19 +232,18 @@ def _settings(project: Project) -> dict[str, Any]:
     }
 
 
-def _writers(project: Project, names: Iterable[str]) -> list[Writer]:
-    names = list(names)
+def _writers(project: Project, names: Collection[str]) -> list[Writer]:
     if not names:
         return []
-    config = project.config
-    _, card = load_head(annotate.head_path(project))
+    config, folder = project.config, step_folder(project, "export")
+    _, card = load_head(head_path(project))
     chosen = {spec.name: spec.color for spec in config.classes}
     label_map = LabelMap.of_names(card["classes"], chosen)
     return [
         open_writer(
             name,
             Target(
-                folder=step_folder(project, "export") / name,
+                folder=folder / name,
                 label_map=label_map,
                 run=labels_record(project).key,
                 shapes=config.outputs.label_studio,
@@ -242,7 +259,7 @@ def _writers(project: Project, names: Iterable[str]) -> list[Writer]:
 def _jobs(
     project: Project, writers: list[Writer], name: str, sha256: str, ledger: Ledger
 ) -> list[Job]:
-    """Return the formats of a part that have to be written."""
+    """The formats of a part that have to be written."""
     part = Path(name).stem
     jobs = []
     for writer in writers:
@@ -257,22 +274,6 @@ def _jobs(
         if not there or not ledger.done(writer.name, part, key):
             jobs.append(Job(writer, key))
     return jobs
-
-
-def _drop_damaged_rows(folder: Path) -> None:
-    """Remove rows that are not as the last export recorded them: they are written again."""
-    record = read_record(folder)
-    for name, sha256 in record.outputs.items() if record else ():
-        if name.startswith(f"{ROWS}/") and mismatch(folder / name, sha256):
-            remove_folder(folder / name)
-
-
-def _can_be_read(writer: Writer, image: LabelledImage, path: Path) -> bool:
-    try:
-        writer.read(image, path)
-    except Exception:  # readers raise anything on damaged bytes
-        return False
-    return True
 
 
 def _finish(writer: Writer, parts: list[str], ledger: Ledger) -> list[Path]:
@@ -292,28 +293,6 @@ def _finish(writer: Writer, parts: list[str], ledger: Ledger) -> list[Path]:
     written = [Written(ledger.relative(file), "", content_digest(file)) for file in files]
     ledger.finish(name, INDEX, "", written, [])
     return files
-
-
-def _notes(
-    ledger: Ledger, writers: list[Writer], edited: dict[str, int], project: Project
-) -> list[str]:
-    notes = list(ledger.refused.values())
-    if sum(edited.values()):
-        notes.append(
-            f"{sum(edited.values())} files changed by hand are kept: `usam export {project.file} "
-            "--show-edits` says how, --overwrite-edited writes them anew"
-        )
-    other = sorted(set(ledger.formats()) - {writer.name for writer in writers})
-    if other:
-        notes.append(f"of an earlier export and not renewed now: {', '.join(other)}")
-    return notes
-
-
-def _result(
-    key: str, folder: Path, images: int, edited: dict[str, int], files: list[Path], notes: list[str]
-) -> StepResult:
-    summary = {"images": images, "shards": 0, "written": 0, "edited": edited, "notes": notes}
-    return StepResult("export", key, False, str(folder), summary, digests(folder, files))
 
 
 def sentence(summary: dict[str, Any]) -> str:

@@ -58,8 +58,6 @@ def export_part(
     """Write the files and the rows of one part's images, all formats in one pass.
 
     Args:
-        part: the part's name.
-        images: its images.
         jobs: the formats to write.
         ledger: knows what was written before.
     """
@@ -84,14 +82,19 @@ def export_part(
                     kept[name].append(made.file)
                 else:
                     staged[name].append(made)
-    _sync([one.made for ready in staged.values() for one in ready])
+    # The disk keeps many at a time, because it waits once for all.
+    with ThreadPoolExecutor(_SYNCS) as threads:
+        list(threads.map(sync_tree, [one.made for ready in staged.values() for one in ready]))
     for job in jobs:
         ready = staged[job.writer.name]
         ledger.plan(job.writer.name, [one.file for one in ready])
         for one in ready:
-            fault_point("rename", one.place)
-            _place(one.made, one.place)
-            fault_point("renamed", one.place)
+            faults.at("rename", one.place)
+            # A folder cannot be renamed over another; without either, the next run writes it again.
+            if one.place.is_dir():
+                _take_away(one.place)
+            os.replace(one.made, one.place)
+            faults.at("renamed", one.place)
             job.writer.placed(one.image)
         # The names too: the ledger is not to know files that a power cut takes back.
         for folder in {one.place.parent for one in ready}:
@@ -122,7 +125,7 @@ def remove_left_over(writer: Writer, ledger: Ledger) -> None:
 
 
 def rows_file(folder: Path, format_: str, part: str) -> Path:
-    """Return where the rows of one part lie."""
+    """Where the rows of one part lie."""
     return folder / ROWS / format_ / f"{part}.jsonl"
 
 
@@ -152,26 +155,24 @@ def _stage(image: LabelledImage, writer: Writer, ledger: Ledger) -> _Staged | No
 
 
 def _keep(image: LabelledImage, writer: Writer, made: _Staged, ledger: Ledger) -> bool:
-    """Return whether a person's edit lies where a file is to go."""
+    """Whether a person's edit lies where a file is to go."""
     if not ledger.edited(writer.name, made.file.path):
         return False
     if content_digest(made.place) == made.file.sha256:
         return False
+    if can_be_read(writer, image, made.place):
+        return True
+    writer.note(f"{writer.name}: {made.file.path} was damaged and is written again")
+    return False
+
+
+def can_be_read(writer: Writer, image: LabelledImage, file: Path) -> bool:
+    """Whether a file of an image can be read as one of the writer's format."""
     try:
-        writer.read(image, made.place)
+        writer.read(image, file)
     except Exception:  # readers raise anything on damaged bytes
-        writer.note(f"{writer.name}: {made.file.path} was damaged and is written again")
         return False
     return True
-
-
-def _place(made: Path, place: Path) -> None:
-    if not place.is_dir():
-        os.replace(made, place)
-        return
-    # A folder cannot be renamed over another; without either, the next run writes it again.
-    _take_away(place)
-    os.rename(made, place)
 
 
 def _take_away(place: Path) -> None:
@@ -191,10 +192,3 @@ def _beside(place: Path, mark: str = "") -> Path:
     if len(os.fsencode(made.name)) <= LONGEST_NAME:
         return made
     return made.with_name(f"{TEMPORARY_PREFIX}{mark}{value_digest(place.name)[:16]}")
-
-
-def _sync(paths: list[Path]) -> None:
-    """Have the disk keep files and folders; many at a time, because it waits once for all."""
-    with ThreadPoolExecutor(_SYNCS) as threads:
-        for _ in threads.map(sync_tree, paths):
-            pass

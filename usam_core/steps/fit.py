@@ -4,46 +4,47 @@ With `head.text` the names' own vectors are saved with it; `alone` they are the 
 """
 
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+import pandas as pd
 
+from usam_core.config.head import HeadConfig
 from usam_core.config.project import Project
 from usam_core.files.atomic import whole_file
 from usam_core.files.digest import value_digest
 from usam_core.files.parquet import read_frame
-from usam_core.head.bags import BagSource, balanced_weights
+from usam_core.head.bags import BagSource, Rows, balanced_weights
 from usam_core.head.checkpoint import card_path, save_head
 from usam_core.head.familiar import FamiliarHead, learn_familiar, shares_of
+from usam_core.head.model import Head, LateHead
+from usam_core.head.text import TextHead
 from usam_core.head.train import train
 from usam_core.progress import Progress
 from usam_core.sources.base import manifest_path
 from usam_core.steps import embed
-from usam_core.steps import training_set as lessons
-from usam_core.steps.base import Inputs, StepResult
-from usam_core.steps.blocks import block_inputs, head_blocks
-from usam_core.steps.class_texts import TextSide, text_inputs
+from usam_core.steps.base import Inputs, StepResult, step_folder
+from usam_core.steps.blocks import TextSide, block_inputs, head_blocks, text_inputs
 from usam_core.steps.collect import read_manifest, training_provenance
-from usam_core.steps.examples import (
+from usam_core.steps.record import finished
+from usam_core.steps.training_set import (
     MIN_EXAMPLES,
+    Lessons,
     choose_examples,
     example_inputs,
+    lessons,
     masks_on_objects,
+    sources,
 )
-from usam_core.steps.folders import step_folder
-from usam_core.steps.record import digests
-from usam_core.store.store import EmbeddingStore
 
 CALCULATIONS = (
     "usam_core.head.bags",
     "usam_core.head.familiar",
     "usam_core.head.checkpoint",
-    "usam_core.steps.examples",
+    "usam_core.steps.blocks",
     "usam_core.steps.training_set",
-    "usam_core.steps.class_texts",
     "usam_core.head.train",
 )
 """Modules that decide the step's results."""
@@ -56,26 +57,18 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Fitted:
-    """Heads by role, and what they learned from.
+class Learned:
+    """Heads that learned, by names of `ROLES`, and what their card says of it.
 
     Attributes:
-        heads: by names of `ROLES`.
-        widths: length of the vectors of each block that a learned head reads, by name.
-        shas: digests of the training pictures and scenes.
-        pictures: training pictures of each class.
-        scenes: how many of `shas` are scenes.
-        reviewed: how many are bags of masks that a person has judged.
+        heads: in evaluation mode.
+        widths: length of the vectors of each block that a head reads, by name.
         history: of the training, epoch by epoch.
-        familiar: what the head's card says of its output "none of these", if it has one.
+        familiar: of the output "none of these", if they have one.
     """
 
-    heads: dict[str, nn.Module] = field(default_factory=dict)
+    heads: dict[str, Head | LateHead | FamiliarHead] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
-    shas: list[str] = field(default_factory=list)
-    pictures: dict[str, int] = field(default_factory=dict)
-    scenes: int = 0
-    reviewed: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     familiar: dict[str, Any] | None = None
 
@@ -83,7 +76,7 @@ class _Fitted:
 def inputs(project: Project) -> Inputs:
     """What the head depends on: pictures, names, encoder, settings and seed."""
     config = project.config
-    given = {
+    read = {
         **embed.embedding_inputs(project),
         **block_inputs(project),
         **text_inputs(project),
@@ -91,10 +84,10 @@ def inputs(project: Project) -> Inputs:
         "seed": config.seed,
     }
     if config.head.text == "alone":
-        return {**given, "labels": config.label_of}
+        return {**read, "labels": config.label_of}
     if config.head.familiar:
-        given |= example_inputs(project)
-    return {**given, **lessons.sources(project), "provenance": training_provenance(project)}
+        read |= example_inputs(project)
+    return {**read, **sources(project), "provenance": training_provenance(project)}
 
 
 def run(project: Project, key: str, progress: Progress) -> StepResult:
@@ -110,8 +103,8 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     store = embed.open_store(project)
     blocks = head_blocks(project)
     store.use_blocks(blocks)
-    classes = config.label_names
-    if len(classes) + len(config.negatives) == 1 and not config.head.familiar:
+    classes, negatives = config.label_names, [spec.name for spec in config.negatives]
+    if len(classes) + len(negatives) == 1 and not config.head.familiar:
         _log.warning(
             "%s is the only class: every mask will be called so. Set head.familiar (0.5 is the "
             "default; it needs at least %d pictures), or add a class for what else the images "
@@ -120,72 +113,76 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             MIN_EXAMPLES,
         )
     alone = config.head.text == "alone"
-    fitted = _Fitted() if alone else _learn(project, store, progress)
-    texts = TextSide(project, fitted.widths) if config.head.text != "off" else None
-    heads = fitted.heads
+    taught, learned = Lessons([], np.empty((0, 0)), None, {}), Learned()
+    if not alone:
+        taught = lessons(project, store)
+        outputs = [*classes, *negatives]
+        learned = learn(
+            store,
+            taught,
+            read_manifest(project),
+            {s.name: outputs.index(config.label_of.get(s.name, s.name)) for s in config.collected},
+            lambda shas: masks_on_objects(project, store, shas, config.head.mask_choice),
+            config.head,
+            config.seed,
+            progress,
+        )
+    texts = TextSide(project, learned.widths) if config.head.text != "off" else None
+    heads: Mapping[str, Head | LateHead | FamiliarHead | TextHead] = learned.heads
     if texts is not None:
-        learned = heads or {"zero_shot": None}
-        heads = {role: texts.head(head) for role, head in learned.items()}
-    folder = step_folder(project, "fit")
-    provenance = {} if alone else training_provenance(project)
+        heads = {role: texts.head(head) for role, head in learned.heads.items()}
+        heads = heads or {"zero_shot": texts.head(None)}
     card = {
         "classes": classes,
-        "negatives": [spec.name for spec in config.negatives],
+        "negatives": negatives,
         "label_of": config.label_of,
         "colours": {spec.name: spec.color for spec in config.classes if spec.color},
         # Whoever labels puts these blocks side by side, whichever part of the head reads them.
         "settings": {**config.head.model_dump(mode="json"), "features": config.row_blocks},
-        "block_widths": list(fitted.widths.values()),
+        "block_widths": list(learned.widths.values()),
         **({"text": texts.card} if texts else {}),
-        **({"familiar": fitted.familiar} if fitted.familiar else {}),
+        **({"familiar": learned.familiar} if learned.familiar else {}),
         "seed": config.seed,
         "store": store.fingerprint,
         "encoder": store.spec,
         "blocks": blocks,
-        "training_pictures": fitted.pictures,
-        "training_scenes": fitted.scenes,
-        "training_reviewed": fitted.reviewed,
-        "training_digest": value_digest(sorted(fitted.shas)),
-        "training_provenance": provenance,
-        "history": fitted.history,
+        "training_pictures": taught.pictures,
+        "training_scenes": taught.scenes,
+        "training_reviewed": taught.reviewed,
+        "training_digest": value_digest(sorted(taught.shas)),
+        "training_provenance": {} if alone else training_provenance(project),
+        "history": learned.history,
     }
-    files: list[Path] = []
+    folder, files = step_folder(project, "fit"), []
     for role in ROLES:
         path = folder / f"{role}.safetensors"
         if role not in heads:
             for stale in (path, card_path(path)):
                 stale.unlink(missing_ok=True)
-        else:
-            of_role = [epoch for epoch in fitted.history if epoch["role"] == role]
-            metrics = of_role[-1] if of_role else {}
-            files += save_head(path, heads[role], {**card, "role": role, "metrics": metrics})
+            continue
+        of_role = [epoch for epoch in learned.history if epoch["role"] == role]
+        metrics = of_role[-1] if of_role else {}
+        files += save_head(path, heads[role], {**card, "role": role, "metrics": metrics})
     training = folder / TRAINING
     if alone:
         training.unlink(missing_ok=True)
     else:
         manifest = read_frame(manifest_path(step_folder(project, "collect")))
+        manifest["learned"] = manifest["sha256"].isin(taught.shas)
         with whole_file(training) as temporary:
-            manifest.assign(learned=manifest["sha256"].isin(fitted.shas)).to_parquet(
-                temporary, index=False
-            )
+            manifest.to_parquet(temporary, index=False)
         files.append(training)
     used = next(role for role in ROLES if role in heads)
-    return StepResult(
-        step="fit",
-        key=key,
-        reused=False,
-        path=str(folder / f"{used}.safetensors"),
-        summary={
-            "classes": classes,
-            "pictures": len(fitted.shas) - fitted.scenes - fitted.reviewed,
-            "scenes": fitted.scenes,
-            "reviewed": fitted.reviewed,
-            "features": config.row_blocks,
-            "used": used,
-            "last_epoch": fitted.history[-1] if fitted.history else {},
-        },
-        outputs=digests(folder, files),
-    )
+    summary = {
+        "classes": classes,
+        "pictures": len(taught.shas) - taught.scenes - taught.reviewed,
+        "scenes": taught.scenes,
+        "reviewed": taught.reviewed,
+        "features": config.row_blocks,
+        "used": used,
+        "last_epoch": learned.history[-1] if learned.history else {},
+    }
+    return finished("fit", key, folder / f"{used}.safetensors", summary, files)
 
 
 def sentence(summary: dict[str, Any]) -> str:
@@ -202,44 +199,63 @@ def sentence(summary: dict[str, Any]) -> str:
     )
 
 
-def _learn(project: Project, store: EmbeddingStore, progress: Progress) -> _Fitted:
-    config = project.config
-    taught = lessons.lessons(project, store)
+def learn(
+    store: Rows,
+    taught: Lessons,
+    pictures: pd.DataFrame,
+    owners: Mapping[str, int],
+    on_objects: Callable[[list[str]], np.ndarray],
+    config: HeadConfig,
+    seed: int,
+    progress: Progress,
+) -> Learned:
+    """Train teacher and student, and add "none of these" where there are few classes.
+
+    Args:
+        store: SAM's masks of the pictures and scenes.
+        taught: the bags.
+        pictures: `class` and `sha256` of pictures, of which those of `taught` are examples.
+        owners: each name that pictures are of, and the head's output that it is labelled as.
+        on_objects: gives which masks lie on the one object of pictures, bool (n, d), by digest.
+        config: settings of the head.
+    """
     bags = BagSource(
         store,
         taught.shas,
         taught.labels,
-        config.head.features,
-        config.head.mask_choice,
-        config.head.cache_mb,
+        config.features,
+        config.mask_choice,
+        config.cache_mb,
         taught.targets,
-        balanced_weights(taught.labels) if config.head.class_balance else None,
+        balanced_weights(taught.labels) if config.class_balance else None,
         taught.picked,
     )
-    trained = train(bags, config.head, config.seed, progress)
-    heads = {"teacher": trained.teacher, "student": trained.student}
-    heads = {role: head for role, head in heads.items() if head is not None}
+    trained = train(bags, config, seed, progress)
+    heads: dict[str, Head | LateHead | FamiliarHead] = {"teacher": trained.teacher}
+    if trained.student is not None:
+        heads["student"] = trained.student
     card = None
-    classes = len(config.label_names) + len(config.negatives)
-    if shares_of(config.head.familiar, classes) and any_has_enough(taught.pictures):
-        card, learned = _familiar(project, store, taught)
+    if shares_of(config.familiar, len(taught.pictures)) and any_has_enough(taught.pictures):
+        examples = choose_examples(pictures[pictures["sha256"].isin(taught.shas)], seed)
+        shas, shown = list(examples["sha256"]), list(examples["class"])
+        names = [name for name in owners if name in set(shown)]
+        labels = np.ones((len(shas), 1), np.float32)
+        alike = BagSource(store, shas, labels, config.features, config.mask_choice, config.cache_mb)
+        outputs, counts = [owners[name] for name in names], list(taught.pictures.values())
+        few = [n for n, output in enumerate(outputs) if counts[output] < MIN_EXAMPLES]
+        numbers = np.array([names.index(name) for name in shown])
+        buffers = learn_familiar(alike, numbers, on_objects(shas), few)
+        card = {"owners": outputs, "share": config.familiar}
         for role, head in heads.items():
-            heads[role] = FamiliarHead(head, bags.width, **card)
-            heads[role].load_state_dict(learned, strict=False)
-    return _Fitted(
-        heads=heads,
-        widths=dict(zip(bags.features, bags.widths, strict=True)),
-        shas=taught.shas,
-        pictures=taught.pictures,
-        scenes=taught.scenes,
-        reviewed=taught.reviewed,
-        history=trained.history,
-        familiar=card,
-    )
+            familiar = FamiliarHead(head, bags.width, outputs, config.familiar)
+            familiar.load_state_dict(buffers, strict=False)
+            heads[role] = familiar.eval()
+    widths = dict(zip(bags.features, bags.widths, strict=True))
+    return Learned(heads, widths, trained.history, card)
 
 
 def any_has_enough(pictures: dict[str, int]) -> bool:
-    """Return whether the pictures of any name say how alike they are, with a warning of others."""
+    """Whether the pictures of any name say how alike they are, with a warning of others."""
     few = {name: count for name, count in pictures.items() if count < MIN_EXAMPLES}
     if few:
         listed = ", ".join(f"{name} {count}" for name, count in few.items())
@@ -259,24 +275,3 @@ def any_has_enough(pictures: dict[str, int]) -> bool:
             other,
         )
     return len(few) < len(pictures)
-
-
-def _familiar(
-    project: Project, store: EmbeddingStore, taught: lessons.Lessons
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return what a `FamiliarHead` is made of: its arguments and its buffers."""
-    config = project.config
-    manifest = read_manifest(project)
-    examples = choose_examples(manifest[manifest["sha256"].isin(taught.shas)], config.seed)
-    shas = list(examples["sha256"])
-    names = [spec.name for spec in config.collected if spec.name in set(examples["class"])]
-    outputs = [*config.label_names, *(spec.name for spec in config.negatives)]
-    head = config.head
-    objects = masks_on_objects(project, store, shas, head.mask_choice)
-    labels = np.ones((len(shas), 1), np.float32)
-    bags = BagSource(store, shas, labels, head.features, head.mask_choice, head.cache_mb)
-    numbers = np.array([names.index(name) for name in examples["class"]])
-    owners = [outputs.index(config.label_of.get(name, name)) for name in names]
-    card = {"owners": owners, "share": head.familiar}
-    few = [n for n, own in enumerate(owners) if taught.pictures[outputs[own]] < MIN_EXAMPLES]
-    return card, learn_familiar(bags, numbers, objects, few)

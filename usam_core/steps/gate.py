@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,8 +21,8 @@ from usam_core.labels.overlay import overlay
 from usam_core.metrics.gate import Objection, RunStatistics, judge
 from usam_core.steps import annotate
 from usam_core.steps.annotate_notes import covering
-from usam_core.steps.folders import step_folder
-from usam_core.steps.record import StepResult, labels_record, made_digest, read_record
+from usam_core.steps.base import step_folder
+from usam_core.steps.record import labels_record, made_digest, summary_of
 from usam_core.steps.render import picture_and_labels
 from usam_core.store.layout import remove_folder
 
@@ -33,20 +32,18 @@ _STATISTICS = TypeAdapter(RunStatistics)
 HISTORY = "history.jsonl"
 SUSPECTS = "suspects.jpg"
 LABELS = "labels.json"
-
 _SUSPECTS = 6
 _SIDE = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate says of a run.
+    """The gate's judgment of a run.
 
     Attributes:
         objections: empty when the run passes.
         statistics: what it was judged by.
-        sheet: overlays of the images that speak most for the objections; None where no image was
-            labelled.
+        sheet: overlays of the images behind the objections; None where no image was labelled.
     """
 
     objections: list[Objection]
@@ -61,8 +58,13 @@ def check_gate(project: Project) -> Verdict:
         MissingStepError: `annotate` has not run.
     """
     folder = step_folder(project, "gate")
-    now = _statistics(project)
-    history = _read(folder / HISTORY)
+    now, history = _statistics(project), []
+    for number, run in _lines(folder / HISTORY):
+        if run is None:
+            message = "%s:%d: no statistics of a run; the line is left out"
+            _log.warning(message, folder / HISTORY, number)
+        else:
+            history.append(run)
     objections = judge(now, [run for run in history if run.key != now.key], project.config.gate)
     sheet = None
     if objections:
@@ -75,56 +77,44 @@ def check_gate(project: Project) -> Verdict:
 
 
 def _statistics(project: Project) -> RunStatistics:
-    labels = _labels(project)
-    quarantined = len(_summary(project, "embed").get("quarantined", []))
-    total = labels["images"] + quarantined
-    return RunStatistics(
-        key=labels["key"],
-        images=labels["images"],
-        quarantined=quarantined / total if total else 0.0,
-        class_share=labels["class_share"],
-        mean_score=labels["mean_score"],
-        miou=_summary(project, "evaluate").get("miou"),
-        covered=labels["covered"],
-    )
-
-
-def _labels(project: Project) -> dict[str, Any]:
-    """Return what the labels are in sum; it is worked out once for the same labels."""
+    """Statistics of the last run; totals over its labels are computed once for the same labels."""
     record = labels_record(project)
     names = project.config.label_names
     of = {"key": record.key, "made": made_digest(record), "classes": names}
     file = step_folder(project, "gate") / LABELS
-    known = _known(file)
-    if {name: known.get(name) for name in of} == of and "covered" in known:
-        return known
-    areas, covered = dict.fromkeys(names, 0), Counter[str]()
-    images = pixels = instances = 0
-    scores = 0.0
-    for image in _images(project):
-        images += 1
-        pixels += image.size_hw[0] * image.size_hw[1]
-        instances += len(image.instances)
-        scores += sum(one.score for one in image.instances)
-        for one in image.instances:
-            areas[names[one.class_index]] += one.area
-        covered.update(covering(image))
-    found = {
-        **of,
-        "images": images,
-        "class_share": {name: area / max(1, pixels) for name, area in areas.items()},
-        "mean_score": scores / instances if instances else None,
-        "covered": dict(covered),
-    }
-    write_sealed(file, found)
-    return found
-
-
-def _known(file: Path) -> dict[str, Any]:
     try:
-        return read_sealed(file)
+        totals = read_sealed(file)
     except (OSError, ValueError):
-        return {}
+        totals = {}
+    if {name: totals.get(name) for name in of} != of or "covered" not in totals:
+        areas, covered = dict.fromkeys(names, 0), Counter[str]()
+        images = pixels = instances = 0
+        scores = 0.0
+        for image in _images(project):
+            images += 1
+            pixels += image.size_hw[0] * image.size_hw[1]
+            instances += len(image.instances)
+            scores += sum(one.score for one in image.instances)
+            for one in image.instances:
+                areas[names[one.class_index]] += one.area
+            covered.update(covering(image))
+        totals = {
+            **of,
+            "images": images,
+            "class_share": {name: area / max(1, pixels) for name, area in areas.items()},
+            "mean_score": scores / instances if instances else None,
+            "covered": dict(covered),
+        }
+        write_sealed(file, totals)
+    quarantined = len(summary_of(project, "embed").get("quarantined", []))
+    every = totals["images"] + quarantined
+    return RunStatistics(
+        **{
+            name: totals[name] for name in ("key", "images", "class_share", "mean_score", "covered")
+        },
+        quarantined=quarantined / every if every else 0.0,
+        miou=summary_of(project, "evaluate").get("miou"),
+    )
 
 
 def _images(project: Project) -> Iterator[LabelledImage]:
@@ -134,16 +124,8 @@ def _images(project: Project) -> Iterator[LabelledImage]:
     return annotate.labels(project).images(["pixels", *columns])
 
 
-def _summary(project: Project, step: str) -> dict[str, Any]:
-    record: StepResult | None = read_record(step_folder(project, step))
-    return {} if record is None else record.summary
-
-
 def _suspects(project: Project, objections: list[Objection]) -> list[tuple[str, str]]:
-    """Return path and label PNG of the images that show best what is objected to.
-
-    Those with much of a class, or with low scores.
-    """
+    """Path and label PNG of images with much of the classes objected to, or with low scores."""
     names = project.config.label_names
     classes = {one.class_name for one in objections if one.class_name}
 
@@ -163,8 +145,7 @@ def _draw(project: Project, images: list[tuple[str, str]], target: Path) -> None
     colors, labels = LabelMap.of(project.config).colors, step_folder(project, "annotate")
     tiles = []
     for path, png in images:
-        rgb, found = picture_and_labels(project, path, labels / png)
-        tile = Image.fromarray(overlay(rgb, found, colors))
+        tile = Image.fromarray(overlay(*picture_and_labels(project, path, labels / png), colors))
         tile.thumbnail((_SIDE, _SIDE))
         tiles.append(tile)
     sheet = Image.new("RGB", (3 * _SIDE, -(-len(tiles) // 3) * _SIDE), "white")
@@ -175,12 +156,12 @@ def _draw(project: Project, images: list[tuple[str, str]], target: Path) -> None
 
 
 def unreadable_lines(file: Path) -> list[int]:
-    """Return the numbers, from 1 on, of the history's lines that are not as they were written."""
+    """Numbers, from 1 on, of the history's lines that are not as they were written."""
     return [number for number, run in _lines(file) if run is None]
 
 
 def drop_unreadable(file: Path) -> None:
-    """Leave out of a history what cannot be read."""
+    """Drop the lines of a history that cannot be read."""
     runs = [run for _, run in _lines(file) if run is not None]
     remove_folder(file)
     if runs:
@@ -200,16 +181,6 @@ def _lines(file: Path) -> Iterator[tuple[int, RunStatistics | None]]:
             yield number, _STATISTICS.validate_python(unsealed(json.loads(line)))
         except (ValueError, TypeError):
             yield number, None
-
-
-def _read(path: Path) -> list[RunStatistics]:
-    found = []
-    for number, run in _lines(path):
-        if run is None:
-            _log.warning("%s:%d: no statistics of a run; the line is left out", path, number)
-        else:
-            found.append(run)
-    return found
 
 
 def _write(path: Path, runs: list[RunStatistics]) -> None:

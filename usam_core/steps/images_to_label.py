@@ -17,11 +17,9 @@ from usam_core.images.listing.walk import Globs
 from usam_core.images.ref import ImageRef, Tile, tile_digest, tiles_of
 from usam_core.lineage.document import portable
 from usam_core.progress import SILENT, Progress
-from usam_core.steps.base import Input
-from usam_core.steps.folders import step_folder
-from usam_core.steps.once import once
+from usam_core.steps.base import Input, once, step_folder
 
-_TOGETHER = 10_000
+_AT_ONCE = 10_000
 """Images whose names are Python objects at a time: of millions, they would fill the memory."""
 
 
@@ -45,11 +43,11 @@ class TiledImage:
 
 
 def labelled_images(project: Project, progress: Progress = SILENT) -> pd.DataFrame:
-    """Return the listing of the images to be labelled (columns as `list_images`).
+    """The listing of the images to be labelled (columns as `list_images`).
 
-    Digests of unchanged files are remembered, so that a second listing reads no file. The
-    project's own results, training pictures and truth are left out where they lie among them.
-    Where a file names the images, exactly those are listed.
+    Digests of unchanged files are cached, so that a second listing reads no file. The project's
+    own results, training pictures and truth are left out where they lie among the images. Where a
+    file names the images, exactly those are listed.
 
     Raises:
         InputError: there is no file with one of the endings.
@@ -60,8 +58,8 @@ def labelled_images(project: Project, progress: Progress = SILENT) -> pd.DataFra
 def listed_pairs(project: Project) -> Iterator[tuple[str, str]]:
     """Yield path and digest of every listed image in order; "" where there is no digest."""
     listing = labelled_images(project)
-    for start in range(0, len(listing), _TOGETHER):
-        part = listing.iloc[start : start + _TOGETHER]
+    for start in range(0, len(listing), _AT_ONCE):
+        part = listing.iloc[start : start + _AT_ONCE]
         yield from zip(part["path"].tolist(), part["sha256"].fillna("").tolist(), strict=True)
 
 
@@ -81,41 +79,45 @@ def images_input(project: Project, identity: Any) -> Input:
 
 def labelled_files(project: Project, progress: Progress = SILENT) -> dict[str, str]:
     """Map the digest of every image to be labelled that looks usable to one path that holds it."""
-    return once("files", _name(project), lambda: _files(project, progress))
+
+    def files() -> dict[str, str]:
+        listing = labelled_images(project, progress)
+        usable = listing[listing["status"] == "ok"].drop_duplicates("sha256")
+        root = project.images.root
+        paths = (join(root, path) for path in usable["path"].tolist())
+        return dict(zip(usable["sha256"].tolist(), paths, strict=True))
+
+    return once("files", _name(project), files)
 
 
 def tiled_images(project: Project, progress: Progress = SILENT) -> list[TiledImage]:
-    """Return the usable images that are cut into tiles, as often as they are listed."""
-    return once("tiled", _name(project), lambda: _tiled(project, progress))
+    """The usable images that are cut into tiles, as often as they are listed."""
+    config = project.config.images
+
+    def tiled(side: int) -> Iterator[TiledImage]:
+        listing = labelled_images(project, progress)
+        for row in listing[(listing["status"] == "ok") & (listing["planes"] != "")].itertuples():
+            size_hw = large_size(row.planes)
+            tiles = tiles_of(size_hw, side, config.overlap)
+            keys = [tile_digest(row.sha256, tile.box) for tile in tiles]
+            yield TiledImage(row.path, row.sha256, size_hw, tiles, keys)
+
+    side = config.tile
+    return [] if side is None else once("tiled", _name(project), lambda: list(tiled(side)))
 
 
 def embedded_files(project: Project, progress: Progress = SILENT) -> dict[str, str]:
-    """Map the digest of what is embedded of the images to its address: of images and tiles."""
+    """Map the digest of each image, or tile of one, that is embedded to its address."""
     large = {image.sha256: image for image in tiled_images(project, progress)}
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for sha256, path in labelled_files(project, progress).items():
         if sha256 not in large:
-            found[sha256] = path
+            files[sha256] = path
             continue
-        image = large[sha256]
-        ref = ImageRef.parse(path)
+        image, ref = large[sha256], ImageRef.parse(path)
         for key, tile in zip(image.keys, image.tiles, strict=True):
-            found[key] = str(ImageRef(ref.file, ref.plane, tile.box))
-    return found
-
-
-def _tiled(project: Project, progress: Progress) -> list[TiledImage]:
-    config, found = project.config.images, []
-    if config.tile is None:
-        return found
-    listing = labelled_images(project, progress)
-    large = listing[(listing["status"] == "ok") & (listing["planes"] != "")]
-    for row in large.itertuples():
-        size_hw = large_size(row.planes)
-        tiles = tiles_of(size_hw, config.tile, config.overlap)
-        keys = [tile_digest(row.sha256, tile.box) for tile in tiles]
-        found.append(TiledImage(row.path, row.sha256, size_hw, tiles, keys))
-    return found
+            files[key] = str(ImageRef(ref.file, ref.plane, tile.box))
+    return files
 
 
 def _list(project: Project, progress: Progress) -> pd.DataFrame:
@@ -128,8 +130,8 @@ def _list(project: Project, progress: Progress) -> pd.DataFrame:
     else:
         own = [project.out, project.store_root, project.training_path, project.truth_path]
         own.append(project.objects_path)
-        own = [path for path in own if path is not None]
-        listing = list_images(config, place.root, cache, progress, own, globs)
+        skipped = [path for path in own if path is not None]
+        listing = list_images(config, place.root, cache, progress, skipped, globs)
     if listing.empty:
         raise InputError(
             f"{place.names or place.root}: no images; expected files ending in "
@@ -138,14 +140,6 @@ def _list(project: Project, progress: Progress) -> pd.DataFrame:
             "Correct images.path, images.extensions or the patterns"
         )
     return listing
-
-
-def _files(project: Project, progress: Progress) -> dict[str, str]:
-    listing = labelled_images(project, progress)
-    usable = listing[listing["status"] == "ok"].drop_duplicates("sha256")
-    root = project.images.root
-    paths = (join(root, path) for path in usable["path"].tolist())
-    return dict(zip(usable["sha256"].tolist(), paths, strict=True))
 
 
 def _name(project: Project) -> str:

@@ -1,4 +1,4 @@
-"""Images with their labels to be looked at: large ones reduced, whatever size they have."""
+"""Pictures for a person: images with their labels, large ones reduced, and reliability."""
 
 import math
 import shutil
@@ -6,44 +6,55 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from usam_core.config.project import Project
 from usam_core.config.training import class_colors
+from usam_core.files.atomic import whole_file
+from usam_core.files.spreadsheet import write_csv
 from usam_core.images.read import read_image
 from usam_core.images.ref import Box, ImageRef, Tile
+from usam_core.inference.reliability import diagram, expected_calibration_error
 from usam_core.labels.overlay import save_overlay
 from usam_core.masks.label_png import read_label_png
 from usam_core.progress import Progress
-from usam_core.steps import embed
 from usam_core.steps.images_to_label import tiled_images
+from usam_core.steps.read_settings import how_to_read
 
+RELIABILITY, DIAGRAM = "reliability.csv", "reliability.png"
 _MAX_PIXELS = 4_000_000
 
 
-def picture_and_labels(project: Project, path: str, png: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image, uint8 (h, w, 3), and its labels (h, w).
+def write_reliability(folder: Path, table: pd.DataFrame, what: str) -> list[Path]:
+    """Write how reliable stated probabilities are, as a table and a diagram; return the files."""
+    files, error = [folder / RELIABILITY, folder / DIAGRAM], expected_calibration_error(table)
+    write_csv(files[0], table)
+    verdict = "no mask was listed" if error is None else f"ECE {error:.3f}"
+    with whole_file(files[1]) as temporary:
+        diagram(table, f"{int(table['masks'].sum())} {what}, {verdict}").save(temporary, "PNG")
+    return files
 
-    Of an image that is embedded in tiles every so many pixels are left out.
+
+def picture_and_labels(project: Project, path: str, png: Path) -> tuple[np.ndarray, np.ndarray]:
+    """An image, uint8 (h, w, 3), and its labels (h, w); a tiled one is subsampled.
 
     Args:
-        project: the project.
         path: the image as it is listed.
         png: its label PNG.
     """
-    how = embed.how_to_read(project)
-    tiled = next((one for one in tiled_images(project) if one.path == path), None)
-    ref = ImageRef.parse(project.image_address(path))
+    how, ref = how_to_read(project), ImageRef.parse(project.image_address(path))
+    tiles = next((one.tiles for one in tiled_images(project) if one.path == path), [])
 
     def read(box: Box | None) -> np.ndarray:
         return read_image(ref if box is None else ImageRef(ref.file, ref.plane, box), **how).rgb
 
-    return reduced(read_label_png(png), tiled.tiles if tiled else [], read)
+    return reduced(read_label_png(png), tiles, read)
 
 
 def reduced(
     labels: np.ndarray, tiles: Sequence[Tile], read: Callable[[Box | None], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image, uint8 (h, w, 3), and its labels, both reduced where there are tiles.
+    """An image, uint8 (h, w, 3), and its labels, both subsampled where there are tiles.
 
     Args:
         labels: the label map, (h, w).
@@ -75,16 +86,13 @@ def draw_overlays(
     """Draw overlays of images; cheap to look at, never an input of anything.
 
     Args:
-        project: the project.
         folder: where they go; what lies there goes.
         images: by path the label PNG of each, and the overlay's name without its ending.
         classes: the class names.
-        progress: told of each.
     """
     shutil.rmtree(folder, ignore_errors=True)
     drawn = []
-    specs = project.config.classes
-    colors = class_colors(classes, {spec.name: spec.color for spec in specs})
+    colors = class_colors(classes, {spec.name: spec.color for spec in project.config.classes})
     with progress.bar("Overlays", len(images)) as bar:
         for path, (png, name) in images.items():
             rgb, labels = picture_and_labels(project, path, png)

@@ -49,15 +49,15 @@ from usam_core.report.sections import (
 )
 from usam_core.sources.base import manifest_path
 from usam_core.steps import annotate, collect
-from usam_core.steps.base import Inputs, StepResult
-from usam_core.steps.calibrated import calibration_file, read_calibration
-from usam_core.steps.folders import step_folder
+from usam_core.steps.base import Inputs, StepResult, step_folder
+from usam_core.steps.label_images import read_calibration
 from usam_core.steps.record import (
-    digests,
+    finished,
     labels_record,
     made_digest,
     made_input,
     read_record,
+    summary_of,
     whole_output,
 )
 
@@ -109,19 +109,19 @@ def inputs(project: Project) -> Inputs:
 
 
 def run(project: Project, key: str, progress: Progress) -> StepResult:
-    """Write the report, and keep what later runs are compared with.
-
-    Raises:
-        MissingStepError: `annotate` has not run.
-    """
+    """Write the report, and keep what later runs are compared with."""
     folder = step_folder(project, "report")
     labels = made_digest(labels_record(project))
-    limits = _thresholds(project)
+    fitted = read_calibration(project)
+    limits = thresholds(project.config.inference, project.config.label_names, fitted).tolist()
     now, keeper = _read(project, limits, progress)
     before = previous_run(folder, labels)
     earlier = None if before is None else open_run(before)
-    changed = None if earlier is None else compare_runs(earlier, now)
     albums = {name: Album(int(size * _MEGABYTE)) for name, size in PICTURES_MB.items()}
+    changed = difference = None
+    if earlier is not None:
+        changed = compare_runs(earlier, now)
+        difference = changes_part(changed, earlier, now, albums["changes"])
     scored = _evaluated(project, labels)
     covered, metrics = coverage(now), _metrics(scored)
     page = render(
@@ -141,7 +141,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         samples=sample_rows(now, keeper.samples(), albums["samples"]),
         calibration=_calibration(project, scored),
         metrics=metrics,
-        difference=changed and changes_part(changed, earlier, now, albums["changes"]),
+        difference=difference,
         training=_training(project, albums["training"]),
         quarantine=quarantine_part(_left_out(project)),
         notes=_notes(project),
@@ -151,24 +151,18 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         temporary.write_text(page, encoding="utf-8")
     kept = keep_run(now, run_folder(folder, labels))
     remember_run(folder, labels, project.config.report.runs_kept)
-    return StepResult(
-        step="report",
-        key=key,
-        reused=False,
-        path=str(folder / REPORT),
-        summary={
-            "images": len(now.tables.images),
-            "instances": len(now.tables.instances),
-            "coverage": covered["share"],
-            "bytes": (folder / REPORT).stat().st_size,
-            "changed": None if changed is None else len(changed.images),
-        },
-        outputs=digests(folder, [folder / REPORT, *kept]),
-    )
+    summary = {
+        "images": len(now.tables.images),
+        "instances": len(now.tables.instances),
+        "coverage": covered["share"],
+        "bytes": (folder / REPORT).stat().st_size,
+        "changed": None if changed is None else len(changed.images),
+    }
+    return finished("report", key, folder / REPORT, summary, [folder / REPORT, *kept])
 
 
 def _evaluated(project: Project, labels: str) -> StepResult | None:
-    """Return the metrics' record, if there are any and they speak of these labels."""
+    """The metrics' record, if there are any and they are of these labels."""
     folder = step_folder(project, "evaluate")
     record = read_record(folder)
     if record is None or project.config.evaluation is None:
@@ -178,19 +172,17 @@ def _evaluated(project: Project, labels: str) -> StepResult | None:
 
 
 def _notes(project: Project) -> list[str]:
-    """Return what `embed` said of the images: endings left out, channels not shown."""
-    record = read_record(step_folder(project, "embed"))
-    return record.summary.get("notes", []) if record else []
+    """Notes of `embed` on the images: endings left out, channels not shown."""
+    return summary_of(project, "embed").get("notes", [])
 
 
 def _left_out(project: Project) -> list[dict[str, str]]:
-    """Return path, code and reason of every image that `embed` or `describe` could not use."""
-    found = []
+    """Path, code and reason of every image that `embed` or `describe` could not use."""
+    unusable: list[dict[str, str]] = []
     for step, key in (("embed", "quarantined"), ("describe", "left_out")):
-        record = read_record(step_folder(project, step))
-        found += record.summary[key] if record else []
-    said = ("path", "code", "reason")
-    return [{name: project.as_listed(one[name]) for name in said} for one in found]
+        unusable += summary_of(project, step).get(key, [])
+    names = ("path", "code", "reason")
+    return [{name: project.as_listed(one[name]) for name in names} for one in unusable]
 
 
 def _read(
@@ -204,26 +196,20 @@ def _read(
         raise StoreError(
             f"{folder}: what ran is damaged ({error!r}); run `usam annotate` again"
         ) from error
-    most = samples_a_kind(len(limits), project.config.report.samples)
+    samples = samples_a_kind(len(limits), project.config.report.samples)
     times_iou = project.config.inference.score == "confidence_x_iou"
-    keeper = SampleKeeper(limits, times_iou, most)
+    keeper = SampleKeeper(limits, times_iou, samples)
     labels = annotate.labels(project)
 
     def watched() -> Iterator[pa.Table]:
         with progress.bar("Reading labels", labels_record(project).summary["images"]) as bar:
-            for table in labels.tables(None if most else COLUMNS):
-                for image in labels.images_of(table) if most else ():
+            for table in labels.tables(None if samples else COLUMNS):
+                for image in labels.images_of(table) if samples else ():
                     keeper.add(image)
                 bar.advance(len(table))
                 yield table
 
     return LabelledRun(folder, about, read_tables(watched())), keeper
-
-
-def _thresholds(project: Project) -> list[float]:
-    """Return the least confidence of each class."""
-    fitted = read_calibration(calibration_file(project))
-    return thresholds(project.config.inference, project.config.label_names, fitted).tolist()
 
 
 def _about(now: LabelledRun) -> list[tuple[str, str]]:
@@ -255,15 +241,13 @@ def _tiles(
 
 
 def _calibration(project: Project, scored: StepResult | None) -> list[dict[str, Any]]:
-    found = []
+    parts, name = [], "reliability.csv"
     fitted = read_record(step_folder(project, "calibrate"))
     for record, what in ((fitted, "masks of held-out scenes"), (scored, "listed masks with truth")):
-        table = Path(record.path).parent / "reliability.csv" if record else None
-        if table and table.name in record.outputs:
-            found.append(
-                calibration_part(pd.read_csv(whole_output(table.parent, table.name)), what)
-            )
-    return found
+        if record and name in record.outputs:
+            table = pd.read_csv(whole_output(Path(record.path).parent, name))
+            parts.append(calibration_part(table, what))
+    return parts
 
 
 def _metrics(scored: StepResult | None) -> dict[str, Any] | None:

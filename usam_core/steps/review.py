@@ -4,7 +4,8 @@ import heapq
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,18 +23,24 @@ from usam_core.labels.image import Instance, LabelledImage
 from usam_core.progress import SILENT, Progress
 from usam_core.review.decisions import judged, match
 from usam_core.review.session import LEVEL, Item, Listed, Precision, Session, queue
+from usam_core.review.decisions import Decision
+from usam_core.review.item import Item
+from usam_core.review.matching import judged, match
+from usam_core.review.order import queue
+from usam_core.review.precision import LEVEL, Precision
+from usam_core.review.session import Listed, Session
 from usam_core.steps import annotate, embed
+from usam_core.steps.base import step_folder
 from usam_core.steps.blocks import head_blocks
-from usam_core.steps.calibrated import calibration_file, read_calibration
-from usam_core.steps.folders import step_folder
-from usam_core.steps.record import labels_record, read_record
-from usam_core.steps.review_log import decided, decisions_file
+from usam_core.steps.label_images import head_path, read_calibration
+from usam_core.steps.read_settings import how_to_read
+from usam_core.steps.record import decided, decisions_file, labels_record, read_record
 
 ORDERS = ("mix", "entropy", "disagreement", "threshold", "random")
 """What may come first; `mix` takes turns among the measures that there are."""
 PRECISION = "precision.json"
 MAX_ASKED = 2000
-"""The other head is asked about at most so many images: those of the smallest digests."""
+"""The other head is run on at most so many images: those of the smallest digests."""
 LOOKED_BACK = 100
 """So many of the last decisions may be gone back to."""
 
@@ -45,14 +52,12 @@ def open_review(
     limit: int = 500,
     progress: Progress = SILENT,
 ) -> Session:
-    """Return a review of the masks that the project's labels hold.
+    """Open a review of the masks that the project's labels hold.
 
     Args:
-        project: the project.
         order: one of `ORDERS`.
         classes: only masks that the head calls so; empty takes all.
         limit: most masks to be shown.
-        progress: told how the other head's opinions come in.
 
     Raises:
         InputError: there is no such class, or no mask of it.
@@ -65,9 +70,7 @@ def open_review(
             f"{step_folder(project, 'annotate')}: the labels list no mask{wanted}; lower "
             "inference.threshold, or take more images, and run `usam annotate` again"
         )
-    return Session(
-        listed, decisions_file(project.out), lambda found: write_precision(project, found)
-    )
+    return Session(listed, decisions_file(project.out), partial(_write_precision, project))
 
 
 @contextmanager
@@ -90,46 +93,38 @@ def only_review(project: Project) -> Iterator[None]:
 
 
 def summary(project: Project) -> list[Precision]:
-    """Return each class's precision as the decisions so far tell it; written to disk too."""
-    session = Session(
-        _list(project, "random", (), 0, SILENT), decisions_file(project.out), lambda _: None
-    )
-    found = session.precisions()
-    write_precision(project, found)
-    return found
+    """Each class's precision by the decisions so far; written to disk too."""
+    listed = _list(project, "random", (), 0, SILENT)
+    precisions = Session(listed, decisions_file(project.out), lambda _: None).precisions()
+    _write_precision(project, precisions)
+    return precisions
 
 
-def write_precision(project: Project, found: Sequence[Precision]) -> Path:
-    """Write the precisions beside the run; return the file."""
-    record = labels_record(project)
-    file = step_folder(project, "review") / PRECISION
-    write_sealed(
-        file,
-        {
-            "labels": record.key,
-            "level": LEVEL,
-            "interval": "Clopper-Pearson, of masks drawn by chance",
-            "head_learned_from_decisions": learned_from_decisions(project),
-            "classes": [one.to_json() for one in found],
-        },
-    )
-    return file
+def _write_precision(project: Project, precisions: Sequence[Precision]) -> None:
+    report = {
+        "labels": labels_record(project).key,
+        "level": LEVEL,
+        "interval": "Clopper-Pearson, of masks drawn by chance",
+        "head_learned_from_decisions": learned_from_decisions(project),
+        "classes": [one.to_json() for one in precisions],
+    }
+    write_sealed(step_folder(project, "review") / PRECISION, report)
 
 
 def learned_from_decisions(project: Project) -> bool:
-    """Return whether the head has seen decisions: then it does better on them than elsewhere."""
-    card = json.loads(card_path(annotate.head_path(project)).read_text(encoding="utf-8"))
+    """Whether the head has seen decisions: then it does better on them than elsewhere."""
+    card = json.loads(card_path(head_path(project)).read_text(encoding="utf-8"))
     return bool(card.get("training_reviewed"))
 
 
 def picture(project: Project, item: Item) -> np.ndarray:
-    """Return the image of a mask, uint8 (h, w, 3).
+    """The image of a mask, uint8 (h, w, 3).
 
     Raises:
         UnusableImage: the file is gone or not the one that was labelled.
     """
     address = project.image_address(item.file_name)
-    return read_image(address, sha256=item.sha256, **embed.how_to_read(project)).rgb
+    return read_image(address, sha256=item.sha256, **how_to_read(project)).rgb
 
 
 def _list(
@@ -153,33 +148,33 @@ def _list(
     draws: dict[str, list[int]] = {name: [] for name in wanted}
     doubtful: dict[str, _Largest] = {m: _Largest(limit) for m in measures}
     drawn = {name: _Largest(limit) for name in wanted}
-    before: list[Item] = []
+    before: list[tuple[Item, Decision]] = []
     for number, item in enumerate(_items(project, other)):
         if item.name not in draws:
             continue
         draws[item.name].append(item.draw)
         if item.decision is not None:
-            before.append(item)
+            before.append((item, item.decision))
             continue
         for name in measures:
             if name in item.doubt:
                 doubtful[name].add(item.doubt[name], number, item)
         drawn[item.name].add(-item.draw, number, item)
-    before.sort(key=lambda item: item.decision.time)
-    by_doubt = [] if order == "random" else [found.items() for found in doubtful.values()]
-    shown = queue(by_doubt, {name: found.items() for name, found in drawn.items()}, limit)
-    back = [(item, item.decision.sampled) for item in before[-LOOKED_BACK:]] if limit else []
+    before.sort(key=lambda one: one[1].time)
+    by_doubt = [] if order == "random" else [largest.items() for largest in doubtful.values()]
+    shown = queue(by_doubt, {name: largest.items() for name, largest in drawn.items()}, limit)
+    back = [(item, decision.sampled) for item, decision in before[-LOOKED_BACK:]] if limit else []
     return Listed(
         names,
         {name: np.sort(np.array(places, np.int64)) for name, places in draws.items()},
-        before,
+        [item for item, _ in before],
         [*back, *shown],
         project.config.label_of,
     )
 
 
 class _Largest:
-    """The items of the largest values, so many as are asked for; of equals the first."""
+    """The `count` items of the largest values; of equals the first."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -199,7 +194,7 @@ def _images(project: Project) -> Iterator[LabelledImage]:
     """Yield what was labelled, each image once, a part in memory at a time."""
     seen = set()
     for image in annotate.labels(project).images(["instances", "rejected", "tiles"]):
-        # Decisions are applied to whole images, so nobody is asked about tiles.
+        # Decisions are applied to whole images, so tiles are not shown.
         if image.sha256 not in seen and image.tiles is None:
             seen.add(image.sha256)
             yield image
@@ -207,41 +202,42 @@ def _images(project: Project) -> Iterator[LabelledImage]:
 
 def _items(project: Project, other: dict[tuple[str, int], float]) -> Iterator[Item]:
     """Yield every mask that the head listed, also those that a person has rejected since."""
-    config, said = project.config, decided(project.out)
+    config, decisions = project.config, decided(project.out)
     names, label_of = config.label_names, config.label_of
-    limits = thresholds(config.inference, names, read_calibration(calibration_file(project)))
+    limits = thresholds(config.inference, names, read_calibration(project))
     for image in _images(project):
-        listed = [*image.instances, *(image.rejected or ())]
-        decisions = said.get(image.sha256, [])
-        found = match([one.rle for one in listed], [one.prompt for one in listed], decisions)
-        for one, decision in zip(listed, found, strict=True):
+        listed = _listed(image)
+        rles, prompts = [one.rle for one, _ in listed], [prompt for _, prompt in listed]
+        matched = match(rles, prompts, decisions.get(image.sha256, []))
+        for (one, prompt), decision in zip(listed, matched, strict=True):
             place = one.class_index if one.head_said is None else one.head_said
             item = Item(image.sha256, image.path, names[place], one)
             if decision is not None and judged(decision, item.name, label_of) is not None:
                 item.decision = decision
-            margin = _confidence(project, one) - float(limits[place])
-            item.doubt = {"entropy": one.entropy, "threshold": -margin}
-            opinion = other.get((image.sha256, one.prompt))
+            # What was compared with the threshold; the score may be that times the predicted IoU.
+            quality = min(max(one.predicted_iou or 0.0, 0.0), 1.0)
+            timed = config.inference.score == "confidence_x_iou" and quality
+            confidence = one.score / quality if timed else one.score
+            item.doubt = {"entropy": one.entropy or 0.0}
+            item.doubt["threshold"] = float(limits[place]) - confidence
+            opinion = other.get((image.sha256, prompt))
             if opinion is not None:
                 item.doubt["disagreement"] = opinion
             yield item
 
 
-def _confidence(project: Project, one: Instance) -> float:
-    """Return what was compared with the threshold; `score` may be that times the predicted IoU."""
-    config = project.config.inference
-    quality = min(max(one.predicted_iou, 0.0), 1.0)
-    if config.score != "confidence_x_iou" or not quality:
-        return one.score
-    return one.score / quality
+def _listed(image: LabelledImage) -> list[tuple[Instance, int]]:
+    """The masks that the head listed, each with its prompt, which all masks of labels have."""
+    every = [*image.instances, *(image.rejected or ())]
+    return [(one, cast(int, one.prompt)) for one in every]
 
 
 def _disagreement(project: Project, progress: Progress) -> dict[tuple[str, int], float]:
-    """Return how far the other head's distribution is from the one that labelled, by mask.
+    """Total variation distance, 0 to 1, between the distributions of the two heads.
 
-    Total variation distance, 0 to 1, by image and prompt; empty where there is but one head.
+    By image and prompt; empty where there is but one head.
     """
-    own = annotate.head_path(project)
+    own = head_path(project)
     file = own.with_name("student" if own.stem == "teacher" else "teacher").with_suffix(own.suffix)
     record = read_record(step_folder(project, "fit"))
     if record is None or file.name not in record.outputs:
@@ -251,12 +247,10 @@ def _disagreement(project: Project, progress: Progress) -> dict[tuple[str, int],
     choice = project.config.inference.mask_choice
     store = embed.open_store(project)
     store.use_blocks(head_blocks(project))
-    prompts: dict[str, list[int]] = {}
-    for image in _images(project):
-        listed = [*image.instances, *(image.rejected or ())]
-        prompts[image.sha256] = [one.prompt for one in listed]
+    images = _images(project)
+    prompts = {image.sha256: [prompt for _, prompt in _listed(image)] for image in images}
     asked = heapq.nsmallest(MAX_ASKED, (sha256 for sha256, some in prompts.items() if some))
-    found: dict[tuple[str, int], float] = {}
+    distances: dict[tuple[str, int], float] = {}
     with progress.bar("Asking the other head", len(asked)) as bar:
         for sha256 in asked:
             mask_set = store.read(sha256)
@@ -267,6 +261,6 @@ def _disagreement(project: Project, progress: Progress) -> dict[tuple[str, int],
             chosen = choose_masks(mask_set.predicted_iou, choice)
             rows = prompts[sha256]
             apart = np.abs(p - q)[rows, chosen[rows]].sum(axis=-1) / 2
-            found.update({(sha256, r): float(a) for r, a in zip(rows, apart, strict=True)})
+            distances.update({(sha256, r): float(a) for r, a in zip(rows, apart, strict=True)})
             bar.advance()
-    return found
+    return distances

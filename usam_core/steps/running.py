@@ -2,18 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from usam_core.config.project import Project
 from usam_core.errors import UserError
 from usam_core.files.atomic import disk_errors, only_one, sweep
+from usam_core.files.atomic import disk_errors, sweep
+from usam_core.files.digest import file_digest
+from usam_core.files.locks import only_one
 from usam_core.files.paths import check_links
-from usam_core.lineage.document import LINEAGE, write_document
+from usam_core.lineage.document import LINEAGE, checkout, portable, versions, write_document
 from usam_core.progress import SILENT, Progress
-from usam_core.steps import lineage
-from usam_core.steps.base import Step, StepResult, find_step
-from usam_core.steps.folders import step_folder
-from usam_core.steps.once import listed_once
+from usam_core.steps.base import (
+    Input,
+    Inputs,
+    Step,
+    StepResult,
+    find_step,
+    listed_once,
+    step_folder,
+)
 from usam_core.steps.record import intact_record, write_record
 
 
@@ -23,8 +32,8 @@ def step_key(step: str, project: Project) -> str:
     Raises:
         MissingStepError: an earlier step has to run first.
     """
-    found = _step(step)
-    return found.key(found.code.inputs(project))
+    known = _step(step)
+    return known.key(known.code.inputs(project))
 
 
 def code_revision(step: str) -> str:
@@ -51,35 +60,32 @@ def run_step(
 
     Args:
         step: one of `STEPS`.
-        project: the project.
         refresh: run it even if nothing has changed: `embed` embeds all of the project's images
             again. Pictures that were made or fetched are kept (`collect_class` drops them).
-        progress: told how the work goes on.
         flow_run: what an orchestrator calls this run (`id`, `name`), for the lineage.
 
     Raises:
         UserError: the step cannot run; the message says why and what to do.
     """
-    found = _step(step)
+    known, folder = _step(step), step_folder(project, step)
     if step == "embed":
-        return _run_embed(found, project, refresh, progress, flow_run)
-    folder = step_folder(project, step)
+        return _run_embed(known, project, refresh, progress, flow_run)
     with disk_errors(folder), only_one(folder / ".lock", str(folder)):
-        _sweep(found, project)
+        _sweep(known, project)
         with listed_once():
-            inputs = found.code.inputs(project)
-            key = found.key(inputs)
+            inputs = known.code.inputs(project)
+            key = known.key(inputs)
             reused = None if refresh else intact(step, project, key)
         if reused is not None:
             return reused
-        if refresh and hasattr(found.code, "forget"):
-            found.code.forget(project)
+        if refresh and hasattr(known.code, "forget"):
+            known.code.forget(project)
         check_links(folder)
-        made_of = lineage.origins(found, project, inputs)
-        result = found.code.run(project, key, progress)
+        made_of = _origins(known, project, inputs)
+        result = known.code.run(project, key, progress)
         if result.reused:
             return result  # there is nothing that the step could be run on
-        return _record(found, project, result, made_of, flow_run)
+        return _record(known, project, result, made_of, flow_run)
 
 
 def _run_embed(
@@ -105,7 +111,7 @@ def _run_embed(
     with only_one(folder / ".lock", str(folder)):
         with listed_once():
             inputs = embed.inputs(project)
-            made_of = lineage.origins(step, project, inputs)
+            made_of = _origins(step, project, inputs)
             result = embed.finish(project, step.key(inputs), done)
         return _record(step, project, result, made_of, flow_run)
 
@@ -114,13 +120,36 @@ def _sweep(step: Step, project: Project) -> None:
     from usam_core.store.layout import sweep_store
 
     sweep(step_folder(project, step.name))
-    # Every step lists the images and reads stores, and remembers both.
+    # Every step lists the images and reads stores, and leaves caches of both.
     sweep(step_folder(project, "embed"), deep=False)
     for store in project.store_root.glob("*/"):
         if step.stored and step.name != "embed":
             sweep_store(store)  # for `embed` the store does it
         else:
             sweep(store, deep=False)
+
+
+def _origins(step: Step, project: Project, inputs: Inputs) -> dict[str, Any]:
+    """What `lineage.json` says a step was made of: settings, inputs, weights and parents.
+
+    Asked before the step runs: what changes meanwhile belongs to the next run. Long lists are not
+    repeated: they are outputs of steps (manifest, parts), whose digests the document holds.
+    """
+    read = {name: value for name, value in inputs.items() if isinstance(value, Input)}
+    facts = {name: fact for name, value in read.items() if (fact := value.lineage()) is not None}
+    used = {value.step for value in read.values()}
+    parents = []
+    for parent in filter(used.__contains__, step.parents):
+        file = step_folder(project, parent) / LINEAGE
+        sha256 = file_digest(file) if file.exists() else None
+        parents.append({"step": parent, "path": portable(file, project.root), "sha256": sha256})
+    return {
+        "config": project.config.model_dump(mode="json", include=set(step.settings)),
+        "seed": project.config.seed,
+        "inputs": {name: fact for name, fact in facts.items() if not read[name].weights},
+        "weights": {name: fact for name, fact in facts.items() if read[name].weights},
+        "parents": parents,
+    }
 
 
 def _record(
@@ -130,10 +159,21 @@ def _record(
     made_of: dict[str, Any],
     flow_run: Mapping[str, str] | None,
 ) -> StepResult:
-    """Write the lineage beside the outputs, and the record last of all."""
-    folder = step_folder(project, step.name)
-    text = lineage.document(step, project, result, made_of, flow_run)
-    sha256 = write_document(folder, text, project.root)
+    """Write `lineage.json` beside the outputs, and the record last of all."""
+    folder, more = step_folder(project, step.name), getattr(step.code, "facts", None)
+    document = {
+        "step": step.name,
+        "key": result.key,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "project": project.config.name,
+        "project_file": project.file.name,
+        "code": {"sha256": step.revision, "checkout": checkout(), "versions": versions()},
+        "flow_run": dict(flow_run) if flow_run else None,
+        **made_of,
+        "outputs": result.outputs,
+        **(more(project, result) if more else {}),
+    }
+    sha256 = write_document(folder, document, project.root)
     result = replace(result, outputs={**result.outputs, LINEAGE: sha256})
     write_record(folder, result)
     return result
