@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from tests.cli.test_cli import usam
+from tests.usam_process import usam
 from usam_core.config.presets import NAMES, preset_classes, preset_names
 from usam_core.config.project import load_project
 from usam_core.config.schema import ProjectConfig
