@@ -1,8 +1,11 @@
 """Fixtures that several test files share."""
 
+import hashlib
 import logging
 import os
 import shutil
+from collections import OrderedDict
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -41,6 +44,40 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the research data, absent here: {SHARED.name} beside the repository")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sam_remembers():
+    """Let SAM remember its last answers: most tests embed the same few drawn pictures.
+
+    Those of a batch are given again for the very same batch; tests/sam/ has the real one.
+    """
+    known, real = OrderedDict(), embedder.SamEmbedder.submit
+
+    def submit(self, images):
+        what = [self.spec, str(self.device), self._prompts.most, self._to_compile]
+        key = hashlib.sha256(repr(what).encode())
+        for image in images:
+            key.update(repr((image.size_hw, tuple(image.pixels.shape))).encode())
+            key.update(image.pixels.numpy().tobytes())
+        key = key.digest()
+        if key in known:
+            known.move_to_end(key)
+            return lambda: deepcopy(known[key])
+        wait = real(self, images)
+
+        def first():
+            made = wait()
+            known[key] = deepcopy(made)
+            if len(known) > 128:
+                known.popitem(last=False)
+            return made
+
+        return first
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedder.SamEmbedder, "submit", submit)
+        yield real
 
 
 @pytest.fixture(autouse=True)
