@@ -38,6 +38,10 @@ class Started:
         )
         self.process.start()
 
+    def printed(self):
+        """Return what it has printed so far."""
+        return self._files[0].read_text(encoding="utf-8") if self._files[0].exists() else ""
+
     def kill(self):
         self.process.kill()
         self.process.join()

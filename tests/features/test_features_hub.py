@@ -4,14 +4,12 @@ Each call is a process of its own: the hub's address is read when its library is
 """
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
 from tests.feature_models import save_model
 from tests.hub_site import COMMIT, hub
+from tests.usam_process import python
 
 _SCRIPT = """
 import json, sys
@@ -35,19 +33,12 @@ for model in models:
 
 def answers(tmp_path, address, task, *models):
     environment = {
-        **os.environ,
         "HF_ENDPOINT": address,
         "HF_HOME": str(tmp_path / "cache"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "NO_PROXY": "127.0.0.1",
     }
-    done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, str(tmp_path), task, *models],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = python(_SCRIPT, tmp_path, task, *models, **environment)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines() if line[0] in "[{"]
 

@@ -4,15 +4,13 @@ Each test is a process of its own: the hub's address is read when its library is
 """
 
 import json
-import os
-import subprocess
-import sys
 import textwrap
 
 import pytest
 
 from benchmarks.untrained_diffusion import TOY_SIZE, save_untrained
 from tests.hub_site import COMMIT, hub
+from tests.usam_process import python
 
 _SCRIPT = """
 import json, sys
@@ -38,19 +36,12 @@ for model in sys.argv[2:]:
 def answers(tmp_path, address, *models):
     script = textwrap.dedent(_SCRIPT).format(size=TOY_SIZE)
     environment = {
-        **os.environ,
         "HF_ENDPOINT": address,
         "HF_HOME": str(tmp_path / "cache"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "NO_PROXY": "127.0.0.1",
     }
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path), *models],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = python(script, tmp_path, *models, **environment)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines() if line[0] in "[{"]
 
