@@ -81,13 +81,20 @@ def _sam_remembers():
 
 
 @pytest.fixture(autouse=True)
-def _own_log():
-    """Take back what a command that a test runs in this process does to our log."""
+def _no_traces():
+    """Take back what a command that a test runs in this process does to the process."""
     ours = logging.getLogger("usam_core")
     level, handlers = ours.level, list(ours.handlers)
+    variables, folder, threads = dict(os.environ), os.getcwd(), torch.get_num_threads()
     yield
     ours.setLevel(level)
     ours.handlers[:] = handlers
+    for name in {*os.environ} - {*variables}:
+        del os.environ[name]
+    os.environ.update({k: v for k, v in variables.items() if os.environ.get(k) != v})
+    os.chdir(folder)
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture
