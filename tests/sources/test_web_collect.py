@@ -42,6 +42,7 @@ def project_of(folder, site, classes, **web):
             "filters": {"min_side": 16},
         },
         "sam": {"points_per_side": 3},
+        "compose": {"scenes": 2, "held_out_scenes": 0, "size": 96},
         "head": {"steps": 2, "hidden": [16, 8, 8]},
     }
     file = folder / "project.yaml"
@@ -174,6 +175,7 @@ def test_a_cap_on_time_holds_for_the_whole_command(tmp_path):
     assert "minutes (training.web.max_minutes) are over" in found.stdout + found.stderr
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_a_crawl_blocks_no_later_one(tmp_path):
     with Site() as site:
         site.delay = 0.2
