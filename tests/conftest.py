@@ -1,8 +1,11 @@
 """Fixtures that several test files share."""
 
+import hashlib
 import logging
 import os
 import shutil
+from collections import OrderedDict
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -43,14 +46,55 @@ def shared_data() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _sam_remembers():
+    """Let SAM remember its last answers: most tests embed the same few drawn pictures.
+
+    Those of a batch are given again for the very same batch; tests/sam/ has the real one.
+    """
+    known, real = OrderedDict(), embedder.SamEmbedder.submit
+
+    def submit(self, images):
+        what = [self.spec, str(self.device), self._prompts.most, self._to_compile]
+        key = hashlib.sha256(repr(what).encode())
+        for image in images:
+            key.update(repr((image.size_hw, tuple(image.pixels.shape))).encode())
+            key.update(image.pixels.numpy().tobytes())
+        key = key.digest()
+        if key in known:
+            known.move_to_end(key)
+            return lambda: deepcopy(known[key])
+        wait = real(self, images)
+
+        def first():
+            made = wait()
+            known[key] = deepcopy(made)
+            if len(known) > 128:
+                known.popitem(last=False)
+            return made
+
+        return first
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedder.SamEmbedder, "submit", submit)
+        yield real
+
+
 @pytest.fixture(autouse=True)
-def _own_log():
-    """Take back what a command that a test runs in this process does to our log."""
+def _no_traces():
+    """Take back what a command that a test runs in this process does to the process."""
     ours = logging.getLogger("usam_core")
     level, handlers = ours.level, list(ours.handlers)
+    variables, folder, threads = dict(os.environ), os.getcwd(), torch.get_num_threads()
     yield
     ours.setLevel(level)
     ours.handlers[:] = handlers
+    for name in {*os.environ} - {*variables}:
+        del os.environ[name]
+    os.environ.update({k: v for k, v in variables.items() if os.environ.get(k) != v})
+    os.chdir(folder)
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture

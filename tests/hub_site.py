@@ -2,15 +2,14 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+
+from tests.usam_process import python
 
 COMMIT = "c0ffee" + 34 * "0"
 
@@ -79,18 +78,11 @@ def answers(cache: Path, address: str, script: str, *arguments: str) -> list[Any
     In a process of its own: the hub's address is read when its library is imported.
     """
     environment = {
-        **os.environ,
         "HF_ENDPOINT": address,
         "HF_HOME": str(cache),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "NO_PROXY": "127.0.0.1",
     }
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = python(script, *arguments, **environment)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines() if line[0] in "[{"]

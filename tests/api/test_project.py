@@ -90,11 +90,13 @@ def test_a_store_of_bytes_is_met_by_images_made_now(project_file):
 
 
 def test_large_images_are_tiled_as_annotate_does(project_file):
+    for number in (2, 3):
+        (project_file.parent / "images" / f"s{number}.png").unlink()
     settings = change(project_file, images={"tile": 64})
     for step in list(STEPS)[:7]:
         run_step(step, settings)
     project = usam.open(project_file)
-    for one in list(project.labels())[:2]:
+    for one in project.labels():
         assert len(one.tiles) > 1
         with Image.open(one.file) as picture:
             array = np.asarray(picture)

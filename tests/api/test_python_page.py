@@ -14,6 +14,7 @@ def python_of(page):
     return BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["docs/python.md", "README.md"])
 def test_python_of_the_page_runs(page, project_file, monkeypatch):
     folder = project_file.parent

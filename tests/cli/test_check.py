@@ -315,7 +315,7 @@ def test_every_level_is_looked_at(root):
 
 
 def test_the_command_says_what_and_its_exit_code(root, tiny_project):
-    from tests.cli.test_cli import usam
+    from tests.usam_process import usam
 
     file = root / "project.yaml"
     found = usam("check", file, "--json")

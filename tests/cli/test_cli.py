@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.usam_process import usam
+
 COMMANDS = [
     "init",
     "collect",
@@ -29,16 +31,6 @@ COMMANDS = [
 ]
 
 
-def usam(*words, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-m", "flows", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=cwd,
-    )
-
-
 def test_help_lists_every_command_and_each_has_an_example():
     listed = usam("--help")
     assert listed.returncode == 0
@@ -55,7 +47,8 @@ def test_each_command_has_help_with_an_example(command):
 
 
 def test_a_mistake_of_the_user_is_one_line_and_exit_code_2(tmp_path):
-    found = usam("fit", tmp_path / "none.yaml")
+    words = [sys.executable, "-m", "flows", "fit", str(tmp_path / "none.yaml")]
+    found = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert found.returncode == 2
     assert found.stdout == ""
     assert found.stderr.startswith("usam: ")

@@ -4,14 +4,13 @@ import ast
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.conftest import change
+from tests.usam_process import usam
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("deployments/*.md")])
@@ -99,9 +98,7 @@ def test_commands_of_usam_do_what_the_docs_say(command, place):
         shutil.rmtree(place / words[1])
     if words[0] == "run" and "round things" in words:
         words[words.index("round things")] = "round"
-    done = subprocess.run(
-        [sys.executable, "-m", "flows", *words], cwd=place, capture_output=True, text=True
-    )
+    done = usam(*words, cwd=place)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -161,6 +161,7 @@ def test_a_package_has_one_range_wherever_it_stands():
     assert [name for name, found in ranges.items() if len(found) > 1] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [tuple(OWNERS), ("usam_core.sources.web",)])
 def test_only_an_extras_own_modules_import_it(hidden, own):
     assert [extra for extra, modules in hidden.items() if not modules] == ["review"]
@@ -201,6 +202,7 @@ NEEDING = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_says_all_that_is_missing_before_any_work(bare, tmp_path):
     file = write_tiny_project(tmp_path)
     change(file, **NEEDING["web"], **NEEDING["features"], **NEEDING["dask"], **NEEDING["s3"])
@@ -219,6 +221,7 @@ def test_a_run_says_all_that_is_missing_before_any_work(bare, tmp_path):
     assert checks["extra gs"]["verdict"] == "note"
 
 
+@pytest.mark.slow
 def test_a_machine_without_extras_is_well(bare, tmp_path):
     looked = bare("doctor", "--json", cwd=tmp_path)
     assert looked.returncode == 0, looked.stdout

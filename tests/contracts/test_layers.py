@@ -47,6 +47,7 @@ def test_the_contracts_can_fail(tmp_path):
     assert "usam_core.masks is not allowed to import usam_core.steps" in found.stdout
 
 
+@pytest.mark.slow
 def test_every_module_of_the_core_imports_without_prefect():
     found = python(IMPORT_CORE.format(extra=""))
     assert found.returncode == 0, found.stderr

@@ -1,11 +1,7 @@
 """The step describe when images, blocks, memory or the process go while it is at work."""
 
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,13 +13,13 @@ from PIL import Image
 from tests.conftest import change
 from tests.features import described
 from tests.features.described import FEATURES, IMAGES, block_of, images_of
+from tests.usam_process import Started
 from usam_core.config.project import load_project
 from usam_core.errors import InputError, TransientError
 from usam_core.steps import STEPS, blocks, describe, intact, run_step
 from usam_core.steps.embed import open_store
 
 pytestmark = pytest.mark.usefixtures("cheap_encoder")
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(("weights", "kind"), [("f00d", InputError), ("a/b@1f", TransientError)])
@@ -193,26 +189,16 @@ print(run_step("describe", load_project(sys.argv[1])).summary["described"], flus
 """
 
 
-def start(file, pause):
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN, str(file), str(pause)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-
-
 def test_a_kill_keeps_the_shards_that_were_done(project_file):
     project = change(project_file, features=FEATURES)
-    run = start(project_file, 0.3)
+    run = Started(project_file, 0.3, code=RUN)
     block = block_of(project)
     store = open_store(project)
     deadline = time.monotonic() + 120
     while not list(store.path.glob(f"shards/*/features/{block}")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    run.send_signal(signal.SIGKILL)
-    run.communicate()
+    run.kill()
     kept = len(list(store.path.glob(f"shards/*/features/{block}")))
     shards = store.index(refresh=True)["shard"].nunique()
     assert 1 <= kept < shards
@@ -229,11 +215,8 @@ def test_two_runs_at_once_share_the_work(project_file):
     other = Path(shutil.copy(project_file, project_file.with_name("other.yaml")))
     shutil.copytree(project_file.parent / "out", project_file.parent / "out2")
     change(other, outputs={"path": "out2", "store": "out/store"})
-    runs = [start(project_file, 0.05), start(project_file, 0.05), start(other, 0.05)]
-    done = []
-    for run in runs:
-        text, _ = run.communicate(timeout=240)
-        assert run.returncode == 0
-        done.append(int(text.split()[-1]))
-    assert sum(done) == IMAGES
+    runs = [Started(file, 0.05, code=RUN) for file in (project_file, project_file, other)]
+    ended = [run.wait() for run in runs]
+    assert [done.returncode for done in ended] == [0, 0, 0], ended
+    assert sum(int(done.stdout.split()[-1]) for done in ended) == IMAGES
     assert open_store(load_project(project_file)).verify() == []

@@ -4,8 +4,11 @@ import pytest
 from prefect.testing.utilities import prefect_test_harness
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def prefect_server():
-    """Run flows against a server of their own, with its own database and result storage."""
+    """Run flows against a server of their own, with its own database and result storage.
+
+    It takes ten seconds to start: only what runs a flow or asks an API wants it.
+    """
     with prefect_test_harness(server_startup_timeout=120):
         yield

@@ -28,7 +28,8 @@ from usam_core.steps import collect as collect_step
 from usam_core.steps import embed as embed_step
 from usam_core.steps import step_folder
 
-pytestmark = pytest.mark.slow  # each goes on with what the one before has left
+# Each goes on with what the one before has left.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 
 def settings(file, **parameters):

@@ -1,10 +1,13 @@
 """The collect flow: a task a class, and one class anew."""
 
+import pytest
 from prefect.client.orchestration import get_client
 
 from flows.parameters import SETTINGS
 from flows.steps import collect
 from tests.sources.test_web_collect import project_of
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 def task_names(state):

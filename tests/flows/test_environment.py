@@ -13,6 +13,8 @@ import httpx
 import pytest
 
 from flows import environment, processes
+from flows import environment, places, small_server
+from tests import usam_process
 from tests.local_server import ROOT
 from usam_core.errors import TransientError, UsamError, UserError
 
@@ -28,7 +30,15 @@ def surroundings(finished_project, tmp_path_factory):
     return home
 
 
-def usam(home, *arguments, stdout=subprocess.PIPE, **variables):
+def usam(home, *arguments, **variables):
+    """Run `usam` in a process that has imported nothing of Prefect's, in such an environment."""
+    dropped = {k: None for k in os.environ if k.startswith(("PREFECT_", "USAM_", "XDG_"))}
+    names = {"HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return usam_process.usam(*arguments, cwd=home, timeout=400, **dropped | names | variables)
+
+
+def started(home, *arguments, stdout=subprocess.PIPE, **variables):
+    """Run `usam` in a process that was started in such an environment."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "USAM_", "XDG_"))}
     names = {"HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables
     return subprocess.run(
@@ -197,7 +207,7 @@ def test_our_own_database_is_made_anew_when_it_is_damaged(finished_project, surr
     ids=["no home", "home is a file", "proxies"],
 )
 def test_a_run_needs_no_home_no_locale_and_no_proxy(finished_project, surroundings, variables):
-    done = usam(surroundings, "run", str(finished_project), "--from", "report", **variables)
+    done = started(surroundings, "run", str(finished_project), "--from", "report", **variables)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
 
@@ -223,10 +233,10 @@ def test_output_that_nobody_reads_or_that_does_not_fit(tmp_path, words):
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as gone:
-        done = usam(tmp_path, *words, stdout=gone)
+        done = started(tmp_path, *words, stdout=gone)
     assert (done.returncode, done.stderr) == (1, "")
     with open("/dev/full", "w") as full:
-        done = usam(tmp_path, *words, stdout=full)
+        done = started(tmp_path, *words, stdout=full)
     assert "cannot be written: No space left on device" in sentence(done, 1)
 
 
@@ -253,7 +263,7 @@ def test_a_folder_that_another_user_laid_out_in_tmp_is_not_used(tmp_path, monkey
         environment.temporary()
 
 
-def started(tmp_path, code):
+def begun(tmp_path, code):
     log = tmp_path / "log"
     with log.open("wb") as out:
         return subprocess.Popen([sys.executable, "-c", code], stdout=out, stderr=out), log
@@ -264,12 +274,12 @@ def test_a_small_server_that_is_slow_is_waited_for_aloud_and_one_that_ends_is_no
 ):
     assert processes._START_SECONDS >= 120
     monkeypatch.setattr(processes, "_SPEAKS_AFTER", 0)
-    process, log = started(tmp_path, "import time; time.sleep(600)")
+    process, log = begun(tmp_path, "import time; time.sleep(600)")
     with pytest.raises(TransientError, match="STARTUP_TIMEOUT_SECONDS to more"):
         processes._wait(process, DEAD, log, 1)
     processes._stop(process)
     assert "is starting: 0 s of at most 1" in capsys.readouterr().err
-    process, log = started(tmp_path, "raise SystemExit('no such revision')")
+    process, log = begun(tmp_path, "raise SystemExit('no such revision')")
     with pytest.raises(UsamError, match="did not start: no such revision"):
         processes._wait(process, DEAD, log, 600)
 

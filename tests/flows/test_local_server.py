@@ -1,30 +1,18 @@
 """`usam up` and `usam down` where nothing has to be started."""
 
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests import usam_process
 
 
 @pytest.fixture
 def usam(tmp_path):
     """Return a function that runs `usam` with a local server folder of its own."""
 
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "flows", *arguments],
-            env=os.environ | {"USAM_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-
-    return run
+    return partial(usam_process.usam, USAM_CACHE=str(tmp_path / "cache"))
 
 
 def test_a_taken_port_is_told_with_the_way_out(usam, tmp_path):

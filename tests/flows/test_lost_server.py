@@ -13,6 +13,7 @@ def test_a_server_that_is_gone_is_a_sentence_and_no_traceback(tiny_project, monk
     api = "http://127.0.0.1:9/api"
     monkeypatch.setenv("PREFECT_API_URL", api)
     monkeypatch.setattr(annotate, "annotate_dataset", refused)
+    monkeypatch.setattr(cli, "_server", lambda: False)  # it was there at the start
     monkeypatch.setattr(cli.sys, "argv", ["usam", "run", str(tiny_project)])
     with pytest.raises(SystemExit) as ended:
         cli.main()

@@ -1,11 +1,14 @@
 """Progress of several task runs as one bar on the flow's page."""
 
+import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
 from tasks import report
 from tasks.report import RunProgress, whole_bar
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 
 @task

@@ -27,6 +27,7 @@ def test_without_a_project_the_form_asks_for_it_and_nothing_is_scheduled():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
 def test_runs_whose_process_is_gone_end_as_crashed_and_no_others():
     ids = {
         flow.name: flow.to_deployment(flow.name, entrypoint_type=EntrypointType.MODULE_PATH).apply()

@@ -132,6 +132,7 @@ def test_windows_stay_when_images_are_added_and_go_with_a_refresh(project, tmp_p
     assert not [note for note in anew.summary["notes"] if "own percentiles" in note]
 
 
+@pytest.mark.slow
 def test_other_channels_have_other_windows_and_other_embeddings(project):
     every, flat = project(), project(projection="max")
     assert windows_file(every) != windows_file(flat)

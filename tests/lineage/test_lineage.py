@@ -176,7 +176,7 @@ def test_the_commit_is_that_of_this_checkout_alone(tmp_path, monkeypatch):
 
 
 def test_usam_lineage_prints_the_chain_and_its_exit_code(root):
-    from tests.cli.test_cli import usam
+    from tests.usam_process import usam
 
     found = usam("lineage", root / PNG, "--json")
     assert found.returncode == 0, found.stderr

@@ -100,6 +100,7 @@ def test_an_image_without_objects(name, tmp_path):
     assert all(file.is_file() for file in files)
 
 
+@pytest.mark.slow
 def test_65536_objects_have_32_bit_and_a_note(tmp_path):
     side = 256
     (one,) = image_of([np.ones((1, 1), bool)], (1, 1)).instances

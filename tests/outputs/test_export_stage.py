@@ -4,10 +4,9 @@ import json
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +14,9 @@ import tifffile
 import zarr
 from PIL import Image
 
+from tests import usam_process
 from tests.conftest import write_tiny_project
+from tests.usam_process import python
 from usam_core.config.project import Project, load_project
 from usam_core.errors import InputError
 from usam_core.masks.label_png import read_label_png
@@ -264,8 +265,7 @@ def test_a_kill_loses_what_was_in_flight_and_makes_no_edits(file, where, left, m
     run_step("annotate", changed)
     expected = contents_after(file, changed)
     code = KILLED.replace("opened(sys.argv[1])", "opened(sys.argv[1], max_area=0.25)")
-    words = [sys.executable, "-c", code, str(file), where, str(left)]
-    assert subprocess.run(words, timeout=300).returncode == 9
+    assert python(code, file, where, left).returncode == 9
     done = []
 
     def seen(part, images, jobs, *rest):
@@ -289,8 +289,7 @@ def test_files_that_a_killed_run_had_placed_are_no_edits_when_labels_change_agai
     before = contents(out(file))
     run_step("annotate", opened(file, max_area=0.25))
     code = KILLED.replace("opened(sys.argv[1])", "opened(sys.argv[1], max_area=0.25)")
-    words = [sys.executable, "-c", code, str(file), "_place", "7"]
-    assert subprocess.run(words, timeout=300).returncode == 9
+    assert python(code, file, "_place", 7).returncode == 9
     run_step("annotate", opened(file))
     result = run_step("export", opened(file))
     assert set(result.summary["edited"].values()) == {0}
@@ -359,12 +358,8 @@ def test_formats_of_an_earlier_export_are_told(file):
     assert "not renewed now: coco_polygons, cvat" in result.summary["notes"][-1]
 
 
-@pytest.mark.slow
 def test_the_command_line(file):
-    def usam(*words):
-        code = [sys.executable, "-m", "flows", "export", str(file), *words]
-        return subprocess.run(code, capture_output=True, text=True, timeout=200)
-
+    usam = partial(usam_process.usam, "export", file)
     refused = usam()
     assert refused.returncode == InputError.exit_code
     assert "expected --format or outputs.formats" in refused.stderr

@@ -1,8 +1,6 @@
 """What differs between two sets of labels, counted on label maps that are known."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.labelled_run import write_run
+from tests.usam_process import usam
 from usam_core.errors import InputError
 from usam_core.masks.label_png import save_label_png
 from usam_core.report import runs
@@ -158,15 +157,14 @@ def test_a_setting_that_is_new_counts_as_changed():
 
 
 def test_the_command_prints_tables_or_json_and_writes_a_page(two_runs, tmp_path):
-    words = [sys.executable, "-m", "flows", "diff", *map(str, two_runs)]
     page = tmp_path / "diff.html"
-    found = subprocess.run([*words, "--html", str(page)], capture_output=True, text=True)
+    found = usam("diff", *two_runs, "--html", page)
     assert found.returncode == 0, found.stderr
     assert "2 images have other labels, 1 the same" in found.stdout
     assert "lost.png" in found.stdout
     assert page.read_text(encoding="utf-8").count("<img ") == 4
-    found = subprocess.run([*words, "--json"], capture_output=True, text=True)
+    found = usam("diff", *two_runs, "--json")
     assert json.loads(found.stdout)["images"][0]["file_name"] == "lost.png"
-    found = subprocess.run([*words[:-1], "nowhere"], capture_output=True, text=True)
+    found = usam("diff", two_runs[0], "nowhere")
     assert found.returncode == 2
     assert found.stderr.startswith("usam: nowhere: no such file")

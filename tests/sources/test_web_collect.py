@@ -3,9 +3,6 @@
 import json
 import random
 import re
-import signal
-import subprocess
-import sys
 import time
 
 import pandas as pd
@@ -13,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.usam_process import Started, usam
 from tests.web_site import Site, picture, settings
 from usam_core.config.project import load_project
 from usam_core.files.digest import file_digest
@@ -21,10 +19,6 @@ from usam_core.steps import STEPS, run_step, step_folder
 
 CLASSES = [f"thing{number:02d}" for number in range(20)]
 MANIFEST = "out/collect/manifest.parquet"
-
-
-def command(file, *words):
-    return [sys.executable, "-m", "flows", "collect", str(file), *words]
 
 
 def project_of(folder, site, classes, **web):
@@ -48,6 +42,7 @@ def project_of(folder, site, classes, **web):
             "filters": {"min_side": 16},
         },
         "sam": {"points_per_side": 3},
+        "compose": {"scenes": 2, "held_out_scenes": 0, "size": 96},
         "head": {"steps": 2, "hidden": [16, 8, 8]},
     }
     file = folder / "project.yaml"
@@ -70,18 +65,18 @@ def test_twenty_classes_killed_three_times_end_with_the_same_manifest(tmp_path):
         site.delay = 0.01
         calm = project_of(tmp_path / "calm", site, CLASSES)
         killed = project_of(tmp_path / "killed", site, CLASSES)
+        usam("--help")  # nothing is left to be imported
         began = time.monotonic()
-        subprocess.run(command(calm), check=True, timeout=200)
+        assert usam("collect", calm).returncode == 0
         seconds = time.monotonic() - began
         visits = site.counts
         with site.lock:
             site.visits.clear()
         for _ in range(3):
-            process = subprocess.Popen(command(killed))
+            collecting = Started("collect", killed)
             time.sleep(rng.uniform(0.2, 0.6) * seconds)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        subprocess.run(command(killed), check=True, timeout=200)
+            collecting.kill()
+        assert usam("collect", killed).returncode == 0
         after = site.counts
     pd.testing.assert_frame_equal(manifest(killed), manifest(calm))
     assert len(manifest(calm)) == 200
@@ -101,12 +96,7 @@ def test_a_web_project_from_names_to_labels_and_one_class_anew(tmp_path):
         assert run_step("collect", project).reused
         assert site.counts == before, "a second run asks nothing"
 
-        found = subprocess.run(
-            command(file, "--class", "dog", "--refresh", "--json"),
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
+        found = usam("collect", file, "--class", "dog", "--refresh", "--json")
         assert found.returncode == 0, found.stderr
         again = site.counts - before
     assert results["collect"].summary["per_class"] == {"dog": 10, "cat": 10}
@@ -134,9 +124,7 @@ def test_a_web_project_from_names_to_labels_and_one_class_anew(tmp_path):
 def test_one_class_before_the_others_leaves_no_manifest(tmp_path):
     with Site() as site:
         file = project_of(tmp_path / "p", site, ["dog", "cat"])
-        found = subprocess.run(
-            command(file, "--class", "cat", "--json"), capture_output=True, text=True, timeout=200
-        )
+        found = usam("collect", file, "--class", "cat", "--json")
         assert found.returncode == 0, found.stderr
         assert json.loads(found.stdout) == {"cat": {"pictures": 10, "rejected": 2}}
         assert not (file.parent / MANIFEST).exists()
@@ -180,26 +168,25 @@ def test_a_cap_on_time_holds_for_the_whole_command(tmp_path):
         caps = {"max_minutes": 0.02, "concurrency": 1, "per_class": 14}
         file = project_of(tmp_path / "p", site, ["dog"], **caps)
         began = time.monotonic()
-        found = subprocess.run(command(file, "--json"), capture_output=True, text=True, timeout=200)
+        found = usam("collect", file, "--json")
         visits = [when for when, *_ in site.visits]
     assert time.monotonic() - began < 60
     assert max(visits) - min(visits) < 2.5, "one budget of 1.2 s, not one a pass"
     assert "minutes (training.web.max_minutes) are over" in found.stdout + found.stderr
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_a_crawl_blocks_no_later_one(tmp_path):
     with Site() as site:
         site.delay = 0.2
         file = project_of(tmp_path / "p", site, ["dog"], concurrency=1)
-        words = [sys.executable, "-m", "flows", "run", str(file)]
-        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        running = Started("run", file)
         deadline = time.monotonic() + 100
         while time.monotonic() < deadline and sum(site.counts.values()) < 4:
             time.sleep(0.05)
-        process.kill()
-        process.wait()
+        running.kill()
         site.delay = 0.0
-        found = subprocess.run(words, capture_output=True, text=True, timeout=150)
+        found = usam("run", file)
     assert found.returncode == 0, found.stderr
     assert len(pd.read_parquet(file.parent / MANIFEST)) == 10
 

@@ -1,19 +1,15 @@
 """Killed three times at points that nobody chose, a class ends as if nothing had happened."""
 
 import json
-import os
 import random
 import sqlite3
-import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
 
+from tests.usam_process import Started
 from tests.web_site import Site, settings
 from usam_core.sources.web.source import JOURNAL
-
-ROOT = Path(__file__).parents[2]
 
 WORKER = """
 import json, sys
@@ -50,13 +46,12 @@ def fill(site):
 
 
 def start(folder):
-    process = subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(folder)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout.readline() == b"ready\n"
-    return process
+    collecting = Started(folder, code=WORKER)
+    deadline = time.monotonic() + 100
+    while collecting.printed() != "ready\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    return collecting
 
 
 def settled(folder):
@@ -94,8 +89,8 @@ def test_three_kills_change_nothing(tmp_path):
         for folder in (calm, killed):
             folder.mkdir()
             (folder / "config.json").write_text(config.model_dump_json())
-        began = time.monotonic()
-        assert start(calm).wait(60) == 0
+        collecting, began = start(calm), time.monotonic()
+        assert collecting.wait(60).returncode == 0
         seconds = time.monotonic() - began
         calm_visits = site.counts
         with site.lock:
@@ -103,15 +98,15 @@ def test_three_kills_change_nothing(tmp_path):
 
         progressed = []
         for part in range(3):
-            process = start(killed)
+            collecting = start(killed)
             # In the first run also before there is anything.
             time.sleep(rng.uniform(0.02 if part == 0 else 0.15, seconds * 0.25))
-            process.kill()
-            assert process.wait() < 0
+            collecting.kill()
+            assert collecting.process.exitcode < 0
             before = site.counts
             answers, pages = settled(killed)
             progressed.append((before, answers, pages))
-        assert start(killed).wait(60) == 0
+        assert start(killed).wait(60).returncode == 0
         after = site.counts
 
     assert not list((killed / "web" / "dog").glob(".partial-*"))

@@ -151,6 +151,7 @@ def test_an_unknown_class_names_those_there_are(tiny_project):
         collect_class(load_project(tiny_project), "dog")
 
 
+@pytest.mark.slow
 def test_generated_pictures_go_through_every_step_with_their_origin(tiny_project):
     save_untrained(tiny_project.parent)
     settings = {"model": "tiny-sd", "size": TOY_SIZE, "steps": 2, "per_class": 3}

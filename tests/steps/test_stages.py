@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -14,6 +11,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from tests.conftest import write_tiny_project
+from tests.usam_process import Started
 from usam_core.config.project import load_project
 from usam_core.errors import ConfigError, InputError, MissingStepError
 from usam_core.steps import STEPS, intact, run_step, step_folder, step_key
@@ -211,14 +209,12 @@ def test_bad_images_are_quarantined_with_their_reasons_and_stop_nothing(tiny_pro
 def test_a_kill_loses_at_most_the_shard_in_flight(tiny_project):
     project = load_project(tiny_project)
     run_step("collect", project)
-    command = [sys.executable, "-m", "flows", "embed", str(tiny_project)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    embedding = Started("embed", tiny_project)
     shards = project.store_root
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list(shards.glob("*/shards/[0-9a-f]*")):
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    embedding.kill()
     left = sum(map(len, plan_embed(project)))
     assert 0 < left <= 13 - 4
     assert intact("embed", project) is None

@@ -1,8 +1,6 @@
 """What happens to finished steps when files, settings or neighbours change under them."""
 
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from tests.conftest import change
+from tests.usam_process import Started
 from usam_core.config.project import load_project
 from usam_core.errors import InputError, StoreError
 from usam_core.head.checkpoint import load_head
@@ -171,29 +170,17 @@ def test_two_projects_at_once_in_one_folder_take_turns(project_file):
     other = project_file.with_name("other.yaml")
     values = yaml.safe_load(project_file.read_text())
     other.write_text(yaml.safe_dump({**values, "inference": {"threshold": 0.2}}))
-    commands = [
-        [sys.executable, "-m", "flows", "annotate", str(file), "--refresh"]
-        for file in (project_file, other)
-    ]
-    running = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for command in commands
-    ]
-    said = [process.communicate(timeout=200) for process in running]
-    assert [process.returncode for process in running] == [0, 0], said
+    running = [Started("annotate", file, "--refresh") for file in (project_file, other)]
+    ended = [process.wait() for process in running]
+    assert [done.returncode for done in ended] == [0, 0], ended
 
 
 def test_two_runs_at_once_embed_every_image_once(tiny_project):
     run_step("collect", load_project(tiny_project))
-    command = [sys.executable, "-m", "flows", "embed", str(tiny_project), "--json"]
-    running = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = [process.communicate(timeout=200) for process in running]
-    assert [process.returncode for process in running] == [0, 0], said
-    done = [yaml.safe_load(out)["summary"]["embedded"] for out, _ in said]
-    assert sum(done) == 13
+    running = [Started("embed", tiny_project, "--json") for _ in range(2)]
+    ended = [process.wait() for process in running]
+    assert [done.returncode for done in ended] == [0, 0], ended
+    assert sum(yaml.safe_load(done.stdout)["summary"]["embedded"] for done in ended) == 13
 
 
 def test_steps_after_one_that_ran_again_see_its_new_result(project_file):

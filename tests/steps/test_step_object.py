@@ -185,6 +185,7 @@ def test_its_command_has_its_title_and_options(place):
         assert word in shown.stdout
 
 
+@pytest.mark.slow
 def test_its_flow_has_a_form_and_an_entrypoint(place):
     code = """
 import json

@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.store.records import bad, good, sha
+from tests.usam_process import python
 from usam_core.errors import StoreError
 from usam_core.files.atomic import TEMPORARY_PREFIX
 from usam_core.store.reader import block_id
@@ -207,12 +206,7 @@ t.add(store, 5, 6)
 )
 def test_a_kill_leaves_no_half_block(store, moment):
     add(store, 4)
-    run = subprocess.run(
-        [sys.executable, "-c", KILLED, str(store.path), *moment],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-    assert run.returncode == -signal.SIGKILL
+    assert python(KILLED, store.path, *moment).returncode == -signal.SIGKILL
     assert store.verify() == []
     # Between the old block and the new one, the shard has none.
     lost = [4] if moment[0] == "remove_folder" else []
