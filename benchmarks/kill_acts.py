@@ -13,10 +13,8 @@ from usam_core.files.atomic import FAULT, fault_point
 from usam_core.review.decisions import Decision, append_decision, read_all
 from usam_core.steps import annotate
 from usam_core.steps.embed import open_store
-from usam_core.steps.review_log import decisions_file
-from usam_core.store.reader import block_id
 from usam_core.steps.record import decisions_file
-from usam_core.store.blocks import block_id
+from usam_core.store.reader import block_id
 
 SPEC = {"family": "mean", "weights": "none"}
 DECISIONS = 6

@@ -18,9 +18,8 @@ from usam_core.inference.scoring import label_image, labelled_image
 from usam_core.labels.label_map import LabelMap
 from usam_core.masks.label_png import save_label_png
 from usam_core.sam.load import open_embedder
-from usam_core.steps import annotate, embed
-from usam_core.truth import open_truth
 from usam_core.steps import annotate, read_settings
+from usam_core.truth import open_truth
 from usam_core.truth.base import Truth
 
 GRIDS = (10, 24)

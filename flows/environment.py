@@ -16,7 +16,7 @@ from typing import Any
 
 from usam_core.cli import terminal
 from usam_core.errors import TransientError, UsamError, UserError
-from usam_core.sam.download import cache_folder
+from usam_core.sam.load import cache_folder
 
 WORDS = 300
 """So many letters of another program's message are shown."""

@@ -21,11 +21,8 @@ import httpx
 
 from flows import processes
 from usam_core.errors import UsamError, UserError
-from usam_core.files.atomic import disk_errors, sweep, write_json
-from usam_core.files.locks import only_one
+from usam_core.files.atomic import disk_errors, only_one, sweep, write_json
 from usam_core.sam.load import cache_folder
-from usam_core.files.atomic import only_one, sweep, write_json
-from usam_core.sam.download import cache_folder
 
 PORT = 4200
 OPEN = "/usam/open"

@@ -26,10 +26,8 @@ from tests.bench_data import (
     write_settings,
     write_voc,
 )
-from tests.cli.test_cli import usam
-from usam_core.bench.plan import Choices, make_plan, run_plan, write_project
 from tests.usam_process import usam
-from usam_core.bench.plan import Choices, make_plan, write_project
+from usam_core.bench.plan import Choices, make_plan, run_plan, write_project
 from usam_core.bench.report import write_report
 from usam_core.config import preset_classes
 from usam_core.config.project import load_project

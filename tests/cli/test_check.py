@@ -21,9 +21,7 @@ from usam_core.steps.embed import open_store
 from usam_core.steps.gate import check_gate
 from usam_core.steps.record import decisions_file, made_digest, read_record
 from usam_core.steps.review import open_review
-from usam_core.steps.review_log import decisions_file
 from usam_core.store import shard as shard_module
-from usam_core.store import verify
 
 CACHES = r".*/(images\.parquet|\.checked\.json|labels\.json|\.lock|\w+\.lock|locks/.*)"
 """Files that nothing stands on: what is remembered of work that can be done again."""

@@ -5,10 +5,8 @@ import json
 import pytest
 import yaml
 
-from tests.cli.test_cli import usam
-from usam_core.config import NAMES, preset_classes, preset_names
 from tests.usam_process import usam
-from usam_core.config.presets import NAMES, preset_classes, preset_names
+from usam_core.config import NAMES, preset_classes, preset_names
 from usam_core.config.project import load_project
 from usam_core.config.schema import ProjectConfig
 from usam_core.config.template import SCHEMA_FILE, write_template

@@ -6,10 +6,7 @@ import torch
 from PIL import Image
 
 from tests.feature_models import PUBLISHED, mask_set, picture, random_model, save_model
-from usam_core.config.features import FeatureConfig
 from usam_core.config.model import FeatureConfig
-from usam_core.features.base import find_regions
-from usam_core.features.crops import Crop, crop_mask, crop_of, crop_pixels
 from usam_core.features.encoder import open_encoder
 from usam_core.features.model import CLIP
 from usam_core.features.regions import Crop, crop_mask, crop_of, crop_pixels, find_regions

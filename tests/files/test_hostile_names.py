@@ -28,18 +28,16 @@ from usam_core.labels.parts import Parts, write_part
 from usam_core.lineage.chain import read_chain
 from usam_core.outputs.formats import open_writer
 from usam_core.outputs.ledger import Ledger, content_digest
-from usam_core.report.history import previous_run, remember_run
-from usam_core.report.runs import open_run
+from usam_core.report.runs import open_run, previous_run, remember_run
 from usam_core.sources.web.journal import Candidate, Journal, Verdict
-from usam_core.sources.web.source import _tidy
-from usam_core.sources.web.tally import sort_out
+from usam_core.sources.web.source import _tidy, sort_out
 from usam_core.steps import annotate, collect, compose, export
 from usam_core.steps import class_pictures as gather
 from usam_core.steps.exporting import Job, export_part
-from usam_core.steps.label_shard import part_holds
+from usam_core.steps.label_images import part_holds
 from usam_core.steps.lineage_checks import check_chain
 from usam_core.steps.record import StepResult, digests, read_record, write_record
-from usam_core.store.commit import sweep_store
+from usam_core.store.layout import sweep_store
 
 CLASSES = ["disc", "ring"]
 PART = "parts/all.parquet"

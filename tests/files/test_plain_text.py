@@ -25,10 +25,8 @@ from usam_core.errors import (
 from usam_core.files.spreadsheet import as_text, as_written, read_csv, write_csv
 from usam_core.files.text import markdown
 from usam_core.outputs.formats import open_writer
-from usam_core.redact import all_without_secrets, without_secrets
 from usam_core.sources.local import class_table
 from usam_core.sources.web.guard import FetchFailed
-from usam_core.sources.folder import class_table
 from usam_core.sources.web.journal import Candidate, Verdict
 from usam_core.sources.web.source import sort_out
 

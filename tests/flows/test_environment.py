@@ -13,7 +13,6 @@ import httpx
 import pytest
 
 from flows import environment, processes
-from flows import environment, places, small_server
 from tests import usam_process
 from tests.local_server import ROOT
 from usam_core.errors import TransientError, UsamError, UserError

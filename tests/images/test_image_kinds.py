@@ -16,8 +16,6 @@ from usam_core.images.listing.scan import OTHERS, list_images
 from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.stores import factory as opening
 from usam_core.images.stores.show import sample_windows
-from usam_core.outputs.picture_sheet import thumbnail
-from usam_core.images.stores.sample import sample_windows
 from usam_core.outputs.sheets import thumbnail
 
 RNG = np.random.default_rng(0)

@@ -12,7 +12,6 @@ from usam_core.images.listing.scan import list_images
 from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.rgb import apply_window
 from usam_core.images.stores.anew import is_read_anew
-from usam_core.images.stores.base import PlaneInfo
 from usam_core.images.stores.base import PlaneInfo, depth_axis
 from usam_core.images.stores.factory import open_image
 from usam_core.images.stores.tiff import TiffStore

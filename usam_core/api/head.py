@@ -4,19 +4,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from usam_core.api.embed import Embed, embedder_of, reading_of, with_picture
-from usam_core.config.model import InferenceConfig, SamConfig
-from torch import nn
-
 from usam_core.api.embed import Embed, embedder_of, with_picture
-from usam_core.config.compute import SamConfig
-from usam_core.config.inference import InferenceConfig
+from usam_core.config.model import InferenceConfig, SamConfig
 from usam_core.errors import InputError
 from usam_core.head.checkpoint import load_head, save_head
 from usam_core.head.familiar import FamiliarHead
 from usam_core.head.model import Head as Perceptron
-from usam_core.head.model import LateHead
-from usam_core.head.text import TextHead
+from usam_core.head.model import LateHead, TextHead
 from usam_core.images.given import ImageLike, take
 from usam_core.inference.calibration import Calibration
 from usam_core.inference.scoring import Labelled, label_image, labelled_image

@@ -16,7 +16,7 @@ from usam_core.errors import EXTRAS, complaint, lacking
 
 if TYPE_CHECKING:
     from usam_core.config.project import Project
-    from usam_core.steps.damage import Checked
+    from usam_core.steps.check_folder import Check as ProjectCheck
 
 _TITLES = {
     "run": "the next `usam run` makes anew by itself",
@@ -51,11 +51,11 @@ def check(
         raise typer.Exit(1)
 
 
-def _print_check(result: "Checked", project: Path) -> None:
+def _print_check(result: "ProjectCheck", project: Path) -> None:
     for remade, title in _TITLES.items():
         damages = [damage for damage in result.damages if damage.remade == remade]
         if damages:
-            print_line(f"{title}{' (dropped)' if result.repaired and remade != 'no' else ''}:")
+            print_line(f"{title}{' (dropped)' if result.repair and remade != 'no' else ''}:")
         for damage in damages:
             made_by = f" [{damage.step}]" if damage.step else ""
             advice = f"; {damage.advice}" if damage.advice else ""
@@ -71,9 +71,9 @@ def _print_check(result: "Checked", project: Path) -> None:
     damaged = f"{len(result.damages)} damaged; next: usam"
     if not result.damages:
         print_line("all is whole")
-    elif result.repaired and not count["no"]:
+    elif result.repair and not count["no"]:
         print_line(f"repaired; next: usam run {project}")
-    elif count["repair"] and not result.repaired:
+    elif count["repair"] and not result.repair:
         print_line(f"{damaged} check {project} --repair, then usam run")
     else:
         print_line(f"{damaged} run {project}")
@@ -112,10 +112,8 @@ def diff(
 ) -> None:
     """Say which images and classes changed most from one run to another."""
     from usam_core.files.atomic import whole_file
-    from usam_core.report.changes import changes_part
-    from usam_core.report.difference import compare_runs
-    from usam_core.report.page import percent, render
-    from usam_core.report.pictures import Album
+    from usam_core.report.difference import changes_part, compare_runs
+    from usam_core.report.page import Album, percent, render
     from usam_core.report.runs import open_run
 
     before, after = open_run(run_a), open_run(run_b)
@@ -238,8 +236,8 @@ def _enough(name: str, free: int, min_gib: int, advice: str) -> Check:
 
 
 def _models(project: "Project | None") -> Iterator[Check]:
-    from usam_core.sam.download import NANO_WEIGHTS, OFFICIAL, cache_folder
-    from usam_core.sources.model_files import KNOWN_GB, local_folder
+    from usam_core.sam.load import NANO_WEIGHTS, OFFICIAL, cache_folder
+    from usam_core.sources.diffusion import KNOWN_GB, local_folder
 
     if NANO_WEIGHTS.exists():
         yield Check("SAM nano", f"bundled, {NANO_WEIGHTS.stat().st_size / 1e6:.1f} MB")

@@ -207,7 +207,7 @@ def review(
 
 
 def _print_precision(project: Any, precision: list[Any], as_json: bool) -> None:
-    from usam_core.steps.folders import step_folder
+    from usam_core.steps.base import step_folder
     from usam_core.steps.review import PRECISION, learned_from_decisions
 
     if as_json:

@@ -10,13 +10,10 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from usam_core.compose.cutout import Cutout
-from usam_core.config.training import ComposeConfig, label_dtype
 from usam_core.config.training import ComposeConfig
 from usam_core.head.losses import UNKNOWN
 from usam_core.masks.bits import unpack, upscale, valid_hw
-from usam_core.sources.scenes import Scene
-from usam_core.sources.shapes import surface
+from usam_core.sources.scenes import Scene, surface
 from usam_core.types import MaskSet
 
 _SPECK = 0.1

@@ -24,12 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from usam_core.config.features import FeatureConfig
+from usam_core.config.model import FeatureConfig
 from usam_core.features.model import CLIP, NAFLEX, SIGLIP2, Kind, ModelFiles, find_model, load_model
 from usam_core.features.regions import (
     Crop,
-from usam_core.config.model import FeatureConfig
-from usam_core.features.base import (
     RegionEncoder,
     Regions,
     crop_mask,

@@ -20,12 +20,8 @@ from typing import Any
 
 import torch
 
-from usam_core.config.features import FAMILY_OF, FeatureConfig
-from usam_core.errors import InputError
-from usam_core.extras import need
-from usam_core.config.model import FeatureConfig
+from usam_core.config.model import FAMILY_OF, FeatureConfig
 from usam_core.errors import InputError, need
-from usam_core.features.families import SETTING, Kind, read_kind
 from usam_core.files.hub import commit_of, explained, weights_digest
 
 SETTING = "features.model"

@@ -17,11 +17,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard, TypeVar
 
-from usam_core.errors import InputError, StoreAccessError, TransientError, UsamError
-from usam_core.extras import complaint
-from usam_core.files.digest import SETTLED_NS
 from usam_core.errors import InputError, StoreAccessError, TransientError, UsamError, complaint
-from usam_core.files.stamps import SETTLED_NS
+from usam_core.files.digest import SETTLED_NS
 
 _T = TypeVar("_T")
 

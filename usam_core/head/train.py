@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from usam_core.config.head import HeadConfig
+from usam_core.config.model import HeadConfig
 from usam_core.head.bags import BagSource
 from usam_core.head.losses import (
     background_loss,

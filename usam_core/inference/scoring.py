@@ -8,16 +8,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from usam_core.config.inference import InferenceConfig
+from usam_core.config.model import InferenceConfig
 from usam_core.head.bags import choose_masks
 from usam_core.head.losses import entropy
 from usam_core.inference.calibration import Calibration
 from usam_core.labels.image import LabelledImage, count_labels, list_instances
 from usam_core.labels.label_map import LabelMap
 from usam_core.masks.bits import areas, upscale, valid_hw
-from usam_core.masks.paint import paint, paint_votes, suppress
-from usam_core.masks.nms import Overlaps, suppress
-from usam_core.masks.paint import paint, paint_votes
+from usam_core.masks.paint import Overlaps, paint, paint_votes, suppress
 from usam_core.review.rulings import Rulings
 from usam_core.types import TOKENS_BLOCK, Instances, MaskSet
 

@@ -2,10 +2,8 @@
 
 import numpy as np
 
-from usam_core.config.palette import label_dtype
-from usam_core.masks.bits import areas, unpack, upscale_part, valid_hw, words
 from usam_core.config.training import label_dtype
-from usam_core.masks.bits import unpack, upscale_part, valid_hw
+from usam_core.masks.bits import areas, unpack, upscale_part, valid_hw, words
 from usam_core.types import Instances
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pycocotools.cocoeval import COCOeval
 
-from usam_core.config.classes import BACKGROUND
+from usam_core.config.training import BACKGROUND
 from usam_core.files.atomic import write_json
 from usam_core.files.spreadsheet import write_csv
 from usam_core.inference.reliability import reliability

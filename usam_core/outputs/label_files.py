@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from usam_core.config.palette import voc_palette
+from usam_core.config.training import voc_palette
 from usam_core.files.atomic import LONGEST_NAME, whole_file
 from usam_core.images.ref import ImageRef, Tile
 from usam_core.masks.label_png import SIGNATURE

@@ -18,7 +18,6 @@ from usam_core.errors import StoreError
 from usam_core.files.atomic import fault_point
 from usam_core.files.digest import files_digest, folder_stamp
 from usam_core.files.paths import inside
-from usam_core.files.stamps import folder_stamp
 from usam_core.labels.image import LabelledImage, count_labels
 from usam_core.labels.label_map import LabelMap
 from usam_core.outputs.base import Writer

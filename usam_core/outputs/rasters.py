@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from usam_core.config.classes import BACKGROUND
+from usam_core.config.training import BACKGROUND
 from usam_core.files.atomic import whole_file
 from usam_core.files.paths import inside
 from usam_core.files.spreadsheet import as_text

@@ -25,17 +25,11 @@ import pyarrow as pa
 from PIL import Image
 
 from usam_core.errors import InputError, StoreError
-from usam_core.files.atomic import whole_file
+from usam_core.files.atomic import whole_file, write_json
 from usam_core.files.digest import file_digest, read_sealed, write_sealed
 from usam_core.files.fsspec_io import is_url, join
 from usam_core.files.parquet import read_frame
-from usam_core.files.paths import inside
-from usam_core.files.atomic import whole_file, write_json
-from usam_core.files.digest import file_digest
-from usam_core.files.fsspec_io import is_url, join
-from usam_core.files.parquet import read_frame
 from usam_core.files.paths import inside, remove
-from usam_core.files.sealed import read_sealed, write_sealed
 from usam_core.images.listing.content import mismatch
 from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.ref import ImageRef
@@ -48,9 +42,6 @@ from usam_core.labels.parts import (
     instance_columns,
     label_columns,
 )
-from usam_core.lineage.artifact import RECORD
-from usam_core.lineage.document import LINEAGE
-from usam_core.labels.parts import IMAGES, PARTS, Parts
 from usam_core.lineage.document import LINEAGE, RECORD
 from usam_core.masks.label_png import read_label_png
 

@@ -6,10 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from usam_core.config.inference import InferenceConfig
-from usam_core.masks.paint import Overlaps
 from usam_core.config.model import InferenceConfig
-from usam_core.masks.nms import Overlaps
+from usam_core.masks.paint import Overlaps
 from usam_core.masks.rle import encode
 from usam_core.review.decisions import Decision, judged, match
 from usam_core.types import Instances

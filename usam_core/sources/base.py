@@ -13,10 +13,8 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from usam_core.config.classes import ClassSpec
-from usam_core.files.digest import file_digest, value_digest
 from usam_core.config.training import ClassSpec
-from usam_core.files.digest import value_digest
+from usam_core.files.digest import file_digest, value_digest
 from usam_core.progress import Progress
 
 _LONGEST_NAME = 160  # bytes: file systems take 255, and endings and marks come behind

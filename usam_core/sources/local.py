@@ -8,12 +8,10 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from usam_core.config.classes import ClassSpec
 from usam_core.config.images import ImagesConfig
 from usam_core.config.project import Project
-from usam_core.config.training import RenderConfig
-from usam_core.errors import ConfigError, InputError
-from usam_core.extras import need
+from usam_core.config.training import ClassSpec, RenderConfig
+from usam_core.errors import ConfigError, InputError, need
 from usam_core.files.atomic import whole_file
 from usam_core.files.spreadsheet import as_written, read_separated
 from usam_core.files.text import normalize_name

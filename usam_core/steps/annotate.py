@@ -21,13 +21,9 @@ from usam_core.labels.label_map import LabelMap
 from usam_core.labels.parts import PARTS, SUFFIX, Parts
 from usam_core.lineage.document import write_run
 from usam_core.masks.label_png import edited_png, read_label_png
-from usam_core.metrics.gate import covers_too_much
 from usam_core.outputs.label_files import output_names
 from usam_core.outputs.ledger import Edit, changed_counts
 from usam_core.outputs.lists import write_coco
-from usam_core.outputs.coco_writers import write_coco
-from usam_core.outputs.edits import Edit, changed_counts
-from usam_core.outputs.names import output_names
 from usam_core.parallel.workers import Piece, run_pieces
 from usam_core.progress import Progress
 from usam_core.steps import embed

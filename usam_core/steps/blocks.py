@@ -3,12 +3,11 @@
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import nn
 
-from usam_core.config.features import NAME
+from usam_core.config.base import NAME
 from usam_core.config.project import Project
 from usam_core.errors import InputError, MissingStepError, StoreError, TransientError
 from usam_core.features.encoder import encoder_spec, open_encoder
@@ -17,15 +16,11 @@ from usam_core.features.regions import RegionEncoder
 from usam_core.features.text import TEMPLATES, open_text
 from usam_core.files.digest import value_digest
 from usam_core.files.hub import weights_digest
-from usam_core.head.text import TextHead, add_text
+from usam_core.head.model import BaseHead, TextHead
 from usam_core.lineage.document import LINEAGE, read_document
-from usam_core.steps.base import Input, Inputs
-from usam_core.steps.folders import step_folder
-from usam_core.steps.record import read_record
-from usam_core.store.reader import block_id
 from usam_core.steps.base import Input, Inputs, step_folder
 from usam_core.steps.record import summary_of
-from usam_core.store.blocks import block_id
+from usam_core.store.reader import block_id
 from usam_core.store.store import EmbeddingStore
 
 _log = logging.getLogger(__name__)
@@ -208,9 +203,10 @@ class TextSide:
             "weight": config.head.text_weight,
         }
 
-    def head(self, learned: nn.Module | None) -> TextHead:
+    def head(self, learned: BaseHead | None) -> TextHead:
         """The text side with the learned head, or alone."""
-        head = cast(TextHead, add_text(learned, self.card))
+        place = (self.card[key] for key in ("first", "width", "outputs", "weight"))
+        head = TextHead(learned, *place)
         head.vectors.copy_(self._vectors)
         head.scale.fill_(self._scale)
         head.bias.fill_(self._bias)

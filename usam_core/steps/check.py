@@ -15,25 +15,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from usam_core.config.classes import CLASSES, PARENTS
 from usam_core.config.project import Project
+from usam_core.config.training import CLASSES, PARENTS
 from usam_core.errors import MissingStepError, StoreError, UsamError
+from usam_core.files.atomic import only_one
+from usam_core.files.digest import read_sealed, write_sealed
 from usam_core.files.fsspec_io import is_url
-from usam_core.files.locks import only_one
-from usam_core.files.sealed import read_sealed, write_sealed
 from usam_core.lineage.chain import read_chain
 from usam_core.lineage.document import EARLIER, LINEAGE, RECORD, portable, read_document
 from usam_core.progress import SILENT, Progress
-from usam_core.report.history import HISTORY, RUNS, kept_runs, names_all, rewrite_history
-from usam_core.report.runs import damaged_kept
+from usam_core.report.runs import HISTORY, RUNS, damaged_kept, kept_runs, names_all, rewrite_history
 from usam_core.steps import annotate, collect, export, gate
 from usam_core.steps.base import step_folder
 from usam_core.steps.check_folder import Check, FolderCheck, Remade, check_store
 from usam_core.steps.read_settings import windows_file
 from usam_core.steps.record import decisions_file
 from usam_core.steps.review import PRECISION
-from usam_core.store.commit import remove_folder
-from usam_core.store.layout import folder_name
+from usam_core.store.layout import folder_name, remove_folder
 
 _CACHES = ("images.parquet", "looks.parquet", "labelled_looks.parquet", annotate.CHECKED)
 

@@ -26,21 +26,18 @@ from usam_core.lineage.document import LINEAGE, RECORD, portable, read_document
 from usam_core.progress import SILENT, Progress
 from usam_core.sources.base import class_folder, manifest_path
 from usam_core.steps import compose, export
-from usam_core.steps.class_pictures import FOUND
-from usam_core.steps.damage import Remade, Walk
-from usam_core.steps.record import RECORD, made_digest, read_record
-from usam_core.store.layout import remove_folder
 from usam_core.steps.collect import FOUND
 from usam_core.steps.exporting import ROWS
 from usam_core.steps.record import made_digest, read_record
-from usam_core.store.commit import make_store, remove_folder
 from usam_core.store.layout import (
     CACHE_FILE,
     CHECKED_FILE,
     FEATURES,
     GROUP_FILE,
     SHARDS,
+    make_store,
     read_group,
+    remove_folder,
 )
 from usam_core.store.store import EmbeddingStore
 

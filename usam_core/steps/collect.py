@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from usam_core.config.classes import ClassSpec
 from usam_core.config.project import Project
+from usam_core.config.training import ClassSpec
 from usam_core.errors import InputError, StoreError, UserError
-from usam_core.files.atomic import whole_file, write_json
-from usam_core.files.digest import file_digest, value_digest
-from usam_core.files.locks import only_one
+from usam_core.files.atomic import only_one, whole_file, write_json
+from usam_core.files.digest import file_digest, read_sealed, value_digest, write_sealed
 from usam_core.files.parquet import read_frame
 from usam_core.files.paths import check_links
-from usam_core.files.sealed import read_sealed, write_sealed
 from usam_core.lineage.document import portable
 from usam_core.outputs.sheets import save_picture_sheet
 from usam_core.progress import SILENT, Progress
@@ -31,12 +29,8 @@ from usam_core.sources.base import (
     manifest_path,
     to_frame,
 )
-from usam_core.sources.local import choose_source
-from usam_core.steps.base import Input, Inputs
-from usam_core.steps.class_pictures import forget_gathered, gather, gathered, looks_for_leaks
-from usam_core.steps.folders import step_folder
-from usam_core.sources.choose import choose_source
 from usam_core.sources.filters import filter_pictures, picture_looks
+from usam_core.sources.local import choose_source
 from usam_core.steps.base import Input, Inputs, StepResult, step_folder
 from usam_core.steps.images_to_label import images_input, labelled_files
 from usam_core.steps.record import (

@@ -17,7 +17,6 @@ import torch
 from usam_core.config.project import Project
 from usam_core.errors import StoreError, UserError
 from usam_core.features.regions import RegionEncoder
-from usam_core.features.base import RegionEncoder
 from usam_core.files.atomic import only_one
 from usam_core.files.digest import values_digest
 from usam_core.images.read import UnusableImage, read_image
@@ -31,9 +30,7 @@ from usam_core.steps.compose import scene_files, scenes_input
 from usam_core.steps.images_to_label import images_input
 from usam_core.steps.read_settings import how_to_read
 from usam_core.steps.record import intact_record
-from usam_core.steps.shard_writer import LOCKS
 from usam_core.store.reader import block_id
-from usam_core.store.blocks import block_id
 from usam_core.store.store import DamagedShard, EmbeddingStore
 from usam_core.types import MaskSet
 

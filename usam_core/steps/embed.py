@@ -10,9 +10,9 @@ from typing import Any
 
 from usam_core.config.project import Project
 from usam_core.errors import MissingStepError, StoreError, UserError
+from usam_core.files.atomic import only_one
 from usam_core.files.code import code_digest
 from usam_core.files.digest import value_digest, values_digest
-from usam_core.files.locks import only_one
 from usam_core.images.read import DecodedImage, read_image
 from usam_core.lineage.document import portable
 from usam_core.parallel.workers import InProcess, Piece, open_workers, run_pieces

@@ -24,17 +24,11 @@ from usam_core.outputs.sheets import save_contact_sheet
 from usam_core.progress import Progress
 from usam_core.report.page import enlarged
 from usam_core.steps import annotate
-from usam_core.steps.base import Input, Inputs, StepResult
-from usam_core.steps.folders import step_folder
-from usam_core.steps.record import digests, labels_record, made_input
-from usam_core.steps.render import picture_and_labels
-from usam_core.truth import open_truth
 from usam_core.steps.base import Input, Inputs, StepResult, step_folder
 from usam_core.steps.record import finished, labels_record, made_input
 from usam_core.steps.render import picture_and_labels, write_reliability
+from usam_core.truth import open_truth
 from usam_core.truth.base import Truth
-from usam_core.truth.choose import open_truth
-from usam_core.truth.voc import PNGS
 
 CALCULATIONS = (
     "usam_core.inference.reliability",

@@ -35,9 +35,8 @@ from usam_core.steps.exporting import (
     remove_left_over,
     rows_file,
 )
-from usam_core.steps.folders import step_folder
+from usam_core.steps.label_images import head_path
 from usam_core.steps.record import (
-    RECORD,
     digests,
     intact_record,
     labels_record,
@@ -45,9 +44,6 @@ from usam_core.steps.record import (
     read_record,
 )
 from usam_core.store.layout import remove_folder
-from usam_core.steps.label_images import head_path
-from usam_core.steps.record import digests, intact_record, labels_record, made_input, read_record
-from usam_core.store.commit import remove_folder
 
 CALCULATIONS = ("usam_core.steps.exporting", "usam_core.outputs.formats")
 """Modules that decide the step's results."""

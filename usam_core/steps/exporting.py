@@ -89,12 +89,12 @@ def export_part(
         ready = staged[job.writer.name]
         ledger.plan(job.writer.name, [one.file for one in ready])
         for one in ready:
-            faults.at("rename", one.place)
+            fault_point("rename", one.place)
             # A folder cannot be renamed over another; without either, the next run writes it again.
             if one.place.is_dir():
                 _take_away(one.place)
             os.replace(one.made, one.place)
-            faults.at("renamed", one.place)
+            fault_point("renamed", one.place)
             job.writer.placed(one.image)
         # The names too: the ledger is not to know files that a power cut takes back.
         for folder in {one.place.parent for one in ready}:

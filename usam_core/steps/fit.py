@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from usam_core.config.head import HeadConfig
+from usam_core.config.model import HeadConfig
 from usam_core.config.project import Project
 from usam_core.files.atomic import whole_file
 from usam_core.files.digest import value_digest
@@ -19,8 +19,7 @@ from usam_core.files.parquet import read_frame
 from usam_core.head.bags import BagSource, Rows, balanced_weights
 from usam_core.head.checkpoint import card_path, save_head
 from usam_core.head.familiar import FamiliarHead, learn_familiar, shares_of
-from usam_core.head.model import Head, LateHead
-from usam_core.head.text import TextHead
+from usam_core.head.model import Head, LateHead, TextHead
 from usam_core.head.train import train
 from usam_core.progress import Progress
 from usam_core.sources.base import manifest_path

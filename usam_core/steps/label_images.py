@@ -15,25 +15,25 @@ from typing import Any
 from pycocotools import mask as coco_mask
 from torch import nn
 
-from usam_core.config.inference import InferenceConfig
-from usam_core.config.palette import label_dtype
+from usam_core.config.model import InferenceConfig
 from usam_core.config.project import Project
+from usam_core.config.training import label_dtype
 from usam_core.errors import MissingStepError, StoreError
 from usam_core.files.atomic import TEMPORARY_PREFIX
 from usam_core.files.digest import file_digest
 from usam_core.head.checkpoint import card_path, load_head
 from usam_core.images.ref import Tile
 from usam_core.inference.calibration import Calibration
-from usam_core.inference.labelled import labelled_image
-from usam_core.inference.scoring import Labelled, label_image
+from usam_core.inference.scoring import Labelled, label_image, labelled_image
 from usam_core.labels.image import Instance, LabelledImage
 from usam_core.labels.label_map import LabelMap
 from usam_core.labels.parts import Parts, write_part
 from usam_core.lineage.document import portable
 from usam_core.masks.label_png import edited_png, save_label_png
 from usam_core.masks.rle import crop
-from usam_core.masks.seams import Record, joined, measures, shifted, suppressed
-from usam_core.outputs.label_canvas import LabelCanvas
+from usam_core.masks.rle import measures
+from usam_core.masks.seams import Record, joined, shifted, suppressed
+from usam_core.outputs.label_files import LabelCanvas
 from usam_core.progress import Progress
 from usam_core.review.decisions import Decision
 from usam_core.review.rulings import Rulings

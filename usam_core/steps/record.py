@@ -9,10 +9,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from usam_core.config.project import Project
-from usam_core.errors import MissingStepError, StoreError
-from usam_core.files.digest import file_digest, read_sealed, value_digest, write_sealed
 from usam_core.errors import InputError, MissingStepError, StoreError
-from usam_core.files.digest import file_digest, value_digest
+from usam_core.files.digest import file_digest, read_sealed, value_digest, write_sealed
 from usam_core.files.paths import inside
 from usam_core.images.listing.content import mismatch
 from usam_core.lineage.document import LINEAGE, RECORD, portable

@@ -21,14 +21,8 @@ from usam_core.images.read import read_image
 from usam_core.inference.scoring import class_logits, thresholds
 from usam_core.labels.image import Instance, LabelledImage
 from usam_core.progress import SILENT, Progress
-from usam_core.review.decisions import judged, match
+from usam_core.review.decisions import Decision, judged, match
 from usam_core.review.session import LEVEL, Item, Listed, Precision, Session, queue
-from usam_core.review.decisions import Decision
-from usam_core.review.item import Item
-from usam_core.review.matching import judged, match
-from usam_core.review.order import queue
-from usam_core.review.precision import LEVEL, Precision
-from usam_core.review.session import Listed, Session
 from usam_core.steps import annotate, embed
 from usam_core.steps.base import step_folder
 from usam_core.steps.blocks import head_blocks

@@ -8,9 +8,7 @@ from typing import Any
 from usam_core.config.project import Project
 from usam_core.errors import UserError
 from usam_core.files.atomic import disk_errors, only_one, sweep
-from usam_core.files.atomic import disk_errors, sweep
 from usam_core.files.digest import file_digest
-from usam_core.files.locks import only_one
 from usam_core.files.paths import check_links
 from usam_core.lineage.document import LINEAGE, checkout, portable, versions, write_document
 from usam_core.progress import SILENT, Progress

@@ -17,8 +17,7 @@ from usam_core.head.losses import UNKNOWN
 from usam_core.masks.bits import pack, valid_hw
 from usam_core.masks.label_png import read_label_png
 from usam_core.masks.rle import decode
-from usam_core.review.decisions import Decision
-from usam_core.review.matching import SAME_MASK
+from usam_core.review.decisions import SAME_MASK, Decision
 from usam_core.rng import derive_seed
 from usam_core.steps.base import Inputs
 from usam_core.steps.blocks import usable_images

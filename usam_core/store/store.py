@@ -14,10 +14,8 @@ import numpy as np
 import pandas as pd
 
 from usam_core.errors import StoreError
-from usam_core.files.digest import CheckedFolders
-from usam_core.files.parquet import read_table
 from usam_core.files.atomic import whole_folder
-from usam_core.files.stamps import CheckedFolders
+from usam_core.files.digest import CheckedFolders
 from usam_core.images.read import PATH_CODES
 from usam_core.progress import SILENT, Progress
 from usam_core.store.index import Arrivals, Place, StoreIndex

@@ -19,7 +19,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from usam_core.redact import without_secrets
+from usam_core.errors import without_secrets
 
 Permit = Callable[[str], None]
 """Looks at an address before each request to it; raises `FetchFailed` to forbid it."""

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from usam_core.config.classes import ClassSpec
-from usam_core.config.training import WebConfig
+from usam_core.config.training import ClassSpec, WebConfig
 from usam_core.errors import TransientError
 from usam_core.files.atomic import scratch_file, whole_file
 from usam_core.images.read import UnusableImage, check_image, read_image

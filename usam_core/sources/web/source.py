@@ -7,27 +7,24 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from usam_core.config.classes import ClassSpec
-from usam_core.config.training import WebConfig
-from usam_core.errors import ConfigError, InputError, StoreError
+from usam_core.config.training import ClassSpec, WebConfig
+from usam_core.errors import (
+    ConfigError,
+    InputError,
+    StoreError,
+    all_without_secrets,
+    without_secrets,
+)
 from usam_core.files.atomic import only_one, sweep
-from usam_core.errors import ConfigError, InputError, StoreError, all_without_secrets
-from usam_core.files.atomic import sweep
 from usam_core.files.digest import file_digest, value_digest
 from usam_core.files.paths import inside
 from usam_core.files.spreadsheet import read_separated
 from usam_core.files.text import normalize_name
 from usam_core.progress import Bar, Progress
-from usam_core.redact import all_without_secrets, without_secrets
 from usam_core.sam.load import cache_folder
 from usam_core.sources.base import Collected, Rejected, TrainingPicture, class_folder
 from usam_core.sources.web.guard import Budget
 from usam_core.sources.web.journal import Candidate, Journal, Verdict
-from usam_core.progress import Progress
-from usam_core.sam.download import cache_folder
-from usam_core.sources.base import Collected, class_folder
-from usam_core.sources.web.journal import Candidate, Journal
-from usam_core.sources.web.limits import Budget
 from usam_core.sources.web.run import ClassRun
 from usam_core.sources.web.session import PoliteSession
 from usam_core.sources.web.sites import address
