@@ -184,6 +184,7 @@ class TowerEncoder:
         self._reduced = config.dtype == "bfloat16" or (config.dtype == "auto" and device == "cuda")
         self._longest = files.kind.patches_along(config.image_size)
         self._size = self._longest * self._patch
+        self._none = torch.zeros(0, self.width)
 
     @torch.inference_mode()
     def describe(
@@ -218,7 +219,7 @@ class TowerEncoder:
                     self._tower.pool(patches, weights.to(self._device))
                     for weights in weights_on_grid(regions[i], grid)
                 ]
-                vectors[i] = torch.cat(pooled) if pooled else patches.new_zeros(0, self.width)
+                vectors[i] = torch.cat(pooled) if pooled else self._none
                 self._look_closer(images[i], regions[i], vectors[i])
         return [vectors[i] for i in range(len(images))]
 
@@ -250,7 +251,7 @@ class TowerEncoder:
             return self._run(self._tower.whole, self._crop_pixels(image, some))
 
         vectors = dict(zip(different, in_batches(whole, different, self.batch_size), strict=True))
-        return torch.stack([vectors[crop] for crop in crops])
+        return torch.stack([vectors[crop] for crop in crops]) if crops else self._none
 
     def _masked(self, image: np.ndarray, regions: Regions) -> Tensor:
         size_hw = self._pixels(grid_of(image.shape[:2], self._longest))
@@ -260,7 +261,8 @@ class TowerEncoder:
             masks = masks_at(regions, list(numbers), size_hw)
             return self._run(self._tower.whole, masked_pixels(frame, masks, self._how))
 
-        return torch.stack([*in_batches(whole, range(len(regions)), self.batch_size)])
+        vectors = [*in_batches(whole, range(len(regions)), self.batch_size)]
+        return torch.stack(vectors) if vectors else self._none
 
     def _crop_pixels(self, image: np.ndarray, crops: Sequence[Crop]) -> Tensor:
         return torch.stack([crop_pixels(image, crop, self._size, self._how) for crop in crops])

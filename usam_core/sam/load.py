@@ -1,7 +1,7 @@
 """Load a SAM: the bundled nano model, an official checkpoint (downloaded once), or a local file.
 
-What identifies a SAM is known without torch and `segment_anything`, whose imports take seconds:
-commands and servers that ask for `cache_folder` alone do not wait for them.
+What identifies a SAM is known without `segment_anything`, whose import takes seconds, and
+`cache_folder` without torch and pydantic: commands and servers that ask for it alone do not wait.
 """
 
 import functools
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from segment_anything.modeling import Sam
     from torch import Tensor
 
+    from usam_core.config.compute import SamConfig
     from usam_core.sam.embedder import SamEmbedder
 
 NANO = "nano"
@@ -171,7 +172,7 @@ def choose_device(wanted: str, setting: str = "sam.device") -> str:
 
 
 def checkpoint_file(
-    config: SamConfig, checkpoint: Path | None, progress: Progress = SILENT
+    config: "SamConfig", checkpoint: Path | None, progress: Progress = SILENT
 ) -> Path:
     """The weights file of a SAM; an official one is downloaded if it is not there.
 
@@ -184,7 +185,7 @@ def checkpoint_file(
     return download(OFFICIAL[config.model], cache_folder(), progress)
 
 
-def encoder_spec(config: SamConfig, checkpoint: Path | None) -> dict[str, Any]:
+def encoder_spec(config: "SamConfig", checkpoint: Path | None) -> dict[str, Any]:
     """What identifies the embeddings of a SAM, without loading it.
 
     An official checkpoint's digest is known before it is downloaded.
@@ -199,7 +200,7 @@ def encoder_spec(config: SamConfig, checkpoint: Path | None) -> dict[str, Any]:
 
 
 def load_sam(
-    config: SamConfig, checkpoint: Path | None = None, progress: Progress = SILENT
+    config: "SamConfig", checkpoint: Path | None = None, progress: Progress = SILENT
 ) -> "Sam":
     """Load the model of a project on the CPU, in evaluation mode.
 
@@ -241,7 +242,7 @@ def load_sam(
 
 
 def open_embedder(
-    config: SamConfig, checkpoint: Path | None = None, progress: Progress = SILENT
+    config: "SamConfig", checkpoint: Path | None = None, progress: Progress = SILENT
 ) -> "SamEmbedder":
     """Return the project's embedder; a process loads each model once. See `checkpoint_file`."""
     digest = _checkpoint_digest(checkpoint_file(config, checkpoint, progress))
@@ -249,7 +250,7 @@ def open_embedder(
 
 
 @functools.lru_cache(maxsize=1)
-def _open_embedder(config: SamConfig, checkpoint: Path | None, digest: str) -> "SamEmbedder":
+def _open_embedder(config: "SamConfig", checkpoint: Path | None, digest: str) -> "SamEmbedder":
     from usam_core.sam.embedder import SamEmbedder
 
     return SamEmbedder(
