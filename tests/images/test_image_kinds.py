@@ -264,3 +264,21 @@ def test_the_library_is_quiet(tmp_path, caplog, capfd):
     with caplog.at_level(logging.WARNING):
         read_image(tmp_path / "a.tif")
     assert "GDAL" not in caplog.text + capfd.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_a_division_by_opacity_rounds_down_to_no_more_than_white(tmp_path, dtype):
+    """As libtiff does: rounded down, no more than white, and nothing where nothing is seen."""
+    most = 1 if dtype == "float32" else np.iinfo(dtype).max
+    rgba = np.array([[[0.2, 0.3, 0.4, 0.5], [0.7, 0.1, 0.3, 0.6], [0.1, 0.2, 0.3, 0.0]]])
+    values = (rgba * most).astype(dtype)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, values, photometric="rgb", extrasamples=["assocalpha"])
+    with opening.open_image(str(path)) as store:
+        found = np.moveaxis(store.read(()), 0, -1)[0].tolist()
+    for pixel, written in zip(found, values[0].tolist(), strict=True):
+        *colors, alpha = written
+        if alpha:
+            divide = (lambda a, b: a / b) if dtype == "float32" else (lambda a, b: a // b)
+            colors = [min(divide(color * most, alpha), most) for color in colors]
+        assert pixel == pytest.approx([*colors, alpha], rel=1e-6)

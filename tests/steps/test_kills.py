@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import usam_core.files.atomic as atomic
 from usam_core.files.atomic import fault_point
-from usam_core.images.listing import cache as remembered
+from usam_core.images.listing import scan as remembered
 from usam_core.outputs import ledger as ledgers
 from usam_core.outputs.ledger import Ledger, Written
 from usam_core.review import decisions

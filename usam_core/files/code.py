@@ -29,13 +29,12 @@ WITHOUT_INFLUENCE = (
 def code_digest(stage: str, calculations: tuple[str, ...]) -> str:
     """Return a digest of a step's own module and of all that its calculations are made of.
 
-    Comments, docstrings and layout do not count. Other Python versions may give other digests:
-    then a step is done again, never wrongly kept.
+    Comments, docstrings and layout do not count. Other Python versions may give other digests: then
+    a step is done again, never wrongly kept.
 
     Args:
         stage: the step's module; only its own file counts.
-        calculations: modules that decide the step's results; what they import within usam_core
-            counts too.
+        calculations: modules that decide the step's results, with what they import of usam_core.
     """
     modules = {stage, *closure(calculations)}
     return value_digest({name: _meaning(_file(name).read_text("utf-8")) for name in modules})

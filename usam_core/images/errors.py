@@ -92,11 +92,7 @@ class UnusableImage(InputError):
 
 
 def check_file(path: str | Path) -> None:
-    """Refuse anything but a plain file with bytes in it: opening a pipe would wait for ever.
-
-    Raises:
-        UnusableImage: with the code `missing`, `unreadable` or `empty`.
-    """
+    """Refuse anything but a plain file with bytes in it: opening a pipe would wait for ever."""
     with verdict_on(path):
         status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):

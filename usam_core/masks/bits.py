@@ -47,17 +47,11 @@ def words(packed: np.ndarray) -> np.ndarray:
 
 
 def upscale(packed: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """Bring low-resolution masks to the image's size.
+    """Bring low-resolution masks, uint8 (p, u, b), to the image's size: bool (p, h, w).
 
     The image's part of the frame is cut out, scaled bilinearly, and cut at one half: borders come
-    out smooth instead of in steps.
-
-    Args:
-        packed: uint8 (p, u, b).
-        size_hw: rows and columns of the image.
-
-    Returns:
-        bool (p, h, w); each mask lies column by column, as run-length encoding reads it.
+    out smooth instead of in steps. Each mask lies column by column, as run-length encoding reads
+    it.
     """
     full = np.zeros((len(packed), *size_hw[::-1]), bool).swapaxes(1, 2)
     rows, columns = valid_hw(size_hw, packed.shape[-2])
@@ -135,9 +129,9 @@ class _Reach:
 
 @functools.lru_cache(maxsize=8)
 def _between(before: int, after: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return where each place lies along one axis: int64 (after,) twice, float32 (after,).
+    """Return for each place along an axis the two values it lies between, and how far, 0 to 1.
 
-    Between which two values, and how far from the first towards the second.
+    int64 (after,) twice, float32 (after,).
     """
     at = np.maximum((np.arange(after) + 0.5) * (before / after) - 0.5, 0)
     low = np.minimum(at.astype(int), before - 1)

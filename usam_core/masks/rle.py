@@ -14,13 +14,7 @@ _MORE, _SIGN = 0x20, 0x10
 
 
 class Crop(NamedTuple):
-    """The part of a mask that is not empty.
-
-    Attributes:
-        top: first row in the image.
-        left: first column in the image.
-        mask: bool (rows, columns); (0, 0) for an empty mask.
-    """
+    """The part of a mask that is not empty: its first row and column, and bool (rows, columns)."""
 
     top: int
     left: int
@@ -149,11 +143,9 @@ def join(rings: list[Ring]) -> Ring:
 
 
 def fill(polygon: Ring, size_hw: tuple[int, int]) -> np.ndarray:
-    """Return the pixels whose centres lie inside a polygon, by the even-odd rule, bool (h, w).
+    """Return the pixels whose centers lie inside a polygon, by the even-odd rule, bool (h, w).
 
-    Args:
-        polygon: float (corners, 2), x before y.
-        size_hw: rows and columns of the image.
+    `polygon` is float (corners, 2), x before y; `size_hw` the image's rows and columns.
     """
     h, w = size_hw
     begin = np.asarray(polygon, np.float64)

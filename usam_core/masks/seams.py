@@ -22,10 +22,10 @@ SLICE = 0.9
 
 
 def shifted(rle: Record, box: Box, size_hw: tuple[int, int]) -> Record:
-    """Return a tile's mask as a mask of the image.
+    """Return a tile's mask, compressed run lengths, as a mask of the image.
 
     Args:
-        rle: COCO's compressed run lengths, of the tile's size.
+        rle: of the tile's size.
         box: where in the image the tile lies.
         size_hw: rows and columns of the image.
     """

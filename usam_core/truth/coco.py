@@ -266,13 +266,9 @@ def _record_name(part: str, at: int, entry: Any) -> str:
 
 
 def read_mask(segmentation: object, size_hw: tuple[int, int]) -> dict[str, Any]:
-    """Return a segmentation as COCO's compressed RLE.
+    """Return a segmentation, polygons or an RLE, as COCO's compressed RLE.
 
     A polygon of fewer than three points beside a whole one covers nothing and is passed over.
-
-    Args:
-        segmentation: polygons, or an RLE, compressed or not.
-        size_hw: rows and columns of the image.
 
     Raises:
         ValueError: it is malformed; the message says how.

@@ -88,11 +88,7 @@ def list_names(
 ) -> pd.DataFrame:
     """List the named images, in that order; as `list_images`, without looking for them.
 
-    Args:
-        config: the limit on pixels.
-        root: folder or URL that the names count from.
-        names: their paths from there.
-        cache, progress: as for `list_images`.
+    `names` are paths that count from `root`, a folder or URL.
     """
     files = ((name, None) for name in names)
     listed = _list(config, files, lambda name: join(root, name), cache, progress)
@@ -106,13 +102,8 @@ def list_files(
     cache: Path | None = None,
     progress: Progress = SILENT,
 ) -> pd.DataFrame:
-    """List files that lie anywhere; as `list_names`.
-
-    Args:
-        config: the limit on pixels.
-        files: for each its path in the list, and its address.
-        cache, progress: as for `list_images`.
-    """
+    """List files that lie anywhere, each by its path in the list and its address; as
+    `list_names`."""
     addresses = dict(files)
     names = ((name, None) for name, _ in files)
     return _list(config, names, lambda name: addresses[name], cache, progress)

@@ -29,12 +29,12 @@ _child: subprocess.Popen[bytes] | None = None
 
 
 def apart(address: str, max_bytes: int, function: Callable[..., _T], *arguments: Any) -> _T:
-    """Call a function in another process.
+    """Call a module's function in another process; it and its arguments are pickled.
 
     Args:
         address: of the picture, for the verdict.
         max_bytes: of the result; several times these may be taken.
-        function: of a module; it and its arguments are pickled.
+        function, arguments: the call.
 
     Raises:
         UnusableImage: what went wrong in there, or the end of the process.

@@ -71,7 +71,7 @@ class Layout:
         columns: slice,
         channels: Sequence[int] | None,
     ) -> np.ndarray:
-        """Return (c, h, w) of a plane; nothing else is read from the array.
+        """Return (c, h, w) of a window of a plane; nothing else is read from the array.
 
         Args:
             array: of this layout; anything that takes a tuple of integers and slices.

@@ -192,11 +192,7 @@ def deep_colors(image: ImageFile.ImageFile, content: bytes) -> int:
     """Return the number of channels of a color image of more than 8 bit, of which Pillow gives 8.
 
     Grayscale with alpha counts as color. 0 means that Pillow drops nothing, or that it is ink
-    (CMYK), of which 8 bit are enough.
-
-    Args:
-        image: with its header read.
-        content: of the file, at least `HEADER_BYTES` of it.
+    (CMYK), of which 8 bit are enough. `content` is at least `HEADER_BYTES` of the file.
     """
     if image.mode in DEEP:
         return 0

@@ -213,10 +213,8 @@ def paint(
 
 
 def _without_data(info: PlaneInfo, values: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
-    """Return where channels mean no data, bool (h, w) by number.
-
-    A pixel of a picture is empty where all its colors are; measurements count each on its own.
-    """
+    """Return where channels mean no data, bool (h, w) by number; of a picture where all colors
+    do."""
     if info.nodata is None:
         return {}
     empty = {
@@ -241,7 +239,7 @@ def _with_data(info: PlaneInfo, numbers: Sequence[int], values: np.ndarray) -> n
 def _kinds(info: PlaneInfo, numbers: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
     """Yield the channels that share a window, with the name of their kind of values."""
     if info.is_color:
-        yield window_key(info.dtype, _RGB), [n for n in range(3) if n < len(info.channels)]
+        yield (window_key(info.dtype, _RGB), [n for n in range(3) if n < len(info.channels)])
         return
     for number in numbers:
         yield window_key(info.dtype, info.channels[number]), [number]
@@ -286,13 +284,8 @@ def _spread(store: ImageStore, plane: Plane, numbers: tuple[int, ...]) -> np.nda
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The windows that a sample of the images gave.
-
-    Attributes:
-        windows: the values that become 0 and 255, by kind of values (`rgb.window_key`).
-        looked_at: number of images whose headers were read.
-        planes: addresses of the planes whose values count.
-    """
+    """Windows by kind of values (`rgb.window_key`), the number of headers read, the planes
+    sampled."""
 
     windows: dict[str, tuple[float, float]]
     looked_at: int
@@ -312,9 +305,7 @@ def sample_windows(
     Args:
         addresses: of images, in an order that does not depend on where they lie.
         rng: decides which are looked at, and which of their values count.
-        max_megapixels: limit on the size of a picture that is decoded whole.
-        channels: which channels are shown.
-        projection: how z is taken together.
+        max_megapixels, channels, projection: as in `read_image`.
     """
     values: dict[str, list[np.ndarray]] = {}
     planes: list[str] = []
