@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from usam_core.config.schema import InferenceConfig
-from usam_core.inference.scoring import candidates, label_image
+from usam_core.inference.scoring import candidates, class_logits, label_image
 from usam_core.masks.bits import areas, pack, unpack, upscale, upscale_part, valid_hw
 from usam_core.masks.paint import Overlaps, paint, paint_votes, suppress
 from usam_core.types import Instances, MaskSet
@@ -30,6 +30,27 @@ def box(top, left, height, width, side=16):
     mask = np.zeros((side, side), bool)
     mask[top : top + height, left : left + width] = True
     return mask
+
+
+def test_tokens_alone_give_all_masks_of_a_prompt_the_same_logits():
+    rng = np.random.default_rng(0)
+    masks = MaskSet(
+        tokens=rng.normal(size=(3, 1024)).astype(np.float16),
+        packed_masks=np.zeros((3, 4, 8, 1), np.uint8),
+        predicted_iou=np.ones((3, 4), np.float32),
+        stability=np.ones((3, 4), np.float32),
+        points_xy=np.zeros((3, 2), np.float32),
+        size_hw=(8, 8),
+    )
+    head = nn.Linear(1024, 2)
+    expected = head(torch.from_numpy(masks.tokens.astype(np.float32))).detach().numpy()
+    logits = class_logits(head, masks, ["tokens"])
+    assert logits.shape == (3, 4, 2)
+    np.testing.assert_array_equal(logits, np.stack([expected] * 4, axis=1))
+    chosen = class_logits(head, masks, ["tokens"], np.array([0, 1, 2]))
+    np.testing.assert_array_equal(chosen, expected)
+    with pytest.raises(ValueError, match="tokens"):
+        class_logits(head, replace(masks, tokens=None), ["tokens"])
 
 
 @given(masks_16)

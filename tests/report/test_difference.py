@@ -11,8 +11,9 @@ from tests.labelled_run import write_run
 from tests.usam_process import usam
 from usam_core.errors import InputError
 from usam_core.masks.label_png import save_label_png
-from usam_core.report import runs
-from usam_core.report.difference import changed_settings, compare_runs, unmatched
+from usam_core.report import difference, runs
+from usam_core.report.difference import changed_settings, changes_part, compare_runs, unmatched
+from usam_core.report.page import Album
 from usam_core.report.runs import keep_run, open_run, reduced
 
 
@@ -52,6 +53,15 @@ def test_what_a_person_painted_void_is_no_label(two_runs):
     save_label_png(png, np.where(AFTER["moved.png"] == 0, 255, AFTER["moved.png"]).astype(np.uint8))
     found = compare_runs(*map(open_run, two_runs)).images.set_index("file_name")
     assert found.loc["moved.png", "changed"] == 20 / 600
+
+
+def test_the_page_counts_what_it_leaves_out(two_runs, monkeypatch):
+    monkeypatch.setattr(difference, "_MAX_ROWS", 0)
+    before, after = map(open_run, two_runs)
+    part = changes_part(compare_runs(before, after), before, after, Album(0))
+    assert [part[name] for name in ("rows", "added", "removed", "replaced")] == [[]] * 4
+    assert [part[f"{name}_count"] for name in ("added", "removed", "replaced")] == [1, 1, 0]
+    assert (part["changed"], part["more"], part["same"]) == (2, 2, 1)
 
 
 def test_pixels_instances_and_settings_are_counted(two_runs):
