@@ -385,6 +385,6 @@ def test_of_an_object_that_sticks_out_of_the_frame_the_part_inside_is_shown():
     placed = cutouts._placed(_Given(0.5, 0, -10), cutout, (80, 80), ComposeConfig())
     color, cover, area = placed
     assert area == 1600
-    assert np.array_equal(color[5, [2, 25]], [[255, 0, 0], [0, 0, 255]])
+    assert np.array_equal(color[5, [2, 15]], [[255, 0, 0], [0, 0, 255]])
     assert (cover[5, [0, 29]] == 1).all()
     assert not cover[5, 30:].any()
