@@ -117,6 +117,13 @@ def damaged(root, file, way):
         assert file.read_bytes() == kept
 
 
+def test_images_of_a_damaged_shard_are_not_told_as_missing_too(made):
+    index = next(made.parent.glob("out/store/*/shards/*/index.parquet"))
+    said = [one.what for one in damaged(made.parent, index, cut).damages]
+    assert said
+    assert not [what for what in said if "images of the results" in what]
+
+
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_flipped_byte_is_found_and_named(made, data):

@@ -362,3 +362,29 @@ def test_a_name_is_a_class_or_a_negative(composed):
         load_project(composed, negatives=["rod"])
     with pytest.raises(ConfigError, match=r"expected compose\.scenes above 0"):
         load_project(composed, compose={"scenes": 0}, head={"background": True})
+
+
+class _Given:
+    """A generator whose numbers are given."""
+
+    def __init__(self, *numbers):
+        self.numbers = list(numbers)
+
+    def random(self):
+        return 0.9  # no flip
+
+    def uniform(self, low, high):
+        return self.numbers.pop(0)
+
+
+def test_of_an_object_that_sticks_out_of_the_frame_the_part_inside_is_shown():
+    rgb = np.zeros((40, 40, 3), np.uint8)
+    rgb[:, :20, 0] = rgb[:, 20:, 2] = 255  # red, and blue on the right
+    cutout = Cutout("two", "x", rgb, np.ones((40, 40), bool))
+    # Half of 80 pixels large, its first row at the top, ten columns beyond the left border.
+    placed = cutouts._placed(_Given(0.5, 0, -10), cutout, (80, 80), ComposeConfig())
+    color, cover, area = placed
+    assert area == 1600
+    assert np.array_equal(color[5, [2, 15]], [[255, 0, 0], [0, 0, 255]])
+    assert (cover[5, [0, 29]] == 1).all()
+    assert not cover[5, 30:].any()

@@ -89,12 +89,9 @@ def export_part(
         ready = staged[job.writer.name]
         ledger.plan(job.writer.name, [one.file for one in ready])
         for one in ready:
-            fault_point("rename", one.place)
-            # A folder cannot be renamed over another; without either, the next run writes it again.
-            if one.place.is_dir():
-                _take_away(one.place)
-            os.replace(one.made, one.place)
-            fault_point("renamed", one.place)
+            faults.at("rename", one.place)
+            _place(one.made, one.place)
+            faults.at("renamed", one.place)
             job.writer.placed(one.image)
         # The names too: the ledger is not to know files that a power cut takes back.
         for folder in {one.place.parent for one in ready}:
@@ -173,6 +170,13 @@ def can_be_read(writer: Writer, image: LabelledImage, file: Path) -> bool:
     except Exception:  # readers raise anything on damaged bytes
         return False
     return True
+
+
+def _place(made: Path, place: Path) -> None:
+    # A folder cannot be renamed over another; without either, the next run writes it again.
+    if place.is_dir():
+        _take_away(place)
+    os.replace(made, place)
 
 
 def _take_away(place: Path) -> None:
