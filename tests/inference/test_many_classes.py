@@ -361,6 +361,7 @@ def test_colors_of_300_classes_differ():
     assert apart[~np.eye(301, dtype=bool)].min() >= 32
 
 
+@pytest.mark.slow
 def test_more_names_than_label_maps_hold_are_refused_with_the_file():
     names = [str(number) for number in range(2**15)]
     images = {"path": "images"}
