@@ -279,6 +279,7 @@ def test_maps_and_tables_come_back_with_their_names(project, exported):
         assert len(named) == 301
 
 
+@pytest.mark.slow
 def test_report_and_review_show_them(project):
     run_step("report", project)
     page = (step_folder(project, "report") / "report.html").read_text(encoding="utf-8")
