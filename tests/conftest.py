@@ -35,6 +35,27 @@ def pytest_configure(config):
         torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """Put files with slow tests first: the workers end together on many small ones."""
+    marks = {"slow", "server"}
+    slow = {item.path for item in items if marks & {mark.name for mark in item.iter_markers()}}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give one worker all files that share a server, so that it is started once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFileOrServer(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            folder = file.rpartition("/")[0]
+            return folder if folder in ("tests/server", "tests/flows") else file
+
+    return ByFileOrServer(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 

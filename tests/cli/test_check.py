@@ -176,7 +176,7 @@ REPAIRED = {
 }
 
 
-@pytest.mark.parametrize("way", ["flip", "folder"])
+@pytest.mark.parametrize("way", ["flip", pytest.param("folder", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("what", REPAIRED)
 def test_a_repair_and_a_run_lead_to_the_same_results(root, what, way):
     project = load_project(root / "project.yaml")

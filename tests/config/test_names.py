@@ -186,8 +186,7 @@ def test_alone_with_pictures_there_reads_none_of_them(copied):
     assert not (step_folder(learned, "fit") / "zero_shot.safetensors").exists()
 
 
-@pytest.mark.parametrize("read_too", [False, True])
-@pytest.mark.parametrize("model", ["clip", "siglip"])
+@pytest.mark.parametrize(("model", "read_too"), [("clip", False), ("siglip", True)])
 def test_fused_with_a_learned_head_that_reads_the_block_or_not(copied, model, read_too):
     features = ["words", "encoder"] if read_too else ["encoder"]
     project = with_clip(copied, model, text="fuse", text_weight=0.25, features=features)
@@ -211,6 +210,7 @@ def test_fused_with_a_learned_head_that_reads_the_block_or_not(copied, model, re
     assert head_path(project).name == "student.safetensors"
 
 
+@pytest.mark.slow
 def test_parents_negatives_and_background_have_their_place(copied):
     project = with_clip(copied, text="fuse", background=True)
     project = change(

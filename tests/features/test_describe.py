@@ -88,6 +88,7 @@ def test_the_head_is_not_fitted_before_its_features_are_there(project_file):
         run_step("fit", project)
 
 
+@pytest.mark.slow
 def test_two_projects_share_a_block_whatever_they_call_it(project_file):
     run_step("describe", change(project_file, features=FEATURES))
     described.calls.clear()
@@ -139,6 +140,7 @@ def test_several_blocks_read_each_image_once(project_file, monkeypatch):
     assert sum(described.calls) == 2 * IMAGES
 
 
+@pytest.mark.slow
 def test_the_lineage_names_the_blocks_and_the_step(project_file):
     project = change(project_file, features=FEATURES, head={"features": ["colour"]})
     for step in STEPS:

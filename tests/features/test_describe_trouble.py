@@ -93,6 +93,7 @@ def test_a_block_that_is_whole_again_is_not_dropped(project_file):
     assert store.lacking([block_of(project)], images_of(store)) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fate", ["deleted", "changed"])
 def test_an_image_that_goes_between_the_steps_is_left_out_and_told(project_file, monkeypatch, fate):
     project = change(project_file, features=FEATURES, head={"features": ["colour"]})

@@ -72,6 +72,7 @@ def test_bag_labels_teach_which_masks_hold_the_object():
     assert (found == truth[order][:, None]).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_the_student_is_less_sure_of_the_background_than_its_teacher():
     rows, labels, _ = toy()
     longer = CONFIG.model_copy(update={"steps": 480, "dropout": 0.0})

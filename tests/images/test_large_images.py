@@ -242,6 +242,7 @@ def test_only_missing_tiles_are_embedded_after_a_kill(project, sam, tmp_path, mo
     assert len(sam.seen) == count
 
 
+@pytest.mark.slow
 def test_other_tiles_are_other_labels_and_a_finished_image_is_kept(project, sam, tmp_path):
     write(tmp_path / "images")
     one = project(**TILES)

@@ -193,6 +193,7 @@ def test_truth_that_is_no_png_or_a_bomb_is_refused(tmp_path, kind):
     assert any("cannot be read as a label PNG" in note for note in truth.notes)
 
 
+@pytest.mark.slow
 def test_some_damaged_files_of_each_kind(tmp_path, fuzz):
     cases = [("image", n) for n in range(120)] + [("container", n) for n in range(80)]
     found = list(fuzz.run(tmp_path, cases, seed=20261128))
@@ -202,6 +203,7 @@ def test_some_damaged_files_of_each_kind(tmp_path, fuzz):
     assert "container Zarr v3" in fuzz.table(found, 20261128)
 
 
+@pytest.mark.slow
 def test_the_harness_counts_a_child_that_dies_and_goes_on(tmp_path, fuzz, monkeypatch):
     script = Path(fuzz.__file__).read_text(encoding="utf-8")
     broken = script.replace(

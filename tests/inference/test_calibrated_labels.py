@@ -117,6 +117,7 @@ def test_a_mask_shows_the_class_that_half_of_it_lies_on():
     assert shown_classes(packed, truth, apart).tolist()[:5] == [1, 1, 0, NONE, NONE]
 
 
+@pytest.mark.slow
 def test_presence_is_fitted_and_not_only_passed_on():
     """A best mask of even odds is of a present class nine times in ten."""
     rng = np.random.default_rng(0)

@@ -278,6 +278,7 @@ def test_maps_and_tables_come_back_with_their_names(project, exported):
         assert len(named) == 301
 
 
+@pytest.mark.slow
 def test_report_and_review_show_them(project):
     run_step("report", project)
     page = (step_folder(project, "report") / "report.html").read_text(encoding="utf-8")
@@ -360,6 +361,7 @@ def test_colors_of_300_classes_differ():
     assert apart[~np.eye(301, dtype=bool)].min() >= 32
 
 
+@pytest.mark.slow
 def test_more_names_than_label_maps_hold_are_refused_with_the_file():
     names = [str(number) for number in range(2**15)]
     images = {"path": "images"}

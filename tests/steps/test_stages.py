@@ -124,6 +124,7 @@ def test_another_grouping_embeds_nothing(finished_project, tmp_path):
     assert set(results["evaluate"].summary["per_class_iou"]) == {"background", "round", "long"}
 
 
+@pytest.mark.slow
 def test_a_class_list_that_shrinks_embeds_nothing(finished_project, tmp_path):
     file = copied(finished_project, tmp_path)
     text = file.read_text().replace("- name: ring\n  parent: round\n", "")
@@ -264,6 +265,7 @@ def test_entries_speak_of_every_image_once(finished_project):
     assert [image.path for image in images] == [f"s{i}.png" for i in range(4)]
 
 
+@pytest.mark.slow
 def test_the_same_project_gives_the_same_labels(finished_project, tmp_path):
     again = copied(finished_project, tmp_path)
     shutil.rmtree(again.parent / "out")

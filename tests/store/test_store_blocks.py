@@ -75,7 +75,7 @@ def test_a_block_is_made_for_what_is_embedded_and_read_by_the_projects_name_for_
     assert store.verify() == []
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     parts=st.lists(st.sets(st.sampled_from(IMAGES), min_size=1), min_size=1, max_size=4),
     width=st.integers(1, 7),
