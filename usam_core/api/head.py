@@ -8,9 +8,7 @@ from usam_core.api.embed import Embed, embedder_of, with_picture
 from usam_core.config.model import InferenceConfig, SamConfig
 from usam_core.errors import InputError
 from usam_core.head.checkpoint import load_head, save_head
-from usam_core.head.familiar import FamiliarHead
-from usam_core.head.model import Head as Perceptron
-from usam_core.head.model import LateHead, TextHead
+from usam_core.head.model import BaseHead
 from usam_core.images.given import ImageLike, take
 from usam_core.inference.calibration import Calibration
 from usam_core.inference.scoring import Labelled, label_image, labelled_image
@@ -21,7 +19,6 @@ from usam_core.steps.read_settings import reading_of
 from usam_core.types import TOKENS_BLOCK, MaskSet
 
 ENDING = ".safetensors"
-Network = Perceptron | LateHead | FamiliarHead | TextHead
 
 
 class Head:
@@ -45,7 +42,7 @@ class Head:
 
     def __init__(
         self,
-        module: Network,
+        module: BaseHead,
         card: dict[str, Any],
         *,
         inference: InferenceConfig | None = None,

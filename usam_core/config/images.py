@@ -48,6 +48,7 @@ NOT_READ = (
     *(".psb", ".xcf", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef"),
     *(".srw", ".czi", ".nd2", ".lif", ".vsi", ".oib", ".oif", ".ims", ".dv", ".zvi", ".mrxs"),
     *(".bif", ".mrc", ".dcm", ".fits", ".fts", ".nii", ".nrrd", ".svg", ".avifs", ".ecw", ".sid"),
+    *(".dds", ".ico", ".qoi"),
 )
 """Endings of images that are left out if they are not asked for, which a note says."""
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from segment_anything.modeling import Sam
     from torch import Tensor
 
-    from usam_core.config.compute import SamConfig
+    from usam_core.config.model import SamConfig
     from usam_core.sam.embedder import SamEmbedder
 
 NANO = "nano"

@@ -34,8 +34,9 @@ from usam_core.steps.read_settings import (
     windows_file,
 )
 from usam_core.steps.record import intact_record
+from usam_core.store.index import Arrivals
 from usam_core.store.layout import PRECISION, folder_name
-from usam_core.store.store import Arrivals, DamagedShard, EmbeddingStore, ShardRecord
+from usam_core.store.store import DamagedShard, EmbeddingStore, ShardRecord
 from usam_core.types import ImageFile
 
 CALCULATIONS = (
@@ -349,4 +350,4 @@ class _GroupShard(Shard[dict[str, int]]):
 
 @functools.lru_cache(maxsize=4)
 def _arrivals(store: Path) -> Arrivals:
-    return Arrivals(EmbeddingStore.open(store))
+    return EmbeddingStore.open(store).arrivals()

@@ -29,6 +29,7 @@ from usam_core.steps.record import finished, labels_record, made_input
 from usam_core.steps.render import picture_and_labels, write_reliability
 from usam_core.truth import open_truth
 from usam_core.truth.base import Truth
+from usam_core.truth.voc import PNGS
 
 CALCULATIONS = (
     "usam_core.inference.reliability",
@@ -50,7 +51,7 @@ def inputs(project: Project) -> Inputs:
 
     def truth() -> dict[str, str]:
         path = cast(Path, project.truth_path)
-        return {"path": portable(path, project.root), "sha256": files_digest(path, "*.png")}
+        return {"path": portable(path, project.root), "sha256": files_digest(path, PNGS)}
 
     return {
         "labels": made_input(project, record),

@@ -89,9 +89,9 @@ def export_part(
         ready = staged[job.writer.name]
         ledger.plan(job.writer.name, [one.file for one in ready])
         for one in ready:
-            faults.at("rename", one.place)
+            fault_point("rename", one.place)
             _place(one.made, one.place)
-            faults.at("renamed", one.place)
+            fault_point("renamed", one.place)
             job.writer.placed(one.image)
         # The names too: the ledger is not to know files that a power cut takes back.
         for folder in {one.place.parent for one in ready}:

@@ -19,7 +19,7 @@ from usam_core.files.parquet import read_frame
 from usam_core.head.bags import BagSource, Rows, balanced_weights
 from usam_core.head.checkpoint import card_path, save_head
 from usam_core.head.familiar import FamiliarHead, learn_familiar, shares_of
-from usam_core.head.model import Head, LateHead, TextHead
+from usam_core.head.model import BaseHead
 from usam_core.head.train import train
 from usam_core.progress import Progress
 from usam_core.sources.base import manifest_path
@@ -66,7 +66,7 @@ class Learned:
         familiar: of the output "none of these", if they have one.
     """
 
-    heads: dict[str, Head | LateHead | FamiliarHead] = field(default_factory=dict)
+    heads: dict[str, BaseHead] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     familiar: dict[str, Any] | None = None
@@ -127,7 +127,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             progress,
         )
     texts = TextSide(project, learned.widths) if config.head.text != "off" else None
-    heads: Mapping[str, Head | LateHead | FamiliarHead | TextHead] = learned.heads
+    heads: Mapping[str, BaseHead] = learned.heads
     if texts is not None:
         heads = {role: texts.head(head) for role, head in learned.heads.items()}
         heads = heads or {"zero_shot": texts.head(None)}
@@ -230,7 +230,7 @@ def learn(
         taught.picked,
     )
     trained = train(bags, config, seed, progress)
-    heads: dict[str, Head | LateHead | FamiliarHead] = {"teacher": trained.teacher}
+    heads: dict[str, BaseHead] = {"teacher": trained.teacher}
     if trained.student is not None:
         heads["student"] = trained.student
     card = None

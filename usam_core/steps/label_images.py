@@ -30,8 +30,7 @@ from usam_core.labels.label_map import LabelMap
 from usam_core.labels.parts import Parts, write_part
 from usam_core.lineage.document import portable
 from usam_core.masks.label_png import edited_png, save_label_png
-from usam_core.masks.rle import crop
-from usam_core.masks.rle import measures
+from usam_core.masks.rle import crop, measures
 from usam_core.masks.seams import Record, joined, shifted, suppressed
 from usam_core.outputs.label_files import LabelCanvas
 from usam_core.progress import Progress

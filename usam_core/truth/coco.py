@@ -76,7 +76,10 @@ class CocoTruth:
             number = None if fault else _plain_id(entry.get("id"))
             if number is not None and seen.setdefault(number, entry) is not entry:
                 # Ids mean nothing here: an object belongs to the image that it names.
-                fault = "it stands there before" if seen[number] == entry else None
+                if seen[number] == entry:
+                    fault = "it stands there before"
+                else:
+                    self._notes.fault("annotations kept whose id another one has too", name)
             if fault:
                 self._notes.fault(f"annotations left out, {fault}", name)
                 continue

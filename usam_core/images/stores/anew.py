@@ -69,6 +69,8 @@ def _looked_otherwise(page: tifffile.TiffPage, pixels: Pixels, is_single: bool) 
     return any(
         (
             pixels.has_hole if is_palette else has_nodata,
+            # Color maps of 8 bit were taken for ones of 16, and so for black.
+            page.colormap is not None and 0 < page.colormap.max() < 256,
             # Opacity was that of the first extra sample, colors never divided by it but here.
             pixels.is_associated and not (by_pillow and is_rgb and not is_plain_planar),
             alpha is not None and ((is_gray and samples > 2) or alpha != (3 if is_rgb else 1)),

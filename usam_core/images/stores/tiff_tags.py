@@ -199,7 +199,8 @@ def pixels_of(
             nodata = 2 ** (bits or 8 * dtype.itemsize) - 1 - nodata
     elif photometric == _KIND.PALETTE and page.colormap is not None:
         kind = "palette"
-        colormap = (page.colormap >> 8).astype(np.uint8)
+        # Some writers fill the map's 16 bits with values of 8, as libtiff knows.
+        colormap = (page.colormap >> 8 * (page.colormap.max() > 255)).astype(np.uint8)
         if nodata is not None and nodata < colormap.shape[1]:
             has_hole = True
             colormap[:, int(nodata)] = 0
