@@ -66,8 +66,6 @@ _NURSERY = """
 import json, os, signal, sys, time
 import usam_core.cli.app, usam_core.outputs.formats, usam_core.steps.review
 import usam_core.cli.steps, usam_core.sam.nano, flows.cli, kill_acts
-from usam_core.outputs import coco_writers, label_tiff, ome_zarr
-import usam_core.cli.collect, usam_core.sam.nano, flows.cli, kill_acts
 from usam_core.outputs import lists, ome_zarr, rasters
 for line in sys.stdin:
     asked = json.loads(line)

@@ -50,7 +50,7 @@ DELETIONS = {
     "rmtree": {
         "files/atomic.py",  # a temporary folder of its own
         "files/paths.py",
-        "sources/render.py",  # folders named after classes and settings
+        "sources/local.py",  # folders named after classes and settings
         "sources/synthetic.py",
         "sources/web/source.py",
         "steps/annotate.py",  # folders of fixed names; `check_links` looks at them
@@ -59,18 +59,17 @@ DELETIONS = {
     },
     "unlink": {
         "files/atomic.py",
-        "outputs/yolo.py",  # links alone
+        "outputs/polygons.py",  # links of YOLO alone
         "files/paths.py",
-        "sam/download.py",
+        "sam/load.py",
         "steps/calibrate.py",  # files of fixed names
         "steps/embed.py",
         "steps/export.py",
         "steps/exporting.py",
         "steps/fit.py",
         "steps/gate.py",
-        "steps/class_pictures.py",
-        "steps/label_shard.py",  # what it has just written
-        "steps/label_tiled.py",
+        "steps/collect.py",
+        "steps/label_images.py",  # what it has just written
         "steps/read_settings.py",
         "store/reader.py",
     },
@@ -79,8 +78,8 @@ DELETIONS = {
         "files/spreadsheet.py",  # of columns
         "steps/export.py",
         "steps/exporting.py",
-        "steps/label_tiled.py",  # of a label, not of a file
-        "store/commit.py",
+        "steps/label_images.py",  # of a label, not of a file
+        "store/layout.py",
     },
     "move": set(),
     "remove": set(),

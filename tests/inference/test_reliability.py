@@ -59,3 +59,10 @@ def test_the_foot_line_of_a_single_mask_is_as_wide_as_its_bin(picture):
     foot = np.nonzero((picture == [0x08, 0x51, 0x9C]).all(axis=2))
     assert (foot[1].min(), foot[1].max()) == (LEFT + 36, LEFT + 72)
     assert (foot[0].min(), foot[0].max()) == (BOTTOM + 2, BOTTOM + 6)
+
+
+@pytest.mark.parametrize("bins", [1, 3, 10])
+def test_certainty_is_in_the_last_bin(bins):
+    assert reliability(np.ones(4), np.ones(4, bool), bins)["masks"].tolist() == [0] * (bins - 1) + [
+        4
+    ]
