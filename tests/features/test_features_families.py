@@ -9,9 +9,8 @@ from safetensors.torch import load_file, save_file
 from tests.feature_models import PUBLISHED, TINY, save_model
 from usam_core.config.model import FeatureConfig
 from usam_core.errors import InputError
-from usam_core.features.encoder import open_encoder
+from usam_core.features.encoder import encoder_spec, open_encoder
 from usam_core.features.model import read_kind
-from usam_core.sam.load import encoder_spec
 
 FAMILY = {
     "dinov2": "dinov2",

@@ -32,7 +32,6 @@ from usam_core.report.runs import open_run, previous_run, remember_run
 from usam_core.sources.web.journal import Candidate, Journal, Verdict
 from usam_core.sources.web.source import _tidy, sort_out
 from usam_core.steps import annotate, collect, compose, export
-from usam_core.steps import class_pictures as gather
 from usam_core.steps.exporting import Job, export_part
 from usam_core.steps.label_images import part_holds
 from usam_core.steps.lineage_checks import check_chain
@@ -255,19 +254,17 @@ def of_a_manifest(world, way, what):
 
 
 def of_gathered_pictures(world, way, what):
-    spec, folder = world.project.config.classes[0], world.out / "collect"
-    file = gather._file(folder, spec)
+    spec = world.project.config.classes[0]
+    pictures = collect._ClassPictures(world.project, None, spec, None)
+    file = pictures.file
     name = world.name(way, what, world.root)
     picture = {"class_name": "disc", "path": name, "sha256": "", "source": "folder"}
     picture["bytes"] = (world.victim / what).stat().st_size
     said = {"key": "k", "pictures": [picture], "rejected": [], "notes": [], "complete": True}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(said))
-    kept, gather._key = gather._key, lambda *_: "k"
-    try:
-        assert gather.gathered(world.project, None, spec) is None
-    finally:
-        gather._key = kept
+    pictures.key = lambda: "k"
+    assert pictures.kept() is None
 
 
 def of_scenes(world, way, what):

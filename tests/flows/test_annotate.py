@@ -255,7 +255,7 @@ def quick_retries(monkeypatch):
 
 def failing(monkeypatch, error, times):
     calls = []
-    real = task_steps.stages.run_step
+    real = task_steps.core.run_step
 
     def run_step(step, project, **options):
         calls.append(step)
@@ -263,7 +263,7 @@ def failing(monkeypatch, error, times):
             raise error
         return real(step, project, **options)
 
-    monkeypatch.setattr(task_steps.stages, "run_step", run_step)
+    monkeypatch.setattr(task_steps.core, "run_step", run_step)
     return calls
 
 

@@ -59,8 +59,8 @@ class LabelMap:
         """The name of an id; `background` for 0, `unknown` for what is no class's.
 
         >>> labels = LabelMap.of_names(["cat", "dog"])
-        >>> [labels.name_of(id_) for id_ in (0, 2, 255)]
-        ['background', 'dog', 'unknown']
+        >>> print(*(labels.name_of(id_) for id_ in (0, 2, 255)))
+        background dog unknown
         """
         every = (BACKGROUND, *self.names)
         return every[id_] if 0 <= id_ < len(every) else UNKNOWN

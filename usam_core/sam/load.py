@@ -11,7 +11,6 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from usam_core.config.model import SamConfig
 from usam_core.errors import InputError, StoreError, TransientError
 from usam_core.files.digest import file_digest, remembered_digest
 from usam_core.progress import SILENT, Progress
