@@ -14,12 +14,8 @@ WITHOUT_INFLUENCE = (
     "usam_core.cli",
     "usam_core.config",  # settings enter every key by their values
     "usam_core.errors",
-    "usam_core.errors",
-    "usam_core.files.atomic",
-    "usam_core.files.atomic",
     "usam_core.files.atomic",
     "usam_core.progress",
-    "usam_core.errors",  # what messages leave out
     "usam_core.steps.base",  # what steps read enters their keys by its values
 )
 """Modules, with those whose names begin likewise, that decide no result."""

@@ -117,11 +117,6 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     for shard, group in whole.groupby("shard", sort=True):
         rows = sorted(zip(group["path"], group["sha256"], strict=True))
         here = {sha256: decisions[sha256] for _, sha256 in rows if sha256 in decisions}
-        ruled = (
-            [decisions_digest(d for of_image in here.values() for d in of_image)] if here else []
-        )
-        # An image that comes may take another's name, which is called otherwise from then on.
-        pngs = [f"{MASKS}/{names[path]}" for path, _ in rows]
         rulings = [one for of_image in here.values() for one in of_image]
         # An image that comes may take another's name, which is called otherwise from then on.
         pngs = [f"{MASKS}/{names[path]}" for path, _ in rows]

@@ -105,8 +105,6 @@ class Labeller:
         store_path: folder of the embedding store.
         head_file: the head.
         blocks: ids of feature blocks that were added to the store, by the head's names for them.
-
-    Attributes:
     """
 
     def __init__(
