@@ -1,0 +1,1 @@
+"""Prefect flows, and the `usam` command: in which order the tasks run."""

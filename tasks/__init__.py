@@ -1,0 +1,1 @@
+"""Prefect tasks: one call to the core each, with retries and artifacts."""

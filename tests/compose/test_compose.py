@@ -334,6 +334,7 @@ def test_without_the_option_scenes_change_nothing_of_the_head(copied):
     assert learned != with_scenes
 
 
+@pytest.mark.slow
 def test_negative_names_are_collected_and_learned_and_never_listed(copied):
     values = yaml.safe_load(copied.read_text())
     values["negatives"] = ["star"]

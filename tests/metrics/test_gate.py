@@ -77,6 +77,7 @@ def test_no_truth_is_no_drop_but_no_instance_at_all_is_one():
     assert checks(run(mean_score=None), {"max_confidence_drop": 0.3}, before=[]) == []
 
 
+@pytest.mark.slow
 def test_a_run_whose_images_are_all_bad_is_judged(tiny_project):
     project = with_gate(tiny_project, max_quarantined=0.05)
     for image in (tiny_project.parent / "images").iterdir():

@@ -102,6 +102,7 @@ def test_two_workers_write_the_store_and_the_labels_that_one_process_writes(
     assert differing == []
 
 
+@pytest.mark.slow
 def test_a_stranger_on_this_machine_is_refused_by_scheduler_and_workers(two_workers):
     info = two_workers.client.scheduler_info()
     found = [info["address"], *info["workers"], *(w["nanny"] for w in info["workers"].values())]
@@ -124,6 +125,7 @@ def test_a_stranger_on_this_machine_is_refused_by_scheduler_and_workers(two_work
     assert run(double, [Piece("piece", 1, (4,))]) == [8]
 
 
+@pytest.mark.slow
 def test_each_worker_process_loads_its_model_once(tiny_project, two_workers):
     pieces = [Piece(f"piece {n}", 1, (str(tiny_project),)) for n in range(8)]
     advanced = []
@@ -155,6 +157,7 @@ def test_a_piece_that_kills_every_worker_is_named(tmp_path):
     assert deaths.read_text() == "xxx"
 
 
+@pytest.mark.slow
 def test_a_user_error_comes_through_as_it_is_and_is_not_tried_again(tmp_path, two_workers):
     counter = tmp_path / "tries"
     with pytest.raises(InputError, match=r"^s7\.png: no image; give another$"):

@@ -112,6 +112,7 @@ def page(browser, wait):
     return Page()
 
 
+@pytest.mark.slow
 def test_keys_decide_and_nothing_is_lost(browser, page, wait, serve, own):
     from selenium.webdriver.common.keys import Keys
 
@@ -163,6 +164,7 @@ def test_keys_decide_and_nothing_is_lost(browser, page, wait, serve, own):
     assert (read_label_png(png) == 3).any()
 
 
+@pytest.mark.slow
 def test_the_page_works_with_the_mouse_and_asks_nobody_else(browser, page, wait, serve):
     review = serve()
     requests(browser)
@@ -197,6 +199,7 @@ def test_the_page_works_with_the_mouse_and_asks_nobody_else(browser, page, wait,
     assert tall >= 44, "a finger needs 44 pixels"
 
 
+@pytest.mark.slow
 def test_one_review_at_a_time_and_ctrl_c_prints_what_was_learned(serve, own, page):
     review = serve()
     page.open(review.page)

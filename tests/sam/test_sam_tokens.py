@@ -52,6 +52,7 @@ def test_masks_and_ious_equal_the_official_predictors(vit_b, predictor, multimas
     assert torch.equal(decoded.predicted_iou[:, ours], iou)
 
 
+@pytest.mark.slow
 def test_masks_recomputed_from_the_tokens_equal_the_models(vit_b, predictor):
     embedding = predictor.get_image_embedding()
     seen = []
@@ -65,6 +66,7 @@ def test_masks_recomputed_from_the_tokens_equal_the_models(vit_b, predictor):
     torch.testing.assert_close(again, decoded.logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_stored_float16_tokens_make_the_same_masks_up_to_rounding(vit_b, predictor):
     seen = []
     hook = vit_b.mask_decoder.output_upscaling.register_forward_hook(

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from usam_core.cli import bench, inspect, steps, terminal
-from usam_core.cli.terminal import Contact, Json, Names, Papers, SamName
-from usam_core.config import preset_names
+from usam_core.cli.terminal import Contact, Json, Names, Papers
+from usam_core.config import SamName, preset_names
 from usam_core.steps import STEPS
 
 app = typer.Typer(

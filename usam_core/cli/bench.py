@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from usam_core.cli import terminal
-from usam_core.cli.terminal import Contact, Json, Names, Papers, SamName, Verbose, print_line
-from usam_core.config import NAMES, preset_classes, preset_names, preset_summary
+from usam_core.cli.terminal import Contact, Json, Names, Papers, Verbose, print_line
+from usam_core.config import NAMES, SamName, preset_classes, preset_names, preset_summary
 from usam_core.errors import InputError
 from usam_core.steps import STEPS
 

@@ -6,7 +6,7 @@ import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -14,6 +14,7 @@ from usam_core.cli import terminal
 from usam_core.cli.terminal import Json, LabelsLevel, Level, Only, ProjectFile, Verbose, print_line
 from usam_core.config import Format
 from usam_core.errors import InputError, need
+from usam_core.review import Order
 from usam_core.steps import STEPS, Step, step_folder
 
 if TYPE_CHECKING:
@@ -137,9 +138,6 @@ def export(
     if overwrite_edited:
         step.drop_edits(opened)
     run_one("export", opened, refresh, json)
-
-
-Order = Literal["mix", "entropy", "disagreement", "threshold", "random"]
 
 
 def review(

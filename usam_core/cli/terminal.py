@@ -52,7 +52,6 @@ Names = Annotated[
     Literal["cleaned", "raw"],
     typer.Option(help="Of a preset: words that people use, or the data set's own."),
 ]
-SamName = Literal["nano", "vit_b", "vit_l", "vit_h"]
 
 screen = Console()
 errors = Console(stderr=True)

@@ -1,0 +1,1 @@
+"""Scenes composed of cut-out objects, with known truth."""

@@ -1,4 +1,4 @@
-"""The sections of `project.yaml`; here what `usam --help` lists, without pydantic.
+"""The sections of `project.yaml`. This module has what `usam --help` needs, without pydantic.
 
 The lists of class names that ship with usam are one YAML file each in `presets/`. `raw` are the
 data set's own words and nothing else; `cleaned` are words that people use, with the raw word among
@@ -12,6 +12,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any, Literal
 
+SamName = Literal["nano", "vit_b", "vit_l", "vit_h"]
 Format = Literal[
     "coco",
     "coco_polygons",

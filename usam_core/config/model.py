@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from usam_core.config import SamName
 from usam_core.config.base import (
     Bool,
     Float,
@@ -26,7 +27,7 @@ from usam_core.config.base import (
 class SamConfig(Section):
     """Which SAM, and how its automatic mode asks."""
 
-    model: Literal["nano", "vit_b", "vit_l", "vit_h"] = "nano"
+    model: SamName = "nano"
     """`nano` is bundled and made for machines without a GPU; the others are the official ones."""
     checkpoint: Path | None = None
     """A local checkpoint file; empty means the bundled or the downloaded official one."""

@@ -1,0 +1,1 @@
+"""Vectors of masks and of names, by encoders of `transformers`."""

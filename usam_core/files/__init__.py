@@ -1,0 +1,1 @@
+"""Files and folders: atomic writes, digests, locks, safe names, URLs."""

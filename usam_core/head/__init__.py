@@ -1,0 +1,1 @@
+"""The papers' head: network, losses, training, checkpoints."""

@@ -1,0 +1,1 @@
+"""From a head and masks to labels, and the calibration of their probabilities."""

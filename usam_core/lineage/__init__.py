@@ -1,0 +1,1 @@
+"""What each output was made of: documents, their chain, its tree and diagram."""

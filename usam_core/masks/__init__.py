@@ -1,0 +1,1 @@
+"""Masks as bits, run lengths and polygons; painting and suppression."""

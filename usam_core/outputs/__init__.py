@@ -1,0 +1,1 @@
+"""Export formats, and the ledger that tells our files from a person's edits."""

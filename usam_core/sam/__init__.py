@@ -1,0 +1,1 @@
+"""Segment Anything: checkpoints, the bundled nano model, images to mask sets."""

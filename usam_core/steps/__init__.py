@@ -1,7 +1,8 @@
-"""The steps, and the one seam through which the command line and the tasks run them.
+"""The steps, and the one interface through which the command line and the tasks run them.
 
 To add a step: a module `usam_core/steps/NAME.py` with what `base.StepModule` names, and an entry
-here. Its key, record, lineage, command, flow, form and its row in the docs follow.
+here. Its key, record, lineage, command, flow and form are derived; its block in prefect.yaml and
+its rows in the docs are written by hand, and tests compare them.
 
 A step's key is the digest of its code and its inputs; a step whose record has the same key and
 whose outputs are undamaged is not run again.

@@ -21,6 +21,7 @@ from usam_core.images.read import read_image
 from usam_core.inference.scoring import class_logits, thresholds
 from usam_core.labels.image import Instance, LabelledImage
 from usam_core.progress import SILENT, Progress
+from usam_core.review import Order
 from usam_core.review.decisions import Decision, judged, match
 from usam_core.review.session import LEVEL, Item, Listed, Precision, Session, queue
 from usam_core.steps import annotate, embed
@@ -30,8 +31,6 @@ from usam_core.steps.label_images import head_path, read_calibration
 from usam_core.steps.read_settings import how_to_read
 from usam_core.steps.record import decided, decisions_file, labels_record, read_record
 
-ORDERS = ("mix", "entropy", "disagreement", "threshold", "random")
-"""What may come first; `mix` takes turns among the measures that there are."""
 PRECISION = "precision.json"
 MAX_ASKED = 2000
 """The other head is run on at most so many images: those of the smallest digests."""
@@ -41,7 +40,7 @@ LOOKED_BACK = 100
 
 def open_review(
     project: Project,
-    order: str = "mix",
+    order: Order = "mix",
     classes: Sequence[str] = (),
     limit: int = 500,
     progress: Progress = SILENT,
@@ -49,7 +48,7 @@ def open_review(
     """Open a review of the masks that the project's labels hold.
 
     Args:
-        order: one of `ORDERS`.
+        order: what is shown first.
         classes: only masks that the head calls so; empty takes all.
         limit: most masks to be shown.
 
@@ -122,7 +121,7 @@ def picture(project: Project, item: Item) -> np.ndarray:
 
 
 def _list(
-    project: Project, order: str, classes: Sequence[str], limit: int, progress: Progress
+    project: Project, order: Order, classes: Sequence[str], limit: int, progress: Progress
 ) -> Listed:
     names = project.config.label_names
     unknown = [name for name in classes if name not in names]

@@ -1,0 +1,1 @@
+"""Which images there are, known by their content: folders, lists, URLs, planes of stacks."""

@@ -1,1 +1,1 @@
-"""Files and folders that hold several planes, behind one seam: `base.py`."""
+"""Files and folders that hold several planes, behind one interface (`base.py`)."""

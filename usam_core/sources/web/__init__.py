@@ -1,0 +1,1 @@
+"""Training pictures from search engines, sites and lists of URLs."""
