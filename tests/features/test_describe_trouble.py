@@ -190,6 +190,7 @@ print(run_step("describe", load_project(sys.argv[1])).summary["described"], flus
 """
 
 
+@pytest.mark.slow
 def test_a_kill_keeps_the_shards_that_were_done(project_file):
     project = change(project_file, features=FEATURES)
     run = Started(project_file, 0.3, code=RUN)

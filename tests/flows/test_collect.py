@@ -17,6 +17,7 @@ def task_names(state):
     return sorted(task.name for task in mine)
 
 
+@pytest.mark.slow
 def test_a_crawl_is_a_task_a_class_and_one_class_is_got_anew_alone(site, tmp_path):
     file = project_of(tmp_path / "p", site, ["dog", "cat"])
     state = collect(SETTINGS["collect"](project_file=str(file)), return_state=True)

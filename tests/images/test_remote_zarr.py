@@ -161,6 +161,7 @@ def test_an_image_that_changed_since_it_was_listed_is_not_read(memory):
     assert caught.value.quarantined.code == "changed"
 
 
+@pytest.mark.slow
 def test_damage_is_the_images_and_the_network_is_nobodys(site, web):
     (site / "new.zarr" / "0" / "zarr.json").write_text('{"zarr_format": 3,')
     shutil.rmtree(site / "sharded.zarr" / "c")

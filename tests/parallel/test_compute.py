@@ -180,6 +180,7 @@ def wait_long(progress):
     time.sleep(60)
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_ends_is_the_worlds_failure(tmp_path, none_open):
     address = tmp_path / "address"
     code = (

@@ -85,6 +85,7 @@ def test_twenty_classes_killed_three_times_end_with_the_same_manifest(tmp_path):
     assert sum((after - visits).values()) <= 3 * 8
 
 
+@pytest.mark.slow
 def test_a_web_project_from_names_to_labels_and_one_class_anew(tmp_path):
     with Site() as site:
         file = project_of(tmp_path / "p", site, ["dog", "cat"])

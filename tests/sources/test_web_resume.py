@@ -7,6 +7,8 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from tests.usam_process import Started
 from tests.web_site import Site, settings
 from usam_core.sources.web.source import JOURNAL
@@ -78,6 +80,7 @@ def without_times(folder):
     return result["pictures"], result["rejected"]
 
 
+@pytest.mark.slow
 def test_three_kills_change_nothing(tmp_path):
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     rng = random.Random()

@@ -63,6 +63,7 @@ def test_a_site_is_read_breadth_first(site, tmp_path):
     assert len(pages_read(site)) <= 12 + 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 3, 16])
 def test_the_order_does_not_depend_on_timing(site, tmp_path, threads):
     tree(site)
@@ -70,6 +71,7 @@ def test_the_order_does_not_depend_on_timing(site, tmp_path, threads):
     assert paths(site, collected) == [f"/img/{n}.jpg" for n in range(1, 22)]
 
 
+@pytest.mark.slow
 def test_no_more_pages_than_allowed(site, tmp_path):
     tree(site)
     collected = collect(site, tmp_path, per_class=100, max_pages=6)

@@ -99,6 +99,7 @@ def test_provenance_and_file(site, tmp_path):
     assert Path(first.path).parent == tmp_path / "web" / "dog"
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_timing(site, tmp_path):
     found = []
     for number in range(60):

@@ -175,6 +175,7 @@ def test_two_projects_at_once_in_one_folder_take_turns(project_file):
     assert [done.returncode for done in ended] == [0, 0], ended
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_embed_every_image_once(tiny_project):
     run_step("collect", load_project(tiny_project))
     running = [Started("embed", tiny_project, "--json") for _ in range(2)]
