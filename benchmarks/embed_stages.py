@@ -44,7 +44,7 @@ def stages(embedder: SamEmbedder, files: list[ImageFile], folder: Path) -> dict[
             some = prepared[start : start + size]
             columns = timed("decode masks", embedder._batch, some)
             rows = timed("copy and pack", land(columns))
-            sets += embedder._mask_sets(rows, [image.size_hw for image in some])
+            sets += [embedder._mask_set(r, p.size_hw) for r, p in zip(rows, some, strict=True)]
     embedder._encode = encode
     seconds["decode masks"] -= seconds["encode"]
     store = EmbeddingStore.create_or_open(folder / "stages", embedder.spec)

@@ -9,7 +9,7 @@ from tests.web_site import _FORMS
 from usam_core.config.schema import ClassSpec
 from usam_core.errors import InputError
 from usam_core.sources.web.engines import ENGINES, at, candidates
-from usam_core.sources.web.session import on_threads
+from usam_core.sources.web.session import CapReached, on_threads
 from usam_core.sources.web.source import read_url_list
 
 FOUND = [
@@ -94,6 +94,20 @@ def test_the_first_error_of_a_thread_is_raised_when_all_have_ended():
     assert ended
     assert polled
     on_threads([])
+
+
+def test_a_reached_cap_hides_no_other_error():
+    def fail():
+        time.sleep(0.05)
+        raise ValueError("disk is full")
+
+    def reach():
+        raise CapReached("100 requests")
+
+    with pytest.raises(ValueError, match="disk"):
+        on_threads([reach, fail])
+    with pytest.raises(CapReached):
+        on_threads([reach])
 
 
 def test_a_list_gives_the_rows_of_the_class(tmp_path):

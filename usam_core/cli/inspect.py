@@ -236,7 +236,8 @@ def _enough(name: str, free: int, min_gib: int, advice: str) -> Check:
 
 
 def _models(project: "Project | None") -> Iterator[Check]:
-    from usam_core.sam.load import NANO_WEIGHTS, OFFICIAL, cache_folder
+    from usam_core.sam import NANO_WEIGHTS
+    from usam_core.sam.load import OFFICIAL, cache_folder
     from usam_core.sources.diffusion import KNOWN_GB, local_folder
 
     if NANO_WEIGHTS.exists():

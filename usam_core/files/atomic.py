@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or absent: write beside, sync, rename.
+"""Files and folders that are either whole or absent (write beside, sync, rename), and locks.
 
 Whether that holds can be tried. `USAM_FAULT="half:3:*/masks/*.png" usam annotate project.yaml`
 kills the process, with SIGKILL, when the third label PNG is half written. The moments are `half`;

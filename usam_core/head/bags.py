@@ -160,7 +160,8 @@ class BagSource:
     def batches(
         self, rng: np.random.Generator, batch_size: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield features float32 (n', d, f), labels (n', c) and targets (n', d) of an epoch."""
+        """Yield an epoch in random order: features float32 (n', d, f), labels float32 (n', c) and
+        targets int64 (n', d)."""
         if self._weights is None:
             order = rng.permutation(len(self))
         else:

@@ -86,14 +86,15 @@ class FamiliarHead(BaseHead):
 
     def nearness(self, rows: Tensor) -> list[Tensor]:
         """u_all, and u_own if it counts, of each class and negative name: (..., c) each."""
-        nearness: list[Tensor] = []
-        for cosines, usual in zip((self._all_cosines, self._own_cosines), self.usual, strict=True):
-            if len(nearness) < len(self._shares):
-                near = torch.where(usual > 0, cosines(rows) / usual, _NOT_ASKED)
-                nearness.append(
-                    torch.stack([near[..., own].amax(-1) for own in self._owners], dim=-1)
-                )
-        return nearness
+        cosines = (self._all_cosines, self._own_cosines)[: len(self._shares)]
+        nearness = [
+            torch.where(usual > 0, of_rows(rows) / usual, _NOT_ASKED)
+            for of_rows, usual in zip(cosines, self.usual, strict=False)
+        ]
+        return [
+            torch.stack([near[..., own].amax(-1) for own in self._owners], dim=-1)
+            for near in nearness
+        ]
 
     def _all_cosines(self, rows: Tensor) -> Tensor:
         unit = functional.normalize((rows - self.centre[0]) / self.scale[0], dim=-1)

@@ -89,7 +89,6 @@ def read_image(
             )
 
     def show(store: ImageStore) -> DecodedImage:
-        check_key()
         check_plane(store, ref, max_megapixels)
         how = view(store, ref, window, channels, stretch)
         rgb = paint(store, ref.plane, how, *(() if ref.box is None else ref.box.slices))
@@ -100,9 +99,10 @@ def read_image(
 
     if content is None:
         with opened(ref.file, max_megapixels, projection) as store:
+            check_key()
             return show(store)
+    check_key()
     if not content.startswith(TIFF):
-        check_key()
         image = decode(ref.file, content, max_megapixels, window)
         if image is not None:
             return image.stretched() if stretch else image

@@ -75,7 +75,7 @@ def to_rgb(image: Image.Image, window: OneWindow) -> tuple[np.ndarray, tuple[flo
         values = np.asarray(image)
         # Pillow scales portable graymaps of more than 8 bit, its mode I, to 16 bit.
         is_scaled = image.mode == "I" and image.format in ("PPM", "PNG")
-        full = _FULL_RANGE.get(image.mode, _FULL_16) if not is_scaled else _FULL_16
+        full = _FULL_16 if is_scaled else _FULL_RANGE.get(image.mode, _FULL_16)
         used = limits(values, window, full)
         gray = apply_window(values, *used)
         clear = image.info.get("transparency")

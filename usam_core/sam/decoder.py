@@ -51,9 +51,9 @@ class Decoded:
     """What the mask decoder says of some prompts.
 
     Attributes:
-        tokens: float32 (d, 4, 256), mask tokens after the two-way transformer.
-        logits: float32 (d, 4, u, v), low-resolution mask logits.
-        predicted_iou: float32 (d, 4).
+        tokens: float32 (..., 4, 256), mask tokens after the two-way transformer.
+        logits: float32 (..., 4, u, v), low-resolution mask logits.
+        predicted_iou: float32 (..., 4).
     """
 
     tokens: Tensor
@@ -118,7 +118,7 @@ class GridDecoder(nn.Module):
     def forward(self, shared: Shared, points_xy: Tensor) -> Decoded:
         """Decode prompts, float32 (i, p, 2), pixels of the model's input frame, of some images.
 
-        `shared` is what `share` gave for them; every array has the images as its first axis.
+        `shared` is what `share` gave for them. Arrays of the result begin with (i, p).
         """
         one, two = self.decoder.transformer.layers
         prompt = self._tokens(points_xy)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from usam_core.errors import InputError, StoreError, TransientError
 from usam_core.files.digest import file_digest, remembered_digest
 from usam_core.progress import SILENT, Progress
+from usam_core.sam import NANO_WEIGHTS
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from usam_core.sam.embedder import SamEmbedder
 
 NANO = "nano"
-NANO_WEIGHTS = Path(__file__).parent / "weights" / "nano_sam.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +205,7 @@ def load_sam(
 
     Raises:
         InputError: the file is no checkpoint of that model; the message names both.
+        StoreError: an official file is not the published one, or the nano weights are damaged.
         TransientError: a download failed in a way that may heal.
     """
     path = checkpoint_file(config, checkpoint, progress)

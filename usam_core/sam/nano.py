@@ -18,13 +18,12 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from usam_core.errors import StoreError
-from usam_core.sam.load import NANO_WEIGHTS
+from usam_core.sam import NANO_WEIGHTS
 
 NANO_SIZE = 320
 NANO_STRIDE = 16
 EMBEDDING_WIDTH = 256
 _GRID = NANO_SIZE // NANO_STRIDE
-
 
 # Index of the last block of each stride that the neck reads, and its channels.
 _TAPS = {3: 24, 6: 48, 14: 120, 20: 352}

@@ -75,6 +75,8 @@ class Painter:
     def draw(self, orders: Sequence[Order], steps: int | None = None) -> list[Drawn]:
         """Draw pictures; when memory runs out the batch halves, for the rest of the run too.
 
+        `steps` are denoising steps; None takes the configured number.
+
         Raises:
             InputError: a single picture does not fit in memory.
         """

@@ -19,7 +19,8 @@ from usam_core.lineage.chain import Chain, Finding, Key, Link, entries, short
 from usam_core.lineage.document import LINEAGE, RECORD, portable
 from usam_core.progress import SILENT, Progress
 from usam_core.review.decisions import read_all, standing
-from usam_core.sam.load import NANO_WEIGHTS, OFFICIAL, cache_folder
+from usam_core.sam import NANO_WEIGHTS
+from usam_core.sam.load import OFFICIAL, cache_folder
 from usam_core.steps.check_folder import Check, Claim, Damage, FolderCheck, check_store
 from usam_core.steps.collect import pictures_digest
 from usam_core.steps.compose import SCENES

@@ -90,7 +90,6 @@ def _as_read(digest: str, head: bytes, source: str | bytes) -> str:
     """Return the digest of a file's bytes, but for some TIFFs (`anew`)."""
     if head not in TIFF:
         return digest
-    # Only who has one pays for the import.
     from usam_core.images.stores.anew import key_as_read
 
     return key_as_read(digest, source)
@@ -192,7 +191,6 @@ def url_info(address: str) -> FileInfo:
     """Return the metadata of a file or a Zarr behind a URL."""
     if not is_zarr_url(address):
         return info(address)
-    # Only who has one pays for the import.
     from usam_core.images.listing.remote_zarr import zarr_info
 
     return zarr_info(address)

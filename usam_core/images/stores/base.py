@@ -14,6 +14,8 @@ CHANNELS, SAMPLES = "c", "s"
 """Axes of the values of one pixel: measurements, and the colors of a picture."""
 DEPTH, UNNAMED, SERIES = "z", "i", "s"
 """Axes that number planes: depth, one without a name, and the pictures of a file."""
+COLORS = ("red", "green", "blue")
+"""Names of the channels of a picture in color."""
 _PIXEL = (CHANNELS, SAMPLES)
 _NEAR = 2e-6
 

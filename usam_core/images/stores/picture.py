@@ -1,5 +1,4 @@
-"""Files of a single picture: identified and decoded by Pillow, colors of more than 8 bit without
-it.
+"""Files of a single picture: decoded by Pillow, or without it where colors have more than 8 bit.
 
 `decode` gives a picture as a person sees it; `PictureStore` its values, behind the seam of planes.
 """
@@ -40,7 +39,7 @@ from usam_core.images.rgb import (
     window_key,
 )
 from usam_core.images.stores.apart import apart
-from usam_core.images.stores.base import ALL, ImageStore, Plane, PlaneInfo
+from usam_core.images.stores.base import ALL, COLORS, ImageStore, Plane, PlaneInfo
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
 """Pillow's names of the formats that it reads here: others run programs or fetch files, and TIFF is
@@ -51,8 +50,7 @@ HEADER_BYTES = 2**16
 """JPEG 2000 tells its depth within these."""
 
 _PREFIX_BYTES = 16
-_COLORS = ("red", "green", "blue")
-_CHANNELS = {1: ("0",), 2: ("grey", "alpha"), 3: _COLORS, 4: (*_COLORS, "alpha")}
+_CHANNELS = {1: ("0",), 2: ("grey", "alpha"), 3: COLORS, 4: (*COLORS, "alpha")}
 _SIZ = b"\xff\x4f\xff\x51"  # JPEG 2000: start of the codestream and of its sizes
 _SIZ_CHANNELS = 38
 """Bytes from there to the number of channels; two further on stands the first one's depth."""
@@ -245,7 +243,7 @@ class PictureStore(ImageStore):
             elif image.mode in DEEP:
                 dtype, names = gray_type(image), _CHANNELS[1]
             else:
-                dtype, names = "uint8", _COLORS
+                dtype, names = "uint8", COLORS
             height, width = image.size[::-1]
             if orientation(image) >= 5:
                 height, width = width, height

@@ -26,13 +26,12 @@ from usam_core.images.rgb import (
     over_white,
     window_key,
 )
-from usam_core.images.stores.base import ALL, ImageStore, Plane, PlaneInfo, is_nodata
+from usam_core.images.stores.base import ALL, COLORS, ImageStore, Plane, PlaneInfo, is_nodata
 from usam_core.images.stores.factory import may_be_deep, opened
 
 Channels = Mapping[str, int | str]
 """Number or name of the channel that is shown as `red`, `green`, `blue`; or as `grey` alone."""
 
-COLORS = ("red", "green", "blue")
 WITHOUT = "without="
 """Begins the word that names channels that are not shown."""
 MAX_IMAGES_SAMPLED = 2000
@@ -239,7 +238,7 @@ def _with_data(info: PlaneInfo, numbers: Sequence[int], values: np.ndarray) -> n
 def _kinds(info: PlaneInfo, numbers: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
     """Yield the channels that share a window, with the name of their kind of values."""
     if info.is_color:
-        yield (window_key(info.dtype, _RGB), [n for n in range(3) if n < len(info.channels)])
+        yield window_key(info.dtype, _RGB), [n for n in range(3) if n < len(info.channels)]
         return
     for number in numbers:
         yield window_key(info.dtype, info.channels[number]), [number]

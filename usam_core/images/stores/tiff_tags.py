@@ -16,14 +16,13 @@ from PIL import Image
 
 from usam_core.errors import InputError
 from usam_core.images.errors import MAX_COUNT, check_count, check_metadata
-from usam_core.images.stores.base import Layout, named
+from usam_core.images.stores.base import COLORS, Layout, named
 from usam_core.images.stores.picture import MAX_SCANS, jpeg_size, scans_in
 
 _PAGES_LOOKED_AT = 16
 _EXTRA = tifffile.EXTRASAMPLE
 _KIND = tifffile.PHOTOMETRIC
 _COMPRESSION = tifffile.COMPRESSION
-_COLORS = ("red", "green", "blue")
 _ORIENTATION_TAG, _INKS_TAG, _EXTRA_TAG, _FORMATS_TAG, _NODATA_TAG = 274, 332, 338, 339, 42113
 _CMYK = 1
 _WITH_COLORS = (
@@ -210,7 +209,7 @@ def pixels_of(
     orientation = page.tags.valueof(_ORIENTATION_TAG, 1)
     is_rgb = layout.channels == 1 and photometric in (_KIND.RGB, _KIND.YCBCR)
     return Pixels(
-        channels=_COLORS if becomes_rgb else _channels(layout, is_rgb, alpha, names),
+        channels=COLORS if becomes_rgb else _channels(layout, is_rgb, alpha, names),
         is_color=becomes_rgb or (is_rgb and 3 <= layout.samples <= 4),
         values=dtype,
         dtype=np.dtype(np.uint8) if becomes_rgb else dtype,
@@ -268,7 +267,7 @@ def _channels(
 ) -> tuple[str, ...]:
     channels = list(named(names, layout.channels * layout.samples))
     if is_rgb and layout.samples >= 3:
-        channels[:3] = _COLORS
+        channels[:3] = COLORS
     if layout.channels == 1 and layout.samples == 2 and alpha == 1:
         channels[0] = "grey"
     if alpha is not None:

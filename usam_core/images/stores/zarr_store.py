@@ -17,6 +17,7 @@ from usam_core.images.listing.content import folder_stamp
 from usam_core.images.stores.base import (
     ALL,
     CHANNELS,
+    COLORS,
     SAMPLES,
     ImageStore,
     Plane,
@@ -31,7 +32,7 @@ Node: TypeAlias = zarr.Group | Array
 
 _OLD_AXES = "tczyx"
 """Of OME-Zarr 0.1 and 0.2, which have no others."""
-_COLORS = {3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
+_COLORS = {3: COLORS, 4: (*COLORS, "alpha")}
 _EXPECTED = "expected an OME-Zarr image, or an array"
 _LABELS = "labels"
 _SERIES_LAYOUT = "bioformats2raw.layout"

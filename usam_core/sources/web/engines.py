@@ -5,6 +5,7 @@ icrawler's own parsers return picture addresses only, and Bing's only those that
 
 import html
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from usam_core.sources.web.journal import Candidate
 
 MAX_RESULTS = 1000
 """No engine gives more for one query; icrawler's crawlers stop there too."""
+
+_quiet = logging.getLogger("usam_core.icrawler")
+_quiet.propagate = False
 
 Result = tuple[str, str | None, str | None]
 """Address of a picture, address of the page that shows it, title."""
@@ -100,6 +104,7 @@ class Engine:
         """Address of one page of results."""
         keyword = quote_plus(query) if self.quotes else query
         feeder = self.feeder(1, None, None)
+        feeder.logger = _quiet
         feeder.feed(keyword=keyword, offset=page * self.step, max_num=self.step)
         return feeder.out_queue.get_nowait()
 

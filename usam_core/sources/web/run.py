@@ -102,7 +102,7 @@ class Tally:
         self.verdicts = verdicts
         self._wanted = wanted
         self._usable: set[str] = set()
-        self._candidates: dict[str, Candidate] = {}
+        self._known: set[str] = set()
         self._waiting: deque[Candidate] = deque()
         self._in_flight = 0
         self._stopped = False
@@ -121,8 +121,8 @@ class Tally:
     def queue(self, batch: Iterable[Candidate]) -> None:
         """Add candidates behind those that there are; an address counts where it came first."""
         for candidate in batch:
-            if candidate.url not in self._candidates:
-                self._candidates[candidate.url] = candidate
+            if candidate.url not in self._known:
+                self._known.add(candidate.url)
                 self._waiting.append(candidate)
 
     def next_needed(self) -> Candidate | None:

@@ -1,4 +1,4 @@
-"""The session that every request of the web source goes through: polite, capped, guarded."""
+"""The session of every request of the web source, polite, capped, guarded; jobs on threads."""
 
 import random
 import threading
@@ -9,7 +9,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from http.cookiejar import DefaultCookiePolicy
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urldefrag, urljoin, urlsplit
 
 import requests
@@ -59,7 +59,7 @@ class PoliteSession(requests.Session):
         super().__init__()
         self.trust_env = False
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self.headers["User-Agent"] = f"usam/{version('usam')} (+{config.contact})"
+        self.headers["User-Agent"] = f"usam/{_release()} (+{config.contact})"
         # Uncompressed: a small answer cannot unfold into a large one.
         self.headers["Accept-Encoding"] = "identity"
         adapter = GuardedAdapter(Guard(config.allow_hosts), config.concurrency)
@@ -186,7 +186,7 @@ class PoliteSession(requests.Session):
 def on_threads(
     jobs: Sequence[Callable[[], None]], each_time: Callable[[], None] = lambda: None
 ) -> None:
-    """Do every job on a thread of its own; then raise the first error of one.
+    """Do every job on a thread of its own; then raise the first error, a reached cap last.
 
     The threads are daemons: those of an executor would hold an interrupted process until the
     slowest host has answered. `each_time` is called again and again from the caller's thread.
@@ -207,7 +207,15 @@ def on_threads(
             each_time()
             thread.join(_POLL_SECONDS)
     if errors:
-        raise errors[0]
+        # A cap that another thread has reached must not hide what went wrong.
+        raise next((e for e in errors if not isinstance(e, CapReached)), errors[0])
+
+
+def _release() -> str:
+    try:
+        return version("usam")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "0"
 
 
 def _check_address(url: str) -> None:
