@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,6 +88,14 @@ def test_an_image_that_moved_is_not_embedded_again(finished_project, tmp_path):
     labels = step_folder(project, "annotate")
     assert (labels / "masks" / "deep" / "renamed.png").exists()
     assert not (labels / "masks" / "s0.png").exists()
+
+
+def test_a_copied_project_names_its_own_store(finished_project, tmp_path):
+    project = load_project(copied(finished_project, tmp_path))
+    result = run_step("embed", project)
+    assert result.reused
+    assert Path(result.path).is_relative_to(tmp_path)
+    assert Path(result.path).is_dir()
 
 
 def test_refreshing_embed_embeds_all_images_of_the_project_and_no_others(

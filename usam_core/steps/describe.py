@@ -135,7 +135,7 @@ def intact(project: Project, key: str) -> StepResult | None:
     if store.lacking(ids, described_files(project)) or _damaged(store, ids):
         return None
     summary = {**record.summary, "described": 0, "reused": record.summary["images"]}
-    return replace(record, summary=summary)
+    return replace(record, path=str(store.path), summary=summary)
 
 
 def sentence(summary: dict[str, Any]) -> str:

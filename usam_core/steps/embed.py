@@ -274,7 +274,7 @@ def intact(project: Project, key: str) -> StepResult | None:
     if store.plan(wanted_files(project)) or _damaged(store):
         return None
     summary = {**record.summary, "embedded": 0, "reused": record.summary["images"]}
-    return replace(record, summary=summary)
+    return replace(record, path=str(store.path), summary=summary)
 
 
 def facts(_: Project, result: StepResult) -> dict[str, Any]:

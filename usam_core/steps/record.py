@@ -58,7 +58,7 @@ def read_record(folder: Path) -> StepResult | None:
     if name in record.outputs:
         return replace(record, path=str(folder / name))
     step = find_step(record.step)
-    # The store need not lie in the step's folder; nothing reads this.
+    # The store need not lie in the step's folder; the step itself knows where it is now.
     return record if step and step.stored else replace(record, path=str(folder))
 
 
