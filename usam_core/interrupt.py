@@ -73,4 +73,5 @@ def watched(noted: Callable[[], None], at_once: Callable[[], None]) -> Iterator[
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        if not _asked:  # else the process is about to end, and a further one hurries it
+            signal.signal(signal.SIGINT, before)

@@ -13,7 +13,7 @@ import typer
 
 from usam_core.cli import terminal
 from usam_core.cli.terminal import Contact, Json, Names, Papers, print_line
-from usam_core.config import SamName, preset_names
+from usam_core.config import PROJECT_FILE, SamName, preset_names
 from usam_core.errors import InputError, complaint
 
 _FOLDER = "my-project"
@@ -119,8 +119,8 @@ def next_command(folder: Path) -> tuple[list[str], str]:
     Makes the folders of pictures that the project names and that are not there yet.
     """
     from usam_core.config.project import load_project, needed_extras
-    from usam_core.config.template import PROJECT_FILE
     from usam_core.config.yaml_source import read_yaml
+    from usam_core.files.fsspec_io import is_url
     from usam_core.files.text import normalize_name
     from usam_core.sources.base import class_folder
 
@@ -132,6 +132,9 @@ def next_command(folder: Path) -> tuple[list[str], str]:
             pictures.mkdir(parents=True)
     project = load_project(folder / PROJECT_FILE)
     todo = [text for extra, by in needed_extras(project) if (text := complaint(extra, by))]
+    images = project.images.root
+    if project.images.names is None and not is_url(images) and not count_images(Path(images)):
+        todo.append(f"put the images that are to be labelled into {images}: there are none yet")
     place = project.training_path
     if project.config.training.source != "folder" or place is None or not place.is_dir():
         return todo, run
@@ -140,7 +143,7 @@ def next_command(folder: Path) -> tuple[list[str], str]:
     for spec in project.config.classes:
         words = map(normalize_name, (spec.name, *spec.synonyms))
         own = next((there[word] for word in words if word in there), None)
-        if own is None and folder in place.parents:
+        if own is None and folder.absolute() in place.parents:
             own = place / class_folder(spec.name)
             own.mkdir()
         if own is None or not any(own.iterdir()):
@@ -171,7 +174,8 @@ def _ask(choices: Choices, *, ask_folder: bool, force: bool) -> None:
         if is_url(text):
             return text
         if path.is_dir():
-            print_line(f"  {_count(path)}")
+            count = count_images(path)
+            print_line(f"  {count:,} images" if count else "  no images there yet")
         elif not (path.is_file() and path.suffix.lower() in _LIST_ENDINGS):
             raise InputError(
                 f"{text}: expected a folder, a URL, or a list ending in {', '.join(_LIST_ENDINGS)}"
@@ -241,12 +245,14 @@ def _class_folders(folder: Path) -> list[str]:
     return sorted(one.name for one in folder.iterdir() if one.is_dir() and one.name[0] != ".")
 
 
-def _count(folder: Path) -> str:
-    """Say how many images a folder shows, by their endings."""
+def count_images(folder: Path) -> int:
+    """Count the images that a folder shows, by their endings; folders of Zarr count as one."""
     from usam_core.config.images import ImagesConfig
 
     endings = tuple(ImagesConfig(path="images").extensions)
-    count = sum(
-        name.lower().endswith(endings) for _, _, names in os.walk(folder) for name in names
-    )
-    return f"{count:,} images" if count else "no images there yet"
+    count = 0
+    for _, folders, names in os.walk(folder):
+        stores = [name for name in folders if name.lower().endswith(endings)]
+        folders[:] = [name for name in folders if name not in stores]
+        count += len(stores) + sum(name.lower().endswith(endings) for name in names)
+    return count

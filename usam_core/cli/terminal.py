@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from usam_core.cli.watch import WATCH, errors
+from usam_core.cli.watch import WATCH
+from usam_core.cli.watch import errors as errors
 from usam_core.config import PROJECT_FILE
 from usam_core.errors import InputError
 from usam_core.progress import Progress
-
 
 
 def project_file(text: str) -> Path:
@@ -40,14 +40,14 @@ def project_file(text: str) -> Path:
 ProjectFile = Annotated[
     Path,
     typer.Argument(
-        help="The project file, project.yaml, or its folder.", parser=project_file, metavar="PROJECT"
+        help="The project file, project.yaml, or its folder.",
+        parser=project_file,
+        metavar="PROJECT",
     ),
 ]
 MaybeProject = Annotated[
     Path | None,
-    typer.Argument(
-        help="A project file or its folder.", parser=project_file, metavar="PROJECT"
-    ),
+    typer.Argument(help="A project file or its folder.", parser=project_file, metavar="PROJECT"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
 Papers = Annotated[

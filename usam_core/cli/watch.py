@@ -4,9 +4,8 @@ One `Watch` serves a process. It is silent until a command line opens it: flows 
 worker runs tell of themselves in Prefect's log (`tasks.report`).
 """
 
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -25,7 +24,17 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from usam_core.progress import ITEMS, SILENT, Bar, Lines, Pace, Progress, clock, duration
+from usam_core.progress import (
+    ITEMS,
+    LONG_SECONDS,
+    SILENT,
+    Bar,
+    Lines,
+    Pace,
+    Progress,
+    clock,
+    duration,
+)
 from usam_core.steps import STEPS
 
 if TYPE_CHECKING:
@@ -48,12 +57,14 @@ class Course:
         steps: those that the run does, in order.
         done: how many of them are finished.
         at: when the step at hand began, on the monotonic clock.
+        sam: seconds that SAM takes an image here, as far as that was measured; else 0.
     """
 
     project: "Project"
     steps: Sequence[str]
     done: int = 0
     at: float = field(default_factory=time.monotonic)
+    sam: float = 0.0
 
     @property
     def step(self) -> str:
@@ -62,26 +73,41 @@ class Course:
 
     @property
     def place(self) -> str:
-        """Which step of how many."""
-        return f"step {min(self.done + 1, len(self.steps))} of {len(self.steps)}"
+        """Which step of how many; nothing of a step that is run alone."""
+        count = len(self.steps)
+        return f"step {min(self.done + 1, count)} of {count}" if count > 1 else ""
+
+    def before(self, text: str) -> str:
+        """Return a text with the place before it."""
+        return f"{self.place}: {text}" if self.place else text
 
     def finish(self, sentence: str) -> str:
         """Go on to the next step; return a line on the one that is finished."""
         now = time.monotonic()
-        line = f"{self.place}, {self.step}: {sentence} ({duration(now - self.at)})"
+        name = f"{self.place}, {self.step}" if self.place else self.step
+        line = f"{name}: {sentence} ({duration(now - self.at)})"
+        rest = self._rest(self.sam)
         self.done, self.at = self.done + 1, now
-        return line
+        return f"{line}; the whole run about {clock(rest)}" if rest >= LONG_SECONDS else line
 
     def outlook(self, what: str, pace: Pace) -> list[str]:
         """What a first line says beyond the work itself: disk, and the end of the whole run."""
-        from usam_core.steps.outlook import disk, seconds_of
+        from usam_core.steps.outlook import disk
 
         parts = [disk(self.project, pace.total)] if what == "Embedding" else []
-        later = self.steps[self.done + 1 :]
-        rest = seconds_of(self.project, self.step, later, pace.each or 0.0)
-        if later and rest is not None and pace.left is not None:
+        if what == "Embedding" and pace.each:
+            self.sam = pace.each
+        rest = self._rest(pace.each or 0.0)
+        if rest and pace.left is not None:
             parts.append(f"the whole run about {clock(pace.left + rest)}")
         return parts
+
+    def _rest(self, each: float) -> float:
+        """Seconds of the steps after the one at hand; 0 where that cannot be known."""
+        from usam_core.steps.outlook import seconds_of
+
+        later = self.steps[self.done + 1 :]
+        return seconds_of(self.project, self.step, later, each) if later else 0.0
 
 
 class Watch:
@@ -105,8 +131,14 @@ class Watch:
     def run(self, project: "Project", steps: Sequence[str]) -> Iterator[Course]:
         """Number the steps of a run while the block does them."""
         self.course = Course(project, steps)
-        yield self.course
-        self.course = None  # after an error it says where that was
+        try:
+            yield self.course
+        except KeyboardInterrupt:
+            raise  # `stopped` will say where that was
+        except BaseException:
+            self.course = None
+            raise
+        self.course = None
 
     def finish(self, sentence: str) -> str:
         """Say that the step at hand is finished, in a line that stays; return the line."""
@@ -124,9 +156,8 @@ class Watch:
         outlook = self.course.outlook if self.course else _outlook_alone
         terminal = errors.is_terminal
         lines = Lines(what, pace, self._say, outlook, every=not terminal)
-        if terminal:
-            with _display(self._title(what)) as (display, task):
-                display.update(task, total=total)
+        if terminal and total != 0:
+            with _display(self._title(what), total) as (display, task):
                 yield _Shown(pace, lines if total else None, display, task)
         else:
             yield _Shown(pace, lines if total else None)
@@ -136,7 +167,8 @@ class Watch:
         """Say where the work was stopped, and what is kept of it."""
         place = ""
         if self.course and self.course.step:
-            place = f" in {self.course.place}, {self.course.step}"
+            place = f" in {self.course.place}".removesuffix(" in ")
+            place = f"{place}, {self.course.step}" if place else f" in {self.course.step}"
         if self._last and self._last[1].total:
             what, pace = self._last
             item = ITEMS.get(what, "item")
@@ -150,10 +182,10 @@ class Watch:
         return f"{text}; kept: {' and '.join(kept)}" if kept else text
 
     def _title(self, what: str) -> str:
-        return f"{self.course.place}: {what}" if self.course else what
+        return self.course.before(what) if self.course else what
 
     def _say(self, line: str) -> None:
-        tell(f"{self.course.place}: {line}" if self.course else line)
+        tell(self._title(line))
 
 
 def _outlook_alone(what: str, pace: Pace) -> list[str]:
@@ -167,7 +199,7 @@ class _Shown:
         pace: Pace,
         lines: Lines | None,
         display: RichProgress | None = None,
-        task: TaskID = TaskID(0),  # noqa: B008
+        task: TaskID = TaskID(0),
     ) -> None:
         self._pace, self._lines, self._display, self._task = pace, lines, display, task
 
@@ -181,7 +213,7 @@ class _Shown:
 
 
 @contextmanager
-def _display(title: str) -> Iterator[tuple[RichProgress, TaskID]]:
+def _display(title: str, total: int | None) -> Iterator[tuple[RichProgress, TaskID]]:
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
@@ -191,7 +223,7 @@ def _display(title: str) -> Iterator[tuple[RichProgress, TaskID]]:
         _RateColumn(),
     )
     with RichProgress(*columns, console=errors, transient=True) as display:
-        yield display, display.add_task(title, total=None)
+        yield display, display.add_task(title, total=total)
 
 
 class _RateColumn(ProgressColumn):
@@ -205,8 +237,7 @@ WATCH = Watch()
 """Of this process."""
 
 
-def at_once(go_on: Callable[[], str]) -> None:
-    """Say that the process ends now, and leave the terminal as it should be."""
+def at_once(go_on: str) -> None:
+    """Say that the process ends now and how to go on; leave the terminal as it should be."""
     errors.show_cursor(True)
-    sys.stderr.flush()
-    tell(f"usam: stopped at once; what was finished before is kept{go_on()}")
+    tell(f"\nusam: stopped at once; what was finished before is kept{go_on}")

@@ -1,4 +1,4 @@
-"""Write a `project.yaml`, short or with every setting explained, and the JSON schema for editors."""
+"""Write a `project.yaml`, short or with every setting explained, and its schema for editors."""
 
 import json
 import textwrap
@@ -155,8 +155,8 @@ def _short_lines(
     title: str,
 ) -> Iterator[str]:
     yield f"# yaml-language-server: $schema={SCHEMA_FILE}"
-    yield "# A usam project; run it with: usam run project.yaml. Editors that read the schema explain"
-    yield "# every setting; `usam init --full` writes them all here, with their defaults."
+    yield "# A usam project; run it with: usam run project.yaml. Editors that read the schema"
+    yield "# explain every setting; `usam init --full` writes them all here, with their defaults."
     if title:
         yield f"name: {_scalar(title)}"
     if isinstance(classes, dict) or len(classes) > _MOST_LINES:

@@ -180,15 +180,13 @@ class _Threads(WorkerPlugin):
 
 
 class _Deaf(WorkerPlugin):
-    """Lets a terminal's Ctrl-C, which every process of it gets, go by: the run tells its workers."""
+    """Lets a terminal's Ctrl-C go by in workers, which get it too: the run tells them."""
 
     def setup(self, worker: Any) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _prepared(
-    client: Client, threads: int | None, where: str, *, own: bool = False
-) -> DaskWorkers:
+def _prepared(client: Client, threads: int | None, where: str, *, own: bool = False) -> DaskWorkers:
     try:
         client.wait_for_workers(1, timeout=_START_SECONDS)
     except TimeoutError as error:

@@ -2,7 +2,8 @@
 
 What a piece does must not depend on where it runs. The pieces here are groups of images that
 become a shard, and labels of a shard; both are kept on disk when they are done, so that a run that
-is killed loses the pieces in flight. One that is asked to stop finishes them (`usam_core.interrupt`).
+is killed loses the pieces in flight. One that is asked to stop finishes them
+(`usam_core.interrupt`).
 """
 
 import logging

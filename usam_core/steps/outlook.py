@@ -11,7 +11,7 @@ _BYTES_A_PROMPT = {"float16": 5600, "int8": 2500}
 """Of the nano SAM (docs/speed.md), until the store has an image to count."""
 
 _SECONDS = {
-    "fit": (8.0, 0.03),
+    "fit": (12.0, 0.03),
     "calibrate": (4.0, 0.0),
     "annotate": (2.0, 0.1),
     "evaluate": (2.0, 0.05),
@@ -49,8 +49,8 @@ def bytes_an_image(project: Project) -> float:
     return config.sam.points_per_side**2 * float(_BYTES_A_PROMPT[config.outputs.precision])
 
 
-def seconds_of(project: Project, now: str, later: Sequence[str], each: float) -> float | None:
-    """Seconds that later steps will take; None before the images have been listed.
+def seconds_of(project: Project, now: str, later: Sequence[str], each: float) -> float:
+    """Seconds that later steps will take; 0 before the images have been listed.
 
     Args:
         now: the step at work.
@@ -58,7 +58,7 @@ def seconds_of(project: Project, now: str, later: Sequence[str], each: float) ->
         each: seconds that the step at work takes for an item.
     """
     if now == "collect":
-        return None
+        return 0.0
     from usam_core.steps.compose import wanted_scenes
     from usam_core.steps.embed import wanted_files
 
@@ -73,4 +73,3 @@ def seconds_of(project: Project, now: str, later: Sequence[str], each: float) ->
             fixed, more = _SECONDS[step]
             seconds += fixed + more * images
     return seconds
-
