@@ -3,10 +3,14 @@
 from typing import Any
 
 from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled
 
 from flows.parameters import AnnotateDatasetSettings
+from tasks.log import numbered, tell
 from tasks.report import pass_gate, report_lineage, report_run, show
 from tasks.steps import do_step
+from usam_core.cli.watch import WATCH
 from usam_core.steps import STEPS, StepResult, listed_once
 
 
@@ -15,7 +19,7 @@ from usam_core.steps import STEPS, StepResult, listed_once
     flow_run_name="annotate-dataset {settings.project_name}",
     persist_result=False,
 )
-def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]]:
+def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]] | State[Any]:
     """Do everything that is not up to date, from class names to masks.
 
     Describe runs where there are `features`, evaluate where there is truth, export where there are
@@ -25,18 +29,24 @@ def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]]:
         settings: the project, and where to start.
 
     Returns:
-        The steps' results, as `StepResult.to_json` gives them.
+        The steps' results, as `StepResult.to_json` gives them; the state Cancelled, with what is
+        kept, after Ctrl-C.
     """
     file, changes = settings.project_file, settings.changes
     project = settings.load()
     results: list[StepResult] = []
     names = list(STEPS)
-    with listed_once():
-        for name in names[names.index(settings.start) :]:
-            if name == settings.start or STEPS[name].wanted(project.config):
+    names = names[names.index(settings.start) :]
+    names = [n for n in names if n == settings.start or STEPS[n].wanted(project.config)]
+    try:
+        with listed_once(), numbered(project, names):
+            for name in names:
                 results.append(do_step(name, file, changes, settings.refresh))
+                tell(results[-1])
                 show(results[-1], pictures=0)  # the summary has one
-        report_run(project.config.name, results)
-        report_lineage(project, results)
-        pass_gate(file, changes)
+            report_run(project.config.name, results)
+            report_lineage(project, results)
+            pass_gate(file, changes)
+    except KeyboardInterrupt:
+        return Cancelled(message=WATCH.stopped())
     return [result.to_json() for result in results]

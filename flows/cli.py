@@ -2,8 +2,10 @@
 
 import errno
 import os
+import shlex
 import sys
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,19 +13,37 @@ from typing import Annotated, Any
 import typer
 
 from flows import environment
+from flows.environment import say
 from usam_core.cli import terminal
-from usam_core.cli.app import app
-from usam_core.cli.terminal import Json, Level, Papers, ProjectFile, Verbose, print_line
-from usam_core.errors import TransientError, UsamError
+from usam_core.cli.app import add, app
+from usam_core.cli.terminal import (
+    Json,
+    Level,
+    MaybeProject,
+    Papers,
+    ProjectFile,
+    Verbose,
+    print_line,
+)
+from usam_core.cli.watch import WATCH, at_once
+from usam_core.config import PROJECT_FILE
+from usam_core.errors import TransientError, UsamError, lacking
+from usam_core.interrupt import watched
+from usam_core.progress import duration
 from usam_core.steps import STEPS
 
+_INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+_QUIET = "CRITICAL"
 _OUTPUT_FAILS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-@app.command(
-    epilog="Examples: `usam run project.yaml`, `usam run project.yaml --level parents`, "
-    "`usam run project.yaml --level animals`, `usam run project.yaml --papers`, "
-    "`usam run project.yaml --from fit --refresh`"
+@add(
+    "usam run my-project",
+    "usam run my-project --level parents",
+    "usam run my-project --level animals",
+    "usam run my-project --papers",
+    "usam run my-project --from fit --refresh",
 )
 def run(
     project: ProjectFile,
@@ -49,10 +69,13 @@ def run(
     if json:
         terminal.print_json(done)
     else:
-        _print_run(str(project), done)
+        _print_run(_named(project), done)
+        annotated = [r["summary"] for r in done["steps"] if r["step"] == "annotate"]
+        if annotated and annotated[0]["instances"] and not lacking("review"):
+            print_line(f"next: usam review {_named(project)} --open")
 
 
-@app.command(epilog="Example: `usam demo --out demo`")
+@add("usam demo --out demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the demo.")] = Path("demo"),
     json: Json = False,
@@ -84,14 +107,9 @@ def demo(
     )
 
 
-@app.command(
-    epilog="Examples: `usam up`, `usam up project.yaml`, "
-    '`usam up project.yaml --cron "0 2 * * *"` (every night at two)'
-)
+@add("usam up", "usam up my-project", 'usam up my-project --cron "0 2 * * *"')
 def up(
-    project: Annotated[
-        Path | None, typer.Argument(help="Project file that the forms begin with.")
-    ] = None,
+    project: MaybeProject = None,
     cron: Annotated[
         str | None, typer.Option(help="Run the project by itself: minute hour day month weekday.")
     ] = None,
@@ -128,7 +146,7 @@ def up(
     print_line(f"logs and database: {home()}\nstop it: usam down")
 
 
-@app.command(epilog="Example: `usam down`")
+@add("usam down")
 def down(json: Json = False) -> None:
     """Stop what `usam up` started, runs in progress included; their results so far are kept."""
     from flows.local_server import down as stop
@@ -170,15 +188,19 @@ def main() -> None:
     try:
         environment.settle()
         _prefect_settings()
-        # Typer gives the code of a `typer.Exit` back instead of raising it.
-        code = app(standalone_mode=False)
+        WATCH.open()
+        with watched(_noted, _leave):
+            # Typer gives the code of a `typer.Exit` back instead of raising it.
+            code = app(standalone_mode=False)
+        if code == _INTERRUPTED:
+            terminal.print_error(f"{WATCH.stopped()}{_go_on()}")
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except UsamError as error:
         terminal.print_error(error)
         sys.exit(error.exit_code)
     except typer.Abort:
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
     except OSError as error:
         if error.errno not in _OUTPUT_FAILS:
             raise
@@ -198,13 +220,45 @@ def main() -> None:
         raise
 
 
+def _named(project: Path) -> str:
+    """A project as it is typed: its folder, where the file has the usual name."""
+    usual = project.name == PROJECT_FILE and str(project.parent) != "."
+    return shlex.quote(str(project.parent if usual else project))
+
+
+def _noted() -> None:
+    """Answer the first Ctrl-C where there is work to be finished."""
+    with suppress(RuntimeError):  # it may have come while another line was being written
+        say("stopping: what is in hand is finished and kept; Ctrl-C again stops at once")
+
+
+def _leave() -> None:
+    """Answer the second Ctrl-C: end this process and those that it started, now."""
+    import psutil
+
+    with suppress(RuntimeError):
+        at_once(_go_on())
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            child.terminate()
+    os._exit(_INTERRUPTED)
+
+
+def _go_on() -> str:
+    """Say how to go on where a command of work was stopped."""
+    words = [word for word in sys.argv[1:] if word != "--refresh"]
+    if not words or words[0] not in {"run", "demo", "bench", "check", *STEPS}:
+        return ""
+    return f"\ngo on: usam {shlex.join(words)}"
+
+
 def _prefect_settings() -> None:
     """Choose quiet defaults before Prefect is imported; the user's own settings win."""
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     if "--verbose" not in sys.argv:
-        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-        os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", _QUIET)
+        os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", _QUIET)
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "usam_core")
 
 
@@ -238,7 +292,10 @@ def _run_flow(
         flow = flow.with_options(on_running=[hold_run])
     began = time.monotonic()
     try:
-        results = flow(settings)
+        state = flow(settings, return_state=True)
+        if state.is_cancelled():
+            raise KeyboardInterrupt
+        results = state.result()
     except Exception as error:
         lost = environment.lost_server(error)
         if lost is None:
@@ -260,16 +317,28 @@ def _server() -> bool:
     processes.end_orphans()
     processes.mark_own()
     served = running() if not os.environ.get("PREFECT_API_URL") else None
+    if served or os.environ.get("PREFECT_API_URL"):
+        _log_to_server()
     if served is not None:
         os.environ.update(client_environment(served))
     environment.prepare(served is not None)
     return served is not None
 
 
+def _log_to_server() -> None:
+    """Let a server that is there to be looked at have the run's log; the terminal stays quiet."""
+    if os.environ.get("PREFECT_LOGGING_LEVEL") == _QUIET:
+        os.environ["PREFECT_LOGGING_LEVEL"] = "INFO"
+        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = _QUIET
+
+
 def _print_run(title: str, done: dict[str, Any]) -> None:
     results = done["steps"]
-    rows = [[r["step"], STEPS[r["step"]].sentence(r["summary"], r["reused"])] for r in results]
-    terminal.print_table(f"{title}: {done['seconds']:.1f} s", ["step", "outcome"], rows)
+    if sys.stdout.isatty() and sys.stderr.isatty():  # where a line on every step stands already
+        print_line(f"{title}: done in {duration(done['seconds'])}")
+    else:
+        rows = [[r["step"], STEPS[r["step"]].sentence(r["summary"], r["reused"])] for r in results]
+        terminal.print_table(f"{title}: {done['seconds']:.1f} s", ["step", "outcome"], rows)
     for result in results:
         if result["step"] in ("annotate", "evaluate", "report"):
             print_line(f"  {result['path']}")

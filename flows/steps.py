@@ -5,6 +5,7 @@ from typing import Any
 from prefect import Flow, flow
 
 from flows.parameters import SETTINGS, ProjectSettings
+from tasks.log import tell
 from tasks.report import last_results, report_lineage, report_run, show
 from tasks.steps import do_step
 from usam_core.steps import STEPS, Step, step_folder
@@ -22,6 +23,7 @@ def _run(step: Step, settings: Any) -> list[dict[str, Any]] | dict[str, Any]:
         more = {"only": settings.only} if step.name == "collect" else {}
         file, changes = settings.project_file, settings.changes
         results = [do_step(step.name, file, changes, settings.refresh, **more)]
+        tell(results[0])
     if is_report:
         results = last_results(project)
     for result in results:

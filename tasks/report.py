@@ -22,14 +22,15 @@ from prefect.artifacts import (
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.events import emit_event
 
-from usam_core.cli.terminal import progress_for_terminal
+from tasks.log import log
+from usam_core.cli.watch import WATCH
 from usam_core.config.project import Project, load_project
 from usam_core.errors import GateError, MissingStepError
 from usam_core.files.spreadsheet import read_csv
 from usam_core.files.text import markdown
 from usam_core.lineage.chain import read_chain
 from usam_core.lineage.show import markdown as lineage_markdown
-from usam_core.progress import Bar, Pace
+from usam_core.progress import Bar, Lines, Pace
 from usam_core.steps import STEPS, StepResult, step_folder
 from usam_core.steps.record import read_record
 
@@ -47,12 +48,16 @@ class _RunBar:
         self._inner = inner
         self._what = what
         self._pace = Pace(total)
+        course = WATCH.course
+        outlook = [course.outlook] if course else []
+        self._lines = Lines(what, self._pace, log, *outlook)
         self._artifact = None
         self._written = time.monotonic()
 
     def advance(self, count: int = 1) -> None:
         self._inner.advance(count)
         self._pace.advance(count)
+        self._lines.look()
         now = time.monotonic()
         # Each update is a request to the server: a quick bar makes none at all.
         if now - self._written > _SECONDS_BETWEEN:
@@ -95,7 +100,7 @@ class RunProgress:
         if whole is not None and whole[0] == what:
             yield whole[1]
             return
-        with progress_for_terminal().bar(what, total) as inner:
+        with WATCH.on.bar(what, total) as inner:
             if total is None or not (TaskRunContext.get() or FlowRunContext.get()):
                 yield inner
                 return

@@ -1,12 +1,13 @@
 """Progress of long work: one small protocol, silent unless a front end gives more.
 
-The command line shows `rich` bars (`usam_core.cli`), the Prefect tasks write progress artifacts
-(`tasks.report`); the core only ever calls `bar` and `advance`.
+The command line shows bars or lines (`usam_core.cli.watch`), the Prefect tasks write artifacts and
+logs (`tasks.report`); the core only ever calls `bar` and `advance`.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime, timedelta
 from typing import Protocol
 
 
@@ -50,31 +51,140 @@ SILENT = Advance(_show_nothing)
 
 
 class Pace:
-    """Items done of a total, per second, and the time left; `str` gives all three."""
+    """Items done of a total, per second, and the time left; `str` gives all three.
+
+    The clock starts with the first items that are done: what comes before them, such as loading a
+    model, comes once.
+    """
 
     def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._total = total
+        self.total = total
+        self.done = 0
         self._clock = clock
         self._begun = clock()
-        self._done = 0
+        self._first: tuple[int, float] | None = None
 
     def advance(self, count: int = 1) -> None:
         """Report `count` more items as done."""
-        self._done += count
+        self.done += count
+        if self._first is None and count:
+            self._first = self.done, self._clock()
 
     @property
     def percent(self) -> float:
         """Share that is done, 0 to 100."""
-        return 100 * self._done / max(1, self._total)
+        return 100 * self.done / max(1, self.total)
+
+    @property
+    def seconds(self) -> float:
+        """Since the work began."""
+        return self._clock() - self._begun
+
+    @property
+    def each(self) -> float | None:
+        """Seconds an item; None while that cannot be known."""
+        if self._first is None:
+            return None
+        first, at = self._first
+        if self.done > first:
+            return (self._clock() - at) / (self.done - first)
+        return self.seconds / self.done if self.done >= self.total else None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until all items are done; None while that cannot be known."""
+        return None if self.each is None else (self.total - self.done) * self.each
 
     def __str__(self) -> str:
-        text = f"{self._done:,} of {self._total:,}"
-        seconds = self._clock() - self._begun
-        if not self._done or not seconds:
+        text = f"{self.done:,} of {self.total:,}"
+        if not self.each or self.left is None:
             return text
-        rate = self._done / seconds
-        left = (self._total - self._done) / rate
-        return f"{text}, {rate:.3g} a second, {duration(left)} left"
+        return f"{text}, {1 / self.each:.3g} a second, {duration(self.left)} left"
+
+
+class Lines:
+    """Tells of long work in lines, for logs and for output that is no terminal.
+
+    One line as soon as the first items are measured, if the work is long: how many, seconds each,
+    when it will be done. Then one each 30 seconds or 5 %, whichever is first, never two within 5
+    seconds. Short work is not told of.
+
+    Args:
+        what: the work, such as "Embedding".
+        pace: how far it is; the caller advances it.
+        say: takes a line.
+        outlook: what else the first line says, asked when it is due.
+        every: lines after the first one, too.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        pace: Pace,
+        say: Callable[[str], None],
+        outlook: Callable[[str, Pace], list[str]] = lambda what, pace: [],
+        *,
+        every: bool = True,
+    ) -> None:
+        self._what, self._pace, self._say, self._outlook = what, pace, say, outlook
+        self._every = every
+        self._is_long = False
+        self._last = 0.0, 0.0
+
+    def look(self) -> None:
+        """Say a line if one is due."""
+        pace = self._pace
+        seconds, percent = pace.seconds, pace.percent
+        each, left = pace.each, pace.left
+        if not self._is_long and each is not None and left is not None:
+            if seconds >= MEASURED_SECONDS and left >= LONG_SECONDS:
+                self._is_long = True
+                self._last = seconds, percent
+                self._say(self._forecast(each, left))
+            return
+        since = seconds - self._last[0]
+        due = since >= EVERY_SECONDS or percent - self._last[1] >= EVERY_PERCENT
+        if self._every and due and since >= BETWEEN_SECONDS:
+            self._last = seconds, percent
+            self._say(f"{self._what}: {pace}")
+
+    def _forecast(self, each: float, left: float) -> str:
+        pace = self._pace
+        item = ITEMS.get(self._what, "item")
+        parts = [
+            f"{self._what} {pace.total:,} {item}s: {each:.2g} s an {item}"
+            if item[0] in "aeiou"
+            else f"{self._what} {pace.total:,} {item}s: {each:.2g} s a {item}",
+            f"measured on the first {pace.done:,}; done about {clock(left)}, in {duration(left)}",
+        ]
+        return "; ".join([", ".join(parts), *self._outlook(self._what, pace)])
+
+
+MEASURED_SECONDS = 4.0
+"""So long the first items are measured before the time of all is told."""
+LONG_SECONDS = 20.0
+"""Work that takes less from there on is not told of beforehand."""
+EVERY_SECONDS, EVERY_PERCENT, BETWEEN_SECONDS = 30.0, 5.0, 5.0
+
+ITEMS = {
+    "Composing": "scene",
+    "Calibrating": "scene",
+    "Describing": "image",
+    "Embedding": "image",
+    "Labelling": "image",
+    "Listing images": "image",
+    "Looking at pictures": "picture",
+    "Scoring": "image",
+    "Training the head": "round",
+}
+"""What some bars count."""
+
+
+def clock(seconds: float) -> str:
+    """Return the time of day in so many seconds, with the day where it is another."""
+    now = datetime.now().astimezone()
+    then = now + timedelta(seconds=seconds)
+    return f"{then:%H:%M}" if then.date() == now.date() else f"{then:%a %d %b %H:%M}"
 
 
 def duration(seconds: float) -> str:
@@ -88,3 +198,16 @@ def duration(seconds: float) -> str:
         return f"{rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as people say it.
+
+    >>> size(900), size(45_000_000), size(5.6e12)
+    ('1 kB', '45 MB', '5.6 TB')
+    """
+    for power, unit in ((12, "TB"), (9, "GB"), (6, "MB")):
+        if count >= 10**power:
+            shown = count / 10**power
+            return f"{shown:.1f} {unit}" if power > 6 and shown < 100 else f"{shown:.0f} {unit}"
+    return f"{max(1, count / 1000):.0f} kB"

@@ -1,15 +1,40 @@
 """The `usam` command, as far as it needs no Prefect; `flows.cli` adds `run` and `demo`."""
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
-from usam_core.cli import bench, inspect, steps, terminal
-from usam_core.cli.terminal import Contact, Json, Names, Papers
-from usam_core.config import SamName, preset_names
+from usam_core.cli import bench, inspect, start, steps
+from usam_core.cli.terminal import print_line
 from usam_core.steps import STEPS
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class _WithExamples(TyperCommand):
+    """A command whose help ends with examples, one a line, as they are typed: to be copied."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        examples, self.epilog = self.epilog, None
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self.epilog = examples
+        print_line("Examples:")
+        for line in (examples or "").splitlines():
+            print_line(f"  {line}")
+        print_line("")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from usam_core import __version__
+
+        print_line(f"usam {__version__}")
+        raise typer.Exit
+
 
 app = typer.Typer(
     name="usam",
@@ -21,61 +46,32 @@ app = typer.Typer(
 )
 
 
-@app.command(
-    epilog="Examples: `usam init plates --classes nucleus,debris --images plates --training mine`, "
-    "`usam init pets --classes dog,cat --images photos --source synthetic`, "
-    "`usam init pets --classes dog,cat --images photos --source web --contact me@lab.example`, "
-    "`usam init voc --preset voc-20 --images photos --training mine`"
-)
-def init(
-    folder: Annotated[Path, typer.Argument(help="Folder of the new project.")],
-    images: Annotated[
-        str,
+@app.callback()
+def usam(
+    version: Annotated[
+        bool,
         typer.Option(
-            help="The images to be labelled: a folder, a URL such as s3://lab/plates, or a file "
-            "that names them (.csv, .parquet, .txt, COCO .json)."
+            "--version", help="Show the version and exit.", callback=_show_version, is_eager=True
         ),
-    ],
-    classes: Annotated[
-        str | None, typer.Option(help="Class names, with commas between them.")
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help=f"In their place a list: {', '.join(preset_names())}.")
-    ] = None,
-    names: Names = "cleaned",
-    training: Annotated[
-        Path | None, typer.Option(help="Folder with one folder of pictures per class.")
-    ] = None,
-    source: Annotated[
-        Literal["folder", "synthetic", "web"],
-        typer.Option(help="Where training pictures come from."),
-    ] = "folder",
-    contact: Contact = None,
-    sam: Annotated[SamName, typer.Option(help="Which SAM.")] = "nano",
-    papers: Papers = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite project.yaml.")] = False,
-    json: Json = False,
+    ] = False,
 ) -> None:
-    """Write a commented project.yaml, and the JSON schema that editors check it with."""
-    from usam_core.config.template import write_template
+    """Masks from class names: SAM's automatic mode, a small learned head, Prefect."""
+    del version
 
-    written = write_template(
-        folder,
-        [name.strip() for name in (classes or "").split(",") if name.strip()],
-        images,
-        training=training,
-        source=source,
-        contact=contact,
-        sam=sam,
-        preset={"preset": preset, "names": names} if preset else None,
-        papers=papers,
-        force=force,
-    )
-    if json:
-        terminal.print_json({"project": str(written)})
-    else:
-        terminal.print_line(f"wrote {written}; next: usam run {written}")
 
+def add(*examples: str, name: str | None = None, help: str | None = None) -> Callable[[_F], _F]:
+    """Return what makes a function a command, its `--help` ending with these examples."""
+    return app.command(name, help=help, cls=_WithExamples, epilog="\n".join(examples))
+
+
+add(
+    "usam init",
+    "usam init plates --classes nucleus,debris --images plates --training mine",
+    "usam init pets --classes dog,cat --images photos --source synthetic",
+    "usam init pets --classes dog,cat --images photos --source web --contact me@lab.example",
+    "usam init voc --preset voc-20 --images photos --training mine",
+    "usam init plates --classes nucleus --images plates --full --force",
+)(start.init)
 
 _WITH_MORE: dict[str, tuple[Callable[..., None], list[str]]] = {
     "collect": (steps.collect, ["", " --class dog --refresh"]),
@@ -86,30 +82,28 @@ _WITH_MORE: dict[str, tuple[Callable[..., None], list[str]]] = {
 for _step in STEPS.values():
     _ways = ["", " --refresh", *([" --level parents"] if _step.has_levels else [])]
     _run, _ways = _WITH_MORE.get(_step.name) or (steps.command(_step), _ways)
-    _epilog = "Examples: " + ", ".join(f"`usam {_step.name} project.yaml{way}`" for way in _ways)
-    app.command(_step.name, help=_step.title, epilog=_epilog)(_run)
+    _examples = [f"usam {_step.name} my-project{way}" for way in _ways]
+    add(*_examples, name=_step.name, help=_step.title)(_run)
 
-app.command(
-    epilog="Examples: `usam diff out/report/runs/0f3c9a51b2de7788 out/annotate`, "
-    "`usam diff a/out/annotate b/out/annotate --html diff.html`"
+add(
+    "usam diff out/report/runs/0f3c9a51b2de7788 out/annotate",
+    "usam diff a/out/annotate b/out/annotate --html diff.html",
 )(inspect.diff)
-app.command(
-    epilog="Examples: `usam lineage out/annotate/masks/s0.png`, "
-    "`usam lineage out/evaluate/metrics.json --json`"
-)(inspect.lineage)
-app.command(
-    epilog="Examples: `usam check project.yaml`, `usam check project.yaml --repair`, "
-    "`usam check project.yaml --json`"
-)(inspect.check)
-app.command(epilog="Example: `usam doctor project.yaml --json`")(inspect.doctor)
-app.command(
-    epilog="Examples: `usam review project.yaml --open`, "
-    "`usam review project.yaml --class dog --order threshold --limit 100`, "
-    "`usam review project.yaml --summary`"
+add("usam lineage out/annotate/masks/s0.png", "usam lineage out/evaluate/metrics.json --json")(
+    inspect.lineage
+)
+add("usam check my-project", "usam check my-project --repair", "usam check my-project --json")(
+    inspect.check
+)
+add("usam doctor", "usam doctor my-project --json")(inspect.doctor)
+add(
+    "usam review my-project --open",
+    "usam review my-project --class dog --order threshold --limit 100",
+    "usam review my-project --summary",
 )(steps.review)
-app.command(epilog="Examples: `usam presets`, `usam presets voc-20`")(bench.presets)
-app.command(
-    epilog="Examples: `usam bench voc21 --data VOCdevkit/VOC2012 --seeds 0,1,2`, "
-    "`usam bench voc21 --data VOCdevkit/VOC2012 --papers --head both --training web "
-    "--contact me@lab.example`, `usam bench coco-object --data coco --limit 100 --dry-run`"
+add("usam presets", "usam presets voc-20")(bench.presets)
+add(
+    "usam bench voc21 --data VOCdevkit/VOC2012 --seeds 0,1,2",
+    "usam bench voc21 --data VOCdevkit/VOC2012 --papers --head both",
+    "usam bench coco-object --data coco --limit 100 --dry-run",
 )(bench.bench)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from usam_core.cli import terminal
-from usam_core.cli.terminal import Json, ProjectFile, Verbose, print_line
+from usam_core.cli.terminal import Json, MaybeProject, ProjectFile, Verbose, print_line
 from usam_core.errors import EXTRAS, complaint, lacking
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _print_check(result: "ProjectCheck", project: Path) -> None:
     elif result.repair and not count["no"]:
         print_line(f"repaired; next: usam run {project}")
     elif count["repair"] and not result.repair:
-        print_line(f"{damaged} check {project} --repair, then usam run")
+        print_line(f"{damaged} check {project} --repair")
     else:
         print_line(f"{damaged} run {project}")
 
@@ -159,7 +159,7 @@ def diff(
 
 
 def doctor(
-    project: Annotated[Path | None, typer.Argument(help="A project file to look at too.")] = None,
+    project: MaybeProject = None,
     json: Json = False,
 ) -> None:
     """Say what this machine has, and what would be downloaded."""

@@ -12,6 +12,7 @@ import typer
 
 from usam_core.cli import terminal
 from usam_core.cli.terminal import Json, LabelsLevel, Level, Only, ProjectFile, Verbose, print_line
+from usam_core.cli.watch import WATCH
 from usam_core.config import Format
 from usam_core.errors import InputError, need
 from usam_core.review import Order
@@ -26,7 +27,8 @@ def run_one(step: str, project: "Project", refresh: bool, as_json: bool) -> None
     from usam_core.files.spreadsheet import read_csv
     from usam_core.steps import run_step
 
-    result = run_step(step, project, refresh=refresh, progress=terminal.progress_for_terminal())
+    with WATCH.run(project, [step]):
+        result = run_step(step, project, refresh=refresh, progress=WATCH.on)
     if as_json:
         terminal.print_json(result.to_json())
         return

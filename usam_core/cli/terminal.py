@@ -1,32 +1,54 @@
-"""What the commands share: arguments, progress bars on a terminal, tables, JSON, the log."""
+"""What the commands share: arguments, tables, JSON, the log."""
 
 import json
 import logging
+import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
-from usam_core.progress import SILENT, Bar, Progress
+from usam_core.cli.watch import WATCH
+from usam_core.cli.watch import errors as errors
+from usam_core.config import PROJECT_FILE
+from usam_core.errors import InputError
+from usam_core.progress import Progress
 
-ProjectFile = Annotated[Path, typer.Argument(help="The project file, project.yaml.")]
+
+def project_file(text: str) -> Path:
+    """Return the project file that a path means: of a folder, the `project.yaml` in it.
+
+    Raises:
+        InputError: the folder has none.
+    """
+    path = Path(text)
+    if not path.is_dir():
+        return path
+    if not (path / PROJECT_FILE).is_file():
+        raise InputError(
+            f"{path}: no {PROJECT_FILE} in this folder; expected a project, as "
+            f"`usam init {shlex.quote(str(path))}` makes one"
+        )
+    return path / PROJECT_FILE
+
+
+ProjectFile = Annotated[
+    Path,
+    typer.Argument(
+        help="The project file, project.yaml, or its folder.",
+        parser=project_file,
+        metavar="PROJECT",
+    ),
+]
+MaybeProject = Annotated[
+    Path | None,
+    typer.Argument(help="A project file or its folder.", parser=project_file, metavar="PROJECT"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
 Papers = Annotated[
     bool, typer.Option("--papers", help="The papers' mode: recipe: papers, nothing of ours.")
@@ -54,7 +76,6 @@ Names = Annotated[
 ]
 
 screen = Console()
-errors = Console(stderr=True)
 
 
 def set_logging(verbose: bool) -> bool:
@@ -71,43 +92,9 @@ def set_logging(verbose: bool) -> bool:
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log.", callback=set_logging)]
 
 
-class _RichBar:
-    def __init__(self, display: RichProgress, task: TaskID) -> None:
-        self._display = display
-        self._task = task
-
-    def advance(self, count: int = 1) -> None:
-        self._display.advance(self._task, count)
-
-
-class _RateColumn(ProgressColumn):
-    """Items a second, as of late."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.3g}/s" if task.speed else "", style="progress.data.speed")
-
-
-class TerminalProgress:
-    """Bars on the error stream, so that piped output stays clean."""
-
-    @contextmanager
-    def bar(self, what: str, total: int | None) -> Iterator[Bar]:
-        """Show a bar while the block runs."""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            _RateColumn(),
-        )
-        with RichProgress(*columns, console=errors, transient=True) as display:
-            yield _RichBar(display, display.add_task(what, total=total))
-
-
 def progress_for_terminal() -> Progress:
-    """Return bars on a terminal, silence elsewhere."""
-    return TerminalProgress() if sys.stderr.isatty() else SILENT
+    """Return bars on a terminal, lines elsewhere; silence where no command line is at work."""
+    return WATCH.on
 
 
 def print_json(value: Any) -> None:

@@ -27,6 +27,9 @@ Format = Literal[
 ]
 """Names of the output formats."""
 
+PROJECT_FILE = "project.yaml"
+"""What `usam init` writes, and what of a folder is read."""
+
 NAMES = ("cleaned", "raw")
 """The two spellings of each list; the first is the default."""
 

@@ -128,7 +128,8 @@ def load_project(path: str | Path, **changes: Any) -> Project:
         # What kind, not what: the file may be another, and the sentence is shown on a run's page.
         kind = {str: "text", list: "a list", type(None): "nothing"}.get(type(values), "one value")
         raise ConfigError(f"{path}: expected a mapping with `classes` and `images`, got {kind}")
-    return _checked({**values, **changes}, file, file.name, lines)
+    title = {"name": file.parent.name} if file.parent.name else {}
+    return _checked({**title, **values, **changes}, file, file.name, lines)
 
 
 def open_project(path: str | Path, level: str | None) -> Project:

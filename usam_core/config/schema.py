@@ -135,7 +135,7 @@ class ProjectConfig(Section):
     """The whole of `project.yaml`."""
 
     name: Annotated[str, Field(min_length=1)] = "project"
-    """Shown in the Prefect UI and in reports."""
+    """Shown in the Prefect UI and in reports. Left out, it is the folder's name."""
     recipe: Literal["papers"] | None = None
     """Settings under one word: `papers` is the method as U-SAM and GranSAM print it, and nothing of
     ours. A setting that says something else beside it is refused."""
@@ -225,7 +225,7 @@ class ProjectConfig(Section):
             )
         for key, off in (("presence", 0.0), ("thresholds", "fixed")):
             value = getattr(self.inference, key)
-            if value != off and not compose.held_out_scenes:
+            if value != off and compose.held_out_scenes == 0:
                 yield (
                     ("inference", key),
                     f"got {value!r} without held-out scenes to calibrate on; expected "

@@ -1,4 +1,4 @@
-"""Write a commented `project.yaml` and its JSON schema, both made from the settings' docstrings."""
+"""Write a `project.yaml`, short or with every setting explained, and its schema for editors."""
 
 import json
 import textwrap
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from usam_core.config import preset_names
+from usam_core.config import PROJECT_FILE, preset_names
 from usam_core.config.schema import ProjectConfig
 from usam_core.config.yaml_source import section_at
 from usam_core.errors import InputError
@@ -17,8 +17,9 @@ from usam_core.files.atomic import whole_file, write_json
 from usam_core.files.fsspec_io import is_url
 
 SCHEMA_FILE = "project.schema.json"
-PROJECT_FILE = "project.yaml"
 _WIDTH = 98
+_MOST_LINES = 15
+"""Longer lists of names stand in one line."""
 
 
 def write_template(
@@ -33,22 +34,23 @@ def write_template(
     preset: dict[str, str] | None = None,
     papers: bool = False,
     force: bool = False,
+    full: bool = False,
 ) -> Path:
     """Write `project.yaml` and its schema into a folder, and return the project file.
 
-    Arguments are those of `usam init`; `preset` says of `classes` what the project file may. Raises
-    an `InputError` if there is a project file already, or what it shall name is missing.
+    Arguments are those of `usam init`; `preset` says of `classes` what the project file may. The
+    file says what was chosen, in at most 30 lines; a `full` one explains every other setting too.
+
+    Raises:
+        InputError: there is a project file already, or what it shall name is missing.
     """
     target = folder / PROJECT_FILE
-    if target.exists() and not force:
-        raise InputError(f"{target}: exists already; expected a new folder, or use --force")
+    check_new(folder, force)
     if bool(classes) == bool(preset):
         raise InputError(
             f"--classes: got {'a preset too' if preset else 'no name'}; expected names with commas "
             f"between them, or --preset, one of {', '.join(preset_names())}"
         )
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; expected a folder, or nothing yet")
     for option, path in (("--images", images), ("--training", training)):
         if path is not None and not is_url(path) and not Path(path).exists():
             raise InputError(f"{option}: got {str(path)!r}; expected a folder that exists")
@@ -65,14 +67,28 @@ def write_template(
     path = "training" if training is None else str(training.absolute())
     chosen = {"source": source, **({"path": path} if source == "folder" else {})}
     place = images if is_url(images) else str(Path(images).absolute())
-    lines = list(_lines(preset or classes, place, chosen, contact, sam))
+    title = folder.absolute().name
+    if full:
+        lines = list(_lines(preset or classes, place, chosen, contact, sam, title))
+    else:
+        lines = list(_short_lines(preset or classes, place, chosen, contact, sam, title))
     if papers:
         note = "# The method as the papers print it; other settings are refused."
-        lines[2:2] = ["", note, "recipe: papers"]
+        lines[2:2] = [*([""] if full else []), note, "recipe: papers"]
     with whole_file(target) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_schema(folder / SCHEMA_FILE)
     return target
+
+
+def check_new(folder: Path, force: bool = False) -> None:
+    """Raise an `InputError` if a folder cannot become a project's, or is one and not `force`."""
+    if (folder / PROJECT_FILE).exists() and not force:
+        raise InputError(
+            f"{folder / PROJECT_FILE}: exists already; expected a new folder, or use --force"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; expected a folder, or nothing yet")
 
 
 def write_schema(path: Path) -> None:
@@ -86,11 +102,12 @@ def _lines(
     training: dict[str, str],
     contact: str | None,
     sam: str,
+    title: str,
 ) -> Iterator[str]:
     yield f"# yaml-language-server: $schema={SCHEMA_FILE}"
     yield "# A usam project. Commented lines show the defaults. Run it with: usam run project.yaml"
     yield ""
-    yield from _defaults((), {}, only=("name", "recipe"), indent="")
+    yield from _defaults((), {"name": title} if title else {}, only=("name", "recipe"), indent="")
     yield "\n# The names to be found."
     if isinstance(classes, dict):
         yield f"classes: {_scalar(classes)}"
@@ -127,6 +144,34 @@ def _lines(
     known = ("classes", "objects")
     yield from _defaults(("evaluation",), {}, only=known, indent="#   ", mark="")
     yield "\n# Everything random follows from this number.\nseed: 0"
+
+
+def _short_lines(
+    classes: Sequence[str] | dict[str, str],
+    images: str | Path,
+    training: dict[str, str],
+    contact: str | None,
+    sam: str,
+    title: str,
+) -> Iterator[str]:
+    yield f"# yaml-language-server: $schema={SCHEMA_FILE}"
+    yield "# A usam project; run it with: usam run project.yaml. Editors that read the schema"
+    yield "# explain every setting; `usam init --full` writes them all here, with their defaults."
+    if title:
+        yield f"name: {_scalar(title)}"
+    if isinstance(classes, dict) or len(classes) > _MOST_LINES:
+        yield f"classes: {_scalar(classes)}"
+    else:
+        yield "classes:"
+        yield from (f"  - {_scalar(name)}" for name in classes)
+    sections: dict[str, dict[str, Any]] = {
+        "images": {"path": str(images)},
+        "training": {**training, **({"web": {"contact": contact}} if contact else {})},
+        "sam": {"model": sam},
+    }
+    for key, section in sections.items():
+        yield f"{key}:"
+        yield from (f"  {name}: {_scalar(value)}" for name, value in section.items())
 
 
 def _defaults(

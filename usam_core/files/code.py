@@ -15,6 +15,7 @@ WITHOUT_INFLUENCE = (
     "usam_core.config",  # settings enter every key by their values
     "usam_core.errors",
     "usam_core.files.atomic",
+    "usam_core.interrupt",
     "usam_core.progress",
     "usam_core.steps.base",  # what steps read enters their keys by its values
 )

@@ -7,6 +7,7 @@ worker's queue, so that a death is blamed on the piece that was being done.
 import logging
 import os
 import queue
+import signal
 import threading
 import time
 import uuid
@@ -22,6 +23,7 @@ from distributed.client import FutureCancelledError
 from distributed.security import Security
 
 from usam_core.errors import TransientError, WorkerError
+from usam_core.interrupt import ask, finishing, stopping
 from usam_core.parallel.workers import Piece
 from usam_core.progress import Advance, Bar
 
@@ -36,10 +38,15 @@ _one_at_a_time = threading.Lock()
 
 
 class DaskWorkers:
-    """Does pieces on the workers of a Dask client, which has at least one."""
+    """Does pieces on the workers of a Dask client, which has at least one.
 
-    def __init__(self, client: Client) -> None:
+    When the run is asked to stop, workers of its `own` seal what they have in hand; others, whom
+    more runs may use, finish their piece.
+    """
+
+    def __init__(self, client: Client, *, own: bool = False) -> None:
         self.client = client
+        self._own = own
 
     @property
     def count(self) -> int:
@@ -48,16 +55,26 @@ class DaskWorkers:
 
     def run(self, function: Callable[..., Any], pieces: Sequence[Piece], bar: Bar) -> list[Any]:
         """See `usam_core.parallel.workers.Workers.run`."""
+        with finishing():
+            return self._run(function, pieces, bar)
+
+    def _run(self, function: Callable[..., Any], pieces: Sequence[Piece], bar: Bar) -> list[Any]:
         # Dask calls back from a thread of its own; bars are only ever touched from this one.
         events: queue.SimpleQueue[Future[Any] | tuple[int, int]] = queue.SimpleQueue()
         topic = f"usam-{uuid.uuid4().hex}"
         self.client.subscribe_topic(topic, lambda event: events.put(event[1]))
         results: list[Any] = [None] * len(pieces)
         left = [piece.size for piece in pieces]
-        waiting = iter(enumerate(pieces))
+        waiting: Iterator[tuple[int, Piece]] = iter(enumerate(pieces))
         running: dict[Future[Any], int] = {}
+        told = False
         try:
             while True:
+                if stopping():
+                    waiting = iter(())
+                    if self._own and not told:
+                        told = True
+                        self.client.run(ask)
                 while len(running) < self.count and (entry := next(waiting, None)) is not None:
                     number, piece = entry
                     future = self.client.submit(
@@ -118,7 +135,8 @@ def local_workers(count: int, threads: int, gpus: int) -> Iterator[DaskWorkers]:
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        yield _prepared(client, threads, f"{count} worker processes on this machine")
+        client.register_plugin(_Deaf(), name="usam-deaf")
+        yield _prepared(client, threads, f"{count} worker processes on this machine", own=True)
 
 
 @contextmanager
@@ -161,7 +179,14 @@ class _Threads(WorkerPlugin):
         torch.set_num_threads(self._threads)
 
 
-def _prepared(client: Client, threads: int | None, where: str) -> DaskWorkers:
+class _Deaf(WorkerPlugin):
+    """Lets a terminal's Ctrl-C go by in workers, which get it too: the run tells them."""
+
+    def setup(self, worker: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _prepared(client: Client, threads: int | None, where: str, *, own: bool = False) -> DaskWorkers:
     try:
         client.wait_for_workers(1, timeout=_START_SECONDS)
     except TimeoutError as error:
@@ -171,7 +196,7 @@ def _prepared(client: Client, threads: int | None, where: str) -> DaskWorkers:
         ) from error
     if threads is not None:
         client.register_plugin(_Threads(threads), name="usam-threads")
-    return DaskWorkers(client)
+    return DaskWorkers(client, own=own)
 
 
 def _environment(number: int, threads: int, gpus: int) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 What a piece does must not depend on where it runs. The pieces here are groups of images that
 become a shard, and labels of a shard; both are kept on disk when they are done, so that a run that
-is cut short loses the pieces in flight.
+is killed loses the pieces in flight. One that is asked to stop finishes them
+(`usam_core.interrupt`).
 """
 
 import logging
@@ -16,6 +17,7 @@ import torch
 
 from usam_core.config.results import ComputeConfig
 from usam_core.errors import lacking, need
+from usam_core.interrupt import finishing
 from usam_core.progress import Advance, Bar, Progress
 
 CORES_PER_WORKER = 4
@@ -63,7 +65,8 @@ class InProcess:
                 left -= count
                 bar.advance(count)
 
-            results.append(function(*piece.arguments, Advance(advance)))
+            with finishing():
+                results.append(function(*piece.arguments, Advance(advance)))
             # What was there already is done too, but nobody has told of it.
             bar.advance(left)
         return results

@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from usam_core.images.read import DecodedImage, UnusableImage
+from usam_core.interrupt import stopping
 from usam_core.sam.embedder import Prepared, SamEmbedder, next_batch
 from usam_core.store.shard import ShardRecord
 from usam_core.types import ImageFile, MaskSet
@@ -64,8 +65,10 @@ def embed_shards(
 ) -> list[Committed]:
     """Embed shards and return what `commit` gives for each, in order.
 
-    When something fails or the run is stopped, what is being written is finished, the rest is
-    lost, and all threads end. The embedder is used from this thread, but for `prepare`.
+    When something fails, what is being written is finished, the rest is lost, and all threads end.
+    When the run is asked to stop (`usam_core.interrupt`), the shard at hand is sealed with the
+    images that it has, and no other is begun. The embedder is used from this thread, but for
+    `prepare`.
 
     Args:
         read: decodes a file; called on several threads. `UnusableImage` quarantines it.
@@ -92,6 +95,8 @@ def embed_shards(
         BackgroundWriter(writers, writers) as writing,
     ):
         for shard in shards:
+            if stopping():
+                break
             open_shards.callback(shard.close)
             wanted = shard.begin()
             some = islice(images, len(shard.files))
@@ -114,7 +119,10 @@ def _batches(
     wanted: set[str],
     advance: Callable[[int], None],
 ) -> Iterator[list[_Read]]:
-    """Yield equal batches of a shard's images; those stored meanwhile are passed over."""
+    """Yield equal batches of a shard's images; those stored meanwhile are passed over.
+
+    No more of them once the run is asked to stop.
+    """
     count = sum(file.sha256 in wanted for file in files)
     left = (image for image in images if image.file.sha256 in wanted)
     # The last turn, for an image that is not there, takes what is passed over at the end.
@@ -122,6 +130,8 @@ def _batches(
         count -= len(batch)
         yield batch
         advance(len(batch))
+        if stopping():
+            return
 
 
 def _records(batch: list[_Read], wait: Callable[[], list[MaskSet]]) -> list[ShardRecord]:

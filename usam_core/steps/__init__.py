@@ -38,6 +38,7 @@ STEPS: dict[str, Step] = {
             "from.",
             settings=("classes", "negatives", "training", "images"),
             refresh="Drop the pictures that were made or fetched, and begin anew.",
+            kept="the pictures that are there",
         ),
         Step(
             "embed",
@@ -46,6 +47,7 @@ STEPS: dict[str, Step] = {
             settings=("sam", "images"),
             refresh="Remove what the store has of the project's images, and embed all again.",
             stored=True,
+            kept="every image that went through SAM",
         ),
         Step(
             "compose",
@@ -53,6 +55,7 @@ STEPS: dict[str, Step] = {
             parents=("collect", "embed"),
             settings=("classes", "negatives", "compose", "images"),
             stored=True,
+            kept="every scene that went through SAM",
         ),
         Step(
             "describe",
@@ -62,6 +65,7 @@ STEPS: dict[str, Step] = {
             settings=("features", "sam", "images"),
             wanted=lambda config: bool(config.features),
             stored=True,
+            kept="the images that are described",
         ),
         Step(
             "fit",
@@ -81,6 +85,7 @@ STEPS: dict[str, Step] = {
             "Label every image: COCO JSON, palette PNGs, overlays, lineage.json.",
             parents=("fit", "calibrate", "embed", "describe"),
             settings=("classes", "level", "inference", "outputs", "images"),
+            kept="the images that are labelled",
         ),
         Step(
             "evaluate",
@@ -96,6 +101,7 @@ STEPS: dict[str, Step] = {
             parents=("annotate",),
             settings=("classes", "level", "outputs"),
             wanted=lambda config: bool(config.outputs.formats),
+            kept="the files that are written",
         ),
         Step(
             "report",

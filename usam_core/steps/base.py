@@ -118,6 +118,7 @@ class Step:
         wanted: whether a whole run of a project does it.
         stored: it writes into the store.
         table: a CSV file beside its main output, which is shown with the result.
+        kept: what of its work a later run finds again when this one is stopped.
         module: where it is implemented; by default `usam_core.steps.NAME`.
     """
 
@@ -129,6 +130,7 @@ class Step:
     wanted: "Callable[[ProjectConfig], bool]" = lambda _: True
     stored: bool = False
     table: str = ""
+    kept: str = ""
     module: str = ""
 
     @property

@@ -40,6 +40,9 @@ SCENES = "scenes.parquet"
 PICTURES = "pictures.parquet"
 TRAIN, HELD_OUT = "train", "held_out"
 
+_FEW_SCENES, _SCENES = ((60, 15), (240, 30)), 60
+"""Scenes for calibration of projects with less than so many images and pictures, and of others."""
+
 _COLUMNS = ["sha256", "path", "split", "labels", "truth", "truth_sha256", "sources", "background"]
 _log = logging.getLogger(__name__)
 
@@ -50,20 +53,21 @@ def inputs(project: Project) -> Inputs:
         "pictures": pictures_input(project, pictures_digest(read_manifest(project))),
         "classes": [spec.name for spec in project.config.classes],
         **embed.embedding_inputs(project),
-        "compose": project.config.compose.model_dump(mode="json"),
+        "compose": {
+            **project.config.compose.model_dump(mode="json"),
+            "held_out_scenes": wanted_scenes(project)[HELD_OUT],
+        },
         "seed": project.config.seed,
     }
 
 
 def run(project: Project, key: str, progress: Progress) -> StepResult:
     """Compose the scenes, embed those that the store does not have, and list them."""
-    folder, config = step_folder(project, "compose"), project.config.compose
+    folder = step_folder(project, "compose")
     store = embed.open_store(project)
     pictures = _pictures(project, store)
     rows: list[dict[str, Any]] = []
-    wanted = {TRAIN: config.scenes, HELD_OUT: config.held_out_scenes}
-    if project.config.training.source == "none":
-        wanted = dict.fromkeys(wanted, 0)
+    wanted = wanted_scenes(project)
     with progress.bar("Composing", sum(wanted.values())) as bar:
         for split, count in wanted.items():
             studio = _studio(project, store, pictures, split)
@@ -93,6 +97,22 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     }
     files = [folder / SCENES, folder / PICTURES]
     return finished("compose", key, folder / SCENES, summary, files)
+
+
+def wanted_scenes(project: Project) -> dict[str, int]:
+    """How many scenes of each split are asked for.
+
+    Those for calibration cost SAM as much as so many images: where nobody has said how many, a
+    small project gets few. Steps, not a share: a few images more do not make another calibration.
+    """
+    config = project.config.compose
+    if project.config.training.source == "none":
+        return {TRAIN: 0, HELD_OUT: 0}
+    held_out_scenes = config.held_out_scenes
+    if held_out_scenes is None:
+        count = len(embed.wanted_files(project))
+        held_out_scenes = next((few for below, few in _FEW_SCENES if count < below), _SCENES)
+    return {TRAIN: config.scenes, HELD_OUT: held_out_scenes}
 
 
 def intact(project: Project, key: str) -> StepResult | None:
@@ -193,7 +213,7 @@ def _pictures(project: Project, store: EmbeddingStore) -> pd.DataFrame:
     manifest = read_manifest(project)
     table = manifest.loc[manifest["sha256"].isin(usable), ["class", "sha256", "path"]]
     out: set[str] = set()
-    if config.compose.held_out_scenes:
+    if config.compose.held_out_scenes != 0:
         by_class = {str(name): list(group["sha256"]) for name, group in table.groupby("class")}
         out = held_out(by_class, config.compose.held_out, config.seed)
     table = table.assign(split=np.where(table["sha256"].isin(out), HELD_OUT, TRAIN))
