@@ -251,10 +251,11 @@ def open_embedder(
 
 @functools.lru_cache(maxsize=1)
 def _open_embedder(config: "SamConfig", checkpoint: Path | None, digest: str) -> "SamEmbedder":
+    from usam_core.sam.backend import SegmentAnything
     from usam_core.sam.embedder import SamEmbedder
 
     return SamEmbedder(
-        load_sam(config, checkpoint),
+        SegmentAnything(load_sam(config, checkpoint)),
         config.model,
         digest,
         config.points_per_side,
