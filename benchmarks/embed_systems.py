@@ -52,7 +52,14 @@ def build_sam(options: argparse.Namespace) -> torch.nn.Module:
 def our_embedder(sam: torch.nn.Module, options: argparse.Namespace) -> SamEmbedder:
     """Return ours, which takes the model over."""
     return SamEmbedder(
-        SegmentAnything(sam), options.model, "0" * 64, SIDE, None, options.device, options.dtype, options.compile
+        SegmentAnything(sam),
+        options.model,
+        "0" * 64,
+        SIDE,
+        None,
+        options.device,
+        options.dtype,
+        options.compile,
     )
 
 

@@ -54,7 +54,9 @@ class Way:
     def __init__(self, sam: nn.Module, name: str) -> None:
         dtype = "bfloat16" if name == "bfloat16" else "float32"
         # The embedder first: what it makes of the weights stays float32, its layers do not.
-        self.embedder = SamEmbedder(SegmentAnything(copy.deepcopy(sam)), name, "0" * 64, SIDE, None, "cpu", dtype)
+        self.embedder = SamEmbedder(
+            SegmentAnything(copy.deepcopy(sam)), name, "0" * 64, SIDE, None, "cpu", dtype
+        )
         self.sam = self.embedder.sam.sam
         if name == "int8":
             for part in (self.sam.image_encoder, self.sam.prompt_encoder, self.sam.mask_decoder):

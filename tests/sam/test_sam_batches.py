@@ -117,7 +117,9 @@ def test_a_padded_batch_takes_as_much_as_a_full_one():
 
 
 def embedded(nano, images, size, dtype):
-    return SamEmbedder(SegmentAnything(nano), "nano", "0", 5, points_per_batch=size, dtype=dtype).embed(images)
+    return SamEmbedder(
+        SegmentAnything(nano), "nano", "0", 5, points_per_batch=size, dtype=dtype
+    ).embed(images)
 
 
 def test_in_float32_the_result_does_not_depend_on_batches(nano):
@@ -171,7 +173,9 @@ def refusing(module, monkeypatch, name, most, of):
 
 def test_out_of_memory_halves_the_prompts_and_goes_on(nano, monkeypatch, caplog):
     image = drawn(1).image
-    (expected,) = SamEmbedder(SegmentAnything(nano), "nano", "0", 4, points_per_batch=16).embed([image])
+    (expected,) = SamEmbedder(SegmentAnything(nano), "nano", "0", 4, points_per_batch=16).embed(
+        [image]
+    )
     embedder = SamEmbedder(SegmentAnything(nano), "nano", "0", 4, points_per_batch=16)
     sizes = refusing(embedder._decoder, monkeypatch, "forward", 4, lambda _, p: p.shape[1])
     for _ in range(2):

@@ -83,7 +83,9 @@ def test_stored_float16_tokens_make_the_same_masks_up_to_rounding(vit_b, predict
 @pytest.mark.slow
 def test_the_embedder_runs_the_real_architecture(vit_b):
     image = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    (found,) = SamEmbedder(SegmentAnything(vit_b), "vit_b", "0" * 64, points_per_side=2).embed([image])
+    (found,) = SamEmbedder(SegmentAnything(vit_b), "vit_b", "0" * 64, points_per_side=2).embed(
+        [image]
+    )
     assert found.tokens.shape == (4, 1024)
     assert found.packed_masks.shape == (4, 4, 256, 32)
     assert found.features["encoder"].shape == (4, 4, 256)

@@ -40,6 +40,7 @@ from usam_core.types import MASKS_PER_PROMPT
 
 if TYPE_CHECKING:
     from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
+
     from usam_core.sam.backend import Backend
 
 Shared = dict[str, Tensor]
