@@ -24,13 +24,27 @@ from usam_core.config.base import (
 )
 
 
+def _no_hq(model: object) -> object:
+    name = str(model).lower().replace("-", "_")
+    if name.startswith(("sam_hq", "hq_sam", "samhq")):
+        raise ValueError(
+            "SAM-HQ of transformers gives wrong masks since 4.55 (docs/sam.md); take "
+            "sam2.1_large or vit_h"
+        )
+    return model
+
+
 class SamConfig(Section):
     """Which SAM, and how its automatic mode asks."""
 
-    model: SamName = "nano"
-    """`nano` is bundled and made for machines without a GPU; the others are the official ones."""
+    model: Annotated[SamName, BeforeValidator(_no_hq)] = "nano"
+    """`nano` is bundled and made for machines without a GPU; `vit_*` are the official SAM 1,
+    `sam2.1_*`, `edgetam` and `sam3` (its tracker) those of the model hub (docs/sam.md)."""
     checkpoint: Path | None = None
-    """A local checkpoint file; empty means the bundled or the downloaded official one."""
+    """Local weights: a file of SAM 1, also of another training (micro-sam, MedSAM), or the folder
+    of a model of the hub; empty means the bundled or the downloaded official ones."""
+    revision: str | None = None
+    """The hub's commit; empty takes the newest and remembers it with the embeddings."""
     points_per_side: Annotated[Int, Field(ge=1, le=64)] = 10
     """Grid of prompts: 10 x 10 = 100 points (GranSAM, section 4.2)."""
     points_per_batch: Annotated[Int, Field(ge=1, le=4096)] | None = None

@@ -11,16 +11,19 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from usam_core.config import OF_THE_HUB
 from usam_core.errors import InputError, StoreError, TransientError
 from usam_core.files.digest import file_digest, remembered_digest
 from usam_core.progress import SILENT, Progress
 from usam_core.sam import NANO_WEIGHTS
+from usam_core.sam.hub_models import find_hub_sam, load_hub_sam
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
     from torch import Tensor
 
     from usam_core.config.model import SamConfig
+    from usam_core.sam.backend import Backend
     from usam_core.sam.embedder import SamEmbedder
 
 NANO = "nano"
@@ -191,7 +194,9 @@ def encoder_spec(config: "SamConfig", checkpoint: Path | None) -> dict[str, Any]
     """
     from usam_core.sam.embedder import embedder_spec
 
-    if checkpoint is None and config.model in OFFICIAL:
+    if config.model in OF_THE_HUB:
+        digest = find_hub_sam(config, checkpoint, with_weights=False).weights
+    elif checkpoint is None and config.model in OFFICIAL:
         digest = OFFICIAL[config.model].sha256
     else:
         digest = _checkpoint_digest(checkpoint_file(config, checkpoint))
@@ -201,7 +206,7 @@ def encoder_spec(config: "SamConfig", checkpoint: Path | None) -> dict[str, Any]
 def load_sam(
     config: "SamConfig", checkpoint: Path | None = None, progress: Progress = SILENT
 ) -> "Sam":
-    """Load the model of a project on the CPU, in evaluation mode.
+    """Load the SAM 1 of a project on the CPU, in evaluation mode.
 
     Raises:
         InputError: the file is no checkpoint of that model; the message names both.
@@ -241,21 +246,34 @@ def load_sam(
     return sam.eval()
 
 
+def load_backend(config: "SamConfig", checkpoint: Path | None) -> "Backend":
+    """Load the SAM of a project on the CPU; errors are those of `load_sam` and `load_hub_sam`."""
+    if config.model in OF_THE_HUB:
+        from usam_core.sam.translated import TranslatedSam
+
+        return TranslatedSam(*load_hub_sam(find_hub_sam(config, checkpoint)))
+    from usam_core.sam.backend import SegmentAnything
+
+    return SegmentAnything(load_sam(config, checkpoint))
+
+
 def open_embedder(
     config: "SamConfig", checkpoint: Path | None = None, progress: Progress = SILENT
 ) -> "SamEmbedder":
     """Return the project's embedder; a process loads each model once. See `checkpoint_file`."""
-    digest = _checkpoint_digest(checkpoint_file(config, checkpoint, progress))
+    if config.model in OF_THE_HUB:
+        digest = find_hub_sam(config, checkpoint).weights
+    else:
+        digest = _checkpoint_digest(checkpoint_file(config, checkpoint, progress))
     return _open_embedder(config, checkpoint, digest)
 
 
 @functools.lru_cache(maxsize=1)
 def _open_embedder(config: "SamConfig", checkpoint: Path | None, digest: str) -> "SamEmbedder":
-    from usam_core.sam.backend import SegmentAnything
     from usam_core.sam.embedder import SamEmbedder
 
     return SamEmbedder(
-        SegmentAnything(load_sam(config, checkpoint)),
+        load_backend(config, checkpoint),
         config.model,
         digest,
         config.points_per_side,
