@@ -43,6 +43,8 @@ class SamConfig(Section):
     checkpoint: Path | None = None
     """Local weights: a file of SAM 1, also of another training (micro-sam, MedSAM), or the folder
     of a model of the hub; empty means the bundled or the downloaded official ones."""
+    sha256: Annotated[str, TextForm("64 digits 0 to 9, a to f", r"^[0-9A-Fa-f]{64}$")] | None = None
+    """Of the file under `checkpoint`; another one is refused."""
     revision: str | None = None
     """The hub's commit; empty takes the newest and remembers it with the embeddings."""
     points_per_side: Annotated[Int, Field(ge=1, le=64)] = 10

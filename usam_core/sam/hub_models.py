@@ -154,6 +154,8 @@ def load_hub_sam(files: HubFiles) -> tuple[Any, tuple[float, ...], tuple[float, 
             f"here is {transformers.__version__}; run: pip install -U 'usam[{architecture.extra}]'"
         )
     logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns of the video models' files, and of what is said below
     try:
         model, report = kind.from_pretrained(
             files.folder, use_safetensors=True, local_files_only=True, output_loading_info=True
@@ -163,6 +165,8 @@ def load_hub_sam(files: HubFiles) -> tuple[Any, tuple[float, ...], tuple[float, 
             f"{files.folder}: cannot be loaded as a {architecture.name} ({error}); expected "
             "complete safetensors weights of it. Download them again"
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)
     # What the files lack, transformers draws at random, with a warning at most.
     if missing := sorted(report["missing_keys"]):
         raise InputError(
