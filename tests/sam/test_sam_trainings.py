@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 from segment_anything import sam_model_registry
 
 from usam_core.config.model import SamConfig
@@ -75,10 +76,25 @@ def test_a_digest_in_the_project_refuses_another_file(registry, tmp_path):
     file = tmp_path / "vit_b_lm.pt"
     torch.save(registry, file)
     digest = encoder_spec(VIT_B, file)["checkpoint_sha256"]
-    right = SamConfig(model="vit_b", sha256=digest)
+    right = SamConfig(model="vit_b", checkpoint=file, sha256=digest)
     assert encoder_spec(right, file)["checkpoint_sha256"] == digest
-    wrong = SamConfig(model="vit_b", sha256="0" * 64)
+    wrong = SamConfig(model="vit_b", checkpoint=file, sha256="0" * 64)
     with pytest.raises(InputError, match=rf"sam.sha256: expected {'0' * 64}, got {digest}"):
         load.open_embedder(wrong, file)
-    with pytest.raises(InputError, match="sam.sha256"):
+    with pytest.raises(InputError, match=r"sam\.sha256"):
         encoder_spec(wrong, file)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "vit_b", "sha256": "0" * 64}, "expected it beside a checkpoint that is a file"),
+        ({"model": "sam3", "checkpoint": "x", "sha256": "0" * 64}, "that is a file"),
+        ({"model": "vit_b", "sha256": "abc"}, "64 digits"),
+        ({"model": "vit_b", "revision": "abc"}, "expected it with one of sam2.1_tiny"),
+        ({"model": "sam3", "checkpoint": "x", "revision": "abc"}, "from the hub"),
+    ],
+)
+def test_settings_that_say_nothing_are_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        SamConfig.model_validate(settings)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from usam_core.config import SamName
+from usam_core.config import OF_THE_HUB, SamName
 from usam_core.config.base import (
     Bool,
     Float,
@@ -60,6 +60,23 @@ class SamConfig(Section):
     masks a little (docs/speed.md): its embeddings are kept apart from those of `float32`."""
     compile: Bool = False
     """Compile the model with `torch.compile` at the first image: pays for many images on a GPU."""
+
+    @model_validator(mode="after")
+    def _says_what_it_can(self) -> "SamConfig":
+        of_the_hub = self.model in OF_THE_HUB
+        if self.sha256 and (of_the_hub or self.checkpoint is None):
+            raise PlacedError(
+                ("sha256",),
+                f"got one with model {self.model} and checkpoint {self.checkpoint}; expected it "
+                "beside a checkpoint that is a file",
+            )
+        if self.revision and (not of_the_hub or self.checkpoint is not None):
+            raise PlacedError(
+                ("revision",),
+                f"got {self.revision!r} with model {self.model} and checkpoint {self.checkpoint}; "
+                f"expected it with one of {', '.join(OF_THE_HUB)} from the hub",
+            )
+        return self
 
 
 STORED = ("tokens", "encoder")
