@@ -12,6 +12,7 @@ from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
 
 from usam_core.images.read import read_image
+from usam_core.sam.backend import SegmentAnything
 from usam_core.sam.embedder import SamEmbedder, grid_points
 from usam_core.sam.nano import build_nano_sam
 from usam_core.sam.pipeline import embed_shards
@@ -51,7 +52,14 @@ def build_sam(options: argparse.Namespace) -> torch.nn.Module:
 def our_embedder(sam: torch.nn.Module, options: argparse.Namespace) -> SamEmbedder:
     """Return ours, which takes the model over."""
     return SamEmbedder(
-        sam, options.model, "0" * 64, SIDE, None, options.device, options.dtype, options.compile
+        SegmentAnything(sam),
+        options.model,
+        "0" * 64,
+        SIDE,
+        None,
+        options.device,
+        options.dtype,
+        options.compile,
     )
 
 

@@ -30,6 +30,7 @@ from torch.ao.nn.quantized.dynamic import Linear as QuantisedLinear
 from torch.ao.quantization import quantize_dynamic
 
 from usam_core.rng import generator
+from usam_core.sam.backend import SegmentAnything
 from usam_core.sam.embedder import SamEmbedder, grid_points
 from usam_core.sam.nano import build_nano_sam
 from usam_core.sources.scenes import FIELD_LOOK, SHAPES, scene
@@ -53,8 +54,10 @@ class Way:
     def __init__(self, sam: nn.Module, name: str) -> None:
         dtype = "bfloat16" if name == "bfloat16" else "float32"
         # The embedder first: what it makes of the weights stays float32, its layers do not.
-        self.embedder = SamEmbedder(copy.deepcopy(sam), name, "0" * 64, SIDE, None, "cpu", dtype)
-        self.sam = self.embedder.sam
+        self.embedder = SamEmbedder(
+            SegmentAnything(copy.deepcopy(sam)), name, "0" * 64, SIDE, None, "cpu", dtype
+        )
+        self.sam = self.embedder.sam.sam
         if name == "int8":
             for part in (self.sam.image_encoder, self.sam.prompt_encoder, self.sam.mask_decoder):
                 quantize_dynamic(part, {nn.Linear}, inplace=True)

@@ -115,6 +115,7 @@ class TransientError(UsamError):
 EXTRAS = {
     "synthetic": ("diffusers", "transformers", "accelerate", "huggingface_hub"),
     "features": ("transformers", "huggingface_hub"),
+    "edgetam": ("transformers", "huggingface_hub", "timm"),
     "web": ("icrawler", "requests", "urllib3", "bs4", "lxml", "protego"),
     "dask": ("dask", "distributed", "cryptography"),
     "s3": ("s3fs",),

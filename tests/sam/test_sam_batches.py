@@ -8,6 +8,7 @@ import torch
 
 from usam_core.masks.bits import unpack
 from usam_core.rng import generator
+from usam_core.sam.backend import SegmentAnything
 from usam_core.sam.embedder import Limit, SamEmbedder, next_batch
 from usam_core.sam.nano import build_nano_sam
 from usam_core.sources.scenes import SHAPES, TRAINING_LOOK, scene
@@ -116,7 +117,9 @@ def test_a_padded_batch_takes_as_much_as_a_full_one():
 
 
 def embedded(nano, images, size, dtype):
-    return SamEmbedder(nano, "nano", "0", 5, points_per_batch=size, dtype=dtype).embed(images)
+    return SamEmbedder(
+        SegmentAnything(nano), "nano", "0", 5, points_per_batch=size, dtype=dtype
+    ).embed(images)
 
 
 def test_in_float32_the_result_does_not_depend_on_batches(nano):
@@ -147,7 +150,7 @@ def test_in_bfloat16_batches_change_masks_by_a_hundredth(nano):
 
 
 def test_a_cpu_decodes_a_grid_in_equal_batches(nano, monkeypatch):
-    embedder = SamEmbedder(nano, "nano", "0", points_per_side=10)
+    embedder = SamEmbedder(SegmentAnything(nano), "nano", "0", points_per_side=10)
     sizes = refusing(embedder._decoder, monkeypatch, "forward", 100, lambda _, p: p.shape[1])
     embedder.embed([drawn(0).image])
     assert sizes == [10] * 10
@@ -170,8 +173,10 @@ def refusing(module, monkeypatch, name, most, of):
 
 def test_out_of_memory_halves_the_prompts_and_goes_on(nano, monkeypatch, caplog):
     image = drawn(1).image
-    (expected,) = SamEmbedder(nano, "nano", "0", 4, points_per_batch=16).embed([image])
-    embedder = SamEmbedder(nano, "nano", "0", 4, points_per_batch=16)
+    (expected,) = SamEmbedder(SegmentAnything(nano), "nano", "0", 4, points_per_batch=16).embed(
+        [image]
+    )
+    embedder = SamEmbedder(SegmentAnything(nano), "nano", "0", 4, points_per_batch=16)
     sizes = refusing(embedder._decoder, monkeypatch, "forward", 4, lambda _, p: p.shape[1])
     for _ in range(2):
         (found,) = embedder.embed([image])
@@ -184,8 +189,8 @@ def test_out_of_memory_halves_the_prompts_and_goes_on(nano, monkeypatch, caplog)
 
 def test_out_of_memory_halves_the_images_and_goes_on(nano, monkeypatch):
     images = [drawn(n).image for n in range(4)]
-    expected = SamEmbedder(nano, "nano", "0", 2).embed(images)
-    embedder = SamEmbedder(nano, "nano", "0", 2)
+    expected = SamEmbedder(SegmentAnything(nano), "nano", "0", 2).embed(images)
+    embedder = SamEmbedder(SegmentAnything(nano), "nano", "0", 2)
     embedder._images.most = 4
     sizes = refusing(embedder, monkeypatch, "_encode", 1, len)
     found = embedder.embed(images)
@@ -196,7 +201,7 @@ def test_out_of_memory_halves_the_images_and_goes_on(nano, monkeypatch):
 
 
 def test_what_does_not_fit_alone_is_an_error(nano, monkeypatch):
-    embedder = SamEmbedder(nano, "nano", "0", 2)
+    embedder = SamEmbedder(SegmentAnything(nano), "nano", "0", 2)
     refusing(embedder._decoder, monkeypatch, "forward", 0, lambda _, p: p.shape[1])
     with pytest.raises(torch.OutOfMemoryError):
         embedder.embed([drawn(0).image])
@@ -205,7 +210,7 @@ def test_what_does_not_fit_alone_is_an_error(nano, monkeypatch):
 def compiled_by_nothing(nano, monkeypatch, most):
     """Return an embedder for four images at a time of which `most` fit, and what it tries."""
     monkeypatch.setattr(torch, "compile", lambda part, **_: part)
-    embedder = SamEmbedder(nano, "nano", "0", 2, compiled=True)
+    embedder = SamEmbedder(SegmentAnything(nano), "nano", "0", 2, compiled=True)
     embedder._images.most = 4
     return embedder, refusing(embedder, monkeypatch, "_encode", most, len)
 
@@ -213,7 +218,7 @@ def compiled_by_nothing(nano, monkeypatch, most):
 def test_out_of_memory_at_the_first_compiled_batch_halves_it(nano, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     images = [drawn(n).image for n in range(5)]
-    expected = SamEmbedder(nano, "nano", "0", 2).embed(images)
+    expected = SamEmbedder(SegmentAnything(nano), "nano", "0", 2).embed(images)
     embedder, sizes = compiled_by_nothing(nano, monkeypatch, 2)
     found = embedder.embed(images)
     assert sizes == [4, 2, 2, 2, 2]

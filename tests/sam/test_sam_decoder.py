@@ -6,6 +6,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTra
 
 from benchmarks.official_decoder import decode
 from usam_core.rng import generator
+from usam_core.sam.backend import SegmentAnything
 from usam_core.sam.decoder import GridDecoder
 from usam_core.sam.embedder import grid_points
 from usam_core.sam.nano import build_nano_sam
@@ -26,6 +27,7 @@ def random_sam(seed):
                 transformer=TwoWayTransformer(2, 256, 8, 2048),
             ),
         ).eval()
+        sam.image_encoder.img_size = SIDE
         for value in sam.parameters():
             value.data += 0.05 * torch.randn_like(value)
     return sam
@@ -71,7 +73,7 @@ def case(request):
 
 @torch.inference_mode()
 def ours(sam, embeddings, points):
-    decoder = GridDecoder(sam)
+    decoder = GridDecoder(SegmentAnything(sam))
     return decoder(decoder.share(embeddings), points)
 
 

@@ -15,6 +15,7 @@ from usam_core.config.schema import SamConfig
 from usam_core.errors import InputError
 from usam_core.masks.bits import unpack, valid_hw
 from usam_core.rng import generator
+from usam_core.sam.backend import SegmentAnything
 from usam_core.sam.embedder import SamEmbedder, grid_points, pool_in_masks
 from usam_core.sam.load import choose_device, encoder_spec, load_sam, open_embedder
 from usam_core.sam.nano import NANO_WEIGHTS, build_nano_sam, untrained_nano_sam
@@ -31,7 +32,7 @@ def drawn(number, size_hw=(96, 128)):
 
 
 def test_the_grid_finds_drawn_objects(nano):
-    embedder = SamEmbedder(nano, "nano", "0", points_per_side=10)
+    embedder = SamEmbedder(SegmentAnything(nano), "nano", "0", points_per_side=10)
     best = []
     for number in range(6):
         some = drawn(number, (160, 160))
@@ -50,7 +51,7 @@ def test_the_grid_finds_drawn_objects(nano):
 def test_an_embedding_is_what_the_official_predictor_says_of_the_image(nano, size_hw):
     """Colour order, resizing, the points' places, stability: nothing of ours in the way."""
     image = drawn(3, size_hw).image
-    (found,) = SamEmbedder(nano, "nano", "0", points_per_side=4).embed([image])
+    (found,) = SamEmbedder(SegmentAnything(nano), "nano", "0", points_per_side=4).embed([image])
     predictor = SamPredictor(nano)
     predictor.set_image(image)
     h, w = size_hw
@@ -76,7 +77,7 @@ def test_region_features_are_read_where_the_mask_is(nano):
     some = drawn(5, (160, 160))
     image = some.image.copy()
     image[:, :80] = 0
-    (found,) = SamEmbedder(nano, "nano", "0", points_per_side=4).embed([image])
+    (found,) = SamEmbedder(SegmentAnything(nano), "nano", "0", points_per_side=4).embed([image])
     frame = nano.preprocess(
         torch.from_numpy(ResizeLongestSide(320).apply_image(image)).permute(2, 0, 1).float()
     )
@@ -92,7 +93,7 @@ def test_region_features_are_read_where_the_mask_is(nano):
 
 
 def test_no_mask_reaches_into_the_padding(nano):
-    (found,) = SamEmbedder(nano, "nano", "0", 3).embed([drawn(0, (60, 120)).image])
+    (found,) = SamEmbedder(SegmentAnything(nano), "nano", "0", 3).embed([drawn(0, (60, 120)).image])
     masks = unpack(found.packed_masks)
     assert masks.shape[-2:] == (80, 80)
     assert not masks[..., 40:, :].any()
@@ -104,8 +105,8 @@ def test_no_mask_reaches_into_the_padding(nano):
 def test_a_compiled_model_says_the_same_and_how_long_compiling_took(nano, caplog):
     caplog.set_level("INFO")
     images = [drawn(n).image for n in range(2)]
-    expected = SamEmbedder(nano, "nano", "0", 2).embed(images)
-    found = SamEmbedder(nano, "nano", "0", 2, compiled=True).embed(images)
+    expected = SamEmbedder(SegmentAnything(nano), "nano", "0", 2).embed(images)
+    found = SamEmbedder(SegmentAnything(nano), "nano", "0", 2, compiled=True).embed(images)
     assert "compiled encoder and decoder in" in caplog.text
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a.tokens, b.tokens, rtol=0, atol=0.02)
@@ -115,8 +116,8 @@ def test_a_compiled_model_says_the_same_and_how_long_compiling_took(nano, caplog
 
 def test_bfloat16_is_another_store_and_nearly_the_same_masks(nano):
     image = drawn(3, (160, 160)).image
-    exact = SamEmbedder(nano, "nano", "0", 4)
-    rounded = SamEmbedder(nano, "nano", "0", 4, dtype="bfloat16")
+    exact = SamEmbedder(SegmentAnything(nano), "nano", "0", 4)
+    rounded = SamEmbedder(SegmentAnything(nano), "nano", "0", 4, dtype="bfloat16")
     assert rounded.spec == {**exact.spec, "dtype": "bfloat16"}
     a, b = (unpack(one.embed([image])[0].packed_masks) for one in (exact, rounded))
     union = (a | b).sum((2, 3))

@@ -13,6 +13,7 @@ from usam_core.errors import StoreError
 from usam_core.images.read import read_image
 from usam_core.rng import generator
 from usam_core.sam import pipeline
+from usam_core.sam.backend import SegmentAnything
 from usam_core.sam.embedder import SamEmbedder
 from usam_core.sam.nano import build_nano_sam
 from usam_core.sam.pipeline import embed_shards
@@ -65,7 +66,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def embedder(nano):
-    return SamEmbedder(nano, "nano", "0", points_per_side=2)
+    return SamEmbedder(SegmentAnything(nano), "nano", "0", points_per_side=2)
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import torch
 from segment_anything import SamPredictor, sam_model_registry
 
 from benchmarks.official_decoder import decode
+from usam_core.sam.backend import SegmentAnything
 from usam_core.sam.embedder import SamEmbedder, grid_points
 
 POINTS = torch.tensor([[100.0, 200.0], [700.0, 300.0], [512.0, 700.0]])
@@ -82,7 +83,9 @@ def test_stored_float16_tokens_make_the_same_masks_up_to_rounding(vit_b, predict
 @pytest.mark.slow
 def test_the_embedder_runs_the_real_architecture(vit_b):
     image = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    (found,) = SamEmbedder(vit_b, "vit_b", "0" * 64, points_per_side=2).embed([image])
+    (found,) = SamEmbedder(SegmentAnything(vit_b), "vit_b", "0" * 64, points_per_side=2).embed(
+        [image]
+    )
     assert found.tokens.shape == (4, 1024)
     assert found.packed_masks.shape == (4, 4, 256, 32)
     assert found.features["encoder"].shape == (4, 4, 256)

@@ -12,7 +12,20 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any, Literal
 
-SamName = Literal["nano", "vit_b", "vit_l", "vit_h"]
+SamName = Literal[
+    "nano",
+    "vit_b",
+    "vit_l",
+    "vit_h",
+    "sam2.1_tiny",
+    "sam2.1_small",
+    "sam2.1_base_plus",
+    "sam2.1_large",
+    "edgetam",
+    "sam3",
+]
+OF_THE_HUB = ("sam2.1_tiny", "sam2.1_small", "sam2.1_base_plus", "sam2.1_large", "edgetam", "sam3")
+"""SAMs that are a model of `transformers`: a folder, not a file."""
 Format = Literal[
     "coco",
     "coco_polygons",

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from usam_core.config import SamName
+from usam_core.config import OF_THE_HUB, SamName
 from usam_core.config.base import (
     Bool,
     Float,
@@ -24,13 +24,29 @@ from usam_core.config.base import (
 )
 
 
+def _no_hq(model: object) -> object:
+    name = str(model).lower().replace("-", "_")
+    if name.startswith(("sam_hq", "hq_sam", "samhq")):
+        raise ValueError(
+            "SAM-HQ of transformers gives wrong masks since 4.55 (docs/sam.md); take "
+            "sam2.1_large or vit_h"
+        )
+    return model
+
+
 class SamConfig(Section):
     """Which SAM, and how its automatic mode asks."""
 
-    model: SamName = "nano"
-    """`nano` is bundled and made for machines without a GPU; the others are the official ones."""
+    model: Annotated[SamName, BeforeValidator(_no_hq)] = "nano"
+    """`nano` is bundled and made for machines without a GPU; `vit_*` are the official SAM 1,
+    `sam2.1_*`, `edgetam` and `sam3` (its tracker) those of the model hub (docs/sam.md)."""
     checkpoint: Path | None = None
-    """A local checkpoint file; empty means the bundled or the downloaded official one."""
+    """Local weights: a file of SAM 1, also of another training (micro-sam, MedSAM), or the folder
+    of a model of the hub; empty means the bundled or the downloaded official ones."""
+    sha256: Annotated[str, TextForm("64 digits 0 to 9, a to f", r"^[0-9A-Fa-f]{64}$")] | None = None
+    """Of the file under `checkpoint`; another one is refused."""
+    revision: str | None = None
+    """The hub's commit; empty takes the newest and remembers it with the embeddings."""
     points_per_side: Annotated[Int, Field(ge=1, le=64)] = 10
     """Grid of prompts: 10 x 10 = 100 points (GranSAM, section 4.2)."""
     points_per_batch: Annotated[Int, Field(ge=1, le=4096)] | None = None
@@ -44,6 +60,23 @@ class SamConfig(Section):
     masks a little (docs/speed.md): its embeddings are kept apart from those of `float32`."""
     compile: Bool = False
     """Compile the model with `torch.compile` at the first image: pays for many images on a GPU."""
+
+    @model_validator(mode="after")
+    def _says_what_it_can(self) -> "SamConfig":
+        of_the_hub = self.model in OF_THE_HUB
+        if self.sha256 and (of_the_hub or self.checkpoint is None):
+            raise PlacedError(
+                ("sha256",),
+                f"got one with model {self.model} and checkpoint {self.checkpoint}; expected it "
+                "beside a checkpoint that is a file",
+            )
+        if self.revision and (not of_the_hub or self.checkpoint is not None):
+            raise PlacedError(
+                ("revision",),
+                f"got {self.revision!r} with model {self.model} and checkpoint {self.checkpoint}; "
+                f"expected it with one of {', '.join(OF_THE_HUB)} from the hub",
+            )
+        return self
 
 
 STORED = ("tokens", "encoder")

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from usam_core.config import OF_THE_HUB
 from usam_core.config.images import LIST_ENDINGS, ImagePlace, image_place
 from usam_core.config.model import FAMILY_OF, WITH_TEXT
 from usam_core.config.schema import Location, Mistake, ProjectConfig
@@ -168,6 +169,9 @@ def needed_extras(project: Project) -> Iterator[tuple[str, str]]:
             yield EXTRA_OF[protocol], f"images: {address}"
     if config.training.source in ("synthetic", "web"):
         yield config.training.source, f"training.source: {config.training.source}"
+    if config.sam.model in OF_THE_HUB:
+        extra = "edgetam" if config.sam.model == "edgetam" else "features"
+        yield extra, f"sam.model: {config.sam.model}"
     for name, block in config.features.items():
         yield "features", f"features.{name}: {block.model}"
     if config.compute.workers or config.compute.scheduler:
@@ -185,7 +189,8 @@ def _on_disk(project: Project) -> Iterator[Mistake]:
     """Yield what the file promises and the disk does not hold, and what a source lacks."""
     config, evaluation = project.config, project.config.evaluation
     yield from _images(project)
-    yield from _path(("sam", "checkpoint"), config.sam.checkpoint, project.checkpoint, "file")
+    kind = "folder" if config.sam.model in OF_THE_HUB else "file"
+    yield from _path(("sam", "checkpoint"), config.sam.checkpoint, project.checkpoint, kind)
     if config.training.source == "folder":
         given = config.training.path
         if given is None:

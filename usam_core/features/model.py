@@ -11,8 +11,6 @@ What the families differ in before any weight is read:
 The normalization is the model's own if a file beside it says so, else what its makers published.
 """
 
-import functools
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,17 @@ import torch
 
 from usam_core.config.model import FAMILY_OF, FeatureConfig
 from usam_core.errors import InputError, need
-from usam_core.files.hub import commit_of, explained, weights_digest
+from usam_core.files.hub import (
+    OF_TEXTS,
+    SETTINGS,
+    WEIGHTS,
+    commit_of,
+    download,
+    mean_and_std,
+    of_pictures,
+    read_settings,
+    weights_digest,
+)
 
 SETTING = "features.model"
 """Where a person names the model, for messages."""
@@ -31,13 +39,6 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _BILINEAR, _BICUBIC = 2, 3  # as Pillow numbers them
-_SMALL_FILES = ("*.json", "*.txt", "*.model")  # settings and tokenizers
-_WEIGHTS = ("*.safetensors",)
-_OF_TEXTS = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "vocab.txt", "merges.txt"),
-)
-"""Files that say nothing of pictures: a tokenizer that comes later makes no other features."""
 _NEVER_LOADED = ("mask_token",)  # pretraining's; some checkpoints leave it out
 
 
@@ -105,7 +106,7 @@ def read_kind(folder: Path, config: FeatureConfig) -> Kind:
     Raises:
         InputError: it is no model of a known family, or not of the family that was asked for.
     """
-    model_type = _read(folder / "config.json").get("model_type")
+    model_type = read_settings(folder / "config.json", SETTING).get("model_type")
     family = FAMILIES.get(str(model_type))
     if family is None:
         raise InputError(
@@ -140,42 +141,18 @@ def _vision_settings(folder: Path, model_type: str) -> Any:
 
 
 def _normalization(folder: Path, family: Family) -> Normalization:
-    published = family.normalization
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / name).is_file():
-            settings = _read(folder / name)
-            settings = settings.get("image_processor", settings)
-            if "image_mean" in settings:
-                break
-    else:
+    published, found = family.normalization, of_pictures(folder, SETTING)
+    if found is None:
         return published
+    settings, file = found
+    mean, std = mean_and_std(settings, file)
     try:
-        mean, std = (tuple(float(v) for v in settings[key]) for key in ("image_mean", "image_std"))
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError(f"mean {mean}, standard deviation {std}")
         return Normalization(mean, std, int(settings.get("resample", published.resample)))
-    except (KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise InputError(
-            f"{folder / name}: cannot read the normalisation ({error}); expected image_mean and "
-            "image_std, three numbers each. Download the file again"
+            f"{file}: cannot read the normalisation ({error}); expected Pillow's number of a "
+            "filter as resample. Download the file again"
         ) from error
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{SETTING}: {file.parent} has no {file.name}; expected the folder of a transformers "
-            "model, as its save_pretrained or `hf download` writes"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{file}: cannot be read ({error}); expected JSON. Download the file again"
-        ) from error
-    if not isinstance(value, dict):
-        raise InputError(f"{file}: holds a {type(value).__name__}; expected a JSON object")
-    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,16 +177,16 @@ def find_model(config: FeatureConfig, root: Path, *, with_weights: bool = True) 
     need("features", f"{SETTING}: {config.model}")
     folder = root / config.model
     if folder.is_dir():
-        return ModelFiles(folder, weights_digest(folder, _OF_TEXTS), read_kind(folder, config))
+        return ModelFiles(folder, weights_digest(folder, OF_TEXTS), read_kind(folder, config))
     if is_path(config.model):
         raise InputError(
             f"{SETTING}: got {config.model!r}, but there is no folder {folder}; put it there, or "
             "name a model of the hub such as facebook/dinov2-base"
         )
-    folder = _download(config.model, config.revision, _SMALL_FILES)
+    folder = _download(config.model, config.revision, SETTINGS)
     commit = commit_of(folder)
     if with_weights:
-        folder = _download(config.model, commit, _SMALL_FILES + _WEIGHTS)
+        folder = _download(config.model, commit, SETTINGS + WEIGHTS)
     return ModelFiles(folder, f"{config.model}@{commit}", read_kind(folder, config))
 
 
@@ -227,26 +204,15 @@ def is_path(model: str) -> bool:
     return model.startswith(("/", ".", "~")) or Path(model).is_absolute() or model.count("/") > 1
 
 
-@functools.cache
 def _download(model: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
-    # Asked once a process: the hub's newest may change while a run goes on.
-    from huggingface_hub import snapshot_download
-
-    try:
-        # Folders inside a repository hold exports to other formats.
-        folder = snapshot_download(
-            model, revision=revision, allow_patterns=[*patterns], ignore_patterns=["*/*"]
-        )
-    except (OSError, ValueError) as error:
-        raise explained(
-            error,
-            setting=SETTING,
-            model=model,
-            revision=revision,
-            expected="a transformers model, such as facebook/dinov2-base",
-            size="0.1 GB (small) to 5 GB (giant)",
-        ) from error
-    return Path(folder)
+    return download(
+        model,
+        revision,
+        patterns,
+        setting=SETTING,
+        expected="a transformers model, such as facebook/dinov2-base",
+        size="0.1 GB (small) to 5 GB (giant)",
+    )
 
 
 def load_model(files: ModelFiles) -> Any:

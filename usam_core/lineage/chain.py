@@ -275,6 +275,7 @@ def _checkpoint(entry: dict[str, Any]) -> str:
     where = entry["path"]
     if where is None:
         where = "bundled with usam" if entry["model"] == "nano" else "the official checkpoint"
+        where = entry["sha256"] if "@" in entry["sha256"] else where  # a model of the hub
     return f"SAM {entry['model']}, {where}"
 
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from segment_anything.modeling import Sam
     from segment_anything.modeling.image_encoder import Attention
+
+    from usam_core.sam.backend import Backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Composed:
 
 
 @torch.inference_mode()
-def compose(sam: "Sam") -> Composed:
+def compose(sam: "Backend") -> Composed:
     """Constants of a model, float64 on the CPU."""
     decoder, transformer = sam.mask_decoder, sam.mask_decoder.transformer
     one, two = transformer.layers

@@ -17,12 +17,17 @@ Letters, beside those of `usam_core.types`: i images, n pixels of the embedding,
 g heads (those of both layers where a spread has both), e width of a head, r rows of a spread.
 
 This file alone knows the order of SAM's tokens. The transformer sees, for every prompt, the tokens
-[IoU, mask 0, mask 1, mask 2, mask 3, prompt...]. Mask token 0 makes the single-mask output, 1 to 3
-the multi-mask outputs. The public API returns the masks but not the tokens, and with
+[IoU, mask 0, mask 1, mask 2, mask 3, further..., prompt...]. Mask token 0 makes the single-mask
+output, 1 to 3 the multi-mask outputs. The public API returns the masks but not the tokens, and with
 `multimask_output=True` drops mask 0: here all four are kept, masks, IoUs and tokens in this order.
+
+SAM 2 and 3 have one further token, which scores whether there is an object (theirs stands first;
+attention does not know an order), and add two maps of the image at 2 and 4 times the embedding's
+grid while they upscale: the same for all prompts, behind the norm's scale (`details`).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,8 +39,9 @@ from usam_core.sam.composed import compose, upscaling
 from usam_core.types import MASKS_PER_PROMPT
 
 if TYPE_CHECKING:
-    from segment_anything.modeling import Sam
     from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
+
+    from usam_core.sam.backend import Backend
 
 Shared = dict[str, Tensor]
 """What all prompts of some images share: projections (i, k, n) of the image side, by name."""
@@ -85,11 +91,12 @@ class GridDecoder(nn.Module):
     To be used in inference mode; the weights of the model must not change afterwards.
     """
 
-    def __init__(self, sam: "Sam") -> None:
+    def __init__(self, sam: "Backend") -> None:
         super().__init__()
         device = sam.mask_decoder.iou_token.weight.device
         self.prompts, self.decoder = sam.prompt_encoder, sam.mask_decoder
         self.heads = self.decoder.transformer.num_heads
+        self._further = sam.further_tokens.to(device)
         composed = compose(sam)
         self.rows = {name: len(weight) for name, weight in composed.image.items()}
         self._image = torch.cat([*composed.image.values()]).to(device, torch.float32)
@@ -99,11 +106,13 @@ class GridDecoder(nn.Module):
         second, bias = upscaling(self.decoder.output_upscaling[3])
         self._second = second.to(device, torch.float32), bias[:, 0].to(device, torch.float32)
 
-    def share(self, embeddings: Tensor) -> Shared:
+    def share(self, embeddings: Tensor, details: Sequence[Tensor] = ()) -> Shared:
         """Return what all prompts of some images share.
 
         Args:
             embeddings: float32 (i, 256, rows, columns).
+            details: of SAM 2 and 3, float32 (i, 64, 2 rows, 2 columns) and (i, 32, 4 rows, 4
+                columns).
         """
         made = torch.matmul(self._image, embeddings.flatten(2)).add_(self._constant)
         shared = dict(zip(self.rows, made.split([*self.rows.values()], dim=1), strict=True))
@@ -113,6 +122,10 @@ class GridDecoder(nn.Module):
             heads = shared[name].unflatten(1, (self.heads, -1))
             shared[name] = heads.transpose(2, 3).contiguous()
         shared["up3"] = shared["up3"].transpose(1, 2).contiguous()
+        if details:
+            twice, four_times = (_by_pixel(one, embeddings.shape[2:]) for one in details)
+            shared["twice"] = twice.flatten(2)  # (i, n, 4 * 64), as the first upscaling gives them
+            shared["four times"] = four_times.unflatten(2, (4, 4)).flatten(3)  # (i, n, 4, 4 * 32)
         return shared
 
     def forward(self, shared: Shared, points_xy: Tensor) -> Decoded:
@@ -149,7 +162,9 @@ class GridDecoder(nn.Module):
         labels = points_xy.new_full((i * p, 1), FOREGROUND)
         points = points_xy.reshape(i * p, 1, 2)
         sparse, _ = self.prompts(points=(points, labels), boxes=None, masks=None)
-        output = torch.cat([self.decoder.iou_token.weight, self.decoder.mask_tokens.weight])
+        output = torch.cat(
+            [self.decoder.iou_token.weight, self.decoder.mask_tokens.weight, self._further]
+        )
         return torch.cat([output.expand(i * p, -1, -1), sparse], dim=1).unflatten(0, (i, p))
 
     def _self_attention(
@@ -273,11 +288,15 @@ class GridDecoder(nn.Module):
         lifted = torch.cat([self._lifted(keys, "up3"), constant], dim=2)
         upscaled = spread.transpose(2, 3) @ lifted
         upscaled.addcmul_(shared["up3"][:, None], keys.scale[..., None])
+        if "twice" in shared:
+            upscaled += shared["twice"][:, None]
         upscaled = upscaled.unflatten(3, (4, -1))
         upscaled = functional.layer_norm(
             upscaled, upscaled.shape[-1:], norm.weight, norm.bias, norm.eps
         )
         upscaled = functional.linear(activation(upscaled), *self._second)
+        if "four times" in shared:
+            upscaled += shared["four times"][:, None]
         upscaled = activation(upscaled).view(i, p, n * 16, -1)
         networks = self.decoder.output_hypernetworks_mlps
         weights = torch.stack([net(mask_tokens[:, :, m]) for m, net in enumerate(networks)], dim=2)
@@ -285,3 +304,17 @@ class GridDecoder(nn.Module):
         u, v = self.prompts.image_embedding_size
         logits = logits.view(i, p, -1, u, v, 2, 2, 2, 2)
         return logits.permute(0, 1, 2, 3, 5, 7, 4, 6, 8).reshape(i, p, -1, 4 * u, 4 * v)
+
+
+def _by_pixel(finer: Tensor, grid_hw: Sequence[int]) -> Tensor:
+    """Return (i, n, parts, k) of a finer map (i, k, rows, columns), n pixels of the grid.
+
+    Parts are ordered as two upscalings make them: row and column of the half, then of the quarter.
+    """
+    rows, columns = grid_hw
+    i, k, finer_rows, _ = finer.shape
+    if finer_rows == 2 * rows:
+        parts = finer.view(i, k, rows, 2, columns, 2).permute(0, 2, 4, 3, 5, 1)
+    else:
+        parts = finer.view(i, k, rows, 2, 2, columns, 2, 2).permute(0, 2, 5, 3, 6, 4, 7, 1)
+    return parts.reshape(i, rows * columns, -1, k).contiguous()

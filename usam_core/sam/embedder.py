@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,12 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from usam_core.masks.bits import valid_hw
-from usam_core.sam.composed import fuse_attention
+from usam_core.sam.backend import Backend
 from usam_core.sam.decoder import Decoded, GridDecoder
 from usam_core.types import MASKS_PER_PROMPT, MaskSet
-
-if TYPE_CHECKING:
-    from segment_anything.modeling import Sam
 
 Made = TypeVar("Made")
 Columns = dict[str, Tensor]
@@ -84,6 +81,29 @@ def pool_in_masks(dense: Tensor, masks: Tensor, points_xy: Tensor) -> Tensor:
     fallback = functional.one_hot(at, rows * columns).to(weights)[:, None].expand(d, m, -1)
     weights = torch.where(empty, fallback, weights / total.clamp(min=1e-12))
     return weights @ dense.reshape(f, -1).T
+
+
+def without_padding(logits: Tensor, sizes: Sequence[tuple[int, int]]) -> None:
+    """Let no mask lie where frames are padded: logits (i, ..., u, v) of images of some sizes."""
+    for one, size_hw in zip(logits, sizes, strict=True):
+        rows, columns = valid_hw(size_hw, logits.shape[-1])
+        one[..., rows:, :] = -torch.inf
+        one[..., :, columns:] = -torch.inf
+
+
+def unstretched(logits: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """Return logits (i, p, m, u, v) over stretched frames as they lie over padded ones.
+
+    They are scaled as the model's own processor scales them to the image, but to its part of the
+    padded frame: so every store holds masks in one kind of frame, and pixels are square.
+    """
+    framed = torch.full_like(logits, -torch.inf)
+    for one, found, size_hw in zip(framed, logits, sizes, strict=True):
+        rows, columns = valid_hw(size_hw, logits.shape[-1])
+        one[..., :rows, :columns] = functional.interpolate(
+            found, (rows, columns), mode="bilinear", align_corners=False
+        )
+    return framed
 
 
 def pack(masks: Tensor) -> Tensor:
@@ -208,7 +228,7 @@ class Prepared:
     """An image as the model wants it.
 
     Attributes:
-        pixels: uint8 (3, rows, columns), the longer side as long as the model's input frame.
+        pixels: uint8 (3, rows, columns), as `Backend.resized` gives them.
         size_hw: rows and columns of the image itself.
     """
 
@@ -224,8 +244,7 @@ class SamEmbedder:
     mean IoU above 0.99, predicted IoUs by 0.04 at most (docs/speed.md, "Batches").
 
     Args:
-        sam: the model, in evaluation mode; its image encoder's attention is replaced by a faster
-            one that gives the same.
+        sam: the model.
         name, checkpoint_sha256: what the fingerprint says of it.
         points_per_side: side of the grid.
         points_per_batch: prompts decoded at a time, at most; None picks by device and free memory.
@@ -235,7 +254,7 @@ class SamEmbedder:
 
     def __init__(
         self,
-        sam: "Sam",
+        sam: Backend,
         name: str,
         checkpoint_sha256: str,
         points_per_side: int = 10,
@@ -244,17 +263,11 @@ class SamEmbedder:
         dtype: str = "float32",
         compiled: bool = False,
     ) -> None:
-        # Two seconds (it brings all of torchvision), for which runs with nothing new do not wait.
-        from segment_anything.utils.transforms import ResizeLongestSide
-
         self.sam = sam.to(device).eval()
-        fuse_attention(sam.image_encoder)
         self.spec = embedder_spec(name, checkpoint_sha256, points_per_side, dtype)
         self.device = torch.device(device)
         self._dtype = getattr(torch, dtype)
         self._points = grid_points(points_per_side)
-        self._side = sam.image_encoder.img_size
-        self._resize = ResizeLongestSide(self._side)
         self._decoder = GridDecoder(self.sam)
         pixels = math.prod(sam.prompt_encoder.image_embedding_size)
         # What is compiled is for one batch size, up to which each batch is filled.
@@ -262,7 +275,7 @@ class SamEmbedder:
         self._images = Limit("images", images, padded=compiled)
         self._prompts = Limit("prompts", points_per_batch or prompts_per_batch(self.device, pixels))
         self._to_compile = compiled
-        self._encode, self._decode = _encoder(self.sam), self._decoder.__call__
+        self._encode, self._decode = self.sam.encode, self._decoder.__call__
 
     @property
     def batch_size(self) -> int:
@@ -275,7 +288,7 @@ class SamEmbedder:
 
     def prepare(self, image: np.ndarray) -> Prepared:
         """Resize an image, uint8 (h, w, 3), RGB, to the model's input; any thread may."""
-        resized = np.ascontiguousarray(self._resize.apply_image(image).transpose(2, 0, 1))
+        resized = np.ascontiguousarray(self.sam.resized(image).transpose(2, 0, 1))
         height, width = image.shape[:2]
         return Prepared(torch.from_numpy(resized), (int(height), int(width)))
 
@@ -302,15 +315,15 @@ class SamEmbedder:
         if self._images.padded:
             images = [*images, *[images[-1]] * (self._images.most - count)]
         pixels = [image.pixels.to(self.device, non_blocking=True).float() for image in images]
-        frames = torch.stack([self.sam.preprocess(frame) for frame in pixels])
+        frames = torch.stack([self.sam.frame(frame) for frame in pixels])
         # Columns before rows, as points are.
         sides = [np.array(image.pixels.shape[:0:-1], np.float32) for image in images]
         points = torch.from_numpy(np.stack([self._points * side for side in sides]))
         points = points.to(self.device)
         with self._precision():
-            embeddings, dense = self._encode(frames)
-        embeddings, dense = embeddings.float(), dense.float()
-        shared = self._decoder.share(embeddings)
+            encoded = self._encode(frames)
+        embeddings, dense, *details = (one.float() for one in encoded)
+        shared = self._decoder.share(embeddings, details)
 
         def columns(start: int, stop: int) -> Columns:
             some = points[:, start:stop]
@@ -330,17 +343,17 @@ class SamEmbedder:
         self, decoded: Decoded, dense: Tensor, points: Tensor, images: Sequence[Prepared]
     ) -> Columns:
         logits = decoded.logits
-        for one, image in zip(logits, images, strict=True):
-            rows, columns = valid_hw(image.size_hw, logits.shape[-1])
-            one[..., rows:, :] = -torch.inf
-            one[..., :, columns:] = -torch.inf
-        threshold = self.sam.mask_threshold
+        threshold, sizes = self.sam.mask_threshold, [image.size_hw for image in images]
+        if not self.sam.stretches:
+            without_padding(logits, sizes)
         masks = logits > threshold
         sure = (logits > threshold + STABILITY_OFFSET).sum((3, 4))
         possible = (logits > threshold - STABILITY_OFFSET).sum((3, 4))
         pooled = [
-            pool_in_masks(*one) for one in zip(dense, masks, points / self._side, strict=True)
+            pool_in_masks(*one) for one in zip(dense, masks, points / self.sam.side, strict=True)
         ]
+        if self.sam.stretches:
+            masks = unstretched(logits, sizes) > threshold
         return {
             "tokens": decoded.tokens.flatten(2).half(),
             "packed_masks": pack(masks),
@@ -376,11 +389,3 @@ def embedder_spec(
         "revision": EMBED_REVISION,
     }
     return spec if dtype == "float32" else {**spec, "dtype": dtype}
-
-
-def _encoder(sam: "Sam") -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """What gives the embedding and the dense features of frames."""
-    encoder = sam.image_encoder
-    if hasattr(encoder, "embed_with_features"):
-        return encoder.embed_with_features
-    return lambda frames: (encoder(frames),) * 2

@@ -6,21 +6,26 @@ What identifies a SAM is known without `segment_anything`, whose import takes se
 
 import functools
 import os
+import pickle
+import zipfile
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from usam_core.config import OF_THE_HUB
 from usam_core.errors import InputError, StoreError, TransientError
 from usam_core.files.digest import file_digest, remembered_digest
 from usam_core.progress import SILENT, Progress
 from usam_core.sam import NANO_WEIGHTS
+from usam_core.sam.hub_models import find_hub_sam, load_hub_sam
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
     from torch import Tensor
 
     from usam_core.config.model import SamConfig
+    from usam_core.sam.backend import Backend
     from usam_core.sam.embedder import SamEmbedder
 
 NANO = "nano"
@@ -191,17 +196,19 @@ def encoder_spec(config: "SamConfig", checkpoint: Path | None) -> dict[str, Any]
     """
     from usam_core.sam.embedder import embedder_spec
 
-    if checkpoint is None and config.model in OFFICIAL:
+    if config.model in OF_THE_HUB:
+        digest = find_hub_sam(config, checkpoint, with_weights=False).weights
+    elif checkpoint is None and config.model in OFFICIAL:
         digest = OFFICIAL[config.model].sha256
     else:
-        digest = _checkpoint_digest(checkpoint_file(config, checkpoint))
+        digest = _checkpoint_digest(checkpoint_file(config, checkpoint), config.sha256)
     return embedder_spec(config.model, digest, config.points_per_side, config.dtype)
 
 
 def load_sam(
     config: "SamConfig", checkpoint: Path | None = None, progress: Progress = SILENT
 ) -> "Sam":
-    """Load the model of a project on the CPU, in evaluation mode.
+    """Load the SAM 1 of a project on the CPU, in evaluation mode, also of another training.
 
     Raises:
         InputError: the file is no checkpoint of that model; the message names both.
@@ -241,11 +248,25 @@ def load_sam(
     return sam.eval()
 
 
+def load_backend(config: "SamConfig", checkpoint: Path | None) -> "Backend":
+    """Load the SAM of a project on the CPU; errors are those of `load_sam` and `load_hub_sam`."""
+    if config.model in OF_THE_HUB:
+        from usam_core.sam.translated import TranslatedSam
+
+        return TranslatedSam(*load_hub_sam(find_hub_sam(config, checkpoint)))
+    from usam_core.sam.backend import SegmentAnything
+
+    return SegmentAnything(load_sam(config, checkpoint))
+
+
 def open_embedder(
     config: "SamConfig", checkpoint: Path | None = None, progress: Progress = SILENT
 ) -> "SamEmbedder":
     """Return the project's embedder; a process loads each model once. See `checkpoint_file`."""
-    digest = _checkpoint_digest(checkpoint_file(config, checkpoint, progress))
+    if config.model in OF_THE_HUB:
+        digest = find_hub_sam(config, checkpoint).weights
+    else:
+        digest = _checkpoint_digest(checkpoint_file(config, checkpoint, progress), config.sha256)
     return _open_embedder(config, checkpoint, digest)
 
 
@@ -254,7 +275,7 @@ def _open_embedder(config: "SamConfig", checkpoint: Path | None, digest: str) ->
     from usam_core.sam.embedder import SamEmbedder
 
     return SamEmbedder(
-        load_sam(config, checkpoint),
+        load_backend(config, checkpoint),
         config.model,
         digest,
         config.points_per_side,
@@ -265,11 +286,17 @@ def _open_embedder(config: "SamConfig", checkpoint: Path | None, digest: str) ->
     )
 
 
-def _checkpoint_digest(path: Path) -> str:
+def _checkpoint_digest(path: Path, wanted: str | None = None) -> str:
     try:
-        return remembered_digest(path)
+        digest = remembered_digest(path)
     except OSError as error:
         raise InputError(f"{path}: cannot read the checkpoint: {error.strerror}") from error
+    if wanted and digest != wanted.lower():
+        raise InputError(
+            f"{path}: sam.sha256: expected {wanted}, got {digest}; name the file that has it, or "
+            "take the setting out"
+        )
+    return digest
 
 
 def _read_state(path: Path) -> dict[str, "Tensor"]:
@@ -282,12 +309,34 @@ def _read_state(path: Path) -> dict[str, "Tensor"]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise TypeError(f"it holds a {type(state).__name__}")
-        return state
+        return _state_of_training(state)
     except Exception as error:  # damaged files raise anything
+        if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path):
+            raise InputError(
+                f"{path}: holds more than tensors, as trainers' own checkpoints do, and reading "
+                "that would run it; write the tensors alone where it was made: torch.save("
+                'torch.load(FILE, weights_only=False)["model_state"], "tensors.pt")'
+            ) from error
         raise InputError(
             f"{path}: cannot read it as a SAM checkpoint ({error}); expected a .pth file of "
             "tensors or .safetensors"
         ) from error
+
+
+def _state_of_training(state: dict[str, Any]) -> dict[str, "Tensor"]:
+    """The SAM's own tensors of a checkpoint, as trainers write it around them.
+
+    micro-sam: the state alone, or `model_state` with names that begin with `sam.` beside a
+    `decoder_state` of its own; MedSAM: the state alone, or `model` beside the optimizer's. Both
+    may carry the `module.` of several GPUs.
+    """
+    for wrapper in ("model_state", "model", "state_dict"):
+        if isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    for prefix in ("module.", "sam."):
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
 
 
 def _guess(state: dict[str, "Tensor"]) -> str:

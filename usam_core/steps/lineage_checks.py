@@ -11,8 +11,10 @@ from typing import Any
 
 import pandas as pd
 
+from usam_core.config import OF_THE_HUB
 from usam_core.errors import StoreError
 from usam_core.files.digest import files_digest
+from usam_core.files.hub import OF_TEXTS, weights_digest
 from usam_core.files.parquet import read_frame
 from usam_core.head.checkpoint import card_path
 from usam_core.lineage.chain import Chain, Finding, Key, Link, entries, short
@@ -169,8 +171,9 @@ class _ChainCheck:
     def _check_fact(self, finding: Finding, document: Entry, entry: Entry) -> None:
         """Check that what a step read is there as it was read."""
         chain, name, step, wrong = self._chain, finding.name, document["step"], []
-        if name in _NOW:
-            finding.compared, now = short(entry["sha256"]), _NOW[name](chain, entry)
+        kind = _WEIGHTS_FOLDER if _is_weights_folder(name, entry) else name
+        if kind in _NOW:
+            finding.compared, now = short(entry["sha256"]), _NOW[kind](chain, entry)
             if now != entry["sha256"]:
                 what = f"expected the digest {finding.compared}, got {short(now)}"
                 wrong = [(chain.at(entry.get("manifest") or entry["path"]), what)]
@@ -233,12 +236,21 @@ def _made_now(chain: Chain, entry: Entry) -> str | None:
     return made_digest(record) if record else None
 
 
+_WEIGHTS_FOLDER = "checkpoint, a folder"
+
+
+def _is_weights_folder(name: str, entry: Entry) -> bool:
+    """Whether a fact is a SAM of `transformers` in a folder of the user's."""
+    return name == "checkpoint" and entry["model"] in OF_THE_HUB and entry["path"] is not None
+
+
 _NOW: dict[str, Callable[[Chain, Entry], str | None]] = {
     "pictures": lambda chain, entry: pictures_digest(_manifest(chain, entry)),
     "labels": _made_now,
     "metrics": _made_now,
     "truth": lambda chain, entry: files_digest(chain.at(entry["path"]), "*.png"),
     "decisions": lambda chain, e: decisions_digest(standing(read_all(chain.at(e["path"])))),
+    _WEIGHTS_FOLDER: lambda chain, entry: weights_digest(chain.at(entry["path"]), OF_TEXTS),
 }
 """The digest that a thing has now, by the fact's name; the others are files."""
 
@@ -249,6 +261,8 @@ _UNCHECKED = ("images", "source", "text", "store", "blocks")
 def _files(name: str, chain: Chain, entry: Entry) -> list[tuple[Path, str]]:
     """The files that a thing is, with their digests; none where it need not be there."""
     sha256 = entry["sha256"]
+    if name == "checkpoint" and entry["model"] in OF_THE_HUB:
+        return []  # the hub's, whose commit says which
     if name == "checkpoint" and entry["path"] is None:
         official = OFFICIAL.get(entry["model"])
         file = cache_folder() / official.file_name if official else NANO_WEIGHTS
