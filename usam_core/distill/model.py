@@ -24,6 +24,8 @@ INPUT, OUTPUT = "rgb", "scores"
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What torchvision's weights expect; with random ones any would do."""
 _OPSET = 18
+_MOMENTUM = 0.1
+"""Of batch statistics; torchvision's 0.01 is for ImageNet's hundreds of thousands of steps."""
 
 
 class Student(nn.Module):
@@ -38,6 +40,9 @@ class Student(nn.Module):
         self.net = lraspp_mobilenet_v3_large(
             weights=None, weights_backbone=None, num_classes=labels
         )
+        for layer in self.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = _MOMENTUM
         self.register_buffer("mean", torch.tensor(_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(_DEVIATION).view(3, 1, 1), persistent=False)
 
