@@ -4,8 +4,8 @@
     python scripts/pages.py demo/project.yaml --out /tmp/pages --prefect
     python scripts/pages.py demo/project.yaml --out /tmp/pages --page mine=http://127.0.0.1:8000/
 
-The project must have run to its end. Where axe-core is (`npm install -g axe-core`, or USAM_AXE names
-its axe.min.js), each picture's page is held against WCAG AA, and the exit status is 1 if one of ours
+The project must have run to its end. Where axe-core is (`npm install -g axe-core`, or USAM_AXE
+names its axe.min.js), each page is held against WCAG AA, and the exit status is 1 if one of ours
 breaks it; Prefect's own pages are only looked at.
 """
 
@@ -42,7 +42,9 @@ SECONDS_TO_LOAD = 2.0
 def served(command: str, project: Path) -> Iterator[str]:
     """Yield the address of a command's page while it serves it."""
     words = [sys.executable, "-m", "flows", command, str(project), "--json"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+    )
     try:
         text = "".join(iter(process.stdout.readline, "}\n")) if process.stdout else ""
         yield json.loads(text + "}")["page"]
@@ -83,8 +85,8 @@ def look(browser, name: str, address: str, out: Path, axe: str | None) -> list[s
             time.sleep(0.5)
             screenshot(browser, out / f"{name}-{screen}-{scheme}.png")
             emulate(browser, width, height, scheme, phone)
-            for line in violations(browser, axe) if axe else ():
-                broken.append(f"{name}, {screen}, {scheme}: {line}")
+            found = violations(browser, axe) if axe else []
+            broken += [f"{name}, {screen}, {scheme}: {line}" for line in found]
     return broken
 
 
@@ -102,7 +104,9 @@ def main() -> None:
     except pytest.skip.Exception as reason:
         axe = None
         print(f"not checked: {reason}")
-    commands = {one.name or getattr(one.callback, "__name__", "") for one in app.registered_commands}
+    commands = {
+        one.name or getattr(one.callback, "__name__", "") for one in app.registered_commands
+    }
     broken: list[str] = []
     with contextlib.ExitStack() as stack:
         profile, home = (stack.enter_context(tempfile.TemporaryDirectory()) for _ in range(2))
