@@ -127,7 +127,7 @@ def _weak(facts: Facts) -> list[Advice]:
     return steps + [
         Advice(
             f"{pair['share']:.0%} of the pixels of {pair['truth']} are labelled {pair['label']}: "
-            "add pictures that tell them apart, or give both one `parent`."
+            "add pictures that tell them apart, or label both as one level, by a parent."
         )
         for pair in mixed[:1]
     ]

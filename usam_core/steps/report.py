@@ -17,6 +17,7 @@ from usam_core.files.spreadsheet import read_csv
 from usam_core.inference.scoring import thresholds
 from usam_core.lineage.chain import read_chain
 from usam_core.lineage.document import LINEAGE
+from usam_core.lineage.picture import data_uri, in_words
 from usam_core.progress import Progress
 from usam_core.report.advice import Facts, next_steps
 from usam_core.report.difference import changes_part, compare_runs
@@ -150,15 +151,17 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         formats=project.config.outputs.formats,
         distilled=project.config.distill is not None,
     )
+    advice, chain = next_steps(facts), read_chain(step_folder(project, "annotate"))
     page = render(
         "report.html.j2",
         title=f"{now.about['name']}: labels",
         finished=now.about["finished"],
-        advice=next_steps(facts),
+        advice=advice,
         images=len(now.tables.images),
         about=_about(now),
         settings=own_settings(now.about["config"]),
-        chain=chain_steps(read_chain(step_folder(project, "annotate"))),
+        chain=chain_steps(chain),
+        lineage={"uri": data_uri(chain), "alt": in_words(chain)},
         versions=now.about["versions"],
         tiles=_tiles(now, covered, metrics),
         parts=[part for part in _PARTS if part[0] != "metrics" or metrics],
@@ -184,6 +187,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         "instances": len(now.tables.instances),
         "coverage": covered["share"],
         "bytes": (folder / REPORT).stat().st_size,
+        "next": advice,
         "changed": None if changed is None else len(changed.images),
     }
     return finished("report", key, folder / REPORT, summary, [folder / REPORT, *kept])
