@@ -43,7 +43,7 @@ def annotate_dataset(settings: AnnotateDatasetSettings) -> list[dict[str, Any]] 
             for name in names:
                 results.append(do_step(name, file, changes, settings.refresh))
                 tell(results[-1])
-                show(results[-1], pictures=0)  # the summary has one
+                show(results[-1], project, pictures=0)  # the summary has one
             report_run(project.config.name, results)
             report_lineage(project, results)
             pass_gate(file, changes)

@@ -27,7 +27,7 @@ def _run(step: Step, settings: Any) -> list[dict[str, Any]] | dict[str, Any]:
     if is_report:
         results = last_results(project)
     for result in results:
-        show(result, *([settings.pictures] if is_report else []))
+        show(result, project, *([settings.pictures] if is_report else []))
     if is_report:
         report_run(project.config.name, results)
     report_lineage(project, results)

@@ -13,7 +13,6 @@ from pathlib import Path
 from PIL import Image
 from prefect import task
 from prefect.artifacts import (
-    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -90,6 +89,9 @@ def whole_bar(what: str, total: int) -> Iterator[None]:
             _whole.reset(token)
 
 
+_project: ContextVar[str] = ContextVar("project", default="")
+
+
 class RunProgress:
     """What the tasks hand to the core."""
 
@@ -126,14 +128,31 @@ def last_results(project: Project) -> list[StepResult]:
     return results
 
 
-def show(result: StepResult, pictures: int = MAX_OVERLAYS) -> None:
+def show(result: StepResult, project: Project, pictures: int = MAX_OVERLAYS) -> None:
     """Show on the run page what of a step's result wants to be seen, and some labelled images."""
+    with _of(project):
+        _show_result(result, pictures)
+
+
+@contextmanager
+def _of(project: Project) -> Iterator[None]:
+    """Name the project on what is shown within the block: a page lists artifacts of all of them."""
+    token = _project.set(project.config.name)
+    try:
+        yield
+    finally:
+        _project.reset(token)
+
+
+def _show_result(result: StepResult, pictures: int) -> None:
+    if not Path(result.path).exists():
+        return  # there was nothing that the step could be run on
     if name := STEPS[result.step].table:
         table = read_csv(Path(result.path).with_name(name))
         create_table_artifact(
             table.round(4).astype(object).where(table.notna(), None).to_dict("records"),
             key=f"metrics-{Path(name).stem.replace('_', '-')}",
-            description=_sentence(result),
+            description=_told(result),
         )
     if result.step in _SHOW:
         _SHOW[result.step](result)
@@ -143,15 +162,19 @@ def show(result: StepResult, pictures: int = MAX_OVERLAYS) -> None:
 
 
 def _show_page(result: StepResult) -> None:
-    """Link to the report; browsers open it where its file is, not through a server."""
-    page = Path(result.path)
-    create_link_artifact(
-        page.as_uri(),
-        link_text=markdown(page),
-        key="report",
-        description=f"{_sentence(result)}. On {markdown(platform.node())}: open {markdown(page)} "
-        "in a browser; the file can be copied and sent, it needs no other",
-    )
+    """Say what to do next, and where the report is: no browser follows a link to a file."""
+    lines = ["# What to do next", ""]
+    lines += [f"1. {markdown(' '.join(filter(None, one)))}" for one in result.summary["next"]]
+    lines += [
+        "",
+        "# The report",
+        "",
+        f"On {markdown(platform.node())}, to be opened in a browser; it can be copied and sent, "
+        "and needs no other file:",
+        "",
+        markdown(result.path),
+    ]
+    _show(result, "report", lines)
 
 
 def _show_collected(result: StepResult) -> None:
@@ -183,6 +206,20 @@ def _show_calibration(result: StepResult) -> None:
         _show(result, "calibration", lines)
 
 
+def _show_student(result: StepResult) -> None:
+    """Show the small model's labels beside those that it learned from."""
+    _show(
+        result,
+        "student",
+        [
+            _picture(
+                "image, labels, and the small model's labels, of images that it has not seen",
+                Path(result.path).with_name("contact_sheet.png"),
+            )
+        ],
+    )
+
+
 def _show_export(result: StepResult) -> None:
     """Show which formats were written, and how many files of each a person has changed."""
     if edited := result.summary["edited"]:
@@ -193,7 +230,8 @@ def _show_export(result: StepResult) -> None:
 
 def _show_bad(key: str, bad: list[dict[str, str]]) -> None:
     if bad:
-        create_table_artifact(bad, key=key, description=f"{len(bad)} images left out")
+        said = f"{markdown(_project.get())}: {len(bad)} images left out"
+        create_table_artifact(bad, key=key, description=said)
 
 
 _SHOW: dict[str, Callable[[StepResult], None]] = {
@@ -201,6 +239,7 @@ _SHOW: dict[str, Callable[[StepResult], None]] = {
     "embed": lambda result: _show_bad("quarantine", result.summary["quarantined"]),
     "describe": lambda result: _show_bad("left-out", result.summary["left_out"]),
     "calibrate": _show_calibration,
+    "distill": _show_student,
     "export": _show_export,
     "report": _show_page,
 }
@@ -228,7 +267,8 @@ def report_lineage(project: Project, results: list[StepResult]) -> None:
         create_markdown_artifact(
             lineage_markdown(chain),
             key="lineage",
-            description="What the outputs were made of; `usam lineage FILE` checks it",
+            description=f"{markdown(project.config.name)}: what the outputs were made of; "
+            "`usam lineage FILE` checks it",
         )
 
 
@@ -258,11 +298,17 @@ def pass_gate(project_file: str, changes: dict[str, str]) -> None:
 
 def _show(result: StepResult, key: str, lines: list[str]) -> None:
     """Show lines of Markdown under what their step did."""
-    create_markdown_artifact("\n".join(lines), key=key, description=_sentence(result))
+    create_markdown_artifact("\n".join(lines), key=key, description=_told(result))
 
 
 def _sentence(result: StepResult) -> str:
     return markdown(STEPS[result.step].sentence(result.summary, result.reused))
+
+
+def _told(result: StepResult) -> str:
+    """The sentence under an artifact: whose it is, and what the step did."""
+    named = f"{markdown(_project.get())}, {result.step}: " if _project.get() else ""
+    return named + _sentence(result)
 
 
 def _overlays(annotated: StepResult) -> list[Path]:

@@ -2,13 +2,19 @@
 
 import contextlib
 import json
+import os
 import shutil
+import subprocess
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
+AXE = "USAM_AXE"
+"""Variable that names axe.min.js, where npm has not installed it for all (`npm install -g`)."""
+RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa")
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
 FLAGS += " --disable-background-networking --disable-component-update --no-proxy-server"
 FLAGS += " --disable-dev-shm-usage --window-size=1280,1000"
@@ -60,3 +66,37 @@ def emulate(driver, width, height, scheme="light", phone=False):
 def screenshot(driver, file):
     """Write what is seen as PNG."""
     file.write_bytes(driver.get_screenshot_as_png())
+
+
+def axe_source():
+    """Return the text of axe-core, or skip: it is no part of the repository."""
+    places = [os.environ.get(AXE, "")]
+    if not places[0] and shutil.which("npm"):
+        root = subprocess.run(["npm", "root", "-g"], capture_output=True, text=True, timeout=60)
+        places.append(f"{root.stdout.strip()}/axe-core/axe.min.js")
+    for place in places:
+        if place and Path(place).is_file():
+            return Path(place).read_text(encoding="utf-8")
+    pytest.skip(f"needs axe-core (npm install -g axe-core, or {AXE} names its axe.min.js)")
+
+
+def violations(driver, source):
+    """Return what of WCAG 2.2, levels A and AA, the page at hand breaks, a line for each element.
+
+    Args:
+        source: text of axe-core.
+    """
+    driver.execute_script(source)
+    driver.set_script_timeout(120)
+    found = driver.execute_async_script(
+        "const [rules, done] = arguments;"
+        "axe.run(document, {runOnly: {type: 'tag', values: rules}, preload: false})"
+        ".then(r => done(r.violations), e => done(String(e)))",
+        list(RULES),
+    )
+    assert isinstance(found, list), found
+    return [
+        f"{one['id']}: {node['target']}: {node['failureSummary']}"
+        for one in found
+        for node in one["nodes"]
+    ]

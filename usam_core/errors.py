@@ -122,6 +122,7 @@ EXTRAS = {
     "gs": ("gcsfs",),
     "http": ("aiohttp",),
     "review": ("fastapi", "uvicorn"),
+    "distill": ("onnx", "onnxscript", "onnxruntime"),
 }
 """What each extra of pyproject.toml lets us import; `usam[all]` is all of them."""
 

@@ -22,8 +22,8 @@ from usam_core.report.page import Album, render
 from usam_core.steps import STEPS, run_step, step_folder
 from usam_core.steps.lineage_checks import check_chain
 
-SECTIONS = ["ran", "classes", "coverage", "samples", "probabilities", "metrics", "difference"]
-SECTIONS += ["training", "quarantine"]
+SECTIONS = ["next", "classes", "coverage", "samples", "probabilities", "metrics", "difference"]
+SECTIONS += ["training", "quarantine", "ran"]
 ODD = [
     "<script>alert(1)<",
     '"><img src=x onerror=alert(1)>',
@@ -87,7 +87,7 @@ def test_every_part_is_there_and_says_what_the_steps_said(finished_project):
         assert re.search(rf"{name} \d+ {count} ", page.text), name
     metrics = json.loads((step_folder(project, "evaluate") / "record.json").read_text())["summary"]
     assert f"mIoU {metrics['miou']:.3f} on 4 images" in page.text
-    assert "head.steps 5 150" in page.text
+    assert "head. steps 5 150" in page.text
     assert "SAM nano, bundled with usam" in page.text
     assert "disc : 3 kept, 0 dropped" in page.text
     assert "There is no earlier run" in page.text

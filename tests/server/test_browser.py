@@ -83,9 +83,9 @@ def test_the_lineage_is_drawn(browser, see, local, whole_run):
     made = {"flow_run_id": {"any_": [whole_run["id"]]}, "key": {"any_": ["lineage"]}}
     (artifact,) = local.ask("/artifacts/filter", artifacts=made)
     browser.get(f"{local.page}/v2/artifacts/artifact/{artifact['id']}")
-    # Text inside the drawing: were the diagram only shown as code, there would be no svg.
-    drawing = see("//*[local-name()='svg'][.//*[contains(text(), 'training')]]")
+    drawing = see("//img[contains(@src, 'data:image/svg+xml')]")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", drawing)
+    assert is_drawn(browser, drawing)
     assert see("//td[contains(., 'SAM nano, bundled with usam')]")
     keep(browser, "lineage.png")
 

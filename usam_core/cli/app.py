@@ -76,6 +76,7 @@ add(
 _WITH_MORE: dict[str, tuple[Callable[..., None], list[str]]] = {
     "collect": (steps.collect, ["", " --class dog --refresh"]),
     "export": (steps.export, [" --format yolo --format coco", " --show-edits"]),
+    "distill": (steps.distill, ["", " --refresh"]),
 }
 """Commands of steps that take more, with their examples."""
 

@@ -142,6 +142,22 @@ def export(
     run_one("export", opened, refresh, json)
 
 
+def distill(
+    project: ProjectFile,
+    level: LabelsLevel = None,
+    refresh: Annotated[bool, typer.Option("--refresh", help=STEPS["distill"].refresh)] = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train a small, fast model on the labels; with or without a section `distill`."""
+    from usam_core.config.project import open_project
+    from usam_core.config.results import DistillConfig
+
+    opened = open_project(project, level)
+    config = opened.config.model_copy(update={"distill": opened.config.distill or DistillConfig()})
+    run_one("distill", dataclasses.replace(opened, config=config), refresh, json)
+
+
 def review(
     project: ProjectFile,
     order: Annotated[

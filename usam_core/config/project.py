@@ -176,6 +176,8 @@ def needed_extras(project: Project) -> Iterator[tuple[str, str]]:
         yield "features", f"features.{name}: {block.model}"
     if config.compute.workers or config.compute.scheduler:
         yield "dask", f"compute: {config.compute.scheduler or f'{config.compute.workers} workers'}"
+    if config.distill is not None:
+        yield "distill", "distill"
 
 
 def check_extras(project: Project) -> None:

@@ -81,6 +81,46 @@ class OutputsConfig(Section):
         return value
 
 
+class DistillConfig(Section):
+    """A small, fast model that learns the labels (docs/distill.md)."""
+
+    size: Annotated[Int, Field(ge=64, le=2048)] = 320
+    """Pixels of an image's longer side as the model sees it."""
+    steps: Annotated[Int, Field(ge=1, le=1_000_000)] = 1000
+    """Batches that it learns from."""
+    batch_size: Annotated[Int, Field(ge=2, le=1024)] = 8
+    learning_rate: Annotated[Float, Field(gt=0)] = 0.003
+    val: Annotated[Float, Field(ge=0, lt=1)] = 0.1
+    """Share of the images that choose the best of the models along the way; 0 takes the last."""
+    test: Annotated[Float, Field(gt=0, lt=1)] = 0.1
+    """Share of the images that it is measured on."""
+    group: str = "image"
+    """What must not lie in two splits: `image`, a file; `folder`, all files of a folder; or a
+    regular expression found in paths, whose first group is the name, such as "(plate[0-9]+)_"."""
+    weights: Path | None = None
+    """A file of weights to begin with: torchvision's lraspp_mobilenet_v3_large or
+    mobilenet_v3_large, .pth or .safetensors. Empty begins with random ones."""
+
+    @field_validator("group")
+    @classmethod
+    def _is_an_expression(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(
+                f"expected `image`, `folder` or a regular expression ({error})"
+            ) from error
+        return value
+
+    @model_validator(mode="after")
+    def _some_images_train(self) -> "DistillConfig":
+        if self.val + self.test >= 1:
+            raise PlacedError(
+                ("val",), f"got {self.val} beside test: {self.test}; expected less than 1 in sum"
+            )
+        return self
+
+
 class ReportConfig(Section):
     """The HTML file that shows a run (docs/report.md)."""
 

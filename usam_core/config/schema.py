@@ -22,6 +22,7 @@ from usam_core.config.model import (
 )
 from usam_core.config.results import (
     ComputeConfig,
+    DistillConfig,
     EvaluationConfig,
     GateConfig,
     OutputsConfig,
@@ -161,6 +162,9 @@ class ProjectConfig(Section):
     outputs: OutputsConfig = OutputsConfig()
     compute: ComputeConfig = ComputeConfig()
     evaluation: EvaluationConfig | None = None
+    distill: DistillConfig | None = None
+    """With it a whole run ends with a small, fast model that has learned the labels; `distill: {}`
+    takes the defaults. `usam distill` makes one in any case."""
     gate: GateConfig = GateConfig()
     report: ReportConfig = ReportConfig()
     seed: Annotated[Int, Field(ge=0, lt=2**31)] = 0

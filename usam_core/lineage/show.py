@@ -7,14 +7,9 @@ from usam_core.files.text import escape_control
 from usam_core.files.text import markdown as escaped
 from usam_core.lineage.chain import Chain, Finding, Key, Link, facts, made_by, short
 from usam_core.lineage.document import portable
+from usam_core.lineage.picture import data_uri, in_words
 
 _MARKS = {"ok": "ok", "broken": "BROKEN", "unknown": "not checked"}
-_PLAIN = frozenset(" ._-/,:+=")
-"""Beside letters and digits, what means nothing inside a quoted label or a table's cell."""
-_DRAWN = ("images", "truth", "pictures", "checkpoint")
-"""Facts that are boxes of their own: where a chain begins."""
-_LONGEST = 100
-"""Letters of a box; the table has all of them."""
 
 
 def tree(chain: Chain, findings: Sequence[Finding]) -> Iterator[str]:
@@ -109,44 +104,8 @@ def _finding(finding: Finding) -> dict[str, Any]:
 
 
 def markdown(chain: Chain) -> str:
-    """The chain as Markdown; documents are read, outputs are not checked."""
-    return "\n".join(["```mermaid", "flowchart LR", *_diagram(chain), "```", "", *_table(chain)])
-
-
-def label(text: str) -> str:
-    """Text for a quoted label of Mermaid.
-
-    >>> label('my "best" rows')
-    'my #34;best#34; rows'
-    """
-    return "".join(c if c.isalnum() or c in _PLAIN else f"#{ord(c)};" for c in text)
-
-
-def _diagram(chain: Chain) -> Iterator[str]:
-    boxes = {key: f"step{number}" for number, key in enumerate(chain.links)}
-    origins: dict[str, str] = {}
-    for key, link in chain.links.items():
-        when = link.document["finished"] if link.document else "no document"
-        title = f"{label(link.step)}<br/>{label(when)}<br/>{short(link.sha256)}"
-        yield f'    {boxes[key]}["{title}"]'
-        for text in _origins(link):
-            if text not in origins:
-                # A checkpoint that several steps read is one box.
-                origins[text] = f"origin{len(origins)}"
-                yield f'    {origins[text]}(["{text}"])'
-            yield f"    {origins[text]} --> {boxes[key]}"
-        for parent in link.parents:
-            yield f"    {boxes[parent]} --> {boxes[key]}"
-
-
-def _origins(link: Link) -> Iterator[str]:
-    for fact in facts(link.document) if link.document else []:
-        # Later steps read the pictures from `collect`.
-        if fact.name in _DRAWN and (fact.name != "pictures" or link.step == "collect"):
-            # The name first: Mermaid would take a path such as "- x" for a list.
-            text = f"{fact.name}: {fact.text}"
-            cut = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
-            yield f"{label(cut)}<br/>{short(fact.sha256)}"
+    """The chain as Markdown, a picture and a table; outputs are not checked."""
+    return "\n".join([f"![{escaped(in_words(chain))}]({data_uri(chain)})", "", *_table(chain)])
 
 
 def _table(chain: Chain) -> Iterator[str]:

@@ -246,9 +246,12 @@ def _box_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 def as_text(value: Any) -> str:
     """A setting's value as it would stand in the project file, on one line.
 
-    >>> as_text("calibrated"), as_text(None), as_text([1, 2])
-    ('calibrated', 'null', '[1, 2]')
+    >>> as_text("calibrated"), as_text(None), as_text([1, 2]), as_text({"a": 1, "b": None})
+    ('calibrated', 'null', '[1, 2]', 'a: 1')
     """
+    if isinstance(value, dict) and value:
+        told = {key: one for key, one in value.items() if one is not None}
+        return ", ".join(f"{key}: {as_text(one)}" for key, one in told.items())
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -73,10 +73,9 @@ def coverage(run: LabelledRun) -> dict[str, Any]:
     """The labelled share of the images, and the images without any label."""
     images, cover = run.tables.images, run.tables.cover
     own = cover[cover["label"] > 0]
-    pixels = np.bincount(own["image"], own["pixels"], len(images))
-    share = pixels / np.maximum(1, _sizes(images)) if len(images) else np.zeros(0)
-    empty = images.loc[pixels == 0, "file_name"].tolist()
-    total = float(pixels.sum() / max(1, run.tables.pixels))
+    share = labelled_shares(run)
+    empty = images.loc[share == 0, "file_name"].tolist()
+    total = float(own["pixels"].sum() / max(1, run.tables.pixels))
     is_covered = own["pixels"].to_numpy() > COVERED * _sizes(images)[own["image"]]
     covered = Counter(map(run.label_map.name_of, own.loc[is_covered, "label"]))
     alt = f"labelled share of each of {len(images)} images; {total:.1%} of all pixels"
@@ -90,13 +89,35 @@ def coverage(run: LabelledRun) -> dict[str, Any]:
     }
 
 
+def labelled_shares(run: LabelledRun) -> np.ndarray:
+    """The share of each image's pixels that has a label, float (n,)."""
+    images, cover = run.tables.images, run.tables.cover
+    own = cover[cover["label"] > 0]
+    pixels = np.bincount(own["image"], own["pixels"], len(images))
+    return pixels / np.maximum(1, _sizes(images)) if len(images) else np.zeros(0)
+
+
 def _sizes(images: Any) -> np.ndarray:
     return (images["height"].astype(np.int64) * images["width"]).to_numpy()
 
 
 def overview(run: LabelledRun, album: Album) -> list[dict[str, Any]]:
     """Some whole images with their labels; the same images in every run."""
-    chosen = run.tables.images.sort_values(["sha256", "file_name"]).head(_MAX_OVERVIEW)
+    return _whole(run, run.tables.images.sort_values(["sha256", "file_name"]), album)
+
+
+def least_covered(run: LabelledRun, album: Album) -> list[dict[str, Any]]:
+    """The whole images of which the smallest share is labelled: what was missed shows there."""
+    images = run.tables.images
+    if len(images) <= _MAX_OVERVIEW:
+        return []  # all are shown already
+    share = labelled_shares(run)
+    order = np.lexsort((images["sha256"].to_numpy(), share))
+    return _whole(run, images.iloc[order], album)
+
+
+def _whole(run: LabelledRun, images: Any, album: Album) -> list[dict[str, Any]]:
+    chosen = images.head(_MAX_OVERVIEW)
     drawn = (
         (row.file_name, labelled_picture(run, row, album, _OVERVIEW_SIDE))
         for row in chosen.itertuples()

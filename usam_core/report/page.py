@@ -68,6 +68,18 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:,}" if isinstance(value, Integral) else f"{value:.{digits}f}"
 
 
+def moment(iso: str) -> str:
+    """A time for people, of what `datetime.isoformat` wrote.
+
+    >>> moment("2026-11-28T13:42:31+00:00")
+    '2026-11-28 13:42 UTC'
+    """
+    date, _, clock = iso.partition("T")
+    return (
+        f"{date} {clock[:5]}{' UTC' if clock.endswith('+00:00') else clock[8:]}" if clock else iso
+    )
+
+
 @functools.cache
 def _pages() -> Environment:
     pages = Environment(
@@ -78,7 +90,7 @@ def _pages() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"percent": percent, "number": number}
+    pages.filters |= {"percent": percent, "number": number, "moment": moment}
     return pages
 
 

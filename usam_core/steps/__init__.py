@@ -104,6 +104,14 @@ STEPS: dict[str, Step] = {
             kept="the files that are written",
         ),
         Step(
+            "distill",
+            "Train a small, fast model on the labels, measure it beside them, write it as ONNX.",
+            parents=("annotate",),
+            settings=("classes", "level", "distill"),
+            table="student.csv",
+            wanted=lambda config: config.distill is not None,
+        ),
+        Step(
             "report",
             "Write one HTML file that shows a run: what was done, what came out, what changed.",
             parents=("annotate", "evaluate"),

@@ -48,18 +48,23 @@ SHEET_IMAGES = 12
 def inputs(project: Project) -> Inputs:
     """What the metrics depend on: the labels and the truth."""
     record = _annotated(project)
-
-    def truth() -> dict[str, str]:
-        path = cast(Path, project.truth_path)
-        return {"path": portable(path, project.root), "sha256": files_digest(path, PNGS)}
-
     return {
         "labels": made_input(project, record),
-        "truth": Input(open_truth(project).digest(), truth),
+        "truth": truth_input(project),
         "label_of": project.config.label_of,
         "colours": [spec.color for spec in project.config.classes],
         "edited": annotate.edited_images(project),
     }
+
+
+def truth_input(project: Project) -> Input:
+    """The truth as an input of a step."""
+
+    def lineage() -> dict[str, str]:
+        path = cast(Path, project.truth_path)
+        return {"path": portable(path, project.root), "sha256": files_digest(path, PNGS)}
+
+    return Input(open_truth(project).digest(), lineage)
 
 
 def run(project: Project, key: str, progress: Progress) -> StepResult:

@@ -42,13 +42,23 @@ def picture_and_labels(project: Project, path: str, png: Path) -> tuple[np.ndarr
         path: the image as it is listed.
         png: its label PNG.
     """
-    how, ref = how_to_read(project), ImageRef.parse(project.image_address(path))
-    tiles = next((one.tiles for one in tiled_images(project) if one.path == path), [])
+    return pictures_and_labels(project)(path, png)
 
-    def read(box: Box | None) -> np.ndarray:
-        return read_image(ref if box is None else ImageRef(ref.file, ref.plane, box), **how).rgb
 
-    return reduced(read_label_png(png), tiles, read)
+def pictures_and_labels(project: Project) -> Callable[[str, Path], tuple[np.ndarray, np.ndarray]]:
+    """`picture_and_labels` of many images: what there is to know of all is read once."""
+    how = how_to_read(project)
+    tiles = {one.path: one.tiles for one in tiled_images(project)}
+
+    def pair(path: str, png: Path) -> tuple[np.ndarray, np.ndarray]:
+        ref = ImageRef.parse(project.image_address(path))
+
+        def read(box: Box | None) -> np.ndarray:
+            return read_image(ref if box is None else ImageRef(ref.file, ref.plane, box), **how).rgb
+
+        return reduced(read_label_png(png), tiles.get(path, []), read)
+
+    return pair
 
 
 def reduced(

@@ -17,12 +17,15 @@ from usam_core.files.spreadsheet import read_csv
 from usam_core.inference.scoring import thresholds
 from usam_core.lineage.chain import read_chain
 from usam_core.lineage.document import LINEAGE
+from usam_core.lineage.picture import data_uri, in_words
 from usam_core.progress import Progress
+from usam_core.report.advice import Facts, next_steps
 from usam_core.report.difference import changes_part, compare_runs
 from usam_core.report.found import (
     SampleKeeper,
     class_rows,
     coverage,
+    least_covered,
     overview,
     sample_rows,
     samples_a_kind,
@@ -52,6 +55,7 @@ from usam_core.steps import annotate, collect
 from usam_core.steps.base import Inputs, StepResult, step_folder
 from usam_core.steps.label_images import read_calibration
 from usam_core.steps.record import (
+    decided,
     finished,
     labels_record,
     made_digest,
@@ -62,6 +66,7 @@ from usam_core.steps.record import (
 )
 
 CALCULATIONS = (
+    "usam_core.report.advice",
     "usam_core.report.difference",
     "usam_core.report.found",
     "usam_core.report.page",
@@ -73,11 +78,11 @@ CALCULATIONS = (
 REPORT = "report.html"
 
 _MEGABYTE = 1_000_000
-PICTURES_MB = {"samples": 3.5, "overview": 0.6, "changes": 1.4, "training": 1.4}
+PICTURES_MB = {"samples": 3.5, "overview": 0.6, "covered": 0.6, "changes": 1.4, "training": 1.4}
 """What pictures of each kind may weigh: with the tables, a report stays below 10 MB."""
 
 _PARTS = (
-    ("ran", "What was run"),
+    ("next", "What to do next"),
     ("classes", "Classes"),
     ("coverage", "Coverage"),
     ("samples", "Samples"),
@@ -86,6 +91,7 @@ _PARTS = (
     ("difference", "Since the previous run"),
     ("training", "Training pictures"),
     ("quarantine", "Left out"),
+    ("ran", "What was run"),
 )
 
 
@@ -102,6 +108,12 @@ def inputs(project: Project) -> Inputs:
         "truth_notes": scored.summary["truth_notes"] if scored else [],
         "made": {step: made_digest(record) for step, record in made.items() if record},
         "left_out": [_left_out(project), _notes(project)],
+        "decisions": _decisions(project),
+        "offered": [
+            project.file.name,
+            project.config.outputs.formats,
+            bool(project.config.distill),
+        ],
         "previous": before.name if before else None,
         "templates": files_digest(TEMPLATES),
         "settings": project.config.report.model_dump(mode="json"),
@@ -124,25 +136,44 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         difference = changes_part(changed, earlier, now, albums["changes"])
     scored = _evaluated(project, labels)
     covered, metrics = coverage(now), _metrics(scored)
+    classes, samples = class_rows(now, limits), keeper.samples()
+    training = _training(project, albums["training"])
+    facts = Facts(
+        file=project.file.name,
+        images=len(now.tables.images),
+        classes=classes,
+        coverage=covered,
+        kept={row["name"]: row["kept"] for row in training},
+        metrics=metrics,
+        left_out=len(_left_out(project)),
+        rejected=[now.classes[one.class_index] for one in samples if one.kind == "rejected"],
+        decisions=_decisions(project),
+        formats=project.config.outputs.formats,
+        distilled=project.config.distill is not None,
+    )
+    advice, chain = next_steps(facts), read_chain(step_folder(project, "annotate"))
     page = render(
         "report.html.j2",
         title=f"{now.about['name']}: labels",
         finished=now.about["finished"],
+        advice=advice,
         images=len(now.tables.images),
         about=_about(now),
         settings=own_settings(now.about["config"]),
-        chain=chain_steps(read_chain(step_folder(project, "annotate"))),
+        chain=chain_steps(chain),
+        lineage={"uri": data_uri(chain), "alt": in_words(chain)},
         versions=now.about["versions"],
         tiles=_tiles(now, covered, metrics),
         parts=[part for part in _PARTS if part[0] != "metrics" or metrics],
-        classes=class_rows(now, limits),
+        classes=classes,
         coverage=covered,
         overview=overview(now, albums["overview"]),
-        samples=sample_rows(now, keeper.samples(), albums["samples"]),
+        least_covered=least_covered(now, albums["covered"]),
+        samples=sample_rows(now, samples, albums["samples"]),
         calibration=_calibration(project, scored),
         metrics=metrics,
         difference=difference,
-        training=_training(project, albums["training"]),
+        training=training,
         quarantine=quarantine_part(_left_out(project)),
         notes=_notes(project),
         left_out=sum(album.left_out for album in albums.values()),
@@ -156,6 +187,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         "instances": len(now.tables.instances),
         "coverage": covered["share"],
         "bytes": (folder / REPORT).stat().st_size,
+        "next": advice,
         "changed": None if changed is None else len(changed.images),
     }
     return finished("report", key, folder / REPORT, summary, [folder / REPORT, *kept])
@@ -169,6 +201,11 @@ def _evaluated(project: Project, labels: str) -> StepResult | None:
         return None
     document = json.loads(whole_output(folder, LINEAGE).read_bytes())
     return record if document["inputs"]["labels"]["sha256"] == labels else None
+
+
+def _decisions(project: Project) -> int:
+    """How many decisions of a person stand."""
+    return sum(map(len, decided(project.out).values()))
 
 
 def _notes(project: Project) -> list[str]:
