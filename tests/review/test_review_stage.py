@@ -94,7 +94,7 @@ def test_the_labels_hold_what_was_decided(judged):
         "id": now[key_of(kept)]["id"],
         "reviewed": "accepted",
     }
-    said = {"accepted": 1, "changed": 1, "rejected": 1, "not_applied": 0}
+    said = {"accepted": 1, "changed": 1, "drawn": 0, "added": 0, "rejected": 1, "not_applied": 0}
     assert result.summary["reviewed"] == said
     assert not result.reused
 
