@@ -62,7 +62,7 @@ def grid_hw(box: Box) -> tuple[int, int]:
     ((60, 80), (512, 1024))
     """
     scale = min(1.0, LONGEST / max(box.size_hw))
-    rows, columns = (max(1, round(side * scale)) for side in box.size_hw)
+    rows, columns = (max(1, int(side * scale + 0.5)) for side in box.size_hw)
     return rows, columns
 
 

@@ -34,6 +34,10 @@ from usam_core.review.web import (
 from usam_core.sam.prompt import Prompter
 
 
+_GREY = (128, 128, 128)
+"""Of a class that the review does not know."""
+
+
 class _Said(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -86,7 +90,10 @@ def make_app(
     hexes = ["#" + bytes(color).hex() for color in colors[1:]]
     routes = APIRouter()
 
-    def color_of(name: str) -> tuple[int, ...]:
+    def color_of(item: Item) -> tuple[int, ...]:
+        name = session.shown_name(item)
+        if name not in session.classes:
+            return _GREY
         return tuple(colors[LabelMap.id_of(session.classes.index(name))].tolist())
 
     def told(items: list[Item]) -> dict[str, Any]:
@@ -116,7 +123,7 @@ def make_app(
         size_hw = images.size_hw(one.sha256)
         box = part_of(window(one.bbox, size_hw), size_hw)
         rgb = reduced(images.part(one.sha256, box), box)
-        picture = thumbnail(rgb, on_grid(one.outline, box), color_of(one.label or one.name))
+        picture = thumbnail(rgb, on_grid(one.outline, box), color_of(one))
         return Response(picture, media_type="image/jpeg")
 
     @routes.get("/api/images/{image}/others")
@@ -124,7 +131,7 @@ def make_app(
         part = box_of(images, image, box)
         shown = [one for one in session.of_image(image) if one.id != but and one.stands]
         masks = [on_grid(one.outline, part) for one in shown]
-        named = [color_of(one.label or one.name) for one in shown]
+        named = [color_of(one) for one in shown]
         return Response(rims(masks, named, grid_hw(part)), media_type="image/png")
 
     @routes.get("/api/images/{image}/at")

@@ -402,6 +402,11 @@ class Session:
             "precision": [one.to_json() for one in self.precisions()],
         }
 
+    def shown_name(self, item: Item) -> str:
+        """What a mask is called now, at the project's level."""
+        name = item.label or item.name
+        return self._listed.label_of.get(name, name)
+
     def _check(self, label: str) -> None:
         if label not in self.classes:
             raise InputError(f"class {label!r}: expected one of {self.classes}")

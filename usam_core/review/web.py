@@ -127,6 +127,10 @@ def image_routes(images: Shown, prompter: Prompter | None) -> APIRouter:
     def part(image: str, box: str) -> Response:
         return Response(photograph(pixels(image, box_of(images, image, box))), media_type="image/jpeg")
 
+    @routes.get("/api/images/{image}/size")
+    def size(image: str) -> dict[str, Any]:
+        return {"size": images.size_hw(image)}
+
     @routes.post("/api/prepare")
     def prepare(asked: Asked) -> dict[str, Any]:
         box = part_of(asked.part, images.size_hw(asked.image))
