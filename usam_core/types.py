@@ -114,8 +114,6 @@ class Instances:
         prompts: int64 (p,), which point of the grid each mask came from.
         probability: float32 (p,), of the class, 0 to 1: calibrated where there is a calibration.
         runner_up: int64 (p,), the next most probable class; -1 where there is but one class.
-        head_said: int64 (p,), the head's own class of masks that a person has decided on, -1 of
-            the others; None where nobody has looked.
     """
 
     masks: np.ndarray
@@ -126,7 +124,6 @@ class Instances:
     prompts: np.ndarray
     probability: np.ndarray
     runner_up: np.ndarray
-    head_said: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         p = len(self.masks)

@@ -7,25 +7,23 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from usam_core.config.schema import InferenceConfig
 from usam_core.errors import InputError
-from usam_core.labels.image import Instance, list_instances
-from usam_core.masks.bits import pack, upscale
-from usam_core.masks.paint import suppress
-from usam_core.masks.rle import encode
+from usam_core.labels.image import Instance, LabelledImage
+from usam_core.labels.label_map import LabelMap
+from usam_core.masks.rle import encode, measures
 from usam_core.review.decisions import (
     Decision,
     append_decision,
     append_undo,
+    count_objects,
     judged,
     match,
     read_all,
     standing,
 )
 from usam_core.review.rulings import Rulings
-from usam_core.review.server import window
+from usam_core.review.drawing import window
 from usam_core.review.session import Item, Judged, Listed, Session, estimate, interval, queue
-from usam_core.types import Instances
 
 NAMES = ["a", "b", "c"]
 
@@ -132,60 +130,129 @@ def test_a_rejected_name_says_nothing_of_another():
     assert judged(yes, "round", {"b": "round"}) is True, "names of classes hold for parents"
 
 
-def rule(decisions, masks, classes, scores):
-    """Return what rulings leave of masks that lie in one image, by their own suppression."""
-    packed, classes = pack(np.stack(masks)), np.array(classes)
-    config = InferenceConfig()
-    stay = suppress(packed, np.array(scores, np.float32), 0.5)
-    p = len(stay)
-    instances = Instances(
-        masks=upscale(packed[stay], (64, 64)),
-        classes=classes[stay],
-        scores=np.array(scores, np.float32)[stay],
-        entropy=np.zeros(p, np.float32),
-        predicted_iou=np.ones(p, np.float32),
-        prompts=stay,
-        probability=np.ones(p, np.float32),
-        runner_up=np.zeros(p, np.int64),
+def rule(decisions, masks, classes, scores, painted=None, side=64, missed=()):
+    """Return what rulings leave of listed masks, best first, and of their label map."""
+    listed = []
+    for number, (mask, index, score) in enumerate(zip(masks, classes, scores, strict=True)):
+        shape = measures(encode(mask))
+        listed.append(
+            Instance(
+                index,
+                shape["segmentation"],
+                shape["area"],
+                tuple(shape["bbox"]),
+                score,
+                prompt=number,
+            )
+        )
+    labels = np.zeros((side, side), np.uint8)
+    for one in reversed(listed):
+        labels[one.mask()] = one.class_index + 1
+    for where, label in painted or []:
+        labels[where] = label
+    label_map = LabelMap.of_names(NAMES)
+    image = LabelledImage("one.png", "image", labels.shape, label_map, tuple(listed), missed=missed)
+    return Rulings(decisions, {}, 0.5).apply(image, labels), labels
+
+
+def test_a_rejected_mask_takes_along_what_was_painted_for_its_sake():
+    masks = [box(0, 0, 20, 20), box(40, 40, 9, 9)]
+    rim = box(0, 20, 20, 2)  # a mask that was suppressed for it has voted here
+    far = box(0, 60, 5, 4)
+    done, labels = rule(
+        [decision(masks[0], None)], masks, [0, 0], [0.9, 0.7], [(rim, 1), (far, 1)]
     )
-    return Rulings(decisions, NAMES, {}).apply(instances, packed, classes, stay, config)
+    assert [one.prompt for one in done.instances] == [1]
+    assert [one.prompt for one in done.rejected] == [0]
+    assert not labels[masks[0] | rim].any()
+    assert (labels[far] == 1).all(), "nobody has said anything of what lies elsewhere"
+    assert done.instances[0].reviewed is None
 
 
-def test_a_rejected_mask_takes_along_what_was_suppressed_for_it():
-    masks = [box(0, 0, 20, 20), box(0, 0, 20, 19), box(40, 40, 9, 9)]
-    done = rule([decision(masks[0], None)], masks, [0, 1, 0], [0.9, 0.8, 0.7])
-    assert done.instances.prompts.tolist() == [2]
-    assert done.voters.tolist() == [2], "the second would else still be painted"
-    assert done.rejected.prompts.tolist() == [0]
-    assert list_instances(done.instances)[0].reviewed is None
+def test_where_others_cover_a_rejected_mask_the_pixels_are_theirs():
+    masks = [box(0, 0, 20, 20), box(10, 0, 20, 20)]
+    done, labels = rule([decision(masks[0], None)], masks, [0, 1], [0.9, 0.8])
+    assert (labels[masks[1]] == 2).all()
+    assert not labels[masks[0] & ~masks[1]].any()
 
 
-def test_a_renamed_mask_and_its_doubles_vote_for_the_new_name():
-    masks = [box(0, 0, 20, 20), box(0, 0, 20, 19), box(40, 40, 9, 9)]
-    done = rule(
-        [decision(masks[0], "c"), decision(masks[2], "a", number=2)],
-        masks,
-        [0, 1, 0],
-        [0.9, 0.8, 0.7],
+def test_a_renamed_mask_is_painted_in_its_new_name():
+    masks = [box(0, 0, 20, 20), box(40, 40, 9, 9)]
+    done, labels = rule(
+        [decision(masks[0], "c"), decision(masks[1], "a", number=2)], masks, [0, 0], [0.9, 0.7]
     )
-    assert done.instances.classes.tolist() == [2, 0]
-    assert done.classes.tolist() == [2, 2, 0]
-    records = [one.to_coco() for one in list_instances(done.instances)]
+    assert [one.class_index for one in done.instances] == [2, 0]
+    assert (labels[masks[0]] == 3).all() and (labels[masks[1]] == 1).all()
+    records = [one.to_coco() for one in done.instances]
     assert [r["reviewed"] for r in records] == ["changed", "accepted"]
     assert records[0]["category_id"] == 3
     assert records[0]["head_category"] == 1
     assert "head_category" not in records[1]
 
 
+def test_a_mask_that_was_drawn_anew_is_that_and_nothing_of_the_old_is_left():
+    old, new = box(0, 0, 20, 20), box(0, 0, 12, 30)
+    said = dataclasses.replace(decision(old, "a"), drawn=encode(new))
+    done, labels = rule([said], [old], [0], [0.9])
+    (one,) = done.instances
+    assert (one.mask() == new).all() and one.reviewed == "drawn" and one.score == 0.9
+    assert ((labels == 1) == new).all()
+
+
+def test_an_added_object_is_listed_painted_and_what_overlaps_it_gives_way():
+    new, near = box(30, 30, 10, 10), box(30, 30, 10, 16)
+    said = dataclasses.replace(decision(new, "b"), head_class=None)
+    miss = Instance(1, encode(near), 120, (30, 30, 12, 10), 0.2)
+    done, labels = rule([said], [near], [0], [0.9], missed=(miss,))
+    (one,) = done.instances
+    assert (one.mask() == new).all() and one.reviewed == "added" and one.prompt is None
+    assert ((labels == 2) == new).all() and not (labels == 1).any()
+    assert done.missed == ()
+    gone = dataclasses.replace(said, label=None, id="d2")
+    done, labels = rule([gone], [], [], [])
+    assert done.instances == () and not labels.any()
+
+
+def test_what_was_accepted_stays_when_the_head_lists_it_no_more():
+    mask = box(5, 5, 10, 10)
+    done, labels = rule([decision(mask, "a")], [], [], [])
+    assert [one.reviewed for one in done.instances] == ["accepted"]
+    assert ((labels == 1) == mask).all()
+    later = decision(box(5, 5, 10, 11), None, number=2)
+    done, _ = rule([decision(mask, "a"), later], [], [], [])
+    assert done.instances == (), "the later word on the same thing holds"
+
+
+def test_masks_that_were_merged_are_one():
+    left, right = box(0, 0, 10, 10), box(0, 10, 10, 10)
+    both = encode(left | right)
+    said = [
+        dataclasses.replace(decision(mask, "a", number=n), drawn=both)
+        for n, mask in enumerate((left, right))
+    ]
+    done, labels = rule(said, [left, right], [0, 0], [0.9, 0.8])
+    assert len(done.instances) == 1 and (labels[left | right] == 1).all()
+    assert count_objects(said) == 1
+
+
+def test_a_split_act_is_one_line_and_taken_back_whole(tmp_path):
+    log, whole = tmp_path / "log.jsonl", box(0, 0, 10, 20)
+    left, right = box(0, 0, 10, 10), box(0, 10, 10, 10)
+    act = [
+        dataclasses.replace(decision(whole, "a", number=1), drawn=encode(left)),
+        dataclasses.replace(decision(right, "a", number=2), head_class=None),
+    ]
+    append_decision(log, decision(whole, "a", number=0))
+    append_decision(log, *act)
+    assert len(log.read_text().splitlines()) == 2
+    assert [d.verdict for d in standing(read_all(log))] == ["drawn", "added"]
+    append_undo(log, "d2")
+    assert [d.verdict for d in read_all(log)] == ["accepted"]
+
+
 def test_rulings_on_an_image_without_masks_do_nothing():
-    packed = pack(np.zeros((0, 64, 64), bool))
-    none = np.zeros(0, np.int64)
-    empty = Instances(
-        np.zeros((0, 64, 64), bool), none, *[np.zeros(0, np.float32)] * 3, none, none, none
-    )
-    rulings = Rulings([decision(box(0, 0, 8, 8), None)], NAMES, {})
-    done = rulings.apply(empty, packed, none, none, InferenceConfig())
-    assert len(done.instances) == len(done.rejected) == len(done.voters) == 0
+    done, labels = rule([decision(box(0, 0, 8, 8), None)], [], [], [])
+    assert done.instances == done.rejected == () and not labels.any()
 
 
 def test_every_third_mask_is_of_chance_and_classes_take_turns():
@@ -290,7 +357,7 @@ def test_a_session_writes_before_it_answers_and_tells_precisions(tmp_path):
     assert by_name["a"].precision == 1
     assert by_name["b"].precision == 0, "changed to c: the head was wrong"
     assert by_name["c"].precision is None
-    assert review.undo().id == masks[1].id
+    assert [one.id for one in review.undo()] == [masks[1].id]
     assert masks[1].decision is None
     assert [one["verdict"] for one in review.state()["items"]] == ["accepted", None]
 

@@ -10,12 +10,14 @@ from PIL import Image
 
 from tests.review.test_review import NAMES, box
 from usam_core.config.training import class_colors
-from usam_core.errors import UserError
+from usam_core.errors import InputError, UserError
 from usam_core.images.read import UnusableImage
 from usam_core.labels import Instance
 from usam_core.masks.rle import encode
-from usam_core.review.server import listen, make_app
+from usam_core.review.drawing import from_runs, to_runs
+from usam_core.review.server import make_app
 from usam_core.review.session import Item, Listed, Session
+from usam_core.review.web import listen
 
 TOKEN = "kept-secret"
 
@@ -34,8 +36,34 @@ def review(tmp_path):
     return Session(listed, tmp_path / "log.jsonl", lambda _: None)
 
 
-def client(review, picture=lambda _: np.full((64, 64, 3), 200, np.uint8), host="127.0.0.1"):
-    app = make_app(review, TOKEN, "<script>project</script>", class_colors(NAMES, {}), picture)
+class Grey:
+    """One image of 64 x 64 pixels."""
+
+    def size_hw(self, image):
+        if image != "image":
+            raise InputError(f"image {image!r}: not one of those that are shown")
+        return 64, 64
+
+    def part(self, image, box):
+        return np.full((*box.size_hw, 3), 200, np.uint8)
+
+
+class Circles:
+    """Answers each click with a disc."""
+
+    def prepare(self, key, read):
+        read()
+
+    def answer(self, key, read, prompts):
+        rgb = read()
+        rows, columns = np.ogrid[: rgb.shape[0], : rgb.shape[1]]
+        x, y, _ = prompts.clicks[-1]
+        return (columns - x) ** 2 + (rows - y) ** 2 < 16
+
+
+def client(review, images=None, host="127.0.0.1", prompter=None):
+    title, colors = "<script>project</script>", class_colors(NAMES, {})
+    app = make_app(review, TOKEN, title, colors, images or Grey(), prompter=prompter or Circles())
     return TestClient(app, base_url=f"http://{host}:5000")
 
 
@@ -49,7 +77,11 @@ def ids(review):
 
 
 @pytest.mark.parametrize(
-    "path", ["", "api/state", "api/undo", "api/decisions", "static/review.js", "api/items/x/image"]
+    "path",
+    [
+        *("", "api/state", "api/undo", "api/decisions", "api/drawn", "api/prompt", "api/merged"),
+        *("static/review.js", "api/items/x/thumbnail", "api/images/image/part?box=0,0,9,9"),
+    ],
 )
 def test_nobody_gets_anything_without_the_token(ask, path):
     for prefix in ("/wrong/", f"/{TOKEN}x/", "/%C3%A9/"):
@@ -59,7 +91,7 @@ def test_nobody_gets_anything_without_the_token(ask, path):
 
 
 def test_a_decision_without_the_token_is_not_written(ask, review, tmp_path):
-    said = {"item": ids(review)[0], "label": "a"}
+    said = {"items": [ids(review)[0]], "label": "a"}
     assert ask.post("/wrong/api/decisions", json=said).status_code == 403
     assert not (tmp_path / "log.jsonl").exists()
     assert ask.post(f"/{TOKEN}/api/decisions", json=said).status_code == 200
@@ -77,47 +109,50 @@ def test_the_page_names_the_project_as_text_and_loads_nothing_from_elsewhere(ask
     assert "http" not in answer.text
     assert "default-src 'self'" in answer.headers["content-security-policy"]
     assert answer.headers["referrer-policy"] == "no-referrer"
-    for name in ("review.js", "review.css"):
+    for name in ("review.js", "common.js", "canvas.js", "page.css"):
         assert ask.get(f"/{TOKEN}/static/{name}").status_code == 200
     assert ask.get(f"/{TOKEN}/static/server.py").status_code == 404
-    assert ask.get(f"/{TOKEN}/static/..%2Fpage.html").status_code == 404
+    assert ask.get(f"/{TOKEN}/static/..%2Freview.html").status_code == 404
 
 
 def test_a_mask_is_described_shown_and_decided_on(ask, review):
     name = ids(review)[1]
     shown = ask.get(f"/{TOKEN}/api/items/{name}").json()
     assert (shown["name"], shown["runner_up"], shown["verdict"]) == ("a", "b", None)
-    image = Image.open(io.BytesIO(ask.get(f"/{TOKEN}/api/items/{name}/image").content))
-    mask = Image.open(io.BytesIO(ask.get(f"/{TOKEN}/api/items/{name}/mask").content))
-    assert image.size == mask.size
-    alpha = np.asarray(mask)[..., 3]
-    # Shown are 40 columns and 48 rows, at 1024 pixels; the mask has 8 x 8 of them.
-    assert (alpha == 90).mean() == pytest.approx(64 / (40 * 48), rel=0.1)
-    whole = ask.get(f"/{TOKEN}/api/items/{name}/mask", params={"whole": True}).content
-    assert Image.open(io.BytesIO(whole)).size == (1024, 1024)
-    answer = ask.post(f"/{TOKEN}/api/decisions", json={"item": name, "label": None}).json()
-    assert [one["verdict"] for one in answer["items"]] == [None, "rejected", None]
+    box = ",".join(map(str, shown["part"]))
+    part = ask.get(f"/{TOKEN}/api/images/image/part", params={"box": box}).content
+    assert max(Image.open(io.BytesIO(part)).size) == 1024
+    outline = ask.get(f"/{TOKEN}/api/items/{name}/outline", params={"box": box}).json()
+    mask = from_runs(outline["runs"], outline["grid"])
+    # Shown are 40 columns and 48 rows; the mask has 8 x 8 of them.
+    assert mask.shape == (48, 40) and mask[8:16, :8].all() and mask.sum() == 64
+    small = ask.get(f"/{TOKEN}/api/items/{name}/thumbnail").content
+    assert max(Image.open(io.BytesIO(small)).size) == 256
+    others = ask.get(f"/{TOKEN}/api/images/image/others", params={"box": box, "but": name}).content
+    assert np.asarray(Image.open(io.BytesIO(others)))[..., 3].any()
+    answer = ask.post(f"/{TOKEN}/api/decisions", json={"items": [name], "label": None}).json()
+    assert [(one["id"], one["verdict"]) for one in answer["changed"]] == [(name, "rejected")]
     assert answer["precision"][0]["decided"] == 1
     again = ask.post(f"/{TOKEN}/api/undo").json()
-    assert again["undone"] == name
-    assert [one["verdict"] for one in again["items"]] == [None] * 3
+    assert again["undone"] == [name]
+    assert [one["verdict"] for one in again["changed"]] == [None]
 
 
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        ({"item": "no-such", "label": "a"}, "not one of the 3 that are shown"),
-        ({"item": 0, "label": "zebra"}, "class 'zebra': expected one of"),
-        ({"item": 0}, "Field required"),
-        ({"item": 0, "label": 3}, "string"),
-        ({"item": 0, "label": "a", "sampled": True}, "Extra inputs"),
-        ({"item": ["x"], "label": "a"}, "string"),
+        ({"items": ["no-such"], "label": "a"}, "not one of the 3 that are shown"),
+        ({"items": 0, "label": "zebra"}, "class 'zebra': expected one of"),
+        ({"items": 0}, "Field required"),
+        ({"items": 0, "label": 3}, "string"),
+        ({"items": 0, "label": "a", "sampled": True}, "Extra inputs"),
+        ({"items": [["x"]], "label": "a"}, "string"),
         ([], "valid dictionary"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_and_not_written(ask, review, tmp_path, said, why):
-    if isinstance(said, dict) and said["item"] == 0:
-        said = {**said, "item": ids(review)[0]}
+    if isinstance(said, dict) and said["items"] == 0:
+        said = {**said, "items": [ids(review)[0]]}
     answer = ask.post(f"/{TOKEN}/api/decisions", json=said)
     assert answer.status_code == 422
     assert why in answer.text
@@ -131,10 +166,11 @@ def test_nothing_to_undo_is_told(ask):
 
 
 def test_an_image_that_changed_since_is_told_and_not_shown(review):
-    def gone(_):
-        raise UnusableImage("changed", "one.png: the file changed since it was listed; run again")
+    class Gone(Grey):
+        def part(self, image, box):
+            raise UnusableImage("changed", "one.png: the file changed since it was listed; run")
 
-    answer = client(review, gone).get(f"/{TOKEN}/api/items/{ids(review)[0]}/image")
+    answer = client(review, Gone()).get(f"/{TOKEN}/api/images/image/part?box=0,0,9,9")
     assert answer.status_code == 410
     assert "changed since" in answer.json()["detail"]
 
@@ -148,3 +184,66 @@ def test_it_listens_on_this_machine_alone_and_says_when_a_port_is_taken():
             probe.connect((host, port))
         with pytest.raises(UserError, match=f"port {port} of 127.0.0.1 cannot be had"):
             listen(port)
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1:5000"])
+def test_another_page_decides_nothing_even_with_the_token(ask, review, tmp_path, origin):
+    said = {"items": [ids(review)[0]], "label": "a"}
+    answer = ask.post(f"/{TOKEN}/api/decisions", json=said, headers={"origin": origin})
+    assert answer.status_code == 403
+    assert not (tmp_path / "log.jsonl").exists()
+    own = {"origin": "http://127.0.0.1:5000"}
+    assert ask.post(f"/{TOKEN}/api/decisions", json=said, headers=own).status_code == 200
+
+
+def runs(*boxes, side=64):
+    return to_runs(np.logical_or.reduce([box(*one, side=side) for one in boxes]))
+
+
+def test_an_outline_pieces_and_an_object_are_drawn(ask, review):
+    first, second, _ = ids(review)
+    part, said = [0, 0, 64, 64], {"image": "image", "part": [0, 0, 64, 64], "label": "b"}
+    drawn = {**said, "item": first, "pieces": [runs((0, 0, 8, 20)), runs((40, 40, 5, 5))]}
+    answer = ask.post(f"/{TOKEN}/api/drawn", json=drawn).json()
+    assert [one["verdict"] for one in answer["changed"]] == ["drawn", "added"]
+    assert [one["area"] for one in answer["changed"]] == [160, 25]
+    there = ask.get(f"/{TOKEN}/api/images/image/at?x=42&y=42").json()["items"]
+    assert [one["id"] for one in there] == [answer["changed"][1]["id"]]
+    new = ask.post(f"/{TOKEN}/api/drawn", json={**said, "pieces": [runs((50, 0, 9, 9))]}).json()
+    assert new["changed"][0]["added"] and new["changed"][0]["label"] == "b"
+    undone = ask.post(f"/{TOKEN}/api/undo").json()
+    assert undone["gone"] == [new["changed"][0]["id"]]
+    undone = ask.post(f"/{TOKEN}/api/undo").json()
+    assert undone["gone"] == [answer["changed"][1]["id"]] and len(ids(review)) == 3
+    merged = ask.post(f"/{TOKEN}/api/merged", json={"items": [first, second]}).json()
+    assert [one["area"] for one in merged["changed"]] == [128, 128]
+    again = {**said, "item": first, "part": part, "pieces": [runs((0, 0, 9, 9))]}
+    answer = ask.post(f"/{TOKEN}/api/drawn", json=again).json()
+    assert {one["id"] for one in answer["changed"]} == {first, second}, "they are one object"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"pieces": [[1, 2]]}, "expected 64 x 64 cells"),
+        ({"pieces": [[64 * 64]]}, "the outline is empty"),
+        ({"pieces": [[5000, -904]]}, "expected 64 x 64 cells"),
+        ({"part": [0, 0, 65, 64]}, "within 64 x 64 pixels"),
+        ({"image": "other", "item": None}, "not one of those that are shown"),
+        ({"label": "zebra"}, "class 'zebra'"),
+    ],
+)
+def test_a_drawing_that_cannot_be_is_refused(ask, review, tmp_path, change, why):
+    said = {"image": "image", "item": ids(review)[0], "part": [0, 0, 64, 64], "label": "a"}
+    said |= {"pieces": [runs((0, 0, 8, 8))]} | change
+    answer = ask.post(f"/{TOKEN}/api/drawn", json=said)
+    assert answer.status_code == 422 and why in answer.text
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_a_click_is_answered_on_the_part_that_is_shown(ask):
+    asked = {"image": "image", "part": [16, 16, 48, 32], "clicks": [[10, 5, 1]]}
+    answer = ask.post(f"/{TOKEN}/api/prompt", json=asked).json()
+    mask = from_runs(answer["runs"], (16, 32))
+    assert mask[5, 10] and mask.sum() == 45
+    assert ask.post(f"/{TOKEN}/api/prompt", json={**asked, "image": "x"}).status_code == 422

@@ -12,6 +12,7 @@ from PIL import Image
 
 from usam_core.config.project import load_project
 from usam_core.errors import InputError, MissingStepError
+from usam_core.images.ref import Box
 from usam_core.lineage.chain import read_chain
 from usam_core.lineage.show import broken_links
 from usam_core.masks.label_png import read_label_png
@@ -21,7 +22,7 @@ from usam_core.steps import run_step, step_key
 from usam_core.steps.embed import open_store
 from usam_core.steps.lineage_checks import check_chain
 from usam_core.steps.record import decided, decisions_file
-from usam_core.steps.review import open_review, picture, summary
+from usam_core.steps.review import images_shown, open_review, summary
 from usam_core.steps.training_set import same_masks
 
 
@@ -94,7 +95,7 @@ def test_the_labels_hold_what_was_decided(judged):
         "id": now[key_of(kept)]["id"],
         "reviewed": "accepted",
     }
-    said = {"accepted": 1, "changed": 1, "rejected": 1, "not_applied": 0}
+    said = {"accepted": 1, "changed": 1, "drawn": 0, "added": 0, "rejected": 1, "not_applied": 0}
     assert result.summary["reviewed"] == said
     assert not result.reused
 
@@ -179,7 +180,9 @@ def test_a_class_and_a_limit_narrow_the_review(judged):
 
 def test_the_picture_of_a_mask_is_that_of_its_image(judged):
     project, (gone, _, _), _, _, _ = judged
-    assert picture(project, gone).shape[:2] == tuple(gone.instance.rle["size"])
+    images = images_shown(project, open_review(project))
+    assert images.size_hw(gone.sha256) == tuple(gone.instance.rle["size"])
+    assert images.part(gone.sha256, Box((10, 40), (20, 80))).shape == (30, 60, 3)
 
 
 def test_without_labels_there_is_nothing_to_review(tiny_project):

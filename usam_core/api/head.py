@@ -14,7 +14,6 @@ from usam_core.inference.calibration import Calibration
 from usam_core.inference.scoring import Labelled, label_image, labelled_image
 from usam_core.labels.image import LabelledImage
 from usam_core.labels.label_map import LabelMap
-from usam_core.review.rulings import Rulings
 from usam_core.steps.read_settings import reading_of
 from usam_core.types import TOKENS_BLOCK, MaskSet
 
@@ -132,13 +131,13 @@ class Head:
         """
         return self._embed(take(image, reading_of(self._encoder)).read(None))
 
-    def label(self, masks: MaskSet, rulings: Rulings | None = None) -> LabelledImage:
-        """Label masks; `rulings` are what a person has decided of them."""
-        done = self.score(masks, rulings)
+    def label(self, masks: MaskSet) -> LabelledImage:
+        """Label masks."""
+        done = self.score(masks)
         return labelled_image(done, masks, self.label_map, path="", sha256="", painted=done.labels)
 
-    def score(self, masks: MaskSet, rulings: Rulings | None = None) -> Labelled:
-        """Label masks, as arrays; `rulings` are what a person has decided of them.
+    def score(self, masks: MaskSet) -> Labelled:
+        """Label masks, as arrays.
 
         Raises:
             InputError: the masks lack features that the head reads.
@@ -157,5 +156,4 @@ class Head:
             self.inference,
             self.names,
             self._calibration,
-            rulings,
         )

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from usam_core.head.checkpoint import load_head
 from usam_core.images.given import GivenImage, ImageLike, take
 from usam_core.images.read import read_image
 from usam_core.images.ref import Box, ImageRef, Tile, tile_digest, tiles_of
-from usam_core.labels.image import LabelledImage
+from usam_core.labels.image import LabelledImage, count_labels
 from usam_core.outputs.label_files import LabelCanvas
 from usam_core.outputs.lists import SCHEMA, instance_rows, record_batches
 from usam_core.review.rulings import Rulings
@@ -112,11 +113,7 @@ class Project:
             known |= {"path": given.path.removeprefix(place), "root": self._settings.images.root}
         if given.large is not None:
             return self._predict_tiled(given, given.large, known)
-        rulings = None
-        decisions = self._decisions.get(given.sha256)
-        if decisions:
-            rulings = Rulings(decisions, head.names, self.config.label_of)
-        labelled = head.label(self._masks(given), rulings)
+        labelled = self._ruled(head.label(self._masks(given)), given.sha256)
         return with_picture(labelled, given.read, **known)
 
     def embeddings(self, image: ImageLike) -> MaskSet:
@@ -240,4 +237,14 @@ class Project:
                 image, masks, head.score, head.label_map, self.config.inference, canvas
             )
             painted = canvas.labels()
-        return with_picture(labelled, given.read, tiles, painted=painted, **known)
+        labelled = self._ruled(replace(labelled, painted=painted), given.sha256)
+        return with_picture(labelled, given.read, tiles, **known)
+
+    def _ruled(self, labelled: LabelledImage, sha256: str) -> LabelledImage:
+        """A labelled image, with its label map, as it is by what a person has decided."""
+        decisions = self._decisions.get(sha256)
+        if not decisions or labelled.painted is None:
+            return labelled
+        iou = self.config.inference.nms_iou
+        ruled = Rulings(decisions, self.config.label_of, iou).apply(labelled, labelled.painted)
+        return replace(ruled, pixels=count_labels(labelled.painted))

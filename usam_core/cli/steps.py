@@ -191,8 +191,9 @@ def review(
         return
     need("review", "usam review")
     from usam_core.config.training import class_colors
-    from usam_core.review.server import HOST, listen, make_app, serve
-    from usam_core.steps.review import only_review, picture
+    from usam_core.review.server import make_app
+    from usam_core.steps.pictures import open_prompter
+    from usam_core.steps.review import images_shown, only_review
 
     with only_review(loaded):
         session = open_review(loaded, order, only or (), limit, terminal.progress_for_terminal())
@@ -203,23 +204,43 @@ def review(
             token,
             loaded.config.name,
             class_colors(session.classes, chosen),
-            lambda item: picture(loaded, item),
+            images_shown(loaded, session),
             learned_from_decisions(loaded),
+            open_prompter(loaded),
+            f"usam run {project}",
         )
-        listening = listen(port)
-        address = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"
-        if json:
-            terminal.print_json({"page": address, "masks": len(session.items)})
-        else:
-            print_line(f"{len(session.items)} masks to look at; Ctrl-C ends this")
-            print_line(address)
-        if browser:
-            webbrowser.open(address)
-        with suppress(KeyboardInterrupt):
-            serve(app, listening)
+        masks = len(session.items)
+        _serve_page(app, token, port, browser, json, "masks", masks, "usam review")
         precision = summed_up(loaded)
     if not json:
         _print_precision(loaded, precision, json)
+        print_line(f"next: usam run {project}")
+
+
+def _serve_page(
+    app: Any,
+    token: str,
+    port: int,
+    browser: bool,
+    as_json: bool,
+    what: str,
+    count: int,
+    command: str,
+) -> None:
+    """Serve a page until Ctrl-C, and say where it is."""
+    from usam_core.review.web import HOST, listen, serve
+
+    listening = listen(port, command)
+    address = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"
+    if as_json:
+        terminal.print_json({"page": address, what: count})
+    else:
+        print_line(f"{count} {what} to look at; Ctrl-C ends this")
+        print_line(address)
+    if browser:
+        webbrowser.open(address)
+    with suppress(KeyboardInterrupt):
+        serve(app, listening)
 
 
 def _print_precision(project: Any, precision: list[Any], as_json: bool) -> None:

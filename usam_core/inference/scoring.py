@@ -1,7 +1,7 @@
 """From a head and one image's masks to the kept instances (U-SAM, section 3.6)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,6 @@ from usam_core.labels.image import LabelledImage, count_labels, list_instances
 from usam_core.labels.label_map import LabelMap
 from usam_core.masks.bits import areas, upscale, valid_hw
 from usam_core.masks.paint import Overlaps, paint, paint_votes, suppress
-from usam_core.review.rulings import Rulings
 from usam_core.types import TOKENS_BLOCK, Instances, MaskSet
 
 MAX_NEAR = 2
@@ -67,14 +66,12 @@ class Labelled(NamedTuple):
         labels: uint8 or uint16 (h, w); see `usam_core.masks.paint` for who gets a pixel.
         missed: the dropped masks nearest to being kept; scored by the confidence that fell short.
         least: float32 (p,), the threshold of each of `missed`.
-        rejected: instances that a person rejected; None where nobody has decided anything.
     """
 
     instances: Instances
     labels: np.ndarray
     missed: Instances
     least: np.ndarray
-    rejected: Instances | None = None
 
 
 @torch.inference_mode()
@@ -207,7 +204,6 @@ def label_image(
     config: InferenceConfig,
     class_names: Sequence[str],
     calibration: Calibration | None = None,
-    rulings: Rulings | None = None,
 ) -> Labelled:
     """Label one image: score, gate, threshold, suppress, and paint.
 
@@ -219,7 +215,6 @@ def label_image(
         class_names: the head's classes.
         calibration: gives probabilities, presence and thresholds; None takes the head's softmax
             as it is, and gates nothing.
-        rulings: a person's decisions on the image's masks, if any.
     """
     masks = candidates(head, mask_set, features, config, len(class_names))
     masks = masks[is_good(masks, mask_set.size_hw, config)]
@@ -236,24 +231,16 @@ def label_image(
     scores = mask_scores(confidence[wanted], kept.predicted_iou, config)
     stay = suppress(kept.packed, scores, config.nms_iou)
     instances, shown = _instances(kept[stay], scores[stay], probability[stay], mask_set.size_hw)
-    stay = stay[shown]
-    best, rejected = kept.packed[stay], None
-    if rulings is not None:
-        ruled = rulings.apply(instances, kept.packed, kept.classes, stay, config)
-        instances, rejected = ruled.instances, ruled.rejected
-        kept, scores = replace(kept[ruled.voters], classes=ruled.classes), scores[ruled.voters]
+    best = kept.packed[stay[shown]]
     if config.paint == "vote":
         labels = paint_votes(kept.packed, kept.classes, scores, mask_set.size_hw, limits / 2)
     else:
         labels = paint(instances, len(class_names))
-    if rejected is not None:
-        # Duplicates of other instances may still reach into what a person rejected.
-        labels[rejected.masks.any(axis=0) & ~instances.masks.any(axis=0)] = 0
     dropped = np.flatnonzero(~wanted)
     reached = confidence[dropped] / np.maximum(limits[masks.classes[dropped]], 1e-6)
     near = dropped[near_misses(masks.packed[dropped], reached, best, config.nms_iou)]
     missed, _ = _instances(masks[near], confidence[near], every[near], mask_set.size_hw)
-    return Labelled(instances, labels, missed, limits[missed.classes], rejected)
+    return Labelled(instances, labels, missed, limits[missed.classes])
 
 
 def _instances(
@@ -324,7 +311,6 @@ def labelled_image(
         label_map=label_map,
         instances=list_instances(done.instances, points),
         missed=list_instances(done.missed, thresholds=done.least),
-        rejected=None if done.rejected is None else list_instances(done.rejected),
         pixels=count_labels(done.labels),
         **known,
     )

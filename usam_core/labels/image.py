@@ -36,9 +36,10 @@ class Instance:
         runner_up: index of the next most probable class; None where there is but one.
         entropy: of the class distribution, nats.
         predicted_iou: SAM's estimate, usually 0 to 1.
-        prompt: the point of the grid.
+        prompt: the point of the grid; None of a mask that a person made.
         point: column and row of that point, pixels.
-        reviewed: `accepted` or `changed` by a person; None where nobody has decided.
+        reviewed: `accepted`, `changed` (its class), `drawn` (its outline) or `added` by a person;
+            None where nobody has decided.
         head_said: the head's class index, where a person has changed it.
         threshold: of a missed mask: the score that it should have reached.
     """
@@ -289,8 +290,6 @@ def list_instances(
     for row, mask in enumerate(instances.masks):
         shape, index = mask_record(mask, 0), int(instances.classes[row])
         runner_up = int(instances.runner_up[row])
-        head_said = -1 if instances.head_said is None else int(instances.head_said[row])
-        reviewed = None if head_said < 0 else "accepted" if head_said == index else "changed"
         listed.append(
             Instance(
                 class_index=index,
@@ -304,8 +303,6 @@ def list_instances(
                 predicted_iou=round(float(instances.predicted_iou[row]), 6),
                 prompt=int(instances.prompts[row]),
                 point=None if points is None else tuple(round(x, 2) for x in points[row].tolist()),
-                reviewed=reviewed,
-                head_said=head_said if reviewed == "changed" else None,
                 threshold=None if thresholds is None else round(float(thresholds[row]), 6),
             )
         )

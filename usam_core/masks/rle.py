@@ -92,6 +92,21 @@ def crop(rle: dict[str, Any]) -> Crop:
     return Crop(top, left, mask)
 
 
+def inside(rle: dict[str, Any], rows: slice, columns: slice) -> np.ndarray:
+    """Return the part of a mask within some rows and columns, bool."""
+    part = crop(rle)
+    found = np.zeros((rows.stop - rows.start, columns.stop - columns.start), bool)
+    h, w = part.mask.shape
+    top, left = max(part.top, rows.start), max(part.left, columns.start)
+    bottom, right = min(part.top + h, rows.stop), min(part.left + w, columns.stop)
+    if top < bottom and left < right:
+        there = slice(top - rows.start, bottom - rows.start)
+        across = slice(left - columns.start, right - columns.start)
+        here = part.mask[top - part.top : bottom - part.top, left - part.left : right - part.left]
+        found[there, across] = here
+    return found
+
+
 def mask_record(mask: np.ndarray, category_id: int) -> dict[str, Any]:
     """Return the COCO annotation of a mask, bool (h, w), without its ids and without a score."""
     return {"category_id": category_id, **measures(encode(mask)), "iscrowd": 0}

@@ -122,6 +122,11 @@ class LabelCanvas:
         here = self._labels[part.top : part.top + rows, part.left : part.left + columns]
         here[part.mask & (here == before)] = after
 
+    @property
+    def on_disk(self) -> np.ndarray:
+        """The label map itself, (h, w); only what is looked at comes into memory."""
+        return self._labels
+
     def labels(self) -> np.ndarray:
         """A copy of the label map in memory, (h, w)."""
         return np.array(self._labels)

@@ -1,8 +1,12 @@
-"""A person's decisions on masks: one line of JSON each, added and never changed.
+"""A person's decisions on masks: one line of JSON for each act, added and never changed.
 
 Lines are written whole and synced before the person sees the next mask, so that a killed server
 loses nothing. A decision names the image by its content and the mask by its pixels; rows and
 numbers of a run mean nothing to it, and in another run it is matched by overlap.
+
+What a person draws is a decision too: on a mask of the head, with the outline that takes its
+place, or on no mask, for an object that the head missed. An act on several masks (a split, a
+merge) is one line with all its decisions, which are taken back together.
 """
 
 import functools
@@ -40,9 +44,10 @@ class Decision:
         file_name: the image's name then, for people.
         prompt: the point of the grid that the mask came from.
         mask: COCO's compressed RLE at the image's size.
-        head_class: the head's class name.
+        head_class: the head's class name; None of an object that a person added.
         label: `head_class` (accepted), another name (changed), or None (rejected).
         sampled: the mask was shown by chance, not for its doubt.
+        drawn: the outline that a person gave it, as `mask`; None where that is right.
     """
 
     id: str
@@ -51,15 +56,25 @@ class Decision:
     file_name: str
     prompt: int
     mask: dict[str, Any]
-    head_class: str
+    head_class: str | None
     label: str | None
     sampled: bool
+    drawn: dict[str, Any] | None = None
+
+    @property
+    def outline(self) -> dict[str, Any]:
+        """The mask as it is by this decision."""
+        return self.mask if self.drawn is None else self.drawn
 
     @property
     def verdict(self) -> str:
-        """`accepted`, `changed` or `rejected`."""
+        """`accepted`, `changed`, `drawn`, `added` or `rejected`."""
         if self.label is None:
             return "rejected"
+        if self.head_class is None:
+            return "added"
+        if self.drawn is not None:
+            return "drawn"
         return "accepted" if self.label == self.head_class else "changed"
 
 
@@ -68,7 +83,9 @@ class _Undo:
     undo: str
 
 
-_LINE: TypeAdapter[Decision | _Undo] = TypeAdapter(Decision | _Undo)
+_LINE: TypeAdapter[Decision | _Undo | list[Decision]] = TypeAdapter(
+    Decision | _Undo | list[Decision]
+)
 
 
 def mask_id(sha256: str, mask: dict[str, Any]) -> str:
@@ -76,7 +93,7 @@ def mask_id(sha256: str, mask: dict[str, Any]) -> str:
     return value_digest([sha256, list(mask["size"]), mask["counts"]])[:24]
 
 
-def append(file: Path, line: dict[str, Any]) -> None:
+def append(file: Path, line: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Add one line to a log; it is on the disk when this returns.
 
     Raises:
@@ -99,13 +116,21 @@ def append(file: Path, line: dict[str, Any]) -> None:
             os.close(handle)
 
 
-def append_decision(file: Path, decision: Decision) -> None:
-    """Add a decision to a log."""
-    append(file, asdict(decision))
+def append_decision(file: Path, *decisions: Decision) -> None:
+    """Add a decision to a log, or the decisions of one act."""
+    made = [_as_json(decision) for decision in decisions]
+    append(file, made if len(made) > 1 else made[0])
+
+
+def _as_json(decision: Decision) -> dict[str, Any]:
+    values = asdict(decision)
+    if decision.drawn is None:
+        del values["drawn"]
+    return values
 
 
 def append_undo(file: Path, decision_id: str) -> None:
-    """Take a decision back: what was said of the mask before holds again."""
+    """Take the act of a decision back: what was said of its masks before holds again."""
     append(file, {"undo": decision_id})
 
 
@@ -134,25 +159,46 @@ def read_log(file: Path) -> tuple[list[Decision], list[int]]:
             f"{file}: cannot be read ({error.strerror}); expected the log of what was decided in "
             "`usam review`; put it back, or move what lies there away"
         ) from error
-    decisions: dict[str, Decision] = {}
+    acts: dict[str, list[Decision]] = {}
+    act_of: dict[str, str] = {}
     bad = []
     for number, line in enumerate(lines, start=1):
         if not line.strip() and number == len(lines):
             continue  # behind the last line's end
         try:
-            one = _LINE.validate_json(line, strict=True)
-            if isinstance(one, _Undo):
-                decisions.pop(one.undo, None)
+            read = _LINE.validate_json(line, strict=True)
+            if isinstance(read, _Undo):
+                acts.pop(act_of.get(read.undo, ""), None)
                 continue
-            h, w = one.mask["size"]
-            # Pycocotools would never come back from runs that do not add up.
-            pixels = _pixels(one.mask["counts"])
-            if not (type(h) is type(w) is int and min(h, w) > 0 and h * w == pixels < 2**32):
-                raise ValueError("the mask's runs do not fill its image")
-            decisions[one.id] = one
-        except (ValueError, TypeError, KeyError, AttributeError):
+            act = read if isinstance(read, list) else [read]
+            for one in act:
+                _check(one)
+            acts[act[0].id] = act
+            act_of |= {one.id: act[0].id for one in act}
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
             bad.append(number)
-    return list(decisions.values()), bad
+    return [one for act in acts.values() for one in act], bad
+
+
+def last_act(file: Path) -> list[Decision]:
+    """The decisions of the last act that was not taken back; none where there is no log."""
+    lines = read_log(file)[0]
+    if not lines:
+        return []
+    # An act is a line: its decisions have one time.
+    return [one for one in lines if one.time == lines[-1].time]
+
+
+def _check(one: Decision) -> None:
+    """Raise a `ValueError` where a decision's masks cannot be."""
+    h, w = one.mask["size"]
+    for mask in (one.mask, one.outline):
+        # Pycocotools would never come back from runs that do not add up.
+        pixels = _pixels(mask["counts"])
+        if list(mask["size"]) != [h, w] or not (
+            type(h) is type(w) is int and min(h, w) > 0 and h * w == pixels < 2**32
+        ):
+            raise ValueError("the mask's runs do not fill its image")
 
 
 def standing(decisions: Iterable[Decision]) -> list[Decision]:
@@ -205,9 +251,28 @@ def match(
 def judged(decision: Decision, name: str, label_of: Mapping[str, str]) -> bool | None:
     """Whether a mask that the head calls `name` is one, as far as a decision on it says.
 
-    A rejected name says nothing of another one: None. `label_of` maps class names to the names at
-    the project's level.
+    A rejected name says nothing of another one: None. A mask that was drawn anew was right if its
+    name was, and little was drawn (`SAME_MASK`). `label_of` maps class names to the names at the
+    project's level.
     """
     if decision.label is None:
         return False if decision.head_class == name else None
-    return label_of.get(decision.label, decision.label) == name
+    if label_of.get(decision.label, decision.label) != name:
+        return False
+    if decision.drawn is None:
+        return True
+    return bool(coco_mask.iou([decision.drawn], [decision.mask], [0])[0, 0] >= SAME_MASK)
+
+
+def count_objects(decisions: Iterable[Decision]) -> int:
+    """Number of objects that decisions speak of, at most one for each.
+
+    Masks that were merged have one outline; an object that a person added and took away is none.
+    """
+    return len(
+        {
+            (one.sha256, one.outline["counts"])
+            for one in decisions
+            if one.label is not None or one.head_class is not None
+        }
+    )

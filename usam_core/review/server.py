@@ -1,54 +1,68 @@
-"""The page of a review, served to this machine alone."""
+"""The page of a review: masks one at a time or in a grid, decided on or drawn anew."""
 
-import hmac
-import io
-import socket
-from collections.abc import Callable
-from functools import lru_cache
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import uvicorn
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
-from fastapi.middleware.trustedhost import TrustedHostMiddleware
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
-from jinja2 import Environment, PackageLoader
-from PIL import Image
-from pydantic import BaseModel, ConfigDict, StringConstraints
-from scipy import ndimage
+from fastapi import APIRouter, FastAPI, Response
+from pydantic import BaseModel, ConfigDict, Field
 
-from usam_core.errors import InputError, UserError
-from usam_core.images.read import UnusableImage
 from usam_core.labels.label_map import LabelMap
+from usam_core.review.drawing import (
+    drawn_on,
+    from_runs,
+    grid_hw,
+    on_grid,
+    part_of,
+    reduced,
+    rims,
+    thumbnail,
+    to_runs,
+    window,
+)
 from usam_core.review.session import Item, Session
-
-HOST = "127.0.0.1"
-PAGE = "page"
-_STATIC = ("review.css", "review.js")
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-}
-"""Nothing from elsewhere is loaded, and the address with its token goes nowhere."""
-
-LONGEST = 1024
-"""Longest side of a picture that is sent, pixels."""
-_MARGIN = 0.75
-"""Surroundings shown on each side of a mask, as a share of its longer side; but at least `_MIN`."""
-_MIN = 32
-_OPACITY = 90
+from usam_core.review.web import (
+    Id,
+    Label,
+    Part,
+    Runs,
+    Shown,
+    box_of,
+    guarded_app,
+    image_routes,
+    page_routes,
+)
+from usam_core.sam.prompt import Prompter
 
 
-class Said(BaseModel):
-    """A decision from the page: a mask and its class name, null for "rejected"."""
+_GREY = (128, 128, 128)
+"""Of a class that the review does not know."""
 
+
+class _Said(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    item: Annotated[str, StringConstraints(max_length=64)]
-    label: Annotated[str, StringConstraints(max_length=200)] | None
+
+
+class Decided(_Said):
+    """A decision from the page: masks and their class name, null for "rejected"."""
+
+    items: Annotated[list[Id], Field(min_length=1, max_length=10_000)]
+    label: Label | None
+
+
+class Drawn(_Said):
+    """Outlines from the page: of a mask, whose pieces they are, or of a new object."""
+
+    image: Id
+    item: Id | None = None
+    part: Part
+    pieces: Annotated[list[Runs], Field(min_length=1, max_length=100)]
+    label: Label
+
+
+class Merged(_Said):
+    """Masks of one image that are one object."""
+
+    items: Annotated[list[Id], Field(min_length=2, max_length=100)]
 
 
 def make_app(
@@ -56,8 +70,10 @@ def make_app(
     token: str,
     title: str,
     colors: np.ndarray,
-    picture: Callable[[Item], np.ndarray],
+    images: Shown,
     learned: bool = False,
+    prompter: Prompter | None = None,
+    following: str = "usam run",
 ) -> FastAPI:
     """The application; every address begins with the token.
 
@@ -66,29 +82,26 @@ def make_app(
         token: requests without it are refused.
         title: the project's name.
         colors: uint8 (c + 1, 3), of background and of each class.
-        picture: gives a mask's image, uint8 (h, w, 3).
+        images: the project's images, by their digests.
         learned: the head has learned from decisions, which the page then says.
+        prompter: answers clicks; None leaves brush and eraser.
+        following: the command that uses what was decided.
     """
-    seen = lru_cache(maxsize=2)(lambda item_id: picture(session.item(item_id)))
     hexes = ["#" + bytes(color).hex() for color in colors[1:]]
-    page = Environment(loader=PackageLoader(__package__, PAGE), autoescape=True)
+    routes = APIRouter()
 
-    def known(token_given: str) -> None:
-        if not hmac.compare_digest(token_given.encode(), token.encode()):
-            raise HTTPException(403, "the address lacks the token; open the one `usam review` says")
+    def color_of(item: Item) -> tuple[int, ...]:
+        name = session.shown_name(item)
+        if name not in session.classes:
+            return _GREY
+        return tuple(colors[LabelMap.id_of(session.classes.index(name))].tolist())
 
-    app = FastAPI(title="usam review", docs_url=None, redoc_url=None, openapi_url=None)
-    routes = APIRouter(prefix="/{token_given}", dependencies=[Depends(known)])
-
-    @routes.get("/", response_class=HTMLResponse)
-    def whole_page() -> str:
-        return page.get_template("page.html").render(title=title, learned=learned)
-
-    @routes.get("/static/{name}")
-    def static(name: str) -> FileResponse:
-        if name not in _STATIC:
-            raise HTTPException(404, f"{name!r}: expected one of {list(_STATIC)}")
-        return FileResponse(Path(str(resources.files(__package__) / PAGE / "static" / name)))
+    def told(items: list[Item]) -> dict[str, Any]:
+        return {
+            "changed": [item.to_json() for item in items if item.id in session.items],
+            "gone": [item.id for item in items if item.id not in session.items],
+            **session.numbers(),
+        }
 
     @routes.get("/api/state")
     def state() -> dict[str, Any]:
@@ -98,134 +111,74 @@ def make_app(
     def item(item_id: str) -> dict[str, Any]:
         return _description(session.item(item_id), session)
 
-    @routes.get("/api/items/{item_id}/image")
-    def image(item_id: str, whole: bool = False) -> Response:
-        rgb = seen(item_id)
-        part = _part(session.item(item_id), whole)
-        return Response(photograph(rgb, part), media_type="image/jpeg")
-
-    @routes.get("/api/items/{item_id}/mask")
-    def mask(item_id: str, whole: bool = False) -> Response:
+    @routes.get("/api/items/{item_id}/outline")
+    def outline(item_id: str, box: str) -> dict[str, Any]:
         one = session.item(item_id)
-        color = colors[LabelMap.id_of(session.classes.index(one.name))]
-        layer = veil(one.instance.mask(), _part(one, whole), tuple(color.tolist()))
-        return Response(layer, media_type="image/png")
+        part = box_of(images, one.sha256, box)
+        return {"runs": to_runs(on_grid(one.outline, part)), "grid": grid_hw(part)}
+
+    @routes.get("/api/items/{item_id}/thumbnail")
+    def small(item_id: str) -> Response:
+        one = session.item(item_id)
+        size_hw = images.size_hw(one.sha256)
+        box = part_of(window(one.bbox, size_hw), size_hw)
+        rgb = reduced(images.part(one.sha256, box), box)
+        picture = thumbnail(rgb, on_grid(one.outline, box), color_of(one))
+        return Response(picture, media_type="image/jpeg")
+
+    @routes.get("/api/images/{image}/others")
+    def others(image: str, box: str, but: str = "") -> Response:
+        part = box_of(images, image, box)
+        shown = [one for one in session.of_image(image) if one.id != but and one.stands]
+        masks = [on_grid(one.outline, part) for one in shown]
+        named = [color_of(one) for one in shown]
+        return Response(rims(masks, named, grid_hw(part)), media_type="image/png")
+
+    @routes.get("/api/images/{image}/at")
+    def at(image: str, x: int, y: int) -> dict[str, Any]:
+        found = session.at(image, x, y)
+        return {"items": [one.to_json() for one in found]}
 
     @routes.post("/api/decisions")
-    def decide(said: Said) -> dict[str, Any]:
-        session.decide(said.item, said.label)
-        return state()
+    def decide(said: Decided) -> dict[str, Any]:
+        return told(session.decide(said.items, said.label))
+
+    @routes.post("/api/drawn")
+    def draw(said: Drawn) -> dict[str, Any]:
+        size_hw = images.size_hw(said.image)
+        part = part_of(said.part, size_hw)
+        grids = [from_runs(runs, grid_hw(part)) for runs in said.pieces]
+        before = None if said.item is None else session.item(said.item).outline
+        # What lies beyond the part belongs to the first piece.
+        pieces = [
+            drawn_on(None if number else before, grid, part, size_hw)
+            for number, grid in enumerate(grids)
+        ]
+        return told(session.draw(said.image, said.item, pieces, said.label))
+
+    @routes.post("/api/merged")
+    def merge(said: Merged) -> dict[str, Any]:
+        return told(session.merge(said.items))
 
     @routes.post("/api/undo")
     def undo() -> dict[str, Any]:
         undone = session.undo()
-        return {**state(), "undone": undone and undone.id}
+        return {**told(undone), "undone": [one.id for one in undone]}
 
-    @app.exception_handler(InputError)
-    def wrong(_: Request, error: InputError) -> JSONResponse:
-        gone = isinstance(error, UnusableImage)
-        return JSONResponse({"detail": str(error)}, status_code=410 if gone else 422)
-
-    @app.middleware("http")
-    async def guarded(request: Request, answer: Any) -> Response:
-        response = await answer(request)
-        response.headers.update(_HEADERS)
-        return response
-
-    app.include_router(routes)
-    # A foreign page whose name was made to point here still says its own name.
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
-    return app
-
-
-def listen(port: int) -> socket.socket:
-    """A socket on 127.0.0.1; port 0 takes any free one.
-
-    Raises:
-        UserError: the port is taken.
-    """
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((HOST, port))
-    except OSError as error:
-        listening.close()
-        raise UserError(
-            f"port {port} of {HOST} cannot be had ({error.strerror}); choose another: "
-            "`usam review PROJECT --port 0` takes any free one"
-        ) from None
-    return listening
-
-
-def serve(app: FastAPI, listening: socket.socket) -> None:
-    """Serve until the process is interrupted."""
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
-    uvicorn.Server(config).run(sockets=[listening])
-
-
-def _part(item: Item, whole: bool) -> tuple[int, int, int, int]:
-    h, w = item.instance.rle["size"]
-    return (0, 0, w, h) if whole else window(item.instance.bbox, (h, w))
+    whole = page_routes("review.html", title=title, learned=learned, following=following)
+    for more in (routes, image_routes(images, prompter)):
+        whole.include_router(more)
+    return guarded_app("usam review", token, whole)
 
 
 def _description(item: Item, session: Session) -> dict[str, Any]:
-    one, decision = item.instance, item.decision
+    one = item.instance
+    size_hw = tuple(one.rle["size"])
     return {
-        "id": item.id,
-        "file_name": item.file_name,
-        "name": item.name,
+        **item.to_json(),
         "runner_up": None if one.runner_up is None else session.classes[one.runner_up],
-        "score": one.score,
         "probability": one.probability,
-        "entropy": one.entropy,
         "disagreement": item.doubt.get("disagreement"),
-        "area": one.area,
-        "verdict": decision and decision.verdict,
-        "label": decision and decision.label,
+        "size": size_hw,
+        "part": window(item.bbox, size_hw),
     }
-
-
-def window(box_xywh: tuple[float, ...], size_hw: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the part of an image that is shown around a mask.
-
-    >>> window((10, 10, 40, 20), (100, 200))
-    (0, 0, 82, 62)
-    """
-    left, top, width, height = box_xywh
-    margin = max(_MIN, _MARGIN * max(width, height))
-    bounds = (left - margin, top - margin, left + width + margin, top + height + margin)
-    limits = (size_hw[1], size_hw[0]) * 2
-    x0, y0, x1, y1 = (int(np.clip(b, 0, m)) for b, m in zip(bounds, limits, strict=True))
-    return x0, y0, x1, y1
-
-
-def photograph(rgb: np.ndarray, part: tuple[int, int, int, int]) -> bytes:
-    """A part of an image, uint8 (h, w, 3), as JPEG, its longer side `LONGEST` pixels."""
-    return _encoded(_sized(Image.fromarray(rgb).crop(part), Image.Resampling.LANCZOS), "JPEG")
-
-
-def veil(mask: np.ndarray, part: tuple[int, int, int, int], color: tuple[int, ...]) -> bytes:
-    """A mask, bool (h, w), in its class's color with a white and black rim; PNG, clear elsewhere.
-
-    As large as the `photograph` of the same part.
-    """
-    grey = Image.fromarray(mask.astype(np.uint8) * 255).crop(part)
-    inside = np.asarray(_sized(grey, Image.Resampling.BILINEAR)) >= 128
-    layer = np.zeros((*inside.shape, 4), np.uint8)
-    layer[inside] = (*color, _OPACITY)
-    outer = ndimage.binary_dilation(inside, iterations=3) & ~inside
-    layer[outer] = (0, 0, 0, 255)
-    layer[ndimage.binary_dilation(inside, iterations=2) & ~inside] = (255, 255, 255, 255)
-    return _encoded(Image.fromarray(layer), "PNG")
-
-
-def _sized(image: Image.Image, resampling: Image.Resampling) -> Image.Image:
-    scale = LONGEST / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    return image.resize((width, height), resampling)
-
-
-def _encoded(image: Image.Image, kind: str) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format=kind)
-    return file.getvalue()

@@ -26,6 +26,7 @@ from usam_core.outputs.ledger import Edit, changed_counts
 from usam_core.outputs.lists import write_coco
 from usam_core.parallel.workers import Piece, run_pieces
 from usam_core.progress import Progress
+from usam_core.review.decisions import count_objects
 from usam_core.steps import embed
 from usam_core.steps.annotate_notes import Tally, annotate_notes
 from usam_core.steps.base import Inputs, StepResult, identities, step_folder
@@ -128,8 +129,10 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         pieces.append(Piece(name, len(rows), (project, store.path, head_file, part)))
     for image, shards in tiled:
         png = f"{MASKS}/{names[image.path]}"
-        parts.append(part_file(image.path, image.sha256, image.keys, shards, png))
-        of_image = LargePart(parts[-1], image, shards, png, written.get(png), blocks)
+        said = decisions.get(image.sha256, [])
+        ruled = [decisions_digest(said)] if said else []
+        parts.append(part_file(image.path, image.sha256, image.keys, shards, png, *ruled))
+        of_image = LargePart(parts[-1], image, shards, png, written.get(png), blocks, said)
         name = f"labelling {len(shards)} tiles of {image.path}"
         large.append(Piece(name, len(shards), (project, store.path, head_file, of_image)))
     fresh = sum(run_pieces(label_part, pieces, "Labelling", config.compute, "cpu", progress))
@@ -154,7 +157,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         "edited": tally.edited,
         "covered": dict(tally.covered),
         "notes": annotate_notes(project, tally.edited, tally.covered, len(contents)),
-        **tally.reviewed(sum(map(len, decisions.values()))),
+        **tally.reviewed(sum(map(count_objects, decisions.values()))),
     }
     files = [folder / COCO, folder / RUN, *parts, *overlays]
     return finished("annotate", key, folder / COCO, summary, files)
@@ -225,10 +228,8 @@ def sentence(summary: dict[str, Any]) -> str:
     )
     if not (reviewed := s.get("reviewed")):
         return text
-    return (
-        f"{text}; reviewed: {reviewed['accepted']} accepted, {reviewed['changed']} changed, "
-        f"{reviewed['rejected']} rejected, {reviewed['not_applied']} not applied"
-    )
+    counts = (f"{count} {kind.replace('_', ' ')}" for kind, count in reviewed.items())
+    return f"{text}; reviewed: {', '.join(counts)}"
 
 
 def _read_by_all(project: Project) -> Inputs:

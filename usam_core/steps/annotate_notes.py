@@ -84,5 +84,6 @@ class Tally:
         """How many decisions were matched to a mask, and how many were not."""
         if not decisions:
             return {}
-        applied = {kind: self._reviewed[kind] for kind in ("accepted", "changed", "rejected")}
+        kinds = ("accepted", "changed", "drawn", "added", "rejected")
+        applied = {kind: self._reviewed[kind] for kind in kinds}
         return {"reviewed": {**applied, "not_applied": decisions - sum(applied.values())}}

@@ -25,7 +25,7 @@ from usam_core.head.checkpoint import card_path, load_head
 from usam_core.images.ref import Tile
 from usam_core.inference.calibration import Calibration
 from usam_core.inference.scoring import Labelled, label_image, labelled_image
-from usam_core.labels.image import Instance, LabelledImage
+from usam_core.labels.image import Instance, LabelledImage, count_labels
 from usam_core.labels.label_map import LabelMap
 from usam_core.labels.parts import Parts, write_part
 from usam_core.lineage.document import portable
@@ -125,20 +125,21 @@ class Labeller:
         single = self._project.config.inference.mask_choice == "single"
         return self._store.read_shard(shard, shas, blocks, tokens=tokens, single=single)
 
-    def label(self, mask_set: MaskSet, decisions: list[Decision] | None = None) -> Labelled:
-        """Label one image, for which a person may have decided something."""
-        config, names, rulings = self._project.config, self.label_map.names, None
-        if decisions:
-            rulings = Rulings(decisions, names, config.label_of)
+    def label(self, mask_set: MaskSet) -> Labelled:
+        """Label one image."""
         return label_image(
             self._head,
             mask_set,
             self._features,
-            config.inference,
-            names,
+            self._project.config.inference,
+            self.label_map.names,
             self._calibration,
-            rulings,
         )
+
+    def rulings(self, decisions: list[Decision] | None) -> Rulings:
+        """What a person has decided of an image's masks."""
+        config = self._project.config
+        return Rulings(decisions or [], config.label_of, config.inference.nms_iou)
 
 
 @functools.lru_cache(maxsize=1)
@@ -195,14 +196,16 @@ def label_part(
     images = []
     with progress.bar("Labelling", len(part.rows)) as bar:
         for sha256, mask_set in labeller.mask_sets(part.shard, wanted):
-            done = labeller.label(mask_set, part.decisions.get(sha256))
+            done = labeller.label(mask_set)
+            found = labelled_image(done, mask_set, labeller.label_map, path="", sha256=sha256)
+            found = labeller.rulings(part.decisions.get(sha256)).apply(found, done.labels)
+            found = replace(found, pixels=count_labels(done.labels))
             save = functools.partial(save_label_png, labels=done.labels, signed=True)
             for path, png in wanted[sha256]:
                 digest = _save_png(
                     part, folder / png, part.written.get(png), mask_set.size_hw, save
                 )
-                known = {"path": path, "sha256": sha256, "png": png, "png_sha256": digest}
-                images.append(labelled_image(done, mask_set, labeller.label_map, **known))
+                images.append(replace(found, path=path, png=png, png_sha256=digest))
                 bar.advance()
     write_part(part.file, images)
     return len(images)
@@ -219,6 +222,7 @@ class LargePart:
         png: its label PNG, below the step's folder.
         written: digest of that PNG as an earlier run wrote it.
         blocks: see `Labeller`.
+        decisions: what a person has decided of its masks.
     """
 
     file: Path
@@ -227,6 +231,7 @@ class LargePart:
     png: str
     written: str | None
     blocks: dict[str, str]
+    decisions: list[Decision] = field(default_factory=list)
 
 
 def label_large(
@@ -256,6 +261,9 @@ def label_large(
         canvas = LabelCanvas(file, image.size_hw, label_dtype(len(label_map.names)))
         settings = project.config.inference
         labelled = label_tiles(image, mask_sets(), labeller.label, label_map, settings, canvas)
+        if part.decisions:
+            labelled = labeller.rulings(part.decisions).apply(labelled, canvas.on_disk)
+            labelled = replace(labelled, pixels=canvas.counts())
         png = folder / part.png
         digest = _save_png(part, png, part.written, image.size_hw, canvas.save)
     write_part(part.file, [replace(labelled, png=part.png, png_sha256=digest)])

@@ -213,7 +213,11 @@ def decisions_digest(decisions: Iterable[Decision]) -> str:
     """Digest of what decisions say, whenever it was said."""
     return value_digest(
         sorted(
-            [d.sha256, d.prompt, d.mask["counts"], d.head_class, d.label or "", d.label is None]
+            [
+                *(d.sha256, d.prompt, d.mask["counts"], d.head_class or ""),
+                *(d.label or "", d.label is None),
+                *([] if d.drawn is None else [d.drawn["counts"]]),
+            ]
             for d in decisions
         )
     )

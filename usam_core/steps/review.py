@@ -4,8 +4,8 @@ import heapq
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import cast
 
 import numpy as np
 import torch
@@ -17,23 +17,27 @@ from usam_core.files.atomic import sweep
 from usam_core.files.digest import write_sealed
 from usam_core.head.bags import choose_masks
 from usam_core.head.checkpoint import card_path, load_head
-from usam_core.images.read import read_image
 from usam_core.inference.scoring import class_logits, thresholds
 from usam_core.labels.image import Instance, LabelledImage
+from usam_core.masks.rle import measures
 from usam_core.progress import SILENT, Progress
 from usam_core.review import Order
 from usam_core.review.decisions import Decision, judged, match
+from usam_core.review.rulings import BY_HAND
 from usam_core.review.session import LEVEL, Item, Listed, Precision, Session, queue
 from usam_core.steps import annotate, embed
 from usam_core.steps.base import step_folder
 from usam_core.steps.blocks import head_blocks
 from usam_core.steps.label_images import head_path, read_calibration
-from usam_core.steps.read_settings import how_to_read
+from usam_core.steps.pictures import ProjectImages
 from usam_core.steps.record import decided, decisions_file, labels_record, read_record
 
 PRECISION = "precision.json"
 MAX_ASKED = 2000
 """The other head is run on at most so many images: those of the smallest digests."""
+MAX_EMPTY = 1000
+"""So many images in which nothing was found are offered, for what the head missed."""
+_COLUMNS = ("instances", "rejected", "tiles")
 LOOKED_BACK = 100
 """So many of the last decisions may be gone back to."""
 
@@ -110,14 +114,9 @@ def learned_from_decisions(project: Project) -> bool:
     return bool(card.get("training_reviewed"))
 
 
-def picture(project: Project, item: Item) -> np.ndarray:
-    """The image of a mask, uint8 (h, w, 3).
-
-    Raises:
-        UnusableImage: the file is gone or not the one that was labelled.
-    """
-    address = project.image_address(item.file_name)
-    return read_image(address, sha256=item.sha256, **how_to_read(project)).rgb
+def images_shown(project: Project, session: Session) -> ProjectImages:
+    """The images of a review, for its page."""
+    return ProjectImages(project, session.file_names())
 
 
 def _list(
@@ -142,10 +141,13 @@ def _list(
     doubtful: dict[str, _Largest] = {m: _Largest(limit) for m in measures}
     drawn = {name: _Largest(limit) for name in wanted}
     before: list[tuple[Item, Decision]] = []
-    for number, item in enumerate(_items(project, other)):
+    empty: dict[str, str] = {}
+    part_of: dict[str, str] = {}
+    for number, item in enumerate(_items(project, other, empty, part_of)):
         if item.name not in draws:
             continue
-        draws[item.name].append(item.draw)
+        if not item.added:
+            draws[item.name].append(item.draw)
         if item.decision is not None:
             before.append((item, item.decision))
             continue
@@ -163,7 +165,23 @@ def _list(
         [item for item, _ in before],
         [*back, *shown],
         project.config.label_of,
+        lambda sha256: _beside(project, part_of.get(sha256), sha256),
+        empty,
     )
+
+
+def _beside(project: Project, part: str | None, sha256: str) -> list[Item]:
+    """All masks of one image, of the part of the labels that has it."""
+    labels = annotate.labels(project)
+    if part not in labels.files:
+        return []
+    parts = replace(labels, files={part: labels.files[part]})
+    found = (one for one in parts.images(_COLUMNS) if one.sha256 == sha256)
+    image = next(found, None)
+    if image is None:
+        return []
+    names = project.config.label_names
+    return _items_of(image, names, decided(project.out).get(sha256, []))
 
 
 class _Largest:
@@ -183,46 +201,103 @@ class _Largest:
         return [item for _, _, item in sorted(self._heap, key=lambda one: one[:2], reverse=True)]
 
 
-def _images(project: Project) -> Iterator[LabelledImage]:
-    """Yield what was labelled, each image once, a part in memory at a time."""
+def _images(project: Project) -> Iterator[tuple[str, LabelledImage]]:
+    """Yield what was labelled and the part that has it, each image once, some in memory at a time.
+    """
     seen = set()
-    for image in annotate.labels(project).images(["instances", "rejected", "tiles"]):
-        # Decisions are applied to whole images, so tiles are not shown.
-        if image.sha256 not in seen and image.tiles is None:
-            seen.add(image.sha256)
-            yield image
+    labels = annotate.labels(project)
+    for name, sha256 in labels.files.items():
+        for image in replace(labels, files={name: sha256}).images(_COLUMNS):
+            if image.sha256 not in seen:
+                seen.add(image.sha256)
+                yield name, image
 
 
-def _items(project: Project, other: dict[tuple[str, int], float]) -> Iterator[Item]:
-    """Yield every mask that the head listed, also those that a person has rejected since."""
+def _items(
+    project: Project,
+    other: dict[tuple[str, int], float],
+    empty: dict[str, str] | None = None,
+    part_of: dict[str, str] | None = None,
+) -> Iterator[Item]:
+    """Yield every mask that the head listed, those too that a person has rejected since or added.
+
+    Args:
+        other: see `_disagreement`.
+        empty: names of images without any mask go here, `MAX_EMPTY` at most.
+        part_of: the part of the labels that has each image goes here.
+    """
     config, decisions = project.config, decided(project.out)
     names, label_of = config.label_names, config.label_of
     limits = thresholds(config.inference, names, read_calibration(project))
-    for image in _images(project):
-        listed = _listed(image)
-        rles, prompts = [one.rle for one, _ in listed], [prompt for _, prompt in listed]
-        matched = match(rles, prompts, decisions.get(image.sha256, []))
-        for (one, prompt), decision in zip(listed, matched, strict=True):
-            place = one.class_index if one.head_said is None else one.head_said
-            item = Item(image.sha256, image.path, names[place], one)
-            if decision is not None and judged(decision, item.name, label_of) is not None:
-                item.decision = decision
+    timed = config.inference.score == "confidence_x_iou"
+    for part, image in _images(project):
+        items = _items_of(image, names, decisions.get(image.sha256, []))
+        if part_of is not None:
+            part_of[image.sha256] = part
+        if empty is not None and not items and len(empty) < MAX_EMPTY:
+            empty[image.sha256] = image.path
+        for item in items:
+            one, decision = item.instance, item.decision
+            if decision is not None and judged(decision, item.name, label_of) is None:
+                item.decision = None
+            if item.name not in names:
+                continue  # of another level
+            if item.added or one.prompt is None:
+                yield item
+                continue
             # What was compared with the threshold; the score may be that times the predicted IoU.
             quality = min(max(one.predicted_iou or 0.0, 0.0), 1.0)
-            timed = config.inference.score == "confidence_x_iou" and quality
-            confidence = one.score / quality if timed else one.score
+            confidence = one.score / quality if timed and quality else one.score
             item.doubt = {"entropy": one.entropy or 0.0}
-            item.doubt["threshold"] = float(limits[place]) - confidence
-            opinion = other.get((image.sha256, prompt))
+            item.doubt["threshold"] = float(limits[names.index(item.name)]) - confidence
+            opinion = other.get((image.sha256, one.prompt))
             if opinion is not None:
                 item.doubt["disagreement"] = opinion
             yield item
 
 
-def _listed(image: LabelledImage) -> list[tuple[Instance, int]]:
-    """The masks that the head listed, each with its prompt, which all masks of labels have."""
-    every = [*image.instances, *(image.rejected or ())]
-    return [(one, cast(int, one.prompt)) for one in every]
+def _items_of(
+    image: LabelledImage, names: Sequence[str], decisions: Sequence[Decision]
+) -> list[Item]:
+    """The masks of an image with what was decided of each; those that a person made too.
+
+    A mask whose outline is a person's stands for the head's mask that it took the place of.
+    """
+    by_outline = {one.outline["counts"]: one for one in decisions if one.label is not None}
+    items, used, listed = [], [], []
+    for one in _listed(image):
+        said = by_outline.get(one.rle["counts"]) if one.reviewed else None
+        if said is None or (said.verdict not in BY_HAND and one.prompt is not None):
+            listed.append(one)
+            continue
+        used.append(said)
+        items.append(_by_hand(image, said, one))
+    left = [one for one in decisions if not any(one is other for other in used)]
+    prompts = [-1 if one.prompt is None else one.prompt for one in listed]
+    matched = match([one.rle for one in listed], prompts, left)
+    for one, decision in zip(listed, matched, strict=True):
+        place = one.class_index if one.head_said is None else one.head_said
+        items.append(Item(image.sha256, image.path, names[place], one, decision=decision))
+    # What was added since the labels were made.
+    for one in left:
+        new = one.head_class is None and one.label is not None
+        if new and not any(one is other for other in matched):
+            items.append(_by_hand(image, one, None))
+    return items
+
+
+def _by_hand(image: LabelledImage, said: Decision, listed: Instance | None) -> Item:
+    shape = measures(said.mask)
+    index = listed.class_index if listed else 0
+    one = listed or Instance(index, said.mask, 0, (0, 0, 0, 0), 1.0, probability=1.0, entropy=0.0)
+    one = replace(one, rle=said.mask, area=shape["area"], bbox=tuple(shape["bbox"]))
+    name = said.head_class or said.label or ""
+    return Item(image.sha256, image.path, name, one, {}, said, added=said.head_class is None)
+
+
+def _listed(image: LabelledImage) -> list[Instance]:
+    """The masks that the head listed, or a person made."""
+    return [*image.instances, *(image.rejected or ())]
 
 
 def _disagreement(project: Project, progress: Progress) -> dict[tuple[str, int], float]:
@@ -240,8 +315,11 @@ def _disagreement(project: Project, progress: Progress) -> dict[tuple[str, int],
     choice = project.config.inference.mask_choice
     store = embed.open_store(project)
     store.use_blocks(head_blocks(project))
-    images = _images(project)
-    prompts = {image.sha256: [prompt for _, prompt in _listed(image)] for image in images}
+    prompts = {
+        image.sha256: [one.prompt for one in _listed(image) if one.prompt is not None]
+        for _, image in _images(project)
+        if image.tiles is None
+    }
     asked = heapq.nsmallest(MAX_ASKED, (sha256 for sha256, some in prompts.items() if some))
     distances: dict[tuple[str, int], float] = {}
     with progress.bar("Asking the other head", len(asked)) as bar:

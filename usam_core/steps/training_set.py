@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from usam_core.config.training import ComposeConfig
 from usam_core.errors import InputError
 from usam_core.head.bags import choose_masks
 from usam_core.head.losses import UNKNOWN
+from usam_core.images.ref import is_large, tile_digest, tiles_of
 from usam_core.masks.bits import pack, valid_hw
 from usam_core.masks.label_png import read_label_png
-from usam_core.masks.rle import decode
+from usam_core.masks.rle import decode, encode, inside, measures
 from usam_core.review.decisions import SAME_MASK, Decision
 from usam_core.rng import derive_seed
 from usam_core.steps.base import Inputs
@@ -182,7 +184,7 @@ def _reviewed_bags(
         int64 (d, 2), prompt and mask of its rows, repeated to fill it.
     """
     config, bags = project.config, []
-    decisions = decided(project.out)
+    decisions = _by_embedding(project, decided(project.out))
     usable = sorted(usable_images(project, store, decisions))
     for sha256, columns in store.read_rows(usable, ["packed_masks"]):
         packed = columns["packed_masks"]
@@ -198,6 +200,25 @@ def _reviewed_bags(
     return bags
 
 
+def _by_embedding(
+    project: Project, decisions: dict[str, list[Decision]]
+) -> dict[str, list[Decision]]:
+    """Decisions by what is embedded: of large images, by the tiles that see most of the object."""
+    images = project.config.images
+    found: dict[str, list[Decision]] = {}
+    for sha256, some in decisions.items():
+        h, w = some[0].mask["size"]
+        if not is_large((h, w), images.tile):
+            found[sha256] = some
+            continue
+        for tile, one in product(tiles_of((h, w), images.tile or 0, images.overlap), some):
+            part = inside(one.outline, *tile.box.slices)
+            if 2 * part.sum() > measures(one.outline)["area"]:
+                key = tile_digest(sha256, tile.box)
+                found.setdefault(key, []).append(replace(one, mask=encode(part), drawn=None))
+    return found
+
+
 def same_masks(packed: np.ndarray, decision: Decision) -> np.ndarray:
     """Prompt and number of every mask that is the decision's, int64 (k, 2).
 
@@ -205,7 +226,7 @@ def same_masks(packed: np.ndarray, decision: Decision) -> np.ndarray:
         packed: uint8 (d, m, u, b), the image's masks.
         decision: of a mask of that image.
     """
-    mask = decode(decision.mask)
+    mask = decode(decision.outline)
     frame = packed.shape[-2]
     rows, columns = valid_hw(mask.shape, frame)
     grey = Image.fromarray(mask.astype(np.uint8) * 255)
