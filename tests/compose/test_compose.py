@@ -389,3 +389,12 @@ def test_of_an_object_that_sticks_out_of_the_frame_the_part_inside_is_shown():
     assert np.array_equal(color[5, [2, 15]], [[255, 0, 0], [0, 0, 255]])
     assert (cover[5, [0, 29]] == 1).all()
     assert not cover[5, 30:].any()
+
+
+@pytest.mark.parametrize(("count", "scenes"), [(12, 15), (59, 15), (60, 30), (239, 30), (240, 60)])
+def test_scenes_for_calibration_grow_with_the_project(tiny_project, monkeypatch, count, scenes):
+    project = load_project(tiny_project, compose={})
+    monkeypatch.setattr(step.embed, "wanted_files", lambda _: dict.fromkeys(range(count)))
+    assert step.wanted_scenes(project) == {"train": 0, "held_out": scenes}
+    project = load_project(tiny_project, compose={"held_out_scenes": 7})
+    assert step.wanted_scenes(project)["held_out"] == 7
