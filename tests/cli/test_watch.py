@@ -18,9 +18,10 @@ class Work:
     def __init__(self, what, total, **settings):
         self.now, self.said = 0.0, []
         self.pace = Pace(total, clock=lambda: self.now)
-        self.lines = Lines(
-            what, self.pace, lambda line: self.said.append((self.now, line)), **settings
-        )
+        self.lines = Lines(what, self.pace, self.say, **settings)
+
+    def say(self, line):
+        self.said.append((self.now, line))
 
     def do(self, items, seconds):
         for _ in range(items):
@@ -35,10 +36,8 @@ def test_long_work_is_told_of_once_its_first_items_are_measured():
     work.do(5, 2.0)
     at, line = work.said[0]
     assert at == 13  # one is not enough: it waited for the model
-    assert line.startswith(
-        "Embedding 600 images: 2 s an image, measured on the first 2; done about"
-    )
-    assert line.endswith(", in 20 min; Embedding: disk") or ", in 19 min" in line
+    assert line.startswith("Embedding 600 images: 2 s an image, measured on the first 2; done ")
+    assert line.endswith(", in 19 min; Embedding: disk")
 
 
 def test_short_work_is_not_told_of():
@@ -111,14 +110,16 @@ def test_nothing_is_shown_where_no_command_line_is_at_work(seen, finished_projec
 
 def test_what_was_stopped_says_where_and_what_is_kept(finished_project):
     shown = Watch()
-    with (
-        pytest.raises(KeyboardInterrupt),
-        shown.run(load_project(finished_project), ["collect", "embed", "fit"]),
-    ):
+
+    def work():
         shown.finish("pictures")
         with shown.bar("Embedding", 7) as bar:
             bar.advance(3)
             raise KeyboardInterrupt
+
+    project = load_project(finished_project)
+    with pytest.raises(KeyboardInterrupt), shown.run(project, ["collect", "embed", "fit"]):
+        work()
     assert shown.stopped() == (
         "stopped in step 2 of 3, embed at 3 of 7 images (embedding); kept: finished steps "
         "(collect) and every image that went through SAM"

@@ -21,6 +21,7 @@ from usam_core.head.losses import UNKNOWN
 from usam_core.masks.label_png import read_label_png
 from usam_core.rng import generator
 from usam_core.steps import STEPS, intact, run_step, step_folder
+from usam_core.steps import compose as compose_step
 from usam_core.steps.compose import held_out_pictures, read_scenes
 from usam_core.steps.embed import open_store
 from usam_core.steps.training_set import lessons
@@ -394,7 +395,7 @@ def test_of_an_object_that_sticks_out_of_the_frame_the_part_inside_is_shown():
 @pytest.mark.parametrize(("count", "scenes"), [(12, 15), (59, 15), (60, 30), (239, 30), (240, 60)])
 def test_scenes_for_calibration_grow_with_the_project(tiny_project, monkeypatch, count, scenes):
     project = load_project(tiny_project, compose={})
-    monkeypatch.setattr(step.embed, "wanted_files", lambda _: dict.fromkeys(range(count)))
-    assert step.wanted_scenes(project) == {"train": 0, "held_out": scenes}
+    monkeypatch.setattr(compose_step.embed, "wanted_files", lambda _: dict.fromkeys(range(count)))
+    assert compose_step.wanted_scenes(project) == {"train": 0, "held_out": scenes}
     project = load_project(tiny_project, compose={"held_out_scenes": 7})
-    assert step.wanted_scenes(project)["held_out"] == 7
+    assert compose_step.wanted_scenes(project)["held_out"] == 7

@@ -28,10 +28,14 @@ def ctrl_c():
 
 def test_work_in_hand_comes_to_its_own_end(calls):
     done = []
-    with pytest.raises(KeyboardInterrupt), finishing():
+
+    def work():
         ctrl_c()
         assert stopping()
         done.append(1)
+
+    with pytest.raises(KeyboardInterrupt), finishing():
+        work()
     assert done == [1]
     assert calls == ["noted"]
 
@@ -43,25 +47,35 @@ def test_elsewhere_the_first_one_ends_the_work_there(calls):
 
 
 def test_the_second_one_is_at_once(calls):
+    def work():
+        ctrl_c()
+        ctrl_c()
+
     with pytest.raises(KeyboardInterrupt), finishing():
-        ctrl_c()
-        ctrl_c()
+        work()
     assert calls == ["noted", "at once"]
 
 
 def test_an_inner_block_leaves_it_to_the_outer_one(calls):
     done = []
-    with pytest.raises(KeyboardInterrupt), finishing():
+
+    def work():
         with finishing():
             ctrl_c()
         done.append("outer")
+
+    with pytest.raises(KeyboardInterrupt), finishing():
+        work()
     assert done == ["outer"]
 
 
 def test_an_error_of_the_work_is_not_hidden(calls):
-    with pytest.raises(ValueError, match="broken"), finishing():
+    def work():
         ctrl_c()
         raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"), finishing():
+        work()
 
 
 def test_the_piece_in_hand_is_finished_and_no_other_begun(calls):
