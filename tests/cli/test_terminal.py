@@ -83,6 +83,22 @@ def test_a_second_ctrl_c_stops_at_once(slow_project):
     assert done.returncode == 0, done.stderr
 
 
+def test_ctrl_c_is_told_to_workers_who_seal_what_they_have(slow_project):
+    change(slow_project, compute={"workers": 2}, outputs={"shard_size": 6})
+    assert usam("collect", slow_project).returncode == 0
+    child = spawn("embed", slow_project.parent, folder=slow_project.parent)
+    child.expect(r"Embedding[^\r\n]* [34]/")
+    child.sendintr()
+    child.expect(r"stopped in embed at (\d+) of 13 images")
+    told = int(child.match.group(1))
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 130
+    assert "Traceback" not in child.before
+    stored = len(open_store(load_project(slow_project)).index(refresh=True))
+    assert 3 <= told <= stored < 13
+
+
 def test_without_a_terminal_steps_are_lines_on_stderr_and_the_table_stays_on_stdout(tiny_project):
     done = usam("run", tiny_project.parent)
     assert done.returncode == 0, done.stderr
