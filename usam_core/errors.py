@@ -15,9 +15,14 @@ Every message names the file, the value that came, what was expected, and the fi
 password or a key that stands in a URL: `without_secrets`.
 """
 
+import json
 import re
+import shlex
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 _STARS = "***"
 _PASSWORD = re.compile(
@@ -150,8 +155,25 @@ def complaint(extra: str, wanted_by: str) -> str:
     verb = "is" if len(modules) == 1 else "are"
     return (
         f"{wanted_by} needs {', '.join(modules)}, which {verb} not installed here; "
-        f"run: pip install 'usam[{extra}]'"
+        f"run: {install(extra)}"
     )
+
+
+@cache
+def install(extra: str) -> str:
+    """Return the command that installs an extra here: from the checkout, where usam came from one.
+
+    An index may not have usam, or something else of that name.
+    """
+    try:
+        origin = json.loads(distribution("usam").read_text("direct_url.json") or "{}")
+        url = urlsplit(origin.get("url", ""))
+        is_checkout = url.scheme == "file" and origin["dir_info"].get("editable", False)
+    except (PackageNotFoundError, ValueError, KeyError, AttributeError):
+        is_checkout = False
+    if not is_checkout:
+        return f"pip install 'usam[{extra}]'"
+    return f"pip install -e {shlex.quote(f'{unquote(url.path)}[{extra}]')}"
 
 
 def need(extra: str, wanted_by: str) -> None:

@@ -64,6 +64,7 @@ def watched(noted: Callable[[], None], at_once: Callable[[], None]) -> Iterator[
         del number, frame
         if _asked:
             at_once()
+            return
         ask()
         if not _finishing:
             raise KeyboardInterrupt

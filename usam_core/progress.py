@@ -53,8 +53,8 @@ SILENT = Advance(_show_nothing)
 class Pace:
     """Items done of a total, per second, and the time left; `str` gives all three.
 
-    The clock starts with the first items that are done: what comes before them, such as loading a
-    model, comes once.
+    As soon as that can be, the clock starts with the first items that are done: what comes before
+    them, such as loading a model, comes once.
     """
 
     def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -81,14 +81,19 @@ class Pace:
         return self._clock() - self._begun
 
     @property
+    def is_measured(self) -> bool:
+        """Whether more than the first items are done, which wait for a model to be loaded."""
+        return self._first is not None and self.done > self._first[0]
+
+    @property
     def each(self) -> float | None:
         """Seconds an item; None while that cannot be known."""
         if self._first is None:
             return None
         first, at = self._first
-        if self.done > first:
+        if self.is_measured:
             return (self._clock() - at) / (self.done - first)
-        return self.seconds / self.done if self.done >= self.total else None
+        return self.seconds / self.done
 
     @property
     def left(self) -> float | None:
@@ -137,7 +142,7 @@ class Lines:
         seconds, percent = pace.seconds, pace.percent
         each, left = pace.each, pace.left
         if not self._is_long and each is not None and left is not None:
-            if seconds >= MEASURED_SECONDS and left >= LONG_SECONDS:
+            if pace.is_measured and seconds >= MEASURED_SECONDS and left >= LONG_SECONDS:
                 self._is_long = True
                 self._last = seconds, percent
                 self._say(self._forecast(each, left))
@@ -150,11 +155,13 @@ class Lines:
 
     def _forecast(self, each: float, left: float) -> str:
         pace = self._pace
+        if self._what.startswith(LOADING):
+            rate = f"{size(pace.total)}, {size(1 / max(each, 1e-12))} a second"
+            return f"{self._what}: {rate}; done about {clock(left)}, in {duration(left)}"
         item = ITEMS.get(self._what, "item")
+        article = "an" if item[0] in "aeiou" else "a"
         parts = [
-            f"{self._what} {pace.total:,} {item}s: {each:.2g} s an {item}"
-            if item[0] in "aeiou"
-            else f"{self._what} {pace.total:,} {item}s: {each:.2g} s a {item}",
+            f"{self._what} {pace.total:,} {item}s: {each:.2g} s {article} {item}",
             f"measured on the first {pace.done:,}; done about {clock(left)}, in {duration(left)}",
         ]
         return "; ".join([", ".join(parts), *self._outlook(self._what, pace)])
@@ -166,6 +173,8 @@ LONG_SECONDS = 20.0
 """Work that takes less from there on is not told of beforehand."""
 EVERY_SECONDS, EVERY_PERCENT, BETWEEN_SECONDS = 30.0, 5.0, 5.0
 
+LOADING = "Downloading"
+"""Bars of this name count bytes."""
 ITEMS = {
     "Composing": "scene",
     "Calibrating": "scene",

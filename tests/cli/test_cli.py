@@ -100,6 +100,8 @@ def test_init_writes_a_project_that_says_what_is_missing(tmp_path):
     (tmp_path / "photos").mkdir()
     made = usam("init", "new", "--classes", "dog, cat", "--images", "photos", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
+    assert f"put the images that are to be labelled into {tmp_path / 'photos'}" in made.stdout
+    (tmp_path / "new" / "training").rename(tmp_path / "elsewhere")
     found = usam("collect", tmp_path / "new" / "project.yaml")
     assert found.returncode == 2
     assert "training.path: got 'training'; expected a folder or file that exists" in found.stderr

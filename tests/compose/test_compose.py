@@ -20,7 +20,9 @@ from usam_core.errors import ConfigError, MissingStepError
 from usam_core.head.losses import UNKNOWN
 from usam_core.masks.label_png import read_label_png
 from usam_core.rng import generator
+from usam_core.sources.scenes import SHAPES
 from usam_core.steps import STEPS, intact, run_step, step_folder
+from usam_core.steps import compose as compose_step
 from usam_core.steps.compose import held_out_pictures, read_scenes
 from usam_core.steps.embed import open_store
 from usam_core.steps.training_set import lessons
@@ -389,3 +391,18 @@ def test_of_an_object_that_sticks_out_of_the_frame_the_part_inside_is_shown():
     assert np.array_equal(color[5, [2, 15]], [[255, 0, 0], [0, 0, 255]])
     assert (cover[5, [0, 29]] == 1).all()
     assert not cover[5, 30:].any()
+
+
+@pytest.mark.parametrize(
+    ("count", "classes", "scenes"),
+    [(12, 1, 60), (12, 2, 36), (12, 3, 29), (12, 4, 24), (239, 9, 24), (240, 9, 60), (240, 2, 60)],
+)
+def test_scenes_for_calibration_grow_with_the_project(
+    tiny_project, monkeypatch, count, classes, scenes
+):
+    names = list(SHAPES)[:classes]
+    project = load_project(tiny_project, compose={}, classes=names)
+    monkeypatch.setattr(compose_step.embed, "wanted_files", lambda _: dict.fromkeys(range(count)))
+    assert compose_step.wanted_scenes(project) == {"train": 0, "held_out": scenes}
+    project = load_project(tiny_project, compose={"held_out_scenes": 7})
+    assert compose_step.wanted_scenes(project)["held_out"] == 7

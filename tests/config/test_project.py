@@ -210,7 +210,7 @@ def test_the_template_is_a_valid_project_with_the_defaults(tmp_path):
         (tmp_path / name).mkdir()
     names = ["dog", "yes", "a: b", "3"]
     file = write_template(
-        tmp_path / "new", names, tmp_path / "photos", training=tmp_path / "examples"
+        tmp_path / "new", names, tmp_path / "photos", training=tmp_path / "examples", full=True
     )
     project = load_project(file)
     assert [c.name for c in project.config.classes] == names
@@ -223,7 +223,8 @@ def test_the_template_is_a_valid_project_with_the_defaults(tmp_path):
 
 def test_every_commented_line_of_the_template_can_be_switched_on(tmp_path):
     (tmp_path / "photos").mkdir()
-    file = write_template(tmp_path, ["dog"], tmp_path / "photos", training=tmp_path / "photos")
+    photos = tmp_path / "photos"
+    file = write_template(tmp_path, ["dog"], photos, training=photos, full=True)
     text = file.read_text()
     # The keys of the sections, and of the class; other lines with a colon are sentences.
     sections = (ClassSpec, ImagesConfig, TrainingConfig, SamConfig, HeadConfig, InferenceConfig)
@@ -232,7 +233,7 @@ def test_every_commented_line_of_the_template_can_be_switched_on(tmp_path):
     switched = re.sub(rf"^(    |  )# ({known}): ", r"\1\2: ", text, flags=re.MULTILINE)
     assert switched.count("\n  # ") < text.count("\n  # ") - 30
     config = ProjectConfig.model_validate(yaml.safe_load(switched))
-    plain = {"classes": ["dog"], "images": {"path": str(tmp_path / "photos")}}
+    plain = {"name": tmp_path.name, "classes": ["dog"], "images": {"path": str(photos)}}
     plain["training"] = {"path": str(tmp_path / "photos")}
     assert config == ProjectConfig.model_validate(plain)
     # The sections inside `training`.
@@ -251,7 +252,8 @@ def test_every_commented_line_of_the_template_can_be_switched_on(tmp_path):
 
 def test_the_template_names_every_setting_there_is(tmp_path):
     (tmp_path / "photos").mkdir()
-    file = write_template(tmp_path, ["dog"], tmp_path / "photos", training=tmp_path / "photos")
+    photos = tmp_path / "photos"
+    file = write_template(tmp_path, ["dog"], photos, training=photos, full=True)
     named = set(re.findall(r"^[ #-]*(\w+):", file.read_text(), flags=re.MULTILINE))
 
     def keys(schema):
@@ -282,7 +284,12 @@ def test_the_schema_knows_every_key_and_refuses_others(tmp_path):
 def test_a_template_for_another_source_is_valid_and_has_its_settings_ready(tmp_path, source):
     (tmp_path / "photos").mkdir()
     file = write_template(
-        tmp_path / "new", ["dog"], tmp_path / "photos", source=source, contact="me@lab.example"
+        tmp_path / "new",
+        ["dog"],
+        tmp_path / "photos",
+        source=source,
+        contact="me@lab.example",
+        full=True,
     )
     training = load_project(file).config.training
     assert training.source == source

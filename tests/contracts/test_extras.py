@@ -14,9 +14,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name as canonical
 
 from tests.conftest import change, write_tiny_project
+from usam_core import errors
 from usam_core.config.project import check_extras, needed_extras
 from usam_core.config.results import ComputeConfig
-from usam_core.errors import EXTRAS, MissingExtraError, StoreAccessError
+from usam_core.errors import EXTRAS, MissingExtraError, StoreAccessError, install
 from usam_core.features.model import find_model
 from usam_core.files.fsspec_io import file_system
 from usam_core.parallel import workers
@@ -212,7 +213,7 @@ def test_a_run_says_all_that_is_missing_before_any_work(bare, tmp_path):
     assert "Traceback" not in done.stderr
     lines = "".join(done.stderr.split())
     for extra in ("web", "features", "dask", "s3"):
-        assert f"pipinstall'usam[{extra}]'" in lines
+        assert install(extra).replace(" ", "") in lines
     assert not (tmp_path / "out").exists()
     looked = bare("doctor", file, "--json", cwd=tmp_path)
     checks = {one["name"]: one for one in json.loads(looked.stdout)}
@@ -241,7 +242,7 @@ def test_a_setting_names_its_extra(extra, tiny_project, none_installed):
     with pytest.raises(MissingExtraError) as error:
         check_extras(project)
     assert str(error.value).startswith("project.yaml: ")
-    assert str(error.value).endswith(f"installed here; run: pip install 'usam[{extra}]'")
+    assert str(error.value).endswith(f"installed here; run: {install(extra)}")
     assert "\n" not in str(error.value)
     assert error.value.exit_code == 2
 
@@ -252,21 +253,19 @@ def test_settings_of_the_main_job_name_none(tiny_project, none_installed):
 
 def test_each_place_that_imports_an_extra_asks_first(tiny_project, none_installed, tmp_path):
     for source in ("web", "synthetic"):
-        with pytest.raises(MissingExtraError, match=rf"source: {source} .*usam\[{source}\]"):
+        with pytest.raises(MissingExtraError, match=rf"source: {source} .*\[{source}\]"):
             choose_source(change(tiny_project, **NEEDING[source]), tmp_path)
     block = change(tiny_project, **NEEDING["features"]).config.features["d"]
-    with pytest.raises(
-        MissingExtraError, match=r"dinov2-base needs transformers.*usam\[features\]"
-    ):
+    with pytest.raises(MissingExtraError, match=r"dinov2-base needs transformers.*\[features\]"):
         find_model(block, tmp_path)
     for config in (ComputeConfig(workers=2), ComputeConfig(scheduler="tcp://10.0.0.5:8786")):
         with (
-            pytest.raises(MissingExtraError, match=r"compute: .* needs dask.*usam\[dask\]"),
+            pytest.raises(MissingExtraError, match=r"compute: .* needs dask.*\[dask\]"),
             workers.open_workers(config, "cpu", 2),
         ):
             pass
     for url, extra in {"s3a://b/x": "s3", "gcs://b/x": "gs", "http://h/x": "http"}.items():
-        with pytest.raises(StoreAccessError, match=rf"^{url} needs .*usam\[{extra}\]"):
+        with pytest.raises(StoreAccessError, match=rf"^{url} needs .*\[{extra}\]"):
             file_system(url)
 
 
@@ -294,3 +293,23 @@ def test_the_default_works_in_one_process_and_says_what_more_could(none_installe
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
         "one process works where 4 could"
     ]
+
+
+@pytest.mark.parametrize(
+    ("origin", "command"),
+    [
+        (None, "pip install 'usam[web]'"),
+        ('{"url": "https://lab.example/usam.whl", "archive_info": {}}', "pip install 'usam[web]'"),
+        (
+            '{"url": "file:///home/me/us%20am", "dir_info": {"editable": true}}',
+            "pip install -e '/home/me/us am[web]'",
+        ),
+    ],
+)
+def test_an_extra_is_installed_from_where_usam_came_from(origin, command, monkeypatch):
+    class Distribution:
+        def read_text(self, name):
+            return origin if name == "direct_url.json" else None
+
+    monkeypatch.setattr(errors, "distribution", lambda name: Distribution())
+    assert install.__wrapped__("web") == command

@@ -23,7 +23,7 @@ from tests.image_server import ImageServer
 from tests.images.test_imagestores_zarr import write_image
 from usam_core.config.images import ImagesConfig
 from usam_core.config.project import load_project
-from usam_core.errors import InputError, TransientError
+from usam_core.errors import InputError, TransientError, install
 from usam_core.files import fsspec_io as opener
 from usam_core.images.listing import row as listing_row
 from usam_core.images.listing import scan as listing
@@ -249,8 +249,8 @@ def test_only_some_files_are_in_flight(memory, monkeypatch):
 @pytest.mark.parametrize(
     ("url", "module", "said"),
     [
-        ("s3://lab/x", "s3fs", "pip install 'usam[s3]'"),
-        ("gs://lab/x", "gcsfs", "pip install 'usam[gs]'"),
+        ("s3://lab/x", "s3fs", f"run: {install('s3')}"),
+        ("gs://lab/x", "gcsfs", f"run: {install('gs')}"),
         ("nosuch://lab/x", "", "expected a local path or a URL"),
     ],
 )

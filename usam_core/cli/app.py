@@ -30,9 +30,9 @@ class _WithExamples(TyperCommand):
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from usam_core import __version__
+        from importlib.metadata import version
 
-        print_line(f"usam {__version__}")
+        print_line(f"usam {version('usam')}")
         raise typer.Exit
 
 

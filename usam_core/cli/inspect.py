@@ -12,7 +12,7 @@ import typer
 
 from usam_core.cli import terminal
 from usam_core.cli.terminal import Json, MaybeProject, ProjectFile, Verbose, print_line
-from usam_core.errors import EXTRAS, complaint, lacking
+from usam_core.errors import EXTRAS, complaint, install, lacking
 
 if TYPE_CHECKING:
     from usam_core.config.project import Project
@@ -208,7 +208,7 @@ def examine(project: "Project | None" = None) -> Iterator[Check]:
             missing = complaint(extra, needed[extra])
             yield Check(f"extra {extra}", "not installed", "bad", missing)
         else:
-            advice = f"not needed; if chosen: pip install 'usam[{extra}]'"
+            advice = f"not needed; if chosen: {install(extra)}"
             yield Check(f"extra {extra}", "not installed", "note", advice)
 
 

@@ -160,7 +160,7 @@ def _ask(choices: Choices, *, ask_folder: bool, force: bool) -> None:
     from usam_core.config.template import check_new
     from usam_core.files.fsspec_io import is_url
 
-    print_line("A new project, in five questions; Enter takes what stands in brackets.")
+    print_line("A new project, in a few questions; Enter takes what stands in brackets.")
     if ask_folder:
 
         def new(text: str) -> Path:

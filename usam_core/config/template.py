@@ -164,9 +164,10 @@ def _short_lines(
     else:
         yield "classes:"
         yield from (f"  - {_scalar(name)}" for name in classes)
+    is_web = training["source"] == "web"
     sections: dict[str, dict[str, Any]] = {
         "images": {"path": str(images)},
-        "training": {**training, **({"web": {"contact": contact}} if contact else {})},
+        "training": {**training, **({"web": {"contact": contact}} if is_web else {})},
         "sam": {"model": sam},
     }
     for key, section in sections.items():

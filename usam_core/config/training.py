@@ -263,8 +263,8 @@ class ComposeConfig(Section):
     none. They cost SAM as much as so many images."""
     held_out_scenes: Annotated[Int, Field(ge=0, le=100_000)] | None = None
     """Scenes for calibration, made of pictures that the head never sees; 0 makes none, and holds
-    no picture out. Empty: as the project has images and pictures, 15 below 60 of them, 30 below
-    240, else 60."""
+    no picture out. Empty: 60, but with fewer than 240 images and pictures only as many as
+    calibration needs: 36 for two classes, 24 for four or more."""
     held_out: Annotated[Float, Field(gt=0, lt=1)] = 0.15
     """Share of each class's pictures that is held out; at least one of four or more."""
     objects: tuple[Annotated[Int, Field(ge=1)], Annotated[Int, Field(le=12)]] = (2, 4)

@@ -88,7 +88,8 @@ class DaskWorkers:
                 if isinstance(event, Future):
                     number = running.pop(event)
                     results[number] = _result(event, pieces[number])
-                    done = left[number]
+                    # A piece that was cut short has told of what it did, or nearly.
+                    done = 0 if stopping() else left[number]
                 else:
                     # A piece that is repeated after a death tells of its items again.
                     number, done = event[0], min(event[1], left[event[0]])

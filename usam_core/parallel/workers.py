@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from usam_core.config.results import ComputeConfig
-from usam_core.errors import lacking, need
+from usam_core.errors import install, lacking, need
 from usam_core.interrupt import finishing
 from usam_core.progress import Advance, Bar, Progress
 
@@ -120,7 +120,7 @@ def open_workers(config: ComputeConfig, device: str, pieces: int) -> Iterator[Wo
 @cache
 def _warn_of_one_process(count: int) -> None:
     """Warn, once a process, that nobody asked for workers and the default cannot have them."""
-    advice = "run pip install 'usam[dask]', or set compute.workers: 0"
+    advice = f"run {install('dask')}, or set compute.workers: 0"
     _log.warning("one process works where %d could: %s", count, advice)
 
 

@@ -5,6 +5,7 @@ honest, and the head sees neither them nor those scenes.
 """
 
 import logging
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -40,8 +41,10 @@ SCENES = "scenes.parquet"
 PICTURES = "pictures.parquet"
 TRAIN, HELD_OUT = "train", "held_out"
 
-_FEW_SCENES, _SCENES = ((60, 15), (240, 30)), 60
-"""Scenes for calibration of projects with less than so many images and pictures, and of others."""
+_SCENES, _MANY = 60, 240
+"""Scenes for calibration of projects with so many images and pictures; others get fewer."""
+_MASKS = 72
+"""So many masks the fewer scenes should show: calibration wants 60, and not every one is found."""
 
 _COLUMNS = ["sha256", "path", "split", "labels", "truth", "truth_sha256", "sources", "background"]
 _log = logging.getLogger(__name__)
@@ -103,15 +106,18 @@ def wanted_scenes(project: Project) -> dict[str, int]:
     """How many scenes of each split are asked for.
 
     Those for calibration cost SAM as much as so many images: where nobody has said how many, a
-    small project gets few. Steps, not a share: a few images more do not make another calibration.
+    small project gets no more than calibration needs. Two steps, not a share: a few images more do
+    not make another calibration.
     """
     config = project.config.compose
     if project.config.training.source == "none":
         return {TRAIN: 0, HELD_OUT: 0}
     held_out_scenes = config.held_out_scenes
     if held_out_scenes is None:
-        count = len(embed.wanted_files(project))
-        held_out_scenes = next((few for below, few in _FEW_SCENES if count < below), _SCENES)
+        held_out_scenes = _SCENES
+        if len(embed.wanted_files(project)) < _MANY:
+            fewest, most = (min(n, len(project.config.classes)) for n in config.objects)
+            held_out_scenes = min(_SCENES, math.ceil(2 * _MASKS / (fewest + most)))
     return {TRAIN: config.scenes, HELD_OUT: held_out_scenes}
 
 

@@ -52,7 +52,7 @@ def embed_notes(project: Project, kept: int, code: str, shown: dict[str, int]) -
         notes.append(
             f"{own} images hold values of a kind that was not among the images when the windows of "
             "the store were computed: each goes through its own percentiles. To compute them anew "
-            "and embed all images again: usam embed --refresh"
+            f"and embed all images again: usam embed {project.file} --refresh"
         )
     tiled = {image.sha256: len(image.tiles) for image in tiled_images(project)}
     if tiled:

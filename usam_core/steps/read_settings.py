@@ -115,7 +115,7 @@ def _window(project: Project) -> Window:
     if windows is None:
         raise MissingStepError(
             f"{file}: no embeddings of this SAM yet, nor the windows that the images are seen "
-            "through; run `usam embed` first"
+            f"through; run `usam embed {project.file}` first"
         )
     return windows
 
