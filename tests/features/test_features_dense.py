@@ -56,11 +56,12 @@ def single_patches(grid, cells=4):
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (4, 3), (2, 4)])
-@pytest.mark.parametrize("model_type", ["dinov2", "dinov2_with_registers", "dinov3_vit"])
+@pytest.mark.parametrize("model_type", ["dinov2", "dinov2_with_registers", "dinov3_vit", "tipsv2"])
 def test_a_masks_vector_is_its_patchs_token_and_no_other_token(models, model_type, grid):
     image, pixels = pixels_of(models, model_type, grid)
+    model = random_model(model_type)
     with torch.no_grad():
-        tokens = random_model(model_type)(pixel_values=pixels).last_hidden_state[0]
+        tokens = getattr(model, "vision_model", model)(pixel_values=pixels).last_hidden_state[0]
     others = len(tokens) - grid[0] * grid[1]
     assert others == 1 + TINY[model_type].get("num_register_tokens", 0)
     found = encoder(models, model_type).describe(
@@ -90,7 +91,9 @@ def test_clips_patches_are_the_last_layers_values_among_the_texts(models, grid):
     np.testing.assert_allclose(found[:, 0], expected.numpy(), **CLOSE)
 
 
-@pytest.mark.parametrize("model_type", ["dinov2", "dinov2_with_registers", "dinov3_vit", "clip"])
+@pytest.mark.parametrize(
+    "model_type", ["dinov2", "dinov2_with_registers", "dinov3_vit", "clip", "tipsv2"]
+)
 def test_a_mask_of_everything_is_the_mean_of_all_patches(models, model_type):
     image, pixels = pixels_of(models, model_type, (4, 3))
     picture_side, _ = tower(models, model_type)

@@ -52,6 +52,13 @@ def init(
     ] = "folder",
     contact: Contact = None,
     sam: Annotated[SamName, typer.Option(help="Which SAM.")] = "nano",
+    recipe: Annotated[
+        Literal["auto", "laptop", "fast", "balanced", "best", "papers"] | None,
+        typer.Option(
+            help="SAM, encoders and head under one word (docs/recipes.md); auto looks at this "
+            "machine and says what it chose."
+        ),
+    ] = None,
     papers: Papers = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite project.yaml.")] = False,
     json: Json = False,
@@ -59,6 +66,12 @@ def init(
     """Write a commented project.yaml, and the JSON schema that editors check it with."""
     from usam_core.config.template import write_template
 
+    word: str | None = recipe
+    told: list[str] = []
+    if recipe == "auto":
+        from usam_core.cli.recipes import tell_choice
+
+        word, told = tell_choice(folder)
     written = write_template(
         folder,
         [name.strip() for name in (classes or "").split(",") if name.strip()],
@@ -69,11 +82,14 @@ def init(
         sam=sam,
         preset={"preset": preset, "names": names} if preset else None,
         papers=papers,
+        recipe=word,
         force=force,
     )
     if json:
-        terminal.print_json({"project": str(written)})
+        terminal.print_json({"project": str(written), "recipe": word, "told": told})
     else:
+        for line in told:
+            terminal.print_line(line)
         terminal.print_line(f"wrote {written}; next: usam run {written}")
 
 

@@ -194,6 +194,7 @@ def examine(project: "Project | None" = None) -> Iterator[Check]:
 
     yield from _machine(project.out if project else Path.cwd())
     yield from _models(project)
+    yield from _recipes(project)
     optional = {module for modules in EXTRAS.values() for module in modules}
     for name, version in versions().items():
         if version != "not installed":
@@ -235,8 +236,24 @@ def _enough(name: str, free: int, min_gib: int, advice: str) -> Check:
     return Check(name, f"{free / (1 << 30):.1f} GiB free", *lacking)
 
 
+def _recipes(project: "Project | None") -> Iterator[Check]:
+    from usam_core.cli.recipes import Machine, rows
+    from usam_core.config.recipes import poor_features
+
+    for name, cost, fault in rows(Machine.look(project.out if project else Path.cwd())):
+        yield Check(f"recipe {name}", cost, "note" if fault else "good", fault)
+    if project:
+        config = project.config
+        found = poor_features(
+            config.sam.model, config.head.features, config.head.text, config.recipe
+        )
+        if found:
+            yield Check("head.features", ", ".join(config.head.features), "note", found)
+
+
 def _models(project: "Project | None") -> Iterator[Check]:
     from usam_core.sam import NANO_WEIGHTS
+    from usam_core.sam.hub_models import HUB_SAMS
     from usam_core.sam.load import OFFICIAL, cache_folder
     from usam_core.sources.diffusion import KNOWN_GB, local_folder
 
@@ -253,6 +270,11 @@ def _models(project: "Project | None") -> Iterator[Check]:
         start = "will be downloaded: " if model == wanted else "not needed; if chosen: "
         advice = f"{start}{checkpoint.bytes / 1e6:.0f} MB from {checkpoint.url}"
         yield Check(f"SAM {model}", "not here", "note", advice)
+    known = HUB_SAMS.get(wanted or "")
+    if known:
+        gate = ", its owner asks for an agreement first" if known.gated else ""
+        text = f"{known.megabytes} MB from {known.hub_id} unless cached, {known.licence}{gate}"
+        yield Check(f"SAM {wanted}", "of the hub", "note", f"will be downloaded: {text}")
     if project and project.config.training.source == "synthetic":
         config = project.config.training.synthetic
         size = f"{KNOWN_GB[config.model]} GB" if config.model in KNOWN_GB else "some GB"

@@ -10,12 +10,15 @@ import yaml
 from pydantic import ValidationError
 
 from usam_core.config import preset_names
+from usam_core.config.recipes import RECIPES
 from usam_core.config.schema import ProjectConfig
 from usam_core.config.yaml_source import section_at
 from usam_core.errors import InputError
 from usam_core.files.atomic import whole_file, write_json
 from usam_core.files.fsspec_io import is_url
 
+NANO = "nano"
+"""The default of `sam.model`, which a recipe replaces."""
 SCHEMA_FILE = "project.schema.json"
 PROJECT_FILE = "project.yaml"
 _WIDTH = 98
@@ -32,6 +35,7 @@ def write_template(
     sam: str = "nano",
     preset: dict[str, str] | None = None,
     papers: bool = False,
+    recipe: str | None = None,
     force: bool = False,
 ) -> Path:
     """Write `project.yaml` and its schema into a folder, and return the project file.
@@ -66,9 +70,13 @@ def write_template(
     chosen = {"source": source, **({"path": path} if source == "folder" else {})}
     place = images if is_url(images) else str(Path(images).absolute())
     lines = list(_lines(preset or classes, place, chosen, contact, sam))
-    if papers:
+    recipe = "papers" if papers else recipe
+    if recipe:
         note = "# The method as the papers print it; other settings are refused."
-        lines[2:2] = ["", note, "recipe: papers"]
+        if recipe != "papers":
+            note = f"# {RECIPES[recipe].summary} (docs/recipes.md); every other setting is yours."
+            lines = [line for line in lines if sam != NANO or line != f"  model: {NANO}"]
+        lines[2:2] = ["", note, f"recipe: {recipe}"]
     with whole_file(target) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_schema(folder / SCHEMA_FILE)
