@@ -133,8 +133,6 @@ RECIPES = {
 }
 """From small to large."""
 PROBE = "a probe on ImageNet reads 11 % from SAM's own, 74 to 77 % from CLIP's and DINOv2's"
-    "a probe on ImageNet reads 11 % from SAM's own features, 74 to 77 % from CLIP's and DINOv2's"
-)
 
 
 def poor_features(sam: str, features: list[str], text: str, recipe: str | None) -> str:
