@@ -90,7 +90,7 @@ def fault(recipe: Recipe, machine: Machine) -> str:
 
 def choose(machine: Machine) -> tuple[str | None, list[str]]:
     """The largest recipe that runs well here, or None, and a sentence for each larger one."""
-    why = []
+    why: list[str] = []
     for name, recipe in reversed(RECIPES.items()):
         if not (found := fault(recipe, machine)):
             return name, why
