@@ -74,17 +74,17 @@ class Recipe:
         return 100 * (masks + 2 * 4 * vectors + 2 * 4 * 256)
 
 
-_DINOV2_SMALL = Part("looks", "facebook/dinov2-small", 88, "Apache-2.0", 1.6, width=384)
-_DINOV2_BASE = Part("looks", "facebook/dinov2-base", 346, "Apache-2.0", 4.3, width=768)
+_DINOV2_SMALL = Part("looks", "facebook/dinov2-small", 88, "Apache-2.0", 1.0, width=384)
+_DINOV2_BASE = Part("looks", "facebook/dinov2-base", 346, "Apache-2.0", 3.0, width=768)
 _DINOV2_LARGE = Part(
-    "looks", "facebook/dinov2-with-registers-large", 1217, "Apache-2.0", 13.0, width=1024
+    "looks", "facebook/dinov2-with-registers-large", 1217, "Apache-2.0", 10.8, width=1024
 )
 _DINOV3_LARGE = Part(
-    *("looks", "facebook/dinov3-vitl16-pretrain-lvd1689m", 1213, "DINOv3 Licence", 13.0),
+    *("looks", "facebook/dinov3-vitl16-pretrain-lvd1689m", 1213, "DINOv3 Licence", 20.0),
     gated=True,
     width=1024,
 )
-_TIPSV2 = Part("names", "google/tipsv2-l14", 1950, "Apache-2.0", 10.0, width=1024)
+_TIPSV2 = Part("names", "google/tipsv2-l14", 1950, "Apache-2.0", 7.1, width=1024)
 
 
 def _settings(sam: str, looks: Part, names: Part | None = None) -> dict[str, Any]:
@@ -111,21 +111,21 @@ RECIPES = {
     ),
     "fast": Recipe(
         "SAM 2.1 small, DINOv2 base: a small GPU, or a CPU overnight",
-        (_sam("sam2.1_small", 184, 13.0), _DINOV2_BASE),
+        (_sam("sam2.1_small", 184, 7.1), _DINOV2_BASE),
         _settings("sam2.1_small", _DINOV2_BASE),
         256,
         gpu_gb=4,
     ),
     "balanced": Recipe(
         "SAM 2.1 base+, DINOv2 large, names by TIPSv2: all Apache-2.0, no agreement",
-        (_sam("sam2.1_base_plus", 324, 16.0), _DINOV2_LARGE, _TIPSV2),
+        (_sam("sam2.1_base_plus", 324, 10.4), _DINOV2_LARGE, _TIPSV2),
         _settings("sam2.1_base_plus", _DINOV2_LARGE, _TIPSV2),
         256,
         gpu_gb=8,
     ),
     "best": Recipe(
         "SAM 2.1 large, DINOv3 large, names by TIPSv2",
-        (_sam("sam2.1_large", 898, 30.0), _DINOV3_LARGE, _TIPSV2),
+        (_sam("sam2.1_large", 898, 23.1), _DINOV3_LARGE, _TIPSV2),
         _settings("sam2.1_large", _DINOV3_LARGE, _TIPSV2),
         256,
         gpu_gb=16,
