@@ -1,6 +1,5 @@
 """Which recipe fits this machine, and what each would download, take and store."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,10 +7,10 @@ from pathlib import Path
 
 from usam_core.config.recipes import RECIPES, Part, Recipe
 from usam_core.errors import lacking
+from usam_core.files.hub import hub_answers, is_cached
 
 _IMAGES = 1000
 """For how many images the disk should have room."""
-_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,13 @@ class Machine:
         existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
         disk = shutil.disk_usage(existing).free
         can_load = not lacking("features")
-        return cls(gpu / 1e9, disk, can_load and _hub_answers(), _is_here, can_load)
+        return cls(
+            gpu / 1e9,
+            disk,
+            can_load and hub_answers(),
+            lambda part: can_load and is_cached(hub_id(part)),
+            can_load,
+        )
 
 
 def hub_id(part: Part) -> str:
@@ -45,25 +50,6 @@ def hub_id(part: Part) -> str:
 
     known = HUB_SAMS.get(part.model)
     return known.hub_id if known else part.model
-
-
-def _is_here(part: Part) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    names = ("model.safetensors", "model.safetensors.index.json")
-    return any(isinstance(try_to_load_from_cache(hub_id(part), name), str) for name in names)
-
-
-def _hub_answers() -> bool:
-    import httpx
-
-    if os.environ.get("HF_HUB_OFFLINE") in ("1", "ON", "YES", "TRUE"):
-        return False
-    try:
-        httpx.head(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=_SECONDS)
-    except (httpx.HTTPError, httpx.InvalidURL):
-        return False
-    return True
 
 
 def missing(recipe: Recipe, machine: Machine) -> list[Part]:
@@ -77,7 +63,7 @@ def fault(recipe: Recipe, machine: Machine) -> str:
     if not machine.can_load:
         return "the extra is not installed: pip install 'usam[features]'"
     if wanted and not machine.hub:
-        return "the hub does not answer, and not here: " + ", ".join(hub_id(one) for one in wanted)
+        return f"the hub does not answer, and {len(wanted)} of its models are not here"
     if gated := [hub_id(part) for part in wanted if part.gated]:
         return f"needs an agreement on the hub first: {', '.join(gated)}"
     if recipe.gpu_gb > machine.gpu_gb:
@@ -129,3 +115,33 @@ def rows(machine: Machine) -> Iterator[tuple[str, str, str]]:
     """Each recipe's name, what it costs here, and why it would not run well, if so."""
     for name in RECIPES:
         yield name, describe(name, machine), fault(RECIPES[name], machine)
+
+
+COLUMNS = [
+    "recipe",
+    "models",
+    "licence",
+    "download",
+    "s an image, a core",
+    "store an image",
+    "here",
+]
+
+
+def table(machine: Machine) -> Iterator[list[str]]:
+    """The same for a terminal, by `COLUMNS`; models one a line."""
+    for name, recipe in RECIPES.items():
+        lines = [
+            (part.model, part.licence + (", agreement first" if part.gated else ""))
+            for part in recipe.parts
+        ]
+        size = sum(part.megabytes for part in missing(recipe, machine))
+        yield [
+            name,
+            "\n".join(model for model, _ in lines),
+            "\n".join(licence for _, licence in lines),
+            f"{size} MB" if size else "nothing",
+            f"{recipe.core_seconds:.0f}",
+            f"{recipe.store_bytes / 1e6:.1f} MB",
+            fault(recipe, machine) or "runs",
+        ]

@@ -54,7 +54,8 @@ class Recipe:
     @property
     def licences(self) -> list[str]:
         """Each licence once."""
-        return list(dict.fromkeys(part.licence for part in self.parts))
+        every = ", ".join(part.licence for part in self.parts)
+        return list(dict.fromkeys(every.split(", ")))
 
     @property
     def gated(self) -> list[str]:
