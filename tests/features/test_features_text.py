@@ -11,7 +11,7 @@ from usam_core.config.model import FeatureConfig
 from usam_core.errors import InputError
 from usam_core.features.text import TEMPLATES, open_text
 
-KINDS = ["clip", "siglip", "siglip2", "tipsv2"]
+KINDS = ["clip", "siglip", "siglip2", "tipsv2", "metaclip_2"]
 # As the tiny tokenizer numbers the words: beginning, words, end.
 A_PHOTO_OF_PER_RING = [2, 4, 5, 6, 4, 9, 1]
 THE_ROD = [2, 7, 10, 1]

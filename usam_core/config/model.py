@@ -86,9 +86,11 @@ FAMILY_OF = {
     "dinov2_with_registers": "dinov2",
     "dinov3_vit": "dinov3",
     "clip": "clip",
+    "metaclip_2": "clip",
     "siglip": "siglip2",
     "siglip2": "siglip2",
     "tipsv2": "tipsv2",
+    "radio": "radio",
 }
 """The family of each `model_type` of `transformers`."""
 FeatureName = Annotated[
@@ -106,7 +108,7 @@ class FeatureConfig(Section):
     folder counts from the project file."""
     revision: str | None = None
     """The hub's commit; empty takes the newest and remembers it with the features."""
-    family: Literal["auto", "dinov2", "dinov3", "clip", "siglip2", "tipsv2"] = "auto"
+    family: Literal["auto", "dinov2", "dinov3", "clip", "siglip2", "tipsv2", "radio"] = "auto"
     """Which kind of encoder; `auto` reads it from the model's config."""
     image_size: Annotated[Int, Field(ge=32, le=4096)] | None = None
     """Longer side of the picture that the encoder sees, pixels, rounded to whole patches; empty

@@ -11,6 +11,8 @@ The picture side of each family gives patch features, their pooling in masks, th
   the masks do that part, as CorrCLIP (arXiv 2411.10086) restricts attention to a mask.
 * TIPSv2: as DINO; its patch tokens are trained to lie in the space of the texts, and its registers
   are a second class token.
+* RADIO: its dense features, likewise; its summary has another width, so the whole picture is the
+  mean of all patches.
 * SigLIP 2: a pooling head asks all patches with one learned query. Its attention is restricted to
   a mask by adding the logarithm of each patch's share to the logits: a full mask gives the model's
   own embedding, exactly.
@@ -30,6 +32,7 @@ from usam_core.config.model import FeatureConfig
 from usam_core.features.model import (
     CLIP,
     NAFLEX,
+    RADIO,
     SIGLIP2,
     TIPSV2,
     Kind,
@@ -96,6 +99,21 @@ class DinoTower(Tower):
 
     def whole(self, pixels: Tensor) -> Tensor:
         return self.model(pixel_values=pixels).pooler_output
+
+
+class RadioTower(Tower):
+    """C-RADIO, without the adaptors to other models' spaces, which `transformers` leaves out."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.width = model.config.hidden_size
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        return self.model(pixel_values=pixels).features
+
+    def whole(self, pixels: Tensor) -> Tensor:
+        return self.patches(pixels).mean(1)
 
 
 class ClipTower(Tower):
@@ -175,6 +193,8 @@ def build_tower(kind: Kind, model: Any) -> Tower:
     """The picture side of a loaded model; its text side is not kept."""
     if kind.family is CLIP:
         return ClipTower(model)
+    if kind.family is RADIO:
+        return RadioTower(model)
     if kind.family is TIPSV2:
         return DinoTower(model.vision_model)
     if kind.model_type == NAFLEX:

@@ -5,9 +5,10 @@ What the families differ in before any weight is read:
     model_type in config.json          family    published at
     dinov2, dinov2_with_registers      dinov2    arXiv 2304.07193, registers arXiv 2309.16588
     dinov3_vit                         dinov3    arXiv 2508.10104
-    clip                               clip      arXiv 2103.00020; MetaCLIP, LAION's, DFN's too
+    clip, metaclip_2                   clip      arXiv 2103.00020; MetaCLIP, LAION's, DFN's too
     siglip (fixed size), siglip2       siglip2   arXiv 2502.14786; `siglip2` is NaFlex
     tipsv2                             tipsv2    TIPSv2 of Google, CVPR 2026; takes plain 0 to 1
+    radio                              radio     C-RADIOv4 of NVIDIA; normalizes 0 to 1 by itself
 
 The normalization is the model's own if a file beside it says so, else what its makers published.
 """
@@ -67,8 +68,9 @@ DINOV3 = Family("dinov3", Normalization(*_IMAGENET, _BILINEAR), False)
 CLIP = Family("clip", Normalization(*_OPENAI, _BICUBIC), True)
 SIGLIP2 = Family("siglip2", Normalization(*_HALF, _BILINEAR), True)
 TIPSV2 = Family("tipsv2", Normalization(*_PLAIN, _BILINEAR), True)
+RADIO = Family("radio", Normalization(*_PLAIN, _BILINEAR), False)
 
-_BY_NAME = {family.name: family for family in (DINOV2, DINOV3, CLIP, SIGLIP2, TIPSV2)}
+_BY_NAME = {family.name: family for family in (DINOV2, DINOV3, CLIP, SIGLIP2, TIPSV2, RADIO)}
 FAMILIES = {model_type: _BY_NAME[name] for model_type, name in FAMILY_OF.items()}
 NAFLEX = "siglip2"
 """The model type whose encoder takes patches instead of pictures."""
@@ -138,7 +140,7 @@ def _vision_settings(folder: Path, model_type: str) -> Any:
         raise InputError(
             f"{folder / 'config.json'}: cannot be read as a {model_type} model ({error}); expected "
             "what save_pretrained writes, and a version of transformers that knows it "
-            "(dinov3 needs 4.56, tipsv2 5.14)"
+            "(dinov3 needs 4.56, radio 5.13, tipsv2 5.14)"
         ) from error
     return getattr(whole, "vision_config", whole)
 
@@ -148,7 +150,7 @@ def _normalization(folder: Path, family: Family) -> Normalization:
     if found is None:
         return published
     settings, file = found
-    if settings.get("do_normalize") is False:
+    if settings.get("do_normalize") is False or family is RADIO:
         return published
     mean, std = mean_and_std(settings, file)
     try:
