@@ -30,7 +30,7 @@ import torch
 import yaml
 
 from usam_core.config.project import Project
-from usam_core.config.schema import RECIPES, ProjectConfig
+from usam_core.config.schema import FILLED_IN, ProjectConfig
 from usam_core.steps import run_step, step_folder
 
 SPELLINGS = {
@@ -68,8 +68,8 @@ ROWS = {
     "papers' mode, teacher": {**PAPERS, "inference": {"head": "teacher"}},
     "papers' mode, student": PAPERS,
     "papers' mode, threshold 0.7 as of SAM+CLIP": {
-        **RECIPES["papers"],
-        "inference": {**RECIPES["papers"]["inference"], "threshold": 0.7},
+        **FILLED_IN["papers"],
+        "inference": {**FILLED_IN["papers"]["inference"], "threshold": 0.7},
     },
     "default, teacher": {"inference": {"head": "teacher"}},
     "default, student": {},

@@ -19,7 +19,11 @@ TINY: dict[str, dict[str, Any]] = {
     "clip": {"patch_size": 16, "image_size": 64},
     "siglip": {"patch_size": 16, "image_size": 64},
     "siglip2": {"patch_size": 16, "num_patches": 16},
+    "tipsv2": {"patch_size": 14, "image_size": 56, "num_register_tokens": 1},
+    "metaclip_2": {"patch_size": 16, "image_size": 64},
+    "radio": {"patch_size": 16, "image_size": 64, "max_img_size": 96},
 }
+WITH_TEXT = ("clip", "siglip", "siglip2", "tipsv2", "metaclip_2")
 _BODY = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -33,6 +37,9 @@ PUBLISHED = {
     "clip": ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
     "siglip": ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
     "siglip2": ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
+    "tipsv2": ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0]),
+    "metaclip_2": ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
+    "radio": ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0]),
 }
 
 
@@ -41,15 +48,17 @@ def random_model(model_type: str, **changes: Any) -> Any:
     from transformers import AutoConfig, AutoModel
 
     vision = {**_BODY, **TINY[model_type], **changes}
-    if model_type in ("clip", "siglip", "siglip2"):
+    if model_type in WITH_TEXT:
         text = {**_BODY, "vocab_size": 32, "max_position_embeddings": 16, "hidden_size": 24}
         text |= {"eos_token_id": 1, "bos_token_id": 2, "pad_token_id": 0, "projection_size": 32}
-        if model_type == "clip":
+        if model_type in ("clip", "metaclip_2"):
             text.pop("projection_size")
             config = AutoConfig.for_model(
-                "clip", vision_config=vision, text_config=text, projection_dim=20
+                model_type, vision_config=vision, text_config=text, projection_dim=20
             )
         else:
+            if model_type == "tipsv2":  # one width, no projection
+                text["hidden_size"] = text.pop("projection_size")
             config = AutoConfig.for_model(model_type, vision_config=vision, text_config=text)
     else:
         config = AutoConfig.for_model(model_type, **vision)
@@ -67,7 +76,7 @@ def save_model(folder: Path, model_type: str, **changes: Any) -> Path:
     mean, std = PUBLISHED[model_type]
     settings = {"image_mean": mean, "image_std": std, "resample": 3, "do_normalize": True}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
-    if model_type in ("clip", "siglip", "siglip2"):
+    if model_type in WITH_TEXT:
         save_tokenizer(folder)
     return folder
 

@@ -17,7 +17,17 @@ COMMIT = "c0ffee" + 34 * "0"
 @contextmanager
 def hub(name: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
     """Serve a folder as the repository `name`; yield the hub's address and the paths asked for."""
-    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    with hub_of({name: folder}) as served:
+        yield served
+
+
+@contextmanager
+def hub_of(folders: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
+    """Serve folders as repositories, by their names; see `hub`."""
+    contents = {
+        name: {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+        for name, folder in folders.items()
+    }
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -33,14 +43,17 @@ def hub(name: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
             path = self.path.split("?")[0]
             asked.append(path)
             headers = {"X-Repo-Commit": COMMIT}
+            whose = path.removeprefix("/api/models") if path.startswith("/api/") else path
+            name = "/".join(whose.split("/")[1:3])
+            files = contents.get(name, {})
             resolve = f"/{name}/resolve/{COMMIT}/"
-            if path.startswith(f"/api/models/{name}/tree/"):
+            if files and path.startswith(f"/api/models/{name}/tree/"):
                 tree = [
                     {"type": "file", "path": file, "size": p.stat().st_size, "oid": file}
                     for file, p in sorted(files.items())
                 ]
                 body = json.dumps(tree).encode()
-            elif path.startswith(f"/api/models/{name}"):
+            elif files and path.startswith(f"/api/models/{name}"):
                 listing = [{"rfilename": file} for file in sorted(files)]
                 body = json.dumps({"id": name, "sha": COMMIT, "siblings": listing}).encode()
             elif path.startswith(resolve) and path.removeprefix(resolve) in files:

@@ -26,6 +26,7 @@ from usam_core.sources.local import choose_source
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 OWNERS = {
+    "usam_core.sam.hub_models": {"features"},
     "usam_core.sources.web": {"web"},
     "usam_core.sources.diffusion": {"synthetic"},
     "usam_core.features": {"features"},
@@ -136,10 +137,10 @@ def test_every_import_is_of_the_base_or_of_the_extra_that_its_module_belongs_to(
 
 
 def test_every_package_of_the_base_is_imported_or_has_its_reason():
-    """Those that are not imported: ranges that Prefect needs, and what SAM itself imports."""
+    """Those that are not imported: ranges that Prefect needs."""
     imported = {name for _, module in imports() for name in of_module(module)}
     unused = distributions(PROJECT["dependencies"]) - imported
-    assert unused == {"sqlalchemy", "torchvision"}
+    assert unused == {"sqlalchemy"}
 
 
 @pytest.mark.parametrize("extra", EXTRAS)

@@ -12,6 +12,7 @@ from usam_core.features.model import find_model, load_model, read_kind
 from usam_core.features.regions import grid_of, in_batches, normalized_pixels
 
 CLOSE = {"rtol": 2e-3, "atol": 2e-3}  # float16 keeps three digits
+DINO_LIKE = ["dinov2", "dinov2_with_registers", "dinov3_vit"]
 SIZES = [(48, 64), (64, 64), (64, 24), (8, 64)]
 
 
@@ -56,11 +57,12 @@ def single_patches(grid, cells=4):
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (4, 3), (2, 4)])
-@pytest.mark.parametrize("model_type", ["dinov2", "dinov2_with_registers", "dinov3_vit"])
+@pytest.mark.parametrize("model_type", [*DINO_LIKE, "tipsv2"])
 def test_a_masks_vector_is_its_patchs_token_and_no_other_token(models, model_type, grid):
     image, pixels = pixels_of(models, model_type, grid)
+    model = random_model(model_type)
     with torch.no_grad():
-        tokens = random_model(model_type)(pixel_values=pixels).last_hidden_state[0]
+        tokens = getattr(model, "vision_model", model)(pixel_values=pixels).last_hidden_state[0]
     others = len(tokens) - grid[0] * grid[1]
     assert others == 1 + TINY[model_type].get("num_register_tokens", 0)
     found = encoder(models, model_type).describe(
@@ -71,9 +73,10 @@ def test_a_masks_vector_is_its_patchs_token_and_no_other_token(models, model_typ
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (3, 4)])
-def test_clips_patches_are_the_last_layers_values_among_the_texts(models, grid):
-    image, pixels = pixels_of(models, "clip", grid)
-    model = random_model("clip")
+@pytest.mark.parametrize("model_type", ["clip", "metaclip_2"])
+def test_clips_patches_are_the_last_layers_values_among_the_texts(models, model_type, grid):
+    image, pixels = pixels_of(models, model_type, grid)
+    model = random_model(model_type)
     vision = model.vision_model
     with torch.no_grad():
         states = vision.embeddings(pixels, interpolate_pos_encoding=True)
@@ -84,13 +87,25 @@ def test_clips_patches_are_the_last_layers_values_among_the_texts(models, grid):
         values = last.self_attn.v_proj(last.layer_norm1(states))
         values = vision.post_layernorm(last.self_attn.out_proj(values))
         expected = model.visual_projection(values)[0, 1:]
-    found = encoder(models, "clip").describe(
+    found = encoder(models, model_type).describe(
         [image], [mask_set(single_patches(grid), image.shape[:2])]
     )[0]
     np.testing.assert_allclose(found[:, 0], expected.numpy(), **CLOSE)
 
 
-@pytest.mark.parametrize("model_type", ["dinov2", "dinov2_with_registers", "dinov3_vit", "clip"])
+@pytest.mark.parametrize("grid", [(4, 4), (4, 3)])
+def test_radios_patches_are_its_dense_features_of_plain_pixels(models, grid):
+    image, _ = pixels_of(models, "radio", grid)
+    plain = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        expected = random_model("radio")(pixel_values=plain).features[0]
+    assert len(expected) == grid[0] * grid[1]  # neither class nor register tokens
+    masks = mask_set(single_patches(grid), image.shape[:2])
+    found = encoder(models, "radio").describe([image], [masks])[0]
+    np.testing.assert_allclose(found[:, 0], expected.numpy(), **CLOSE)
+
+
+@pytest.mark.parametrize("model_type", [*DINO_LIKE, "clip", "tipsv2", "metaclip_2", "radio"])
 def test_a_mask_of_everything_is_the_mean_of_all_patches(models, model_type):
     image, pixels = pixels_of(models, model_type, (4, 3))
     picture_side, _ = tower(models, model_type)

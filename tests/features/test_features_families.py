@@ -19,7 +19,11 @@ FAMILY = {
     "clip": "clip",
     "siglip": "siglip2",
     "siglip2": "siglip2",
+    "tipsv2": "tipsv2",
+    "metaclip_2": "clip",
+    "radio": "radio",
 }
+BILINEAR = ("dinov3_vit", "siglip", "siglip2", "tipsv2", "radio")
 CONFIG = FeatureConfig(model="model")
 
 
@@ -42,7 +46,15 @@ def test_without_a_file_the_published_normalization_holds(tmp_path, model_type):
     (folder / "preprocessor_config.json").unlink()
     found = read_kind(folder, CONFIG).normalization
     assert (list(found.mean), list(found.std)) == PUBLISHED[model_type]
-    assert found.resample == (2 if model_type in ("dinov3_vit", "siglip", "siglip2") else 3)
+    assert found.resample == (2 if model_type in BILINEAR else 3)
+
+
+@pytest.mark.parametrize("model_type", ["tipsv2", "radio"])
+def test_what_the_model_does_by_itself_is_not_done_before_it(tmp_path, model_type):
+    folder = save_model(tmp_path / "model", model_type)
+    settings = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_normalize": False}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    assert read_kind(folder, CONFIG).normalization.mean == (0, 0, 0)
 
 
 def test_the_models_own_normalization_comes_first(dino):

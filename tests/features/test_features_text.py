@@ -11,7 +11,7 @@ from usam_core.config.model import FeatureConfig
 from usam_core.errors import InputError
 from usam_core.features.text import TEMPLATES, open_text
 
-KINDS = ["clip", "siglip", "siglip2"]
+KINDS = ["clip", "siglip", "siglip2", "tipsv2", "metaclip_2"]
 # As the tiny tokenizer numbers the words: beginning, words, end.
 A_PHOTO_OF_PER_RING = [2, 4, 5, 6, 4, 9, 1]
 THE_ROD = [2, 7, 10, 1]
@@ -30,7 +30,7 @@ def text(root, model_type):
 
 
 def direct(model_type, ids):
-    if model_type != "clip":  # SigLIP reads the last of 16 positions
+    if model_type.startswith("siglip"):  # it reads the last of 16 positions
         ids = ids + [0] * (16 - len(ids))
     with torch.no_grad():
         found = random_model(model_type).get_text_features(input_ids=torch.tensor([ids]))
@@ -120,7 +120,7 @@ def test_a_long_name_is_cut_not_refused(models):
 
 
 def test_a_family_without_text_says_which_have_one(models):
-    with pytest.raises(InputError, match="clip and siglip2"):
+    with pytest.raises(InputError, match="clip, siglip2 and tipsv2"):
         text(models, "dinov2")
 
 
@@ -139,3 +139,15 @@ def test_clips_texts_must_have_their_end(tmp_path):
     save_tokenizer(folder, with_end=False)
     with pytest.raises(InputError, match="no end token"):
         text(tmp_path, "clip")
+
+
+def test_tipsv2s_logit_of_a_picture_and_a_name_is_the_models_own(models):
+    ids = torch.tensor([A_PHOTO_OF_PER_RING])
+    pixels = torch.rand(1, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = random_model("tipsv2")(input_ids=ids, pixel_values=pixels)
+    found = text(models, "tipsv2")
+    vectors = found.vectors({"ring": []}, ["a photo of a {}"])
+    cosine = unit(whole.image_embeds[0].numpy()) @ vectors[0]
+    assert found.bias == 0
+    assert found.scale * cosine == pytest.approx(float(whole.logits_per_image), rel=1e-4, abs=1e-4)

@@ -20,6 +20,7 @@ from usam_core.sam.embedder import SamEmbedder, grid_points, pool_in_masks
 from usam_core.sam.load import choose_device, encoder_spec, load_sam, open_embedder
 from usam_core.sam.nano import NANO_WEIGHTS, build_nano_sam, untrained_nano_sam
 from usam_core.sources.scenes import SHAPES, TRAINING_LOOK, scene
+from usam_core.store.layout import folder_name
 
 
 @pytest.fixture(scope="module")
@@ -208,3 +209,17 @@ def test_a_device_that_is_not_there_is_refused():
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match=r"'cuda' is not on this machine.*'cpu'"):
             choose_device("cuda")
+
+
+def test_the_fingerprints_of_old_stores_hold():
+    """Stores of before the back-ends (2026-11-28) are found by these names."""
+    names = [
+        folder_name(encoder_spec(SamConfig(), None)),
+        folder_name(encoder_spec(SamConfig(model="vit_b"), None)),
+        folder_name(encoder_spec(SamConfig(dtype="bfloat16", points_per_side=7), None)),
+    ]
+    assert names == [
+        "nano-35f5c7d351628f6e",
+        "vit_b-751ccdb066f5dfe7",
+        "nano-f8c0bdcdc9322dc3",
+    ]

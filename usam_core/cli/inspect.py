@@ -15,6 +15,7 @@ from usam_core.cli.terminal import Json, MaybeProject, ProjectFile, Verbose, pri
 from usam_core.errors import EXTRAS, complaint, install, lacking
 
 if TYPE_CHECKING:
+    from usam_core.cli.recipes import Machine
     from usam_core.config.project import Project
     from usam_core.steps.check_folder import Check as ProjectCheck
 
@@ -163,16 +164,27 @@ def doctor(
     json: Json = False,
 ) -> None:
     """Say what this machine has, and what would be downloaded."""
+    from usam_core.cli.recipes import COLUMNS, Machine, table
     from usam_core.config.project import load_project
 
-    checks = list(examine(load_project(project) if project else None))
+    loaded = load_project(project) if project else None
+    machine = Machine.look(loaded.out if loaded else Path.cwd())
+    checks = list(examine(loaded, machine))
     if json:
         terminal.print_json([asdict(check) for check in checks])
     else:
-        rows = [(check.name, check.value, check.verdict, check.advice) for check in checks]
+        rows = [
+            (check.name, check.value, check.verdict, check.advice)
+            for check in checks
+            if not check.name.startswith(_RECIPE)
+        ]
         terminal.print_table("usam doctor", ["what", "found", "verdict", "advice"], rows)
+        terminal.print_table("recipes (docs/recipes.md)", COLUMNS, [*table(machine)])
     if any(check.verdict == "bad" for check in checks):
         raise typer.Exit(1)
+
+
+_RECIPE = "recipe "
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +199,14 @@ class Check:
     advice: str = ""
 
 
-def examine(project: "Project | None" = None) -> Iterator[Check]:
+def examine(project: "Project | None", machine: "Machine") -> Iterator[Check]:
     """Look at the machine, and at what a project needs if one is given."""
     from usam_core.config.project import needed_extras
     from usam_core.lineage.document import versions
 
     yield from _machine(project.out if project else Path.cwd())
     yield from _models(project)
+    yield from _recipes(project, machine)
     optional = {module for modules in EXTRAS.values() for module in modules}
     for name, version in versions().items():
         if version != "not installed":
@@ -235,8 +248,24 @@ def _enough(name: str, free: int, min_gib: int, advice: str) -> Check:
     return Check(name, f"{free / (1 << 30):.1f} GiB free", *lacking)
 
 
+def _recipes(project: "Project | None", machine: "Machine") -> Iterator[Check]:
+    from usam_core.cli.recipes import rows
+    from usam_core.config.recipes import poor_features
+
+    for name, cost, fault in rows(machine):
+        yield Check(f"{_RECIPE}{name}", cost, "note" if fault else "good", fault)
+    if project:
+        config = project.config
+        found = poor_features(
+            config.sam.model, config.head.features, config.head.text, config.recipe
+        )
+        if found:
+            yield Check("head.features", ", ".join(config.head.features), "note", found)
+
+
 def _models(project: "Project | None") -> Iterator[Check]:
     from usam_core.sam import NANO_WEIGHTS
+    from usam_core.sam.hub_models import HUB_SAMS
     from usam_core.sam.load import OFFICIAL, cache_folder
     from usam_core.sources.diffusion import KNOWN_GB, local_folder
 
@@ -253,6 +282,11 @@ def _models(project: "Project | None") -> Iterator[Check]:
         start = "will be downloaded: " if model == wanted else "not needed; if chosen: "
         advice = f"{start}{checkpoint.bytes / 1e6:.0f} MB from {checkpoint.url}"
         yield Check(f"SAM {model}", "not here", "note", advice)
+    known = HUB_SAMS.get(wanted or "")
+    if known:
+        gate = ", its owner asks for an agreement first" if known.gated else ""
+        text = f"{known.megabytes} MB from {known.hub_id} unless cached, {known.licence}{gate}"
+        yield Check(f"SAM {wanted}", "of the hub", "note", f"will be downloaded: {text}")
     if project and project.config.training.source == "synthetic":
         config = project.config.training.synthetic
         size = f"{KNOWN_GB[config.model]} GB" if config.model in KNOWN_GB else "some GB"

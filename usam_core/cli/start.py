@@ -64,6 +64,13 @@ def init(
     ] = "folder",
     contact: Contact = None,
     sam: Annotated[SamName, typer.Option(help="Which SAM.")] = "nano",
+    recipe: Annotated[
+        Literal["auto", "laptop", "fast", "balanced", "best", "papers"] | None,
+        typer.Option(
+            help="SAM, encoders and head under one word (docs/recipes.md); auto looks at this "
+            "machine and says what it chose."
+        ),
+    ] = None,
     papers: Papers = False,
     full: Annotated[
         bool, typer.Option("--full", help="Write every setting, explained, with its default.")
@@ -90,6 +97,12 @@ def init(
             "--images: missing; expected the folder of the images to be labelled (on a terminal, "
             "`usam init` without options asks for all it needs)"
         )
+    word: str | None = recipe
+    chosen: list[str] = []
+    if recipe == "auto":
+        from usam_core.cli.recipes import tell_choice
+
+        word, chosen = tell_choice(choices.folder)
     written = write_template(
         choices.folder,
         choices.classes,
@@ -100,13 +113,17 @@ def init(
         sam=choices.sam,
         preset={"preset": preset, "names": names} if preset else None,
         papers=papers,
+        recipe=word,
         full=full,
         force=force,
     )
     todo, command = next_command(choices.folder)
     if json:
-        terminal.print_json({"project": str(written), "todo": todo, "next": command})
+        document = {"project": str(written), "recipe": word, "todo": [*chosen, *todo]}
+        terminal.print_json({**document, "next": command})
         return
+    for line in chosen:
+        print_line(line)
     print_line(f"wrote {written}")
     for line in todo:
         print_line(line)

@@ -24,6 +24,7 @@ SamName = Literal[
     "edgetam",
     "sam3",
 ]
+RecipeName = Literal["laptop", "fast", "balanced", "best", "papers"]
 OF_THE_HUB = ("sam2.1_tiny", "sam2.1_small", "sam2.1_base_plus", "sam2.1_large", "edgetam", "sam3")
 """SAMs that are a model of `transformers`: a folder, not a file."""
 Format = Literal[

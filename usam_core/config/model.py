@@ -86,8 +86,11 @@ FAMILY_OF = {
     "dinov2_with_registers": "dinov2",
     "dinov3_vit": "dinov3",
     "clip": "clip",
+    "metaclip_2": "clip",
     "siglip": "siglip2",
     "siglip2": "siglip2",
+    "tipsv2": "tipsv2",
+    "radio": "radio",
 }
 """The family of each `model_type` of `transformers`."""
 FeatureName = Annotated[
@@ -105,7 +108,7 @@ class FeatureConfig(Section):
     folder counts from the project file."""
     revision: str | None = None
     """The hub's commit; empty takes the newest and remembers it with the features."""
-    family: Literal["auto", "dinov2", "dinov3", "clip", "siglip2"] = "auto"
+    family: Literal["auto", "dinov2", "dinov3", "clip", "siglip2", "tipsv2", "radio"] = "auto"
     """Which kind of encoder; `auto` reads it from the model's config."""
     image_size: Annotated[Int, Field(ge=32, le=4096)] | None = None
     """Longer side of the picture that the encoder sees, pixels, rounded to whole patches; empty
@@ -178,7 +181,7 @@ BlockName = Annotated[
     Field(max_length=40),
     TextForm("a block's name of letters, digits, - and _", r"^([A-Za-z0-9][A-Za-z0-9_-]*)?$"),
 ]
-WITH_TEXT = ("clip", "siglip2")
+WITH_TEXT = ("clip", "siglip2", "tipsv2")
 """Families that can compare a name with a picture."""
 
 
@@ -247,8 +250,9 @@ class HeadConfig(Section):
     class_balance: Bool = False
     """Draw the pictures of an epoch so that every class is seen alike, however many it has."""
     text: Literal["off", "fuse", "alone"] = "off"
-    """Compare masks with the class names themselves, where a block of CLIP or SigLIP 2 is there:
-    `fuse` weighs that against the learned head, `alone` learns nothing and needs no pictures."""
+    """Compare masks with the class names themselves, where a block of CLIP, SigLIP 2 or TIPSv2 is
+    there: `fuse` weighs that against the learned head, `alone` learns nothing and needs no
+    pictures."""
     text_block: BlockName = ""
     """With `text`: which block under `features` is compared; empty takes the only one that can
     be. It need not be one of `head.features`."""

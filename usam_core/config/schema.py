@@ -5,11 +5,11 @@ that holds the measurement. Reading and writing the file is the job of `config/p
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from usam_core.config import expand_preset, list_or_preset_schema
+from usam_core.config import RecipeName, expand_preset, list_or_preset_schema
 from usam_core.config.base import Int, PlacedError, Section
 from usam_core.config.images import ImagesConfig
 from usam_core.config.model import (
@@ -20,6 +20,7 @@ from usam_core.config.model import (
     check_blocks,
     find_text_block,
 )
+from usam_core.config.recipes import RECIPES
 from usam_core.config.results import (
     ComputeConfig,
     DistillConfig,
@@ -99,7 +100,9 @@ Free beside it: where the pictures come from, `training.web` and a class's own p
 `training.min_per_class`. The final head is the student; `inference.head: teacher` is free because
 the papers' tables have a row of the teacher alone too."""
 
-RECIPES: dict[str, dict[str, Any]] = {"papers": PAPERS}
+STRICT: dict[str, dict[str, Any]] = {"papers": PAPERS}
+"""Recipes beside which nothing else may be said, by their word."""
+FILLED_IN = {**STRICT, **{word: recipe.settings for word, recipe in RECIPES.items()}}
 """Settings that go together, by the word for `recipe`."""
 
 
@@ -137,9 +140,10 @@ class ProjectConfig(Section):
 
     name: Annotated[str, Field(min_length=1)] = "project"
     """Shown in the Prefect UI and in reports. Left out, it is the folder's name."""
-    recipe: Literal["papers"] | None = None
-    """Settings under one word: `papers` is the method as U-SAM and GranSAM print it, and nothing of
-    ours. A setting that says something else beside it is refused."""
+    recipe: RecipeName | None = None
+    """Settings under one word (docs/recipes.md): a SAM, encoders and how the head uses them, for a
+    `laptop`, or `fast`, `balanced`, `best` on a GPU; every other setting stays yours. `papers` is
+    the method as U-SAM and GranSAM print it: a setting that says something else is refused."""
     classes: Annotated[
         list[ClassSpec], Field(min_length=1, json_schema_extra=list_or_preset_schema)
     ]
@@ -175,7 +179,7 @@ class ProjectConfig(Section):
     def _recipe_is_filled_in(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value
-        return fill_in(value, RECIPES.get(str(value.get("recipe")), {}))
+        return fill_in(value, FILLED_IN.get(str(value.get("recipe")), {}))
 
     @field_validator("classes", "negatives", mode="before")
     @classmethod
@@ -188,7 +192,7 @@ class ProjectConfig(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "ProjectConfig":
-        for place, found, wanted in departures(self, RECIPES.get(self.recipe or "", {})):
+        for place, found, wanted in departures(self, STRICT.get(self.recipe or "", {})):
             raise PlacedError(
                 place,
                 f"got {found!r}, but recipe: {self.recipe} has {wanted!r}; take this setting out, "

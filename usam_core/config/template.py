@@ -10,12 +10,15 @@ import yaml
 from pydantic import ValidationError
 
 from usam_core.config import PROJECT_FILE, preset_names
+from usam_core.config.recipes import RECIPES
 from usam_core.config.schema import ProjectConfig
 from usam_core.config.yaml_source import section_at
 from usam_core.errors import InputError
 from usam_core.files.atomic import whole_file, write_json
 from usam_core.files.fsspec_io import is_url
 
+NANO = "nano"
+"""The default of `sam.model`, which a recipe replaces."""
 SCHEMA_FILE = "project.schema.json"
 _WIDTH = 98
 _MOST_LINES = 15
@@ -33,6 +36,7 @@ def write_template(
     sam: str = "nano",
     preset: dict[str, str] | None = None,
     papers: bool = False,
+    recipe: str | None = None,
     force: bool = False,
     full: bool = False,
 ) -> Path:
@@ -68,13 +72,17 @@ def write_template(
     chosen = {"source": source, **({"path": path} if source == "folder" else {})}
     place = images if is_url(images) else str(Path(images).absolute())
     title = folder.absolute().name
-    if full:
-        lines = list(_lines(preset or classes, place, chosen, contact, sam, title))
-    else:
-        lines = list(_short_lines(preset or classes, place, chosen, contact, sam, title))
-    if papers:
+    recipe = "papers" if papers else recipe
+    if recipe and recipe != "papers" and sam == NANO:
+        sam = ""  # the recipe's
+    write = _lines if full else _short_lines
+    lines = list(write(preset or classes, place, chosen, contact, sam, title))
+    if recipe:
         note = "# The method as the papers print it; other settings are refused."
-        lines[2:2] = [*([""] if full else []), note, "recipe: papers"]
+        if recipe != "papers":
+            note = f"# {RECIPES[recipe].summary} (docs/recipes.md); every other setting is yours."
+        head = [*([""] if full else []), note, f"recipe: {recipe}"]
+        lines[2 + (not full) : 2 + (not full)] = head
     with whole_file(target) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_schema(folder / SCHEMA_FILE)
@@ -133,7 +141,7 @@ def _lines(
             yield from _defaults(("training", key), {}, indent="  #   ", mark="")
     for key in ("sam", "compose", "head", "inference", "outputs", "gate", "report", "compute"):
         yield f"\n{key}:"
-        yield from _defaults((key,), {"model": sam} if key == "sam" else {})
+        yield from _defaults((key,), {"model": sam} if key == "sam" and sam else {})
     yield ""
     yield "# Further feature blocks for head.features, by encoders from transformers; one is shown."
     yield "# features:\n#   dinov2:\n#     model: facebook/dinov2-base"
@@ -168,7 +176,7 @@ def _short_lines(
     sections: dict[str, dict[str, Any]] = {
         "images": {"path": str(images)},
         "training": {**training, **({"web": {"contact": contact}} if is_web else {})},
-        "sam": {"model": sam},
+        **({"sam": {"model": sam}} if sam else {}),
     }
     for key, section in sections.items():
         yield f"{key}:"

@@ -9,6 +9,10 @@ The picture side of each family gives patch features, their pooling in masks, th
   (MaskCLIP, arXiv 2112.01071); the layer's residual and MLP are left out (ClearCLIP, arXiv
   2407.12442, names the residual as the main noise). Both attend across patches or not at all; here
   the masks do that part, as CorrCLIP (arXiv 2411.10086) restricts attention to a mask.
+* TIPSv2: as DINO; its patch tokens are trained to lie in the space of the texts, and its registers
+  are a second class token.
+* RADIO: its dense features, likewise; its summary has another width, so the whole picture is the
+  mean of all patches.
 * SigLIP 2: a pooling head asks all patches with one learned query. Its attention is restricted to
   a mask by adding the logarithm of each patch's share to the logits: a full mask gives the model's
   own embedding, exactly.
@@ -25,7 +29,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from usam_core.config.model import FeatureConfig
-from usam_core.features.model import CLIP, NAFLEX, SIGLIP2, Kind, ModelFiles, find_model, load_model
+from usam_core.features.model import (
+    CLIP,
+    NAFLEX,
+    RADIO,
+    SIGLIP2,
+    TIPSV2,
+    Kind,
+    ModelFiles,
+    find_model,
+    load_model,
+)
 from usam_core.features.regions import (
     Crop,
     RegionEncoder,
@@ -72,7 +86,7 @@ class Tower(nn.Module):
 
 
 class DinoTower(Tower):
-    """DINOv2 with or without registers, and DINOv3's vision transformers."""
+    """DINOv2 with or without registers, DINOv3's vision transformers, and TIPSv2's picture side."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -85,6 +99,21 @@ class DinoTower(Tower):
 
     def whole(self, pixels: Tensor) -> Tensor:
         return self.model(pixel_values=pixels).pooler_output
+
+
+class RadioTower(Tower):
+    """C-RADIO, without the adaptors to other models' spaces, which `transformers` leaves out."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.width = model.config.hidden_size
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        return self.model(pixel_values=pixels).features
+
+    def whole(self, pixels: Tensor) -> Tensor:
+        return self.patches(pixels).mean(1)
 
 
 class ClipTower(Tower):
@@ -164,6 +193,10 @@ def build_tower(kind: Kind, model: Any) -> Tower:
     """The picture side of a loaded model; its text side is not kept."""
     if kind.family is CLIP:
         return ClipTower(model)
+    if kind.family is RADIO:
+        return RadioTower(model)
+    if kind.family is TIPSV2:
+        return DinoTower(model.vision_model)
     if kind.model_type == NAFLEX:
         return NaflexTower(model)
     return SiglipTower(model) if kind.family is SIGLIP2 else DinoTower(model)

@@ -5,8 +5,10 @@ What the families differ in before any weight is read:
     model_type in config.json          family    published at
     dinov2, dinov2_with_registers      dinov2    arXiv 2304.07193, registers arXiv 2309.16588
     dinov3_vit                         dinov3    arXiv 2508.10104
-    clip                               clip      arXiv 2103.00020; MetaCLIP, LAION's, DFN's too
+    clip, metaclip_2                   clip      arXiv 2103.00020; MetaCLIP, LAION's, DFN's too
     siglip (fixed size), siglip2       siglip2   arXiv 2502.14786; `siglip2` is NaFlex
+    tipsv2                             tipsv2    TIPSv2 of Google, CVPR 2026; takes plain 0 to 1
+    radio                              radio     C-RADIOv4 of NVIDIA; normalizes 0 to 1 by itself
 
 The normalization is the model's own if a file beside it says so, else what its makers published.
 """
@@ -38,6 +40,7 @@ SETTING = "features.model"
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 _BILINEAR, _BICUBIC = 2, 3  # as Pillow numbers them
 _NEVER_LOADED = ("mask_token",)  # pretraining's; some checkpoints leave it out
 
@@ -64,8 +67,10 @@ DINOV2 = Family("dinov2", Normalization(*_IMAGENET, _BICUBIC), False)
 DINOV3 = Family("dinov3", Normalization(*_IMAGENET, _BILINEAR), False)
 CLIP = Family("clip", Normalization(*_OPENAI, _BICUBIC), True)
 SIGLIP2 = Family("siglip2", Normalization(*_HALF, _BILINEAR), True)
+TIPSV2 = Family("tipsv2", Normalization(*_PLAIN, _BILINEAR), True)
+RADIO = Family("radio", Normalization(*_PLAIN, _BILINEAR), False)
 
-_BY_NAME = {family.name: family for family in (DINOV2, DINOV3, CLIP, SIGLIP2)}
+_BY_NAME = {family.name: family for family in (DINOV2, DINOV3, CLIP, SIGLIP2, TIPSV2, RADIO)}
 FAMILIES = {model_type: _BY_NAME[name] for model_type, name in FAMILY_OF.items()}
 NAFLEX = "siglip2"
 """The model type whose encoder takes patches instead of pictures."""
@@ -135,7 +140,7 @@ def _vision_settings(folder: Path, model_type: str) -> Any:
         raise InputError(
             f"{folder / 'config.json'}: cannot be read as a {model_type} model ({error}); expected "
             "what save_pretrained writes, and a version of transformers that knows it "
-            "(dinov3 needs 4.56)"
+            "(dinov3 needs 4.56, radio 5.13, tipsv2 5.14)"
         ) from error
     return getattr(whole, "vision_config", whole)
 
@@ -145,6 +150,8 @@ def _normalization(folder: Path, family: Family) -> Normalization:
     if found is None:
         return published
     settings, file = found
+    if settings.get("do_normalize") is False or family is RADIO:
+        return published
     mean, std = mean_and_std(settings, file)
     try:
         return Normalization(mean, std, int(settings.get("resample", published.resample)))

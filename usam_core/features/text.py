@@ -22,7 +22,15 @@ from torch.nn import functional
 
 from usam_core.config.model import FeatureConfig
 from usam_core.errors import InputError
-from usam_core.features.model import CLIP, SETTING, ModelFiles, find_model, load_model
+from usam_core.features.model import (
+    CLIP,
+    SETTING,
+    SIGLIP2,
+    TIPSV2,
+    ModelFiles,
+    find_model,
+    load_model,
+)
 from usam_core.sam.load import choose_device
 
 TEMPLATES = (
@@ -42,14 +50,15 @@ _AT_ONCE = 256  # sentences
 class TextSide:
     """Names as vectors; `scale * cosine + bias` is the model's own logit of a picture and a text.
 
-    The bias is 0 for CLIP, whose logits go into a softmax over the names; SigLIP's go into a
-    sigmoid each. `width` is f, as in the pictures' vectors.
+    The bias is 0 for CLIP and TIPSv2, whose logits go into a softmax over the names; SigLIP's go
+    into a sigmoid each. `width` is f, as in the pictures' vectors.
     """
 
     def __init__(self, files: ModelFiles, model: Any, tokenizer: Any, device: str) -> None:
-        self.scale = float(model.logit_scale.exp())
+        self._family = files.kind.family
+        tips = self._family is TIPSV2
+        self.scale = float(1 / model.temperature if tips else model.logit_scale.exp())
         self.bias = float(getattr(model, "logit_bias", torch.zeros(1)))
-        self._is_clip = files.kind.family is CLIP
         self._folder = files.folder
         self._length = model.config.text_config.max_position_embeddings
         del model.vision_model
@@ -81,14 +90,17 @@ class TextSide:
 
     def _some(self, texts: list[str]) -> Tensor:
         keys, padding = ["input_ids", "attention_mask"], {"padding": "longest"}
-        if not self._is_clip:
-            keys, padding = ["input_ids"], {"padding": "max_length", "padding_side": "right"}
+        is_clip = self._family is CLIP
+        if not is_clip:
+            padding = {"padding": "max_length", "padding_side": "right"}
             texts = [text.lower() for text in texts]
+        if self._family is SIGLIP2:
+            keys = ["input_ids"]  # it attends to what fills up, too
         tokens = self._tokenizer(
             texts, truncation=True, max_length=self._length, return_tensors="pt", **padding
         )
         end = self._tokenizer.eos_token_id
-        if self._is_clip and (end is None or not (tokens["input_ids"] == end).any(1).all()):
+        if is_clip and (end is None or not (tokens["input_ids"] == end).any(1).all()):
             raise InputError(
                 f"{self._folder / 'tokenizer.json'}: its texts have no end token, where CLIP reads "
                 "what a text says; expected the tokenizer that belongs to the model. Download the "
@@ -111,7 +123,7 @@ def open_text(config: FeatureConfig, device: str, root: Path) -> TextSide:
     if not files.kind.family.has_text:
         raise InputError(
             f"{SETTING}: got {config.model!r} of the family {files.kind.family.name!r}, which has "
-            "no text side; names can be compared with pictures by clip and siglip2"
+            "no text side; names can be compared with pictures by clip, siglip2 and tipsv2"
         )
     return _open_text(files, choose_device(device))
 

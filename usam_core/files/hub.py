@@ -17,6 +17,7 @@ OF_TEXTS = (
     *("vocab.json", "vocab.txt", "merges.txt"),
 )
 """Files that say nothing of pictures: a tokenizer that comes later makes no other features."""
+_PATIENCE = 3.0  # seconds
 _OF_PICTURES = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -47,6 +48,28 @@ def download(
             error, setting=setting, model=model, revision=revision, expected=expected, size=size
         ) from error
     return Path(folder)
+
+
+def is_cached(model: str) -> bool:
+    """Whether the hub's cache on this disk has weights of a model; no hub is asked."""
+    from huggingface_hub import try_to_load_from_cache
+
+    names = ("model.safetensors", "model.safetensors.index.json")
+    return any(isinstance(try_to_load_from_cache(model, name), str) for name in names)
+
+
+def hub_answers() -> bool:
+    """Whether the hub can be reached within seconds."""
+    import httpx
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        httpx.head(constants.ENDPOINT, timeout=_PATIENCE)
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return False
+    return True
 
 
 def read_settings(file: Path, setting: str) -> dict[str, Any]:

@@ -41,6 +41,13 @@ class Backend(nn.Module):
     mask_decoder: "MaskDecoder"
     further_tokens: Tensor
 
+    def image_position(self) -> Tensor:
+        """What tells the decoder where on the image each pixel is, float32 (1, 256, rows, columns).
+
+        Of the embedding's grid.
+        """
+        return self.prompt_encoder.get_dense_pe()
+
     def resized(self, image: np.ndarray) -> np.ndarray:
         """An image, uint8 (h, w, 3), RGB, as large as the frame takes it, (rows, columns, 3)."""
         raise NotImplementedError

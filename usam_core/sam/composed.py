@@ -50,7 +50,7 @@ def compose(sam: "Backend") -> Composed:
     one, two = transformer.layers
     last = transformer.final_attn_token_to_image
     width = decoder.transformer_dim
-    position = _double(sam.prompt_encoder.get_dense_pe())[0].flatten(1)
+    position = _double(sam.image_position())[0].flatten(1)
     added = _double(sam.prompt_encoder.no_mask_embed.weight).T
 
     center = torch.eye(width, dtype=torch.float64) - 1 / width

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
-from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from torch import Tensor, nn
 
 from usam_core.errors import InputError
@@ -49,6 +48,8 @@ class TranslatedSam(Backend):
 
     stretches = True
     mask_threshold = 0.0
+    _mean: Tensor
+    _std: Tensor
 
     def __init__(self, model: Any, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -62,6 +63,10 @@ class TranslatedSam(Backend):
             "further_tokens", model.mask_decoder.obj_score_token.weight.detach().clone()
         )
         self.eval()
+
+    def image_position(self) -> Tensor:
+        """See `Backend`; their image side has an embedding of its own."""
+        return self.model.get_image_wide_positional_embeddings()
 
     def resized(self, image: np.ndarray) -> np.ndarray:
         """See `Backend`; as the model's own processor does, to the bit."""
@@ -81,26 +86,13 @@ class TranslatedSam(Backend):
         return embedding, embedding, middle, fine
 
 
-class _Prompts(PromptEncoder):
-    """A prompt encoder whose image side has a position embedding of its own."""
-
-    def __init__(self, width: int, grid: tuple[int, int], side: int) -> None:
-        super().__init__(width, grid, (side, side), mask_in_chans=4)
-        self.mask_downscaling = nn.Identity()  # no mask is ever a prompt here
-        self.wide = PositionEmbeddingRandom(width // 2)
-
-    def get_dense_pe(self) -> Tensor:
-        return self.wide(self.image_embedding_size).unsqueeze(0)
-
-
 def _prompt_encoder(model: Any) -> PromptEncoder:
     theirs = model.prompt_encoder
-    ours = _Prompts(theirs.hidden_size, theirs.image_embedding_size, theirs.input_image_size)
-    state = {
-        "pe_layer.positional_encoding_gaussian_matrix": theirs.shared_embedding,
-        "wide.positional_encoding_gaussian_matrix": model.shared_image_embedding,
-    }
-    weights = {name: part.positional_embedding for name, part in state.items()}
+    side = theirs.input_image_size
+    ours = PromptEncoder(theirs.hidden_size, theirs.image_embedding_size, (side, side), 4)
+    ours.mask_downscaling = nn.Identity()  # no mask is ever a prompt here
+    points = theirs.shared_embedding.positional_embedding
+    weights = {"pe_layer.positional_encoding_gaussian_matrix": points}
     for number, row in enumerate(theirs.point_embed.weight):
         weights[f"point_embeddings.{number}.weight"] = row[None]
     for name in ("not_a_point_embed", "no_mask_embed"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from usam_core.config.project import Project
+from usam_core.config.recipes import poor_features
 from usam_core.errors import MissingStepError, StoreError, UserError
 from usam_core.files.atomic import only_one
 from usam_core.files.code import code_digest
@@ -156,12 +157,21 @@ def plan(project: Project, progress: Progress = SILENT) -> list[dict[str, str]]:
     Returns:
         A path for each digest, of each group.
     """
+    warn_of_features(project)
     store = open_store(project, create=True)
     wanted = wanted_files(project, progress)
     for damaged in _damaged(store):
         _log.warning("%s: %s; its images are embedded again", damaged.shard, damaged.reason)
         store.drop_shard(damaged.shard)
     return group_files(project, store, wanted)
+
+
+def warn_of_features(project: Project) -> None:
+    """Warn if the head would look at a real SAM through its own eyes alone."""
+    config = project.config
+    head = config.head
+    if text := poor_features(config.sam.model, head.features, head.text, config.recipe):
+        _log.warning("%s: %s", project.file.name, text)
 
 
 def group_files(

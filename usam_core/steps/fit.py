@@ -99,6 +99,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         MissingStepError: `collect`, `embed` or `compose` has not run.
     """
     config = project.config
+    embed.warn_of_features(project)
     store = embed.open_store(project)
     blocks = head_blocks(project)
     store.use_blocks(blocks)
