@@ -33,9 +33,8 @@ def main() -> None:
         begun = time.perf_counter()
         result = run_step("distill", load_project(file))
         print(f"{options}, seed 0, {torch.get_num_threads()} threads")
-        print(
-            f"{time.perf_counter() - begun:.0f} s: {STEPS['distill'].sentence(result.summary, False)}"
-        )
+        took = time.perf_counter() - begun
+        print(f"{took:.0f} s: {STEPS['distill'].sentence(result.summary, False)}")
         print((Path(result.path).with_name("student.csv")).read_text(encoding="utf-8"))
 
 
