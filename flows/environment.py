@@ -59,6 +59,10 @@ def own_folder() -> Path:
 def temporary() -> Path:
     """Return this user's folder in the system's temporary one, or raise a `UserError`."""
     try:
+        if not hasattr(os, "getuid"):  # Windows, where the temporary folder is the user's own
+            folder = Path(tempfile.gettempdir()) / "usam"
+            folder.mkdir(exist_ok=True)
+            return folder
         folder = Path(tempfile.gettempdir()) / f"usam-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         stat = folder.lstat()

@@ -213,7 +213,9 @@ def private_folder(folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        mine = folder.is_dir() and {folder.lstat().st_uid, folder.stat().st_uid} == {os.getuid()}
+        # Windows has no such numbers, and cache folders lie in a user's own.
+        me = os.getuid() if hasattr(os, "getuid") else folder.stat().st_uid
+        mine = folder.is_dir() and {folder.lstat().st_uid, folder.stat().st_uid} == {me}
         if not mine:
             raise UserError(
                 f"{folder}: expected a folder of this user's own, for the local server's password, "

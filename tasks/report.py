@@ -145,10 +145,9 @@ def _of(project: Project) -> Iterator[None]:
 
 
 def _show_result(result: StepResult, pictures: int) -> None:
-    if not Path(result.path).exists():
-        return  # there was nothing that the step could be run on
-    if name := STEPS[result.step].table:
-        table = read_csv(Path(result.path).with_name(name))
+    name = STEPS[result.step].table
+    if name and (file := Path(result.path).with_name(name)).exists():
+        table = read_csv(file)
         create_table_artifact(
             table.round(4).astype(object).where(table.notna(), None).to_dict("records"),
             key=f"metrics-{Path(name).stem.replace('_', '-')}",
@@ -164,7 +163,7 @@ def _show_result(result: StepResult, pictures: int) -> None:
 def _show_page(result: StepResult) -> None:
     """Say what to do next, and where the report is: no browser follows a link to a file."""
     lines = ["# What to do next", ""]
-    lines += [f"1. {markdown(' '.join(filter(None, one)))}" for one in result.summary["next"]]
+    lines += [f"1. {markdown(why)} {_code(do)}" for why, do in result.summary["next"]]
     lines += [
         "",
         "# The report",
@@ -172,7 +171,7 @@ def _show_page(result: StepResult) -> None:
         f"On {markdown(platform.node())}, to be opened in a browser; it can be copied and sent, "
         "and needs no other file:",
         "",
-        markdown(result.path),
+        _code(result.path),
     ]
     _show(result, "report", lines)
 
@@ -208,6 +207,8 @@ def _show_calibration(result: StepResult) -> None:
 
 def _show_student(result: StepResult) -> None:
     """Show the small model's labels beside those that it learned from."""
+    if not result.summary["splits"]:
+        return
     _show(
         result,
         "student",
@@ -314,6 +315,11 @@ def _told(result: StepResult) -> str:
 def _overlays(annotated: StepResult) -> list[Path]:
     """The labelled images, if the project draws overlays."""
     return sorted((Path(annotated.path).parent / "overlays").rglob("*.jpg"))
+
+
+def _code(text: str) -> str:
+    """Return Markdown of text to be copied; what could end a span of code is escaped instead."""
+    return f"`{text}`" if text.isprintable() and text and "`" not in text else markdown(text)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:

@@ -27,6 +27,8 @@ NOT_RUN = {
     r"^usam (collect|run) (pets|real)|run my-project|run \"\$1\"": "belongs to the one before",
     r"^usam bench": "needs official data: test_bench.py runs it on data of the same layout",
     r"^usam (up|down)": "a server: tests/server/test_served.py",
+    r"^aws s3 sync": "a bucket",
+    r"scripts/pages\.py": "minutes; its parts are tested in tests/report and tests/review",
     r"^usam review": "a page: test_review_browser.py",
     r"^usam diff": "names runs of one's own: test_difference.py",
     r"scripts/mutate\.py": "minutes, and cosmic-ray is no dependency",
@@ -82,6 +84,7 @@ def place(finished_project, tmp_path_factory):
     for name in ("demo", "."):
         shutil.copytree(finished_project.parent, folder / name, dirs_exist_ok=True)
     change(folder / "project.yaml", outputs={"formats": ["yolo", "label_tiff"]})
+    change(folder / "project.yaml", distill={"steps": 1, "size": 64})
     for name in ("data/plates", "photos"):
         shutil.copytree(folder / "images", folder / name)
     for kind in ("nucleus", "debris", "dog", "cat"):
@@ -136,7 +139,7 @@ def test_sections_of_project_files_are_ones_that_can_be_read():
 
 
 def test_python_of_the_docs_is_python():
-    """What a side environment would run is compiled here; napari and FiftyOne are not installed."""
+    """What a side environment would run is compiled here; docs/outputs.md says what was run."""
     for page, _, text in blocks("python"):
         compile(text, page, "exec")
 

@@ -32,6 +32,7 @@ OWNERS = {
     "usam_core.features": {"features"},
     "usam_core.files.hub": {"features", "synthetic"},
     "usam_core.parallel.dask_workers": {"dask"},
+    "usam_core.distill.model": {"distill"},
 }
 """Modules that may import what the base does not bring, and every extra that has to bring it."""
 BY_ITSELF = {"pillow_heif", "supervision"}  # read where it is, not missed where it is not
@@ -133,7 +134,7 @@ def test_every_import_is_of_the_base_or_of_the_extra_that_its_module_belongs_to(
         for extra in owners[0]:
             assert module in EXTRAS[extra], f"{name} imports {module}: not in {extra}"
             seen[extra].add(module)
-    assert {"synthetic", "features", "web", "dask"} == set(seen)
+    assert {"synthetic", "features", "web", "dask", "distill"} == set(seen)
 
 
 def test_every_package_of_the_base_is_imported_or_has_its_reason():

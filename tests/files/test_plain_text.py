@@ -172,13 +172,13 @@ def test_artifacts_show_names_and_notes_as_they_are(monkeypatch, tmp_path, text)
         reused=False,
         key="k" * 64,
     )
-    report.show(result)
-    report.show(SimpleNamespace(**{**vars(result), "step": "export"}))
+    project = SimpleNamespace(config=SimpleNamespace(name=text), out=folder)
+    report.show(result, project)
+    report.show(SimpleNamespace(**{**vars(result), "step": "export"}), project)
     report.report_run(text, [])
     objection = SimpleNamespace(check="min_miou", reason=text)
     verdict = SimpleNamespace(objections=[objection], sheet=None)
     monkeypatch.setattr(gate_step, "check_gate", lambda _: verdict)
-    project = SimpleNamespace(config=SimpleNamespace(name="p"), out=folder)
     monkeypatch.setattr(report, "load_project", lambda _: project)
     with pytest.raises(UsamError):
         report.pass_gate.fn("project.yaml", {})

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.chromium import emulate, open_chromium, requests, screenshot
+from tests.chromium import (
+    axe_source,
+    emulate,
+    open_chromium,
+    requests,
+    screenshot,
+    violations,
+)
 from tests.labelled_run import write_project, write_run
 from tests.report.test_report import ODD, SECTIONS, change, run_all
 from usam_core.config.project import load_project
@@ -113,6 +120,24 @@ def test_everything_can_be_reached_and_opened_by_keys_alone(opened):
     link = next(e for e in wanted if e.text == "Left out")
     link.send_keys(Keys.ENTER)
     assert opened.current_url.endswith("#quarantine")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "phone"), [(1280, False), (390, True)])
+def test_nothing_of_wcag_aa_is_broken(opened, width, phone, scheme):
+    source = axe_source()
+    emulate(opened, width, 900, scheme, phone)
+    opened.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert violations(opened, source) == []
+
+
+def test_that_check_sees_gray_on_white_and_a_picture_without_words(opened):
+    source = axe_source()
+    opened.execute_script("document.querySelector('h2').style.color = '#999'")
+    opened.execute_script("document.querySelector('img').removeAttribute('alt')")
+    found = " ".join(violations(opened, source))
+    assert "color-contrast" in found
+    assert "image-alt" in found
 
 
 @pytest.mark.parametrize("width", [320, 390, 768])

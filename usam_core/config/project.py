@@ -17,7 +17,7 @@ from usam_core.config.schema import Location, Mistake, ProjectConfig
 from usam_core.config.yaml_source import at_line, explain, read_yaml
 from usam_core.errors import ConfigError, InputError, MissingExtraError, complaint
 from usam_core.files.fsspec_io import EXTRA_OF, is_url, join
-from usam_core.files.paths import inside
+from usam_core.files.paths import inside, way_to
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
@@ -73,9 +73,10 @@ class Project:
         own = self.training_path
         place = os.path.normpath(self.root / name)
         listed = own is not None and own.is_file()
-        for root in [Path("/")] if listed else [self.root, self.out, *([own] if own else [])]:
-            way = Path(os.path.relpath(place, os.path.normpath(root))).as_posix()
-            if not way.startswith(os.pardir):
+        anywhere = Path(Path(place).anchor)
+        for root in [anywhere] if listed else [self.root, self.out, *([own] if own else [])]:
+            way = way_to(place, os.path.normpath(root))
+            if not way.startswith(os.pardir) and not os.path.isabs(way):
                 return inside(os.path.normpath(root), way, named_by, linked=True)
         return inside(self.root, name, named_by)
 

@@ -126,7 +126,7 @@ def fit_side(rgb: np.ndarray, side: int) -> Tensor:
 
     `rgb` is uint8 (h, w, 3).
     """
-    picture = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None].float() / 255
+    picture = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)[None].float() / 255
     h, w = (max(1, round(n * side / max(rgb.shape[:2]))) for n in rgb.shape[:2])
     seen = functional.interpolate(
         picture, size=(h, w), mode="bilinear", align_corners=False, antialias=True

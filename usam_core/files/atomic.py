@@ -7,7 +7,6 @@ it.
 """
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,11 @@ from filelock import FileLock, Timeout
 
 from usam_core.errors import StoreError
 from usam_core.files.paths import remove
+
+try:
+    import fcntl
+except ImportError:  # Windows: what is open there cannot be renamed, so that nothing is held open
+    fcntl = None  # type: ignore[assignment]  # a module elsewhere
 
 TEMPORARY_PREFIX = ".partial-"
 LONGEST_NAME = 255
@@ -40,6 +44,8 @@ _STALE_SECONDS = 3600.0
 _PATIENCE = 1.0
 """Seconds before a person is told what a lock waits for."""
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_BUSY_TRIES, _BUSY_WAIT = 20, 0.05
+"""Windows refuses to replace a file that a reader or a virus scanner has open: times, seconds."""
 _IN_THE_WAY = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 
 _log = logging.getLogger(__name__)
@@ -94,12 +100,12 @@ def only_one(lock: Path, what: str) -> Iterator[None]:
 @contextmanager
 def scratch_file(path: str | Path) -> Iterator[Path]:
     """Yield an empty temporary file beside `path`, locked against `sweep`, removed at the end."""
-    path, handle = _make_beside(Path(path), Path.touch)
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
+    path, held = _make_beside(Path(path), Path.touch)
+    with held:
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -120,7 +126,7 @@ def whole_file(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
         if sync:
             sync_path(temporary)
         fault_point("rename", path)
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
         if sync:
             sync_path(path.parent)
     fault_point("renamed", path)
@@ -134,26 +140,40 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     ours is dropped.
     """
     path = Path(path)
-    temporary, handle = _make_beside(path, Path.mkdir)
-    try:
-        yield temporary
-        fault_point("half", path, temporary)
-        sync_tree(temporary)
-        fault_point("rename", path)
+    temporary, held = _make_beside(path, Path.mkdir)
+    with held:
         try:
-            os.rename(temporary, path)
-        except OSError:
-            if not path.is_dir():
+            yield temporary
+            fault_point("half", path, temporary)
+            sync_tree(temporary)
+            fault_point("rename", path)
+            try:
+                os.rename(temporary, path)
+            except OSError:
+                if not path.is_dir():
+                    raise
+            sync_path(path.parent)
+            fault_point("renamed", path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_in_place(made: Path, path: Path) -> None:
+    """Rename a file over another one; on Windows wait a moment for whoever reads that."""
+    for left in reversed(range(_BUSY_TRIES)):
+        try:
+            os.replace(made, path)
+            return
+        except PermissionError:
+            if os.name != "nt" or not left:
                 raise
-        sync_path(path.parent)
-        fault_point("renamed", path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.close(handle)
+            time.sleep(_BUSY_WAIT)
 
 
-def _make_beside(path: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
-    """Make a temporary file or folder beside `path`; return it, and the handle that locks it."""
+def _make_beside(
+    path: Path, make: Callable[[Path], None]
+) -> tuple[Path, AbstractContextManager[None]]:
+    """Make a temporary file or folder beside `path`; return it, and what keeps it locked."""
     path.parent.mkdir(parents=True, exist_ok=True)
     name = f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}"
     if len(os.fsencode(name)) > LONGEST_NAME:
@@ -161,14 +181,24 @@ def _make_beside(path: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
     temporary = path.parent / name
     while True:
         make(temporary)
+        if fcntl is None:
+            return temporary, nullcontext()
         with suppress(FileNotFoundError):
             handle = os.open(temporary, os.O_RDONLY)
             with suppress(OSError):
                 # Shared: NFS grants that for a folder too.
                 fcntl.flock(handle, fcntl.LOCK_SH)
             if temporary.exists():
-                return temporary, handle
+                return temporary, _closing(handle)
             os.close(handle)  # swept before it was locked
+
+
+@contextmanager
+def _closing(handle: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def sweep(folder: Path, *, deep: bool = True) -> int:
@@ -190,19 +220,23 @@ def sweep(folder: Path, *, deep: bool = True) -> int:
 
 
 def _sweep_one(path: Path) -> bool:
+    if fcntl is None:
+        return _is_stale(path) and _drop(path)
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False  # renamed meanwhile: it has a living writer
     try:
-        if not _is_abandoned(path, handle):
-            return False
-        _log.info("removing %s, left by a writer that was killed", path)
-        with suppress(OSError):  # on a read-only disk it does no harm
-            remove(path.parent, path)
-        return not os.path.lexists(path)
+        return _is_abandoned(path, handle) and _drop(path)
     finally:
         os.close(handle)
+
+
+def _drop(path: Path) -> bool:
+    _log.info("removing %s, left by a writer that was killed", path)
+    with suppress(OSError):  # on a read-only disk it does no harm
+        remove(path.parent, path)
+    return not os.path.lexists(path)
 
 
 def _is_abandoned(path: Path, handle: int) -> bool:
@@ -212,7 +246,10 @@ def _is_abandoned(path: Path, handle: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        pass  # NFS locks no folder in this way, and some file systems nothing
+        return _is_stale(path)  # NFS locks no folder in this way, and some file systems nothing
+
+
+def _is_stale(path: Path) -> bool:
     try:
         newest = max(part.lstat().st_mtime for part in (path, *path.rglob("*")))
     except OSError:
@@ -222,14 +259,29 @@ def _is_abandoned(path: Path, handle: int) -> bool:
 
 def sync_path(path: Path) -> None:
     """Wait until the disk has a file's bytes, or a folder's names."""
-    handle = os.open(path, os.O_RDONLY)
+    if os.name == "nt":
+        if path.is_dir():
+            return  # Windows opens no folder, and keeps names in a journal of its own
+        handle = os.open(path, os.O_RDWR)  # it writes out only what may be written to
+    else:
+        handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        _sync(handle)
     except OSError as error:
         if error.errno != errno.EINVAL:  # some file systems sync no folders
             raise
     finally:
         os.close(handle)
+
+
+def _sync(handle: int) -> None:
+    """Wait for the disk; on macOS for its own memory too, which fsync leaves out there."""
+    whole = getattr(fcntl, "F_FULLFSYNC", None)
+    if whole is not None:
+        with suppress(OSError):  # a network folder may not know it
+            fcntl.fcntl(handle, whole)
+            return
+    os.fsync(handle)
 
 
 def sync_tree(path: Path) -> None:
@@ -282,4 +334,4 @@ def fault_point(moment: str, target: Path, written: Path | None = None, since: i
         os.write(handle, json.dumps(note).encode())
     if written is not None:
         os.truncate(written, note["left"])
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))

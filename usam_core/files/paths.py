@@ -44,7 +44,7 @@ def removable(root: Path, path: Path) -> Path:
     Raises:
         StoreError: it does not lie below `root`, or lies there by a link.
     """
-    name = Path(os.path.relpath(path, root))
+    name = Path(way_to(path, root))
     return inside(root, name.parent.as_posix()) / inside(root, name.as_posix(), linked=True).name
 
 
@@ -72,13 +72,32 @@ def check_links(folder: Path) -> None:
             )
 
 
+def way_to(path: str | Path, start: str | Path) -> str:
+    """The relative path with slashes; the absolute one from another drive of Windows.
+
+    >>> way_to("/lab/images/a.png", "/lab/p")
+    '../images/a.png'
+    """
+    try:
+        return Path(os.path.relpath(path, start)).as_posix()
+    except ValueError:
+        return Path(path).as_posix()
+
+
 def _leads_out(name: object, linked: bool) -> bool:
     if not isinstance(name, str) or not name or "\0" in name:
         return True
     path = PurePosixPath(name)
-    return path.is_absolute() or ".." in path.parts or (not linked and bool(_FOREIGN.search(name)))
+    return (
+        path.is_absolute()
+        or ".." in path.parts
+        or ((not linked or os.name == "nt") and bool(_FOREIGN.search(name)))
+    )
 
 
 def _resolves_below(root: Path, name: str) -> bool:
-    top, place = os.path.realpath(root), os.path.realpath(root / name)
-    return os.path.commonpath([top, place]) == top
+    top, place = (os.path.normcase(os.path.realpath(one)) for one in (root, root / name))
+    try:
+        return os.path.commonpath([top, place]) == top
+    except ValueError:  # another drive of Windows
+        return False

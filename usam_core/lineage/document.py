@@ -10,7 +10,6 @@ moved; only what lies outside that folder is named absolutely.
 
 import functools
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from usam_core.errors import StoreError, all_without_secrets
 from usam_core.files.atomic import whole_file, write_json
 from usam_core.files.digest import file_digest
 from usam_core.files.fsspec_io import is_url
+from usam_core.files.paths import way_to
 
 PACKAGES = (
     "usam",
@@ -115,7 +115,7 @@ def write_document(folder: Path, document: dict[str, Any], root: Path) -> str:
         if not kept.exists():
             with whole_file(kept) as temporary:
                 temporary.write_bytes(file.read_bytes())
-    way = Path(os.path.relpath(root, folder)).as_posix()
+    way = way_to(root, folder)
     write_json(file, {"format": FORMAT, "root": way, **all_without_secrets(document)})
     return file_digest(file)
 

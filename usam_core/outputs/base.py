@@ -6,7 +6,6 @@ person has changed what lies there.
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from usam_core.files.atomic import whole_file
+from usam_core.files.paths import way_to
 from usam_core.labels.image import LabelledImage
 from usam_core.labels.label_map import LabelMap
 
@@ -155,4 +155,4 @@ def painted(masks: Sequence[tuple[int, np.ndarray]], size_hw: tuple[int, int]) -
 
 def relative(file: str, folder: Path) -> str:
     """The way to a file from a folder; a URL as it is."""
-    return file if "://" in file else Path(os.path.relpath(file, folder)).as_posix()
+    return file if "://" in file else way_to(file, folder)

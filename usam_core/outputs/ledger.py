@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from usam_core.errors import StoreError
 from usam_core.files.atomic import fault_point
 from usam_core.files.digest import files_digest, folder_stamp
-from usam_core.files.paths import inside
+from usam_core.files.paths import inside, way_to
 from usam_core.labels.image import LabelledImage, count_labels
 from usam_core.labels.label_map import LabelMap
 from usam_core.outputs.base import Writer
@@ -97,7 +97,7 @@ class Ledger:
 
     def relative(self, path: Path) -> str:
         """A path as the table has it: a project that is moved finds its files."""
-        return Path(os.path.relpath(path, self.folder)).as_posix()
+        return way_to(path, self.folder)
 
     def check(self, format_: str, path: str) -> Path:
         """The place of a file of a format: below the folder, or among an image's labels.
@@ -107,7 +107,7 @@ class Ledger:
         """
         if format_ == "ome_zarr" and self._images is not None and isinstance(path, str):
             labels = PurePosixPath(path)
-            way = Path(os.path.relpath(self.folder / path, self._images)).as_posix()
+            way = way_to(self.folder / path, self._images)
             ours = labels.parts[-2:-1] == ("labels",) and _OURS.fullmatch(labels.name)
             if ours and not way.startswith(os.pardir):
                 return inside(self._images, way, self._file)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from usam_core.files.paths import way_to
 from usam_core.labels.image import LabelledImage
 from usam_core.labels.label_map import LabelMap
 from usam_core.masks.rle import fill, join
@@ -127,10 +128,16 @@ class YoloWriter(Writer):
         link = self.to.folder / "images" / f"{_yolo_name(image)}{ending}"
         self._unlink(_yolo_name(image), link)
         link.parent.mkdir(parents=True, exist_ok=True)
-        file = os.path.relpath(image.file, link.parent)
-        if not link.is_symlink() or os.readlink(link) != file:
-            link.unlink(missing_ok=True)
-            link.symlink_to(file)
+        file = way_to(image.file, link.parent)
+        if not link.is_symlink() or Path(os.readlink(link)).as_posix() != file:
+            try:
+                link.unlink(missing_ok=True)
+                link.symlink_to(file)
+            except OSError as error:
+                self.note(
+                    f"yolo: no links can be made here ({error.strerror}; on Windows they want its "
+                    "Developer Mode); copy your images into yolo/images yourself"
+                )
 
     def removed(self, path: Path) -> None:
         labels = self.to.folder / "labels"

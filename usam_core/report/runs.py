@@ -29,7 +29,7 @@ from usam_core.files.atomic import whole_file, write_json
 from usam_core.files.digest import file_digest, read_sealed, write_sealed
 from usam_core.files.fsspec_io import is_url, join
 from usam_core.files.parquet import read_frame
-from usam_core.files.paths import inside, remove
+from usam_core.files.paths import inside, remove, way_to
 from usam_core.images.listing.content import mismatch
 from usam_core.images.read import UnusableImage, read_image
 from usam_core.images.ref import ImageRef
@@ -240,7 +240,7 @@ def keep_run(run: LabelledRun, folder: Path) -> list[Path]:
             getattr(run.tables, name).to_parquet(temporary, index=False)
     copies = _write_copies(run, folder / COPIES)
     root = run.root
-    images = root if is_url(root) else Path(os.path.relpath(root, folder)).as_posix()
+    images = root if is_url(root) else way_to(root, folder)
     files.append(folder / COPIES)
     made = {file.name: file_digest(file) for file in files}
     # Last: without it there is no kept run.

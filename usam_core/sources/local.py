@@ -1,6 +1,5 @@
 """Training pictures that need no network and no model, and the choice of a project's source."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from usam_core.config.project import Project
 from usam_core.config.training import ClassSpec, RenderConfig
 from usam_core.errors import ConfigError, InputError, need
 from usam_core.files.atomic import whole_file
+from usam_core.files.paths import way_to
 from usam_core.files.spreadsheet import as_written, read_separated
 from usam_core.files.text import normalize_name
 from usam_core.images.listing.scan import list_files, list_images
@@ -107,7 +107,7 @@ class FolderSource:
         """Path and digest of each of the class's pictures: the manifest says both."""
         listing = self._listing(spec, SILENT).dropna(subset="sha256")
         folder = self.root.parent if self.root.is_file() else self.root
-        paths = [os.path.relpath(path, folder) for path in listing["path"]]
+        paths = [way_to(path, folder) for path in listing["path"]]
         return sorted(map(list, zip(paths, listing["sha256"], strict=True)))
 
     def collect(self, spec: ClassSpec, progress: Progress, spare: int = 0) -> Collected:

@@ -17,6 +17,7 @@ from usam_core.files.atomic import (
     LONGEST_NAME,
     TEMPORARY_PREFIX,
     fault_point,
+    put_in_place,
     sync_path,
     sync_tree,
     whole_file,
@@ -176,7 +177,7 @@ def _place(made: Path, place: Path) -> None:
     # A folder cannot be renamed over another; without either, the next run writes it again.
     if place.is_dir():
         _take_away(place)
-    os.replace(made, place)
+    put_in_place(made, place)
 
 
 def _take_away(place: Path) -> None:

@@ -18,6 +18,7 @@ from usam_core.errors import MissingStepError
 from usam_core.files.atomic import only_one
 from usam_core.files.digest import read_sealed, value_digest, write_sealed
 from usam_core.files.fsspec_io import is_url, join
+from usam_core.files.paths import way_to
 from usam_core.images.ref import ImageRef
 from usam_core.images.rgb import Window
 from usam_core.images.stores.anew import READING, TIFF_READING, is_read_anew, is_zarr_read_anew
@@ -165,7 +166,7 @@ def _compute(project: Project, file: Path) -> None:
         "images": len(files),
         "looked_at": sampled.looked_at,
         "seed": project.config.seed,
-        "sample": [p if is_url(p) else os.path.relpath(p, root) for p in sampled.planes],
+        "sample": [p if is_url(p) else way_to(p, root) for p in sampled.planes],
     }
     write_sealed(file, record)
     for kind, (low, high) in sampled.windows.items():
