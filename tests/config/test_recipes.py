@@ -48,6 +48,8 @@ INFERENCE = {
     "min_stability": 0,
     "min_area": 0,
     "max_area": 1,
+    "min_part": 0,
+    "edges": "grid",
     "nms_iou": 0.5,
     "score": "confidence",
     "paint": "score",

@@ -21,6 +21,7 @@ from usam_core.head.checkpoint import load_head
 from usam_core.images.given import GivenImage, ImageLike, take
 from usam_core.images.read import read_image
 from usam_core.images.ref import Box, ImageRef, Tile, tile_digest, tiles_of
+from usam_core.inference.scoring import Labelled
 from usam_core.labels.image import LabelledImage
 from usam_core.outputs.label_files import LabelCanvas
 from usam_core.outputs.lists import SCHEMA, instance_rows, record_batches
@@ -116,7 +117,7 @@ class Project:
         decisions = self._decisions.get(given.sha256)
         if decisions:
             rulings = Rulings(decisions, head.names, self.config.label_of)
-        labelled = head.label(self._masks(given), rulings)
+        labelled = head.label(self._masks(given), lambda: given.read(None), rulings)
         return with_picture(labelled, given.read, **known)
 
     def embeddings(self, image: ImageLike) -> MaskSet:
@@ -236,8 +237,12 @@ class Project:
         masks = (self._masks(given, tile) for tile in tiles)
         with TemporaryFile() as file:
             canvas = LabelCanvas(file, size_hw, label_dtype(len(head.names)))
+
+            def label(masks: MaskSet, tile: Tile) -> Labelled:
+                return head.score(masks, lambda: given.read(tile.box))
+
             labelled = label_tiles(
-                image, masks, head.score, head.label_map, self.config.inference, canvas
+                image, masks, label, head.label_map, self.config.inference, canvas
             )
             painted = canvas.labels()
         return with_picture(labelled, given.read, tiles, painted=painted, **known)
