@@ -1,14 +1,68 @@
-"""Closes small holes of masks and label maps, and drops small islands."""
+"""Closes small holes of masks and label maps, and drops small islands.
+
+Both are regions of one value; they are found from the runs of the columns, of which there are far
+fewer than pixels.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+
+class _Regions(NamedTuple):
+    """Parts of a map whose pixels have one value and touch by a side.
+
+    Attributes:
+        values: integers (n,), of each run.
+        lengths: int64 (n,), pixels of each run.
+        region: int64 (n,), of each run, from 0.
+        areas: int64 (r,), pixels of each region.
+        pairs: int64 (2, k), runs that touch and have different values.
+        sides: int64 (k,), by how many sides.
+    """
+
+    values: np.ndarray
+    lengths: np.ndarray
+    region: np.ndarray
+    areas: np.ndarray
+    pairs: np.ndarray
+    sides: np.ndarray
+
+    @classmethod
+    def of(cls, columns: np.ndarray) -> "_Regions":
+        """Find them in integers or bool (w, h), column by column."""
+        w, h = columns.shape
+        begins = np.ones((w, h), bool)
+        np.not_equal(columns[:, 1:], columns[:, :-1], out=begins[:, 1:])
+        starts = np.flatnonzero(begins)
+        ends = np.append(starts[1:], w * h)
+        values = columns.ravel()[starts]
+        # Each run and those that it touches in the next column.
+        left = np.flatnonzero(starts < (w - 1) * h)
+        first = np.searchsorted(starts, starts[left] + h, "right") - 1
+        count = np.searchsorted(starts, ends[left] + h) - first
+        one = np.repeat(left, count)
+        other = np.arange(len(one)) + np.repeat(first - np.cumsum(count) + count, count)
+        shared = np.minimum(ends[one] + h, ends[other]) - np.maximum(starts[one] + h, starts[other])
+        same = values[one] == values[other]
+        size = len(starts)
+        graph = coo_array((np.ones(int(same.sum())), (one[same], other[same])), (size, size))
+        _, region = connected_components(graph, directed=False)
+        above = np.flatnonzero(starts[1:] % h)  # touches the next run in its own column
+        pairs = np.stack([np.append(one[~same], above), np.append(other[~same], above + 1)])
+        sides = np.append(shared[~same], np.ones(len(above), np.int64))
+        lengths = ends - starts
+        areas = np.bincount(region, weights=lengths).astype(np.int64)
+        return cls(values, lengths, region, areas, pairs, sides)
 
 
 def tidy_mask(mask: np.ndarray, share: float) -> np.ndarray:
     """Drop islands and close holes of a mask, bool (h, w), in place; return it.
 
-    Islands are parts that touch the others nowhere, holes are parts of its outside that do not
-    reach its box (SAM's `min_mask_region_area`, but by the mask's own size).
+    Islands are parts that touch the others by no side, holes are parts of what lies around it that
+    do not reach its box (SAM's `min_mask_region_area`, but by the mask's own size).
 
     Args:
         mask: one mask.
@@ -18,20 +72,17 @@ def tidy_mask(mask: np.ndarray, share: float) -> np.ndarray:
     box = _box(mask)
     if not share or box is None:
         return mask
-    inside = mask[box]
-    parts, count = ndimage.label(inside)
-    if count > 1:
-        areas = np.bincount(parts.ravel())
-        areas[0] = 0
-        small = areas < share * areas.sum()
-        small[[0, int(areas.argmax())]] = False
-        inside[small[parts]] = False
-    least = share * np.count_nonzero(inside)
-    parts, count = ndimage.label(~np.pad(inside, 1))
-    if count > 1:
-        small = np.bincount(parts.ravel()) < least
-        small[[0, int(parts[0, 0])]] = False
-        inside |= small[parts[1:-1, 1:-1]]
+    inside = np.pad(mask[box].T, 1)
+    found = _Regions.of(inside)
+    if len(found.areas) == 2:
+        return mask
+    filled = np.zeros(len(found.areas), bool)
+    filled[found.region] = found.values
+    small = found.areas < share * np.count_nonzero(inside)
+    small[[found.region[0], int(np.where(filled, found.areas, 0).argmax())]] = False
+    if small.any():
+        turned = found.values ^ small[found.region]
+        mask[box] = np.repeat(turned, found.lengths).reshape(inside.shape)[1:-1, 1:-1].T
     return mask
 
 
@@ -39,33 +90,31 @@ def tidy_labels(labels: np.ndarray, least: float) -> np.ndarray:
     """Give regions of a label map, integers (h, w), smaller than `least` pixels to what is around.
 
     A region is one of pixels of a label that touch by a side; background has regions too. Each goes
-    to the label that borders on it most, but not to another small region. Changed in place.
+    to the label that borders on it by most sides, small regions not counted. Changed in place.
     """
-    small = np.zeros(labels.shape, bool)
     if least <= 1:
         return labels
-    for label in np.flatnonzero(np.bincount(labels.ravel())).tolist():
-        mine = labels == label
-        box = _box(mine)
-        assert box is not None
-        parts, _ = ndimage.label(mine[box])
-        few = np.bincount(parts.ravel()) < least
-        few[0] = False
-        if few.any():
-            small[box] |= few[parts]
+    found = _Regions.of(np.ascontiguousarray(labels.T))
+    small = found.areas < least
     if small.all() or not small.any():
         return labels
-    groups, _ = ndimage.label(small)
-    h, w = labels.shape
-    for number, (down, across) in enumerate(ndimage.find_objects(groups), start=1):
-        place = (
-            slice(max(0, down.start - 1), min(h, down.stop + 1)),
-            slice(max(0, across.start - 1), min(w, across.stop + 1)),
-        )
-        group = groups[place] == number
-        around = ndimage.binary_dilation(group) & ~group
-        values, counts = np.unique(labels[place][around], return_counts=True)
-        labels[place][group] = values[counts.argmax()]
+    kinds, kind_of = np.unique(found.values, return_inverse=True)
+    kind = np.zeros(len(found.areas), np.int64)
+    kind[found.region] = kind_of
+    one, other = found.region[np.concatenate([found.pairs, found.pairs[::-1]], axis=1)]
+    sides = np.append(found.sides, found.sides)
+    while small.any():
+        ready = small[one] & ~small[other]
+        votes = np.bincount(
+            one[ready] * len(kinds) + kind[other[ready]],
+            weights=sides[ready],
+            minlength=len(small) * len(kinds),
+        ).reshape(-1, len(kinds))
+        settled = votes.any(axis=1)
+        kind[settled] = votes[settled].argmax(axis=1)
+        small[settled] = False
+    values = kinds[kind[found.region]]
+    labels[...] = np.repeat(values, found.lengths).reshape(labels.shape[::-1]).T
     return labels
 
 
