@@ -23,6 +23,7 @@ Format = Literal[
     "ome_zarr",
     "parquet",
     "voc",
+    "volumes",
     "yolo",
 ]
 """Names of the output formats."""
