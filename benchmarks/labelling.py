@@ -5,7 +5,8 @@
 A store of 100 prompts an image is filled with mask sets that the nano SAM made of eight drawn
 scenes; the images count as 512 x 512. The nano SAM's masks have 80 x 80 pixels; `--frame 256`
 scales them to the official models' size. The head is untrained and of the default size; its
-threshold lets a share of all masks pass (`--passing`). *Before painting* is reading, head,
+threshold lets a share of all masks pass (`--passing`). *Head to label map* reads each image, a
+JPEG, for its edges; *on the grid* does not. *Before painting* is reading, head,
 thresholds and suppression; *all* adds scaling, painting, palette PNG and run lengths, as the step
 annotate does.
 The peer is the plain way: every mask that passes is scaled to the image's size first, and
@@ -25,9 +26,11 @@ import numpy as np
 import pandas as pd
 import scale
 import torch
+from PIL import Image
 
 from usam_core.config.schema import InferenceConfig, SamConfig
 from usam_core.head.model import Head
+from usam_core.images.read import read_image
 from usam_core.inference.scoring import Candidates, candidates, is_good, label_image, mask_scores
 from usam_core.labels.image import list_instances
 from usam_core.masks.bits import pack, upscale
@@ -128,7 +131,25 @@ def measure(store: EmbeddingStore, folder: Path, classes: int, passing: float) -
     torch.manual_seed(0)
     head = Head(sets[0].features[BLOCK].shape[-1], classes).eval()
     config = passing_threshold(head, sets, passing)
-    labelled = [label_image(head, masks, [BLOCK], config, names) for masks in sets]
+    files = [folder / f"picture-{number}.jpg" for number in range(8)]
+    for file, picture in zip(files, scale.draw(), strict=True):
+        Image.fromarray(picture).resize(SIZE_HW[::-1]).save(file, quality=90)
+
+    def label_all(wanted: InferenceConfig) -> list:
+        return [
+            label_image(
+                head,
+                masks,
+                [BLOCK],
+                wanted,
+                names,
+                rgb=lambda n=n: read_image(files[n % len(files)]).rgb,
+            )
+            for n, masks in enumerate(sets)
+        ]
+
+    labelled = label_all(config)
+    on_grid = config.model_copy(update={"edges": "grid"})
 
     def pngs() -> None:
         for number, done in enumerate(labelled):
@@ -138,9 +159,8 @@ def measure(store: EmbeddingStore, folder: Path, classes: int, passing: float) -
         "read": seconds(lambda: read(store)),
         "head to suppression": seconds(lambda: before_painting(head, sets, config)),
         "the same at full size": seconds(lambda: at_full_size(head, sets, config)),
-        "head to label map": seconds(
-            lambda: [label_image(head, masks, [BLOCK], config, names) for masks in sets]
-        ),
+        "head to label map": seconds(lambda: label_all(config)),
+        "the same on the grid": seconds(lambda: label_all(on_grid)),
         "palette PNG": seconds(pngs),
         "run lengths": seconds(lambda: [list_instances(done.instances) for done in labelled]),
     }

@@ -94,7 +94,16 @@ ROWS = {
     },
 }
 SAM_CLIP = Path(__file__).with_name("sam_clip.yaml")
-COLUMNS = ["miou", "miou_common", "map50", "false_positive_rate", "ece", "scenes_ece"]
+COLUMNS = [
+    "miou",
+    "miou_common",
+    "map50",
+    "boundary_f",
+    "boundary_f_common",
+    "false_positive_rate",
+    "ece",
+    "scenes_ece",
+]
 
 
 def link_split(data: Path, split: str, folder: Path) -> Path:

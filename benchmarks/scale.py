@@ -91,9 +91,12 @@ def fake_encoder_of_worker(sets: list) -> None:
 
 def make_sets(side: int = SIDE) -> list:
     """Return what the nano SAM says of eight drawn scenes, side x side prompts each."""
-    embedder = load.open_embedder(SamConfig(points_per_side=side))
-    drawn = (scene(generator(1, n), CLASSES, SIZE_HW, TRAINING_LOOK, most=3) for n in range(8))
-    return embedder.embed([one.image for one in drawn])
+    return load.open_embedder(SamConfig(points_per_side=side)).embed(draw())
+
+
+def draw() -> list:
+    """Return the eight drawn scenes."""
+    return [scene(generator(1, n), CLASSES, SIZE_HW, TRAINING_LOOK, most=3).image for n in range(8)]
 
 
 def make_images(folder: Path, count: int) -> None:

@@ -77,7 +77,7 @@ def project(tmp_path_factory):
     few = change(file, training={"render": {"per_class": 1, "size": 64}, "min_per_class": 1})
     for step in ("collect", "embed"):
         run_step(step, few)
-    every = {"nms_iou": 1.0}
+    every = {"nms_iou": 1.0, "edges": "grid", "min_part": 0, "min_area": 0}
     project = change(file, classes=CLASSES, outputs={"formats": sorted(WRITERS)}, inference=every)
     store = embed.open_store(project)
     images = [file_digest(path) for path in sorted((file.parent / "images").iterdir())]

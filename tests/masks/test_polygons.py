@@ -91,3 +91,47 @@ def test_one_pixel_is_a_square_and_a_ring_has_a_way_to_its_hole():
 def test_what_lies_outside_the_image_is_cut_off(size_hw):
     around = np.array([[-3.0, -3.0], [40.0, -3.0], [40.0, 40.0], [-3.0, 40.0]])
     assert fill(around, size_hw).all()
+
+
+def hand_disc(radius):
+    y, x = np.mgrid[: 2 * radius + 5, : 2 * radius + 5]
+    return (y - radius - 2) ** 2 + (x - radius - 2) ** 2 <= radius**2
+
+
+def outline_distance(ring, points):
+    """Return the greatest distance of points from a closed line."""
+    nearest = np.full(len(points), np.inf)
+    for start, stop in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+        side = stop - start
+        along = ((points - start) @ side / max(1, side @ side)).clip(0, 1)
+        nearest = np.minimum(nearest, np.hypot(*(points - start - along[:, None] * side).T))
+    return nearest.max()
+
+
+@pytest.mark.parametrize("tolerance", [1.0, 3.0])
+def test_polygons_with_fewer_corners_stay_within_the_tolerance(tolerance):
+    disc = Crop(3, 5, hand_disc(40))
+    (exact,), (fewer,) = part_polygons(disc), part_polygons(disc, tolerance)
+    assert len(fewer) < len(exact) / 4
+    assert outline_distance(fewer, exact) <= tolerance
+    assert outline_distance(exact, fewer) == 0, "its corners are corners of the outline"
+    size = (100, 100)
+    a, b = fill(exact, size), fill(fewer, size)
+    assert (a & b).sum() / (a | b).sum() > 1 - tolerance / 20
+
+
+def test_a_square_keeps_its_corners_and_a_line_of_pixels_its_area():
+    square = np.ones((6, 9), bool)
+    assert len(part_polygons(Crop(0, 0, square), 1.0)[0]) == 4
+    line = np.ones((1, 30), bool)
+    (ring,) = part_polygons(Crop(0, 0, line), 2.0)
+    assert fill(ring, (5, 40)).sum() == 30
+
+
+def test_holes_stay_holes_with_fewer_corners():
+    mask = hand_disc(30)
+    mask[25:40, 25:40] &= ~hand_disc(5)
+    (ring,) = part_polygons(Crop(0, 0, mask), 1.0)
+    found = fill(ring, mask.shape)
+    assert not found[32, 32]
+    assert (found & mask).sum() / (found | mask).sum() > 0.95

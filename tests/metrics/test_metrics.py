@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from usam_core.labels import Instance, LabelMap
+from usam_core.metrics.boundaries import Boundaries
 from usam_core.metrics.scores import (
     AveragePrecision,
     Confusion,
@@ -335,10 +336,14 @@ def test_the_report_holds_the_same_numbers(tmp_path):
     truth, labels = np.array([[0, 1, 1]], np.uint8), np.array([[0, 1, 2]], np.uint8)
     confusion.add(truth, labels)
     absent.add(truth, labels)
-    files = write_report(tmp_path, confusion.scores(), None, absent.scores(), confusion)
+    boundaries = Boundaries(CLASSES)
+    boundaries.add(truth, labels)
+    borders = boundaries.scores([1, 0, 0])
+    files = write_report(tmp_path, confusion.scores(), None, absent.scores(), confusion, borders)
     metrics = json.loads(files[0].read_text())
     assert metrics["semantic"]["miou"] == pytest.approx((1 + 0.5 + 0) / 3)
     assert metrics["instance"] is None
+    assert metrics["boundary"]["per_class"]["a"] == pytest.approx(1)
     table = class_table(confusion.scores(), None, absent.scores())
     assert list(table["class"]) == ["background", *CLASSES]
     assert table["false_positive_rate"].tolist()[2:] == [1.0, 0.0]

@@ -1,8 +1,11 @@
 """A fitted head, with or without its project."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from usam_core.api.embed import Embed, embedder_of, with_picture
 from usam_core.config.model import InferenceConfig, SamConfig
@@ -111,16 +114,19 @@ class Head:
         return self.label_map.names
 
     def predict(self, image: ImageLike | MaskSet) -> LabelledImage:
-        """Label an image, or masks that are there already, of which `plot` then knows no pixels.
+        """Label an image, or masks that are there already.
+
+        Of masks alone, `plot` knows no pixels, and borders follow no edges.
 
         Raises:
             InputError: the image cannot be used, or the head reads features that its project alone
                 makes.
         """
         if isinstance(image, MaskSet):
-            return self.label(image)
+            return self.label(image, None)
         given = take(image, reading_of(self._encoder))
-        labelled = self.label(self._embed(given.read(None)))
+        rgb = given.read(None)
+        labelled = self.label(self._embed(rgb), lambda: rgb)
         return with_picture(labelled, given.read, path=given.path, sha256=given.sha256)
 
     def embeddings(self, image: ImageLike) -> MaskSet:
@@ -131,13 +137,17 @@ class Head:
         """
         return self._embed(take(image, reading_of(self._encoder)).read(None))
 
-    def label(self, masks: MaskSet) -> LabelledImage:
-        """Label masks."""
-        done = self.score(masks)
+    def label(self, masks: MaskSet, rgb: Callable[[], np.ndarray] | None) -> LabelledImage:
+        """Label masks; see `score`."""
+        done = self.score(masks, rgb)
         return labelled_image(done, masks, self.label_map, path="", sha256="", painted=done.labels)
 
-    def score(self, masks: MaskSet) -> Labelled:
+    def score(self, masks: MaskSet, rgb: Callable[[], np.ndarray] | None) -> Labelled:
         """Label masks, as arrays.
+
+        Args:
+            masks: the masks.
+            rgb: gives the image, uint8 (h, w, 3), whose edges they follow; None if it is not known.
 
         Raises:
             InputError: the masks lack features that the head reads.
@@ -156,4 +166,5 @@ class Head:
             self.inference,
             self.names,
             self._calibration,
+            rgb,
         )

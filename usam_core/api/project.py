@@ -22,6 +22,7 @@ from usam_core.head.checkpoint import load_head
 from usam_core.images.given import GivenImage, ImageLike, take
 from usam_core.images.read import read_image
 from usam_core.images.ref import Box, ImageRef, Tile, tile_digest, tiles_of
+from usam_core.inference.scoring import Labelled
 from usam_core.labels.image import LabelledImage, count_labels
 from usam_core.outputs.label_files import LabelCanvas
 from usam_core.outputs.lists import SCHEMA, instance_rows, record_batches
@@ -113,7 +114,8 @@ class Project:
             known |= {"path": given.path.removeprefix(place), "root": self._settings.images.root}
         if given.large is not None:
             return self._predict_tiled(given, given.large, known)
-        labelled = self._ruled(head.label(self._masks(given)), given.sha256)
+        labelled = head.label(self._masks(given), lambda: given.read(None))
+        labelled = self._ruled(labelled, given.sha256)
         return with_picture(labelled, given.read, **known)
 
     def embeddings(self, image: ImageLike) -> MaskSet:
@@ -233,8 +235,12 @@ class Project:
         masks = (self._masks(given, tile) for tile in tiles)
         with TemporaryFile() as file:
             canvas = LabelCanvas(file, size_hw, label_dtype(len(head.names)))
+
+            def label(masks: MaskSet, tile: Tile) -> Labelled:
+                return head.score(masks, lambda: given.read(tile.box))
+
             labelled = label_tiles(
-                image, masks, head.score, head.label_map, self.config.inference, canvas
+                image, masks, label, head.label_map, self.config.inference, canvas
             )
             painted = canvas.labels()
         labelled = self._ruled(replace(labelled, painted=painted), given.sha256)

@@ -37,6 +37,7 @@ Format = Literal[
     "ome_zarr",
     "parquet",
     "voc",
+    "volumes",
     "yolo",
 ]
 """Names of the output formats."""

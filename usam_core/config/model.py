@@ -324,9 +324,15 @@ class InferenceConfig(Section):
     min_stability: Fraction = 0.0
     """Drop masks whose border hangs on the threshold."""
     min_area: Fraction = 0.0005
-    """Drop masks smaller than this share of the image."""
+    """Drop masks, and regions of the label map, smaller than this share of the image."""
     max_area: Fraction = 0.95
     """Drop masks larger than this share of the image."""
+    min_part: Fraction = 0.05
+    """Drop a mask's islands and close its holes that are smaller than this share of the mask; 0
+    leaves all (SAM's `min_mask_region_area`)."""
+    edges: Literal["image", "grid"] = "image"
+    """Where borders lie: `image` moves those of masks and label map to the image's own edges, for
+    which it is read again; `grid` scales SAM's low-resolution grid up."""
     nms_iou: Fraction = 0.5
     """Of two masks that overlap more than this (mask IoU), the better scored stays."""
     thresholds: Literal["fixed", "calibrated"] = "fixed"

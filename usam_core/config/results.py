@@ -64,6 +64,9 @@ class OutputsConfig(Section):
     (docs/outputs.md)."""
     label_studio: Literal["brush", "polygon"] = "brush"
     """What Label Studio gets: exact brush strokes, or polygons that can be dragged."""
+    polygon_tolerance: Annotated[Float, Field(ge=0)] = 1.0
+    """How far a polygon may leave its mask's outline, pixels, so that it has few corners to edit;
+    0 keeps every polygon exact, with a corner at each step of the outline (docs/outputs.md)."""
     ome_zarr_in_place: Bool = False
     """Write OME-Zarr labels into images that are OME-Zarr themselves; else beside the others."""
     pixel_size: Annotated[Float, Field(gt=0)] | None = None

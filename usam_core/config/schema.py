@@ -86,6 +86,8 @@ PAPERS: dict[str, Any] = {
         "min_stability": 0.0,
         "min_area": 0.0,
         "max_area": 1.0,
+        "min_part": 0.0,
+        "edges": "grid",  # open: how masks are scaled up
         "nms_iou": 0.5,  # open: how much, and of masks or boxes
         "score": "confidence",  # open: of mAP50
         "paint": "score",  # open: overlaps; the survivors of NMS, the best on top

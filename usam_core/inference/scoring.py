@@ -1,6 +1,6 @@
 """From a head and one image's masks to the kept instances (U-SAM, section 3.6)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +15,9 @@ from usam_core.inference.calibration import Calibration
 from usam_core.labels.image import LabelledImage, count_labels, list_instances
 from usam_core.labels.label_map import LabelMap
 from usam_core.masks.bits import areas, upscale, valid_hw
+from usam_core.masks.edges import Edges
 from usam_core.masks.paint import Overlaps, paint, paint_votes, suppress
+from usam_core.masks.tidy import tidy_labels, tidy_mask
 from usam_core.types import TOKENS_BLOCK, Instances, MaskSet
 
 MAX_NEAR = 2
@@ -204,6 +206,7 @@ def label_image(
     config: InferenceConfig,
     class_names: Sequence[str],
     calibration: Calibration | None = None,
+    rgb: Callable[[], np.ndarray] | None = None,
 ) -> Labelled:
     """Label one image: score, gate, threshold, suppress, and paint.
 
@@ -215,6 +218,8 @@ def label_image(
         class_names: the head's classes.
         calibration: gives probabilities, presence and thresholds; None takes the head's softmax
             as it is, and gates nothing.
+        rgb: gives the image, uint8 (h, w, 3), whose edges borders are to follow; asked only where
+            something was found. None leaves borders on the grid, as `edges: grid` does.
     """
     masks = candidates(head, mask_set, features, config, len(class_names))
     masks = masks[is_good(masks, mask_set.size_hw, config)]
@@ -230,27 +235,43 @@ def label_image(
     kept, probability = masks[wanted], every[wanted]
     scores = mask_scores(confidence[wanted], kept.predicted_iou, config)
     stay = suppress(kept.packed, scores, config.nms_iou)
-    instances, shown = _instances(kept[stay], scores[stay], probability[stay], mask_set.size_hw)
+    edges = None
+    if rgb is not None and config.edges == "image" and len(masks):
+        edges = Edges(_of_size(rgb(), mask_set.size_hw), masks.packed.shape[-2])
+
+    def full_size(packed: np.ndarray) -> np.ndarray:
+        full = upscale(packed, mask_set.size_hw) if edges is None else edges.masks(packed)
+        for mask in full:
+            tidy_mask(mask, config.min_part)
+        return full
+
+    instances, shown = _instances(kept[stay], scores[stay], probability[stay], full_size)
     best = kept.packed[stay[shown]]
     if config.paint == "vote":
-        labels = paint_votes(kept.packed, kept.classes, scores, mask_set.size_hw, limits / 2)
+        painted_hw = mask_set.size_hw if edges is None else edges.fine_hw
+        labels = paint_votes(kept.packed, kept.classes, scores, painted_hw, limits / 2)
+        labels = labels if edges is None else edges.labels(labels)
     else:
         labels = paint(instances, len(class_names))
+    tidy_labels(labels, config.min_area * labels.size)
     dropped = np.flatnonzero(~wanted)
     reached = confidence[dropped] / np.maximum(limits[masks.classes[dropped]], 1e-6)
     near = dropped[near_misses(masks.packed[dropped], reached, best, config.nms_iou)]
-    missed, _ = _instances(masks[near], confidence[near], every[near], mask_set.size_hw)
+    missed, _ = _instances(masks[near], confidence[near], every[near], full_size)
     return Labelled(instances, labels, missed, limits[missed.classes])
 
 
 def _instances(
-    of: Candidates, scores: np.ndarray, probability: np.ndarray, size_hw: tuple[int, int]
+    of: Candidates,
+    scores: np.ndarray,
+    probability: np.ndarray,
+    full_size: Callable[[np.ndarray], np.ndarray],
 ) -> tuple[Instances, np.ndarray]:
     """Masks at the image's own size, and the rows of those that have a pixel there.
 
     A small mask may lie between the centers of the image's pixels.
     """
-    masks = upscale(of.packed, size_hw)
+    masks = full_size(of.packed)
     shown = np.flatnonzero([mask.any() for mask in masks])
     if len(shown) < len(masks):
         of, scores, probability, masks = of[shown], scores[shown], probability[shown], masks[shown]
@@ -266,6 +287,12 @@ def _instances(
         runner_up=runner_up(probability, of.classes),
     )
     return instances, shown
+
+
+def _of_size(rgb: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    if rgb.shape[:2] != size_hw:
+        raise ValueError(f"rgb: expected {size_hw} rows and columns, got {rgb.shape[:2]}")
+    return rgb
 
 
 def near_misses(

@@ -200,9 +200,14 @@ class LabelledImage:
         return [crop(instance.rle) for instance in self.instances]
 
     @cached_property
-    def polygons(self) -> list[list[np.ndarray]]:
-        """The polygons of each mask, one for each of its parts."""
-        return [part_polygons(crop) for crop in self.crops]
+    def _polygons(self) -> dict[float, list[list[np.ndarray]]]:
+        return {}
+
+    def polygons(self, tolerance: float = 0.0) -> list[list[np.ndarray]]:
+        """The polygons of each mask, one for each of its parts; see `part_polygons`."""
+        if tolerance not in self._polygons:
+            self._polygons[tolerance] = [part_polygons(crop, tolerance) for crop in self.crops]
+        return self._polygons[tolerance]
 
     @cached_property
     def objects(self) -> np.ndarray:

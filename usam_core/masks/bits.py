@@ -78,15 +78,15 @@ def upscale_part(
         Where in the image the part lies (nothing else is above 0), and the part, float32.
     """
     filled = values != 0
-    down = _Reach.of(filled.any(axis=1), size_hw[0])
-    across = _Reach.of(filled.any(axis=0), size_hw[1])
+    down = Reach.of(filled.any(axis=1), size_hw[0])
+    across = Reach.of(filled.any(axis=0), size_hw[1])
     wider = down.scale(values[down.source, across.source])
     scaled = across.scale(np.ascontiguousarray(wider.T)).T
     return (down.target, across.target), scaled
 
 
 @dataclass(frozen=True, slots=True)
-class _Reach:
+class Reach:
     """Along one axis: the stretch that is not 0, and what it reaches once it is scaled.
 
     Attributes:
@@ -100,7 +100,7 @@ class _Reach:
     sides: tuple[int, int]
 
     @classmethod
-    def of(cls, filled: np.ndarray, after: int) -> "_Reach":
+    def of(cls, filled: np.ndarray, after: int) -> "Reach":
         """Find the stretch from bool (before,), where anything is."""
         where = np.flatnonzero(filled)
         sides = (len(filled), after)

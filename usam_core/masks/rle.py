@@ -125,8 +125,12 @@ Ring = np.ndarray
 """float or int (corners, 2), x before y; the last corner is joined to the first."""
 
 
-def part_polygons(crop: Crop) -> list[Ring]:
-    """Return a polygon, int64, for each part of a mask; pixels that touch at a corner are apart."""
+def part_polygons(crop: Crop, tolerance: float = 0.0) -> list[Ring]:
+    """Return a polygon, int64, for each part of a mask; pixels that touch at a corner are apart.
+
+    `tolerance` is how far, in pixels, the outline may leave the mask's for fewer corners; 0 keeps
+    the mask to the pixel.
+    """
     mask = crop.mask
     if not mask.any():
         return []
@@ -142,7 +146,55 @@ def part_polygons(crop: Crop) -> list[Ring]:
         else:
             holes[padded[y, x + 1] - 1].append(ring[::-1])
     shift = np.array([crop.left, crop.top])
-    return [join([ring, *inner]) + shift for ring, inner in zip(outer, holes, strict=True)]
+    polygons = []
+    for ring, inner in zip(outer, holes, strict=True):
+        rings = [ring, *inner]
+        if tolerance:
+            rings = [simpler(one, tolerance) for one in rings]
+        polygons.append(join(rings) + shift)
+    return polygons
+
+
+def simpler(ring: Ring, tolerance: float) -> Ring:
+    """Return a ring with the fewest corners that Douglas and Peucker's way finds.
+
+    What stays are corners of the ring, its first one among them; no corner that goes is farther
+    than `tolerance` from the side that passes it. A ring that would lose half of its area (a line
+    of pixels) stays as it is.
+    """
+    count = len(ring)
+    closed = np.concatenate([ring, ring[:1]]).astype(np.float64)
+    far = int(np.abs(closed[:-1] - closed[0]).sum(axis=1).argmax())
+    kept = np.zeros(count + 1, bool)
+    kept[[0, far, count]] = True
+    open_parts = [(0, far), (far, count)]
+    while open_parts:
+        start, stop = open_parts.pop()
+        if stop - start < 2:
+            continue
+        distance = _from_side(closed[start + 1 : stop], closed[start], closed[stop])
+        at = int(distance.argmax())
+        if distance[at] > tolerance:
+            at += start + 1
+            kept[at] = True
+            open_parts += [(start, at), (at, stop)]
+    fewer = ring[kept[:-1]]
+    before, after = _area(ring), _area(fewer)
+    return fewer if abs(after - before) < abs(before) / 2 else ring
+
+
+def _from_side(points: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Return the distance of points, float (n, 2), from the side between two others."""
+    side, away = stop - start, points - start
+    length = float(side @ side)
+    along = np.clip(away @ side / length, 0, 1) if length else np.zeros(len(points))
+    return np.hypot(*(away - along[:, None] * side).T)
+
+
+def _area(ring: Ring) -> float:
+    """Return twice a ring's area, with the sign of its direction."""
+    x, y = ring.T
+    return float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum())
 
 
 def join(rings: list[Ring]) -> Ring:

@@ -18,6 +18,7 @@ from usam_core.files.spreadsheet import write_csv
 from usam_core.inference.reliability import reliability
 from usam_core.labels.image import Instance
 from usam_core.labels.label_map import LabelMap
+from usam_core.metrics.boundaries import BoundaryScores
 from usam_core.truth.base import VOID
 
 COCO_DETECTIONS = 100
@@ -321,11 +322,13 @@ def write_report(
     instance: InstanceScores | None,
     absent: PresenceScores,
     confusion: Confusion,
+    boundary: BoundaryScores,
 ) -> list[Path]:
     """Write `metrics.json` and `per_class.csv`; return both paths."""
     metrics = {
         "semantic": asdict(semantic),
         "instance": asdict(instance) if instance else None,
+        "boundary": asdict(boundary),
         "absent_classes": asdict(absent),
         "confusion": {"names": confusion.names, "pixels": confusion.matrix.tolist()},
     }

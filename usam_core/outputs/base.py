@@ -34,6 +34,7 @@ class Target:
         in_place: for OME-Zarr: write into images that are OME-Zarr themselves.
         level: of the labels; images that take them in hold those of each level.
         pixel_size: of every image, micrometers; None takes what the image's file says.
+        tolerance: how far polygons may leave a mask's outline, pixels; 0: exact.
     """
 
     folder: Path
@@ -43,6 +44,7 @@ class Target:
     in_place: bool = False
     level: str = "classes"
     pixel_size: float | None = None
+    tolerance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

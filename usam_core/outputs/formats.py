@@ -6,10 +6,11 @@ from usam_core.outputs.lists import CocoPolygonsWriter, CocoWriter, CvatWriter, 
 from usam_core.outputs.ome_zarr import OmeZarrWriter
 from usam_core.outputs.polygons import LabelMeWriter, YoloWriter
 from usam_core.outputs.rasters import LabelTiffWriter, VocWriter
+from usam_core.outputs.volumes import VolumesWriter
 
 _CLASSES: tuple[type[Writer], ...] = (
     *(CocoWriter, CocoPolygonsWriter, CvatWriter, LabelMeWriter, LabelStudioWriter),
-    *(LabelTiffWriter, OmeZarrWriter, ParquetWriter, VocWriter, YoloWriter),
+    *(LabelTiffWriter, OmeZarrWriter, ParquetWriter, VocWriter, VolumesWriter, YoloWriter),
 )
 WRITERS = {writer.name: writer for writer in _CLASSES}
 

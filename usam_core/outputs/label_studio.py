@@ -74,7 +74,7 @@ class LabelStudioWriter(Writer):
             value = {"format": "rle", "rle": rle, "brushlabels": [name]}
             yield {"id": str(number + 1), "type": "brushlabels", **common, "value": value}
             return
-        for part, ring in enumerate(image.polygons[number], start=1):
+        for part, ring in enumerate(image.polygons(self.to.tolerance)[number], start=1):
             points = (ring * 100.0 / [w, h]).tolist()
             value = {"points": points, "closed": True, "polygonlabels": [name]}
             id_ = f"{number + 1}-{part}"

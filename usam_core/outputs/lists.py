@@ -70,7 +70,7 @@ class CocoPolygonsWriter(CocoWriter):
     name = "coco_polygons"
 
     def _annotation(self, image: LabelledImage, number: int) -> dict[str, Any]:
-        rings = [ring.ravel().tolist() for ring in image.polygons[number]]
+        rings = [ring.ravel().tolist() for ring in image.polygons(self.to.tolerance)[number]]
         return {**super()._annotation(image, number), "segmentation": rings}
 
 

@@ -34,7 +34,7 @@ class LabelMeWriter(Writer):
 
     def write(self, image: LabelledImage, path: Path) -> None:
         h, w = image.size_hw
-        objects = zip(image.instances, image.polygons, strict=True)
+        objects = zip(image.instances, image.polygons(self.to.tolerance), strict=True)
         shapes = [
             {
                 "label": self.to.label_map.names[instance.class_index],
@@ -96,7 +96,7 @@ class YoloWriter(Writer):
         """Write a line for each object; an image without objects has an empty file."""
         h, w = image.size_hw
         lines = []
-        for instance, parts in zip(image.instances, image.polygons, strict=True):
+        for instance, parts in zip(image.instances, image.polygons(self.to.tolerance), strict=True):
             if parts:
                 polygon = join(parts) / [w, h]
                 numbers = " ".join(f"{number:.9g}" for number in polygon.ravel().tolist())

@@ -13,6 +13,7 @@ from usam_core.inference.reliability import expected_calibration_error
 from usam_core.labels.image import LabelledImage
 from usam_core.labels.label_map import LabelMap
 from usam_core.lineage.document import portable
+from usam_core.metrics.boundaries import Boundaries
 from usam_core.metrics.scores import (
     AveragePrecision,
     Confusion,
@@ -81,6 +82,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     label_map = LabelMap.of(project.config)
     confusion, presence = Confusion(label_map.names), FalsePositives(label_map.names)
     stated, precision = StatedProbabilities(), AveragePrecision(label_map)
+    boundaries = Boundaries(label_map.names)
     shown: list[LabelledImage] = []
     scored = edited = 0
     with progress.bar("Scoring", total) as bar:
@@ -94,6 +96,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
                 continue
             confusion.add(expected, image.labels)
             presence.add(expected, image.labels)
+            boundaries.add(expected, image.labels)
             stated.add(expected, image.instances)
             precision.add(truth.instances(image.path), image.instances)
             scored += 1
@@ -109,10 +112,11 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
     folder = step_folder(project, "evaluate")
     semantic, instance = confusion.scores(COMMON_IMAGES), precision.scores()
     absent = presence.scores()
+    boundary = boundaries.scores(confusion.images[1:].tolist(), COMMON_IMAGES)
     notes = truth.notes
     if not confusion.matrix[1:].any():
         notes.append("no truth pixel has a class: nothing can be found right")
-    files = write_report(folder, semantic, instance, absent, confusion)
+    files = write_report(folder, semantic, instance, absent, confusion, boundary)
     table = stated.table()
     files += write_reliability(folder, table, "listed masks")
     files.append(folder / "contact_sheet.png")
@@ -124,6 +128,8 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         "miou": semantic.miou,
         "miou_common": semantic.miou_common,
         "map50": instance.map50 if instance else None,
+        "boundary_f": boundary.mean,
+        "boundary_f_common": boundary.mean_common,
         "false_positive_rate": absent.rate,
         "ece": expected_calibration_error(table),
         "per_class_iou": semantic.per_class,
@@ -156,6 +162,8 @@ def sentence(summary: dict[str, Any]) -> str:
     parts = [f"mIoU {s['miou']:.3f} on {s['images']} images"]
     if s["map50"] is not None:
         parts.append(f"mAP50 {s['map50']:.3f}")
+    if s["boundary_f"] is not None:
+        parts.append(f"boundary F {s['boundary_f']:.3f}")
     parts.append(f"false positives on absent classes {s['false_positive_rate']:.3f}")
     if s["ece"] is not None:
         parts.append(f"ECE {s['ece']:.3f}")

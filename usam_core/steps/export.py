@@ -225,6 +225,7 @@ def _settings(project: Project) -> dict[str, Any]:
         "colours": {spec.name: spec.color for spec in config.classes},
         "images": config.images.path,
         "pixel_size": config.outputs.pixel_size,
+        "polygon_tolerance": config.outputs.polygon_tolerance,
     }
 
 
@@ -246,6 +247,7 @@ def _writers(project: Project, names: Collection[str]) -> list[Writer]:
                 in_place=config.outputs.ome_zarr_in_place,
                 level=config.level,
                 pixel_size=config.outputs.pixel_size,
+                tolerance=config.outputs.polygon_tolerance,
             ),
         )
         for name in names

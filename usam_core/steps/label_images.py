@@ -12,17 +12,20 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+import numpy as np
 from pycocotools import mask as coco_mask
 from torch import nn
 
 from usam_core.config.model import InferenceConfig
 from usam_core.config.project import Project
 from usam_core.config.training import label_dtype
-from usam_core.errors import MissingStepError, StoreError
+from usam_core.errors import InputError, MissingStepError, StoreError
 from usam_core.files.atomic import TEMPORARY_PREFIX
 from usam_core.files.digest import file_digest
 from usam_core.head.checkpoint import card_path, load_head
-from usam_core.images.ref import Tile
+from usam_core.images.errors import UnusableImage
+from usam_core.images.read import read_image
+from usam_core.images.ref import ImageRef, Tile
 from usam_core.inference.calibration import Calibration
 from usam_core.inference.scoring import Labelled, label_image, labelled_image
 from usam_core.labels.image import Instance, LabelledImage, count_labels
@@ -38,6 +41,7 @@ from usam_core.review.decisions import Decision
 from usam_core.review.rulings import Rulings
 from usam_core.steps.base import Input, step_folder
 from usam_core.steps.images_to_label import TiledImage
+from usam_core.steps.read_settings import how_to_read
 from usam_core.steps.record import needed_record, read_record, whole_output
 from usam_core.store.store import EmbeddingStore
 from usam_core.types import TOKENS_BLOCK, MaskSet
@@ -117,6 +121,7 @@ class Labeller:
         self._store.use_blocks(blocks)
         self._features: list[str] = card["settings"]["features"]
         self.label_map = LabelMap.of_names(card["classes"])
+        self._how = how_to_read(project)
 
     def mask_sets(self, shard: str, shas: Iterable[str]) -> Iterator[tuple[str, MaskSet]]:
         """Yield the stored masks of some images of a shard, with the blocks that the head reads."""
@@ -125,8 +130,12 @@ class Labeller:
         single = self._project.config.inference.mask_choice == "single"
         return self._store.read_shard(shard, shas, blocks, tokens=tokens, single=single)
 
-    def label(self, mask_set: MaskSet) -> Labelled:
-        """Label one image."""
+    def label(self, mask_set: MaskSet, ref: ImageRef) -> Labelled:
+        """Label one image.
+
+        Raises:
+            InputError: its masks are to follow its edges, and it cannot be read any more.
+        """
         return label_image(
             self._head,
             mask_set,
@@ -134,7 +143,17 @@ class Labeller:
             self._project.config.inference,
             self.label_map.names,
             self._calibration,
+            functools.partial(self._read, ref),
         )
+
+    def _read(self, ref: ImageRef) -> np.ndarray:
+        try:
+            return read_image(ref, **self._how).rgb
+        except UnusableImage as error:
+            raise InputError(
+                f"{error}; expected the image as it was embedded, because masks follow its edges: "
+                "run again if it has changed, or set inference.edges: grid to label without it"
+            ) from error
 
     def rulings(self, decisions: list[Decision] | None) -> Rulings:
         """What a person has decided of an image's masks."""
@@ -196,7 +215,8 @@ def label_part(
     images = []
     with progress.bar("Labelling", len(part.rows)) as bar:
         for sha256, mask_set in labeller.mask_sets(part.shard, wanted):
-            done = labeller.label(mask_set)
+            ref = ImageRef.parse(project.image_address(wanted[sha256][0][0]))
+            done = labeller.label(mask_set, ref)
             found = labelled_image(done, mask_set, labeller.label_map, path="", sha256=sha256)
             found = labeller.rulings(part.decisions.get(sha256)).apply(found, done.labels)
             found = replace(found, pixels=count_labels(done.labels))
@@ -259,8 +279,12 @@ def label_large(
                 bar.advance()
 
         canvas = LabelCanvas(file, image.size_hw, label_dtype(len(label_map.names)))
-        settings = project.config.inference
-        labelled = label_tiles(image, mask_sets(), labeller.label, label_map, settings, canvas)
+        settings, ref = project.config.inference, ImageRef.parse(project.image_address(image.path))
+
+        def label(mask_set: MaskSet, tile: Tile) -> Labelled:
+            return labeller.label(mask_set, ImageRef(ref.file, ref.plane, tile.box))
+
+        labelled = label_tiles(image, mask_sets(), label, label_map, settings, canvas)
         if part.decisions:
             labelled = labeller.rulings(part.decisions).apply(labelled, canvas.on_disk)
             labelled = replace(labelled, pixels=canvas.counts())
@@ -293,7 +317,7 @@ def _save_png(
 def label_tiles(
     image: TiledImage,
     mask_sets: Iterable[MaskSet],
-    label: Callable[[MaskSet], Labelled],
+    label: Callable[[MaskSet, Tile], Labelled],
     label_map: LabelMap,
     settings: InferenceConfig,
     canvas: LabelCanvas,
@@ -310,7 +334,7 @@ def label_tiles(
     by_tile: list[list[Record]] = []
     missed: list[Record] = []
     for tile, mask_set in zip(image.tiles, mask_sets, strict=True):
-        done = label(mask_set)
+        done = label(mask_set, tile)
         canvas.put(tile, done.labels)
         before = len(by_tile) * len(mask_set)
         here = labelled_image(done, mask_set, label_map, path=image.path, sha256=image.sha256)
