@@ -131,7 +131,7 @@ def test_what_agrees_or_is_left_open_may_stand(tmp_path, more):
 
 
 def test_an_unknown_recipe_is_refused_and_none_changes_nothing(tmp_path):
-    with pytest.raises(ConfigError, match="recipe: got 'fastest'; expected 'papers'"):
+    with pytest.raises(ConfigError, match="recipe: got 'fastest'; expected 'laptop'"):
         load_project(write(tmp_path, recipe="fastest"))
     assert load_project(write(tmp_path, recipe=None)).config.head == HeadConfig()
 
