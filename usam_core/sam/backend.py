@@ -11,6 +11,7 @@ they differ in stands here: how an image becomes a frame, what the encoder gives
     SAM 3's tracker     stretched to 1008 x 1008      256 x 72 x 72        288 x 288
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,6 +66,35 @@ class Backend(nn.Module):
         """
         raise NotImplementedError
 
+    def prompted(
+        self,
+        encoded: Sequence[Tensor],
+        points_xy: Tensor | None,
+        kinds: Tensor | None,
+        box_xyxy: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        several: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Answer the prompts of a person as the model's own code does.
+
+        Args:
+            encoded: what `encode` gave for one image.
+            points_xy: float32 (k, n, 2), n points of each of k prompts, pixels of the frame.
+            kinds: int32 (k, n), 1 where a point belongs to the object, 0 where it does not.
+            box_xyxy: float32 (k, 4), pixels of the frame.
+            mask: float32 (k, 1, u, v), logits over the frame to start from.
+            several: three masks for each prompt and not one.
+
+        Returns:
+            Logits (k, m, u, v) over the frame, and predicted IoUs (k, m).
+        """
+        raise NotImplementedError
+
+    def enlarged(self, logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """Logits (k, m, u, v) over the frame, at the size of the image: (k, m, h, w)."""
+        raise NotImplementedError
+
 
 class SegmentAnything(Backend):
     """SAM 1, and the nano SAM. The image encoder's attention is replaced by a faster one that
@@ -99,3 +129,29 @@ class SegmentAnything(Backend):
         if hasattr(encoder, "embed_with_features"):
             return encoder.embed_with_features(frames)
         return (encoder(frames),) * 2
+
+    def prompted(
+        self,
+        encoded: Sequence[Tensor],
+        points_xy: Tensor | None,
+        kinds: Tensor | None,
+        box_xyxy: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        several: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """See `Backend`."""
+        points = None if points_xy is None else (points_xy, kinds)
+        sparse, dense = self.prompt_encoder(points=points, boxes=box_xyxy, masks=mask)
+        return self.mask_decoder(
+            image_embeddings=encoded[0],
+            image_pe=self.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=several,
+        )
+
+    def enlarged(self, logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """See `Backend`."""
+        inner = self._resize.get_preprocess_shape(*size_hw, self.side)
+        return self.sam.postprocess_masks(logits, inner, size_hw)

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from usam_core.masks.bits import valid_hw
+from usam_core.sam.embedder import unstretched, without_padding
 
 if TYPE_CHECKING:
-    from segment_anything import SamPredictor
-    from segment_anything.modeling import Sam
+    from usam_core.sam.backend import Backend
 
 KEPT = 48
 """Embeddings in memory: 0.4 MB each of the nano SAM, 4 MB of the others."""
@@ -62,22 +64,29 @@ class Prompts:
     size: int = 0
 
 
+class _Embedded(NamedTuple):
+    """A part of an image, as `Backend.encode` gives it; its size, and that in the frame."""
+
+    encoded: tuple[Tensor, ...]
+    size_hw: tuple[int, int]
+    inner_hw: tuple[int, int]
+
+
 class Prompter:
     """Answers prompts; one at a time, from any thread.
 
     Args:
-        sam: the model, in evaluation mode.
+        sam: the model.
         device: where it runs.
         points_alone: the model has learned single positive points and nothing else (nano).
     """
 
-    def __init__(self, sam: "Sam", device: str = "cpu", points_alone: bool = False) -> None:
-        from segment_anything import SamPredictor  # a second: it brings all of torchvision
-
-        self._predictor: SamPredictor = SamPredictor(sam.to(device).eval())
+    def __init__(self, sam: "Backend", device: str = "cpu", points_alone: bool = False) -> None:
+        self._sam = sam.to(device).eval()
+        self._device = device
         self._points_alone = points_alone
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Any, tuple[Any, ...]] = OrderedDict()
+        self._kept: OrderedDict[Any, _Embedded] = OrderedDict()
 
     def prepare(self, key: Any, read: Callable[[], np.ndarray]) -> None:
         """Embed a part of an image, unless that is kept.
@@ -92,104 +101,107 @@ class Prompter:
     def answer(self, key: Any, read: Callable[[], np.ndarray], prompts: Prompts) -> np.ndarray:
         """Return the mask that prompts show, bool (h, w) of the part; see `prepare`."""
         with self._lock, torch.inference_mode():
-            self._embed(key, read)
+            one = self._embed(key, read)
             if not self._points_alone:
-                return self._native(prompts)
+                return self._native(one, prompts)
             if prompts.box_xyxy is not None:
-                return self._in_box(prompts.box_xyxy)
-            return self._by_clicks(prompts)
+                return self._in_box(one, prompts.box_xyxy)
+            return self._by_clicks(one, prompts)
 
-    def _embed(self, key: Any, read: Callable[[], np.ndarray]) -> None:
-        one = self._predictor
+    @torch.inference_mode()
+    def _embed(self, key: Any, read: Callable[[], np.ndarray]) -> _Embedded:
         if key not in self._kept:
-            with torch.inference_mode():
-                one.set_image(np.ascontiguousarray(read()))
-            self._kept[key] = (one.features, one.original_size, one.input_size)
+            image = np.ascontiguousarray(read())
+            resized = self._sam.resized(image)
+            pixels = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+            frame = self._sam.frame(pixels.to(self._device).float())
+            encoded = self._sam.encode(frame[None])
+            self._kept[key] = _Embedded(encoded, image.shape[:2], resized.shape[:2])
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
-        one.features, one.original_size, one.input_size = self._kept[key]
-        one.is_image_set = True
+        return self._kept[key]
 
-    def _native(self, prompts: Prompts) -> np.ndarray:
-        points = np.array([click[:2] for click in prompts.clicks], np.float32).reshape(-1, 2)
-        kinds = np.array([click.positive for click in prompts.clicks], np.int32)
-        several = len(points) == 1 and prompts.box_xyxy is None and prompts.start is None
-        masks, quality, _ = self._predictor.predict(
-            point_coords=points if len(points) else None,
-            point_labels=kinds if len(points) else None,
-            box=None if prompts.box_xyxy is None else np.array(prompts.box_xyxy, np.float32),
-            mask_input=(
-                None if prompts.start is None else _SURE * (2 * self._small(prompts.start)[None] - 1)
-            ),
-            multimask_output=several,
+    def _native(self, one: _Embedded, prompts: Prompts) -> np.ndarray:
+        """What the model itself makes of all prompts together."""
+        points = np.array([[click[:2] for click in prompts.clicks]], np.float32)
+        kinds = torch.tensor([[int(click.positive) for click in prompts.clicks]], dtype=torch.int32)
+        has_points, box = bool(prompts.clicks), prompts.box_xyxy
+        logits, quality = self._sam.prompted(
+            one.encoded,
+            self._in_frame(one, points) if has_points else None,
+            kinds.to(self._device) if has_points else None,
+            None if box is None else self._in_frame(one, np.array(box).reshape(2, 2)).reshape(1, 4),
+            None if prompts.start is None else self._logits_of(prompts.start),
+            several=len(prompts.clicks) == 1 and box is None and prompts.start is None,
         )
-        return masks[_of_size(masks, quality, prompts.size)]
+        masks = (self._sam.enlarged(logits, one.size_hw)[0] > self._sam.mask_threshold).cpu()
+        return masks.numpy()[_of_size(masks.numpy(), quality[0].cpu().numpy(), prompts.size)]
 
-    def _small(self, mask: np.ndarray) -> np.ndarray:
-        """A mask at the size of the decoder's own, share of each cell, float32 (u, u)."""
-        frame = 4 * self._predictor.model.prompt_encoder.image_embedding_size[0]
-        h, w = valid_hw((mask.shape[0], mask.shape[1]), frame)
-        full = torch.from_numpy(mask)[None, None].float()
-        small = np.zeros((frame, frame), np.float32)
-        small[:h, :w] = torch.nn.functional.interpolate(full, (h, w), mode="area")[0, 0].numpy()
-        return small
+    def _in_frame(self, one: _Embedded, points_xy: np.ndarray) -> Tensor:
+        """Points (..., 2), pixels of the part, in pixels of the frame."""
+        scale = np.array(one.inner_hw[::-1]) / np.array(one.size_hw[::-1])
+        return torch.from_numpy((points_xy * scale).astype(np.float32)).to(self._device)
 
-    def _at(self, points_xy: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-        """The three masks at each of some points, logits (k, 3, u, u), and predicted IoUs (k, 3).
+    def _logits_of(self, mask: np.ndarray) -> Tensor:
+        """A mask to start from, bool (h, w), as the prompt encoder takes it, (1, 1, u, u)."""
+        small = _small(mask, self._side, self._sam.stretches)
+        return torch.from_numpy(_SURE * (2 * small - 1))[None, None].to(self._device)
 
-        They are small; only what is chosen is made large.
+    @property
+    def _side(self) -> int:
+        """Of the decoder's masks."""
+        return 4 * self._sam.prompt_encoder.image_embedding_size[0]
+
+    def _at(self, one: _Embedded, points_xy: np.ndarray) -> tuple[Tensor, np.ndarray, np.ndarray]:
+        """The three masks at each of k points, pixels of the part.
+
+        Only what is chosen is made large.
+
+        Returns:
+            Their logits over the frame (k, 3, u, u), the masks in a padded frame bool (k, 3, u, u),
+            and predicted IoUs (k, 3).
         """
-        one, model = self._predictor, self._predictor.model
-        moved = one.transform.apply_coords(points_xy.astype(np.float64), one.original_size)
-        coords = torch.as_tensor(moved, dtype=torch.float32, device=one.device)[:, None]
-        labels = torch.ones(len(points_xy), 1, dtype=torch.int, device=one.device)
-        sparse, dense = model.prompt_encoder(points=(coords, labels), boxes=None, masks=None)
-        logits, quality = model.mask_decoder(
-            image_embeddings=one.features,
-            image_pe=model.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=True,
-        )
-        h, w = valid_hw(one.original_size, logits.shape[-1])
-        logits[..., h:, :] = -torch.inf
-        logits[..., :, w:] = -torch.inf
-        return logits, quality.cpu().numpy()
+        points = self._in_frame(one, points_xy)[:, None]
+        kinds = torch.ones(len(points), 1, dtype=torch.int32, device=self._device)
+        logits, quality = self._sam.prompted(one.encoded, points, kinds, several=True)
+        if self._sam.stretches:
+            framed = unstretched(logits[None], [one.size_hw])
+        else:
+            framed = logits[None].clone()
+            without_padding(framed, [one.size_hw])
+        masks = framed[0] > self._sam.mask_threshold
+        return logits, masks.cpu().numpy(), quality.cpu().numpy()
 
-    def _large(self, logits: torch.Tensor) -> np.ndarray:
-        """A mask, logits (u, u), at the size of the part, bool (h, w)."""
-        one = self._predictor
-        finite = logits[None, None].clamp(min=-_SURE)
-        full = one.model.postprocess_masks(finite, one.input_size, one.original_size)[0, 0]
-        return (full > one.model.mask_threshold).cpu().numpy()
+    def _large(self, one: _Embedded, logits: Tensor) -> np.ndarray:
+        """A mask, logits (u, u) over the frame, at the size of the part, bool (h, w)."""
+        full = self._sam.enlarged(logits[None, None], one.size_hw)[0, 0]
+        return (full > self._sam.mask_threshold).cpu().numpy()
 
-    def _in_box(self, box: tuple[float, float, float, float]) -> np.ndarray:
+    def _in_box(self, one: _Embedded, box: tuple[float, float, float, float]) -> np.ndarray:
         left, top, right, bottom = box
-        h, w = self._predictor.original_size
+        h, w = one.size_hw
         share = (np.arange(_BOX_SIDE) + 0.5) / _BOX_SIDE
         x, y = np.meshgrid(left + share * (right - left), top + share * (bottom - top))
-        logits, quality = self._at(np.stack([x.ravel(), y.ravel()], axis=1))
-        logits = logits.flatten(0, 1)
-        scale = logits.shape[-1] / max(h, w)
+        logits, masks, quality = self._at(one, np.stack([x.ravel(), y.ravel()], axis=1))
+        scale = self._side / max(h, w)
         small = (left * scale, top * scale, right * scale, bottom * scale)
-        masks = (logits > self._predictor.model.mask_threshold).cpu().numpy()
-        fit = np.array([_box_overlap(mask, small) for mask in masks])
+        fit = np.array([_box_overlap(mask, small) for mask in masks.reshape(-1, *masks.shape[2:])])
         inside = np.zeros((h, w), bool)
         inside[max(0, int(top)) : int(bottom) + 1, max(0, int(left)) : int(right) + 1] = True
         best = int(np.argmax(fit * np.clip(quality.ravel(), _LEAST_QUALITY, 1)))
-        return self._large(logits[best]) & inside
+        return self._large(one, logits.flatten(0, 1)[best]) & inside
 
-    def _by_clicks(self, prompts: Prompts) -> np.ndarray:
+    def _by_clicks(self, one: _Embedded, prompts: Prompts) -> np.ndarray:
         clicks = prompts.clicks
-        h, w = self._predictor.original_size
+        h, w = one.size_hw
         mask = np.zeros((h, w), bool) if prompts.start is None else prompts.start.copy()
         if not clicks:
             return mask
         # Together: a batch of clicks takes little longer than one.
-        logits, quality = self._at(np.array([click[:2] for click in clicks], np.float32))
-        small = (logits > self._predictor.model.mask_threshold).cpu().numpy()
-        scale = logits.shape[-1] / max(h, w)
+        points = np.array([click[:2] for click in clicks], np.float32)
+        logits, small, quality = self._at(one, points)
+        scale = self._side / max(h, w)
         seen: list[Click] = []
         for number, click in enumerate(clicks):
             seen.append(click)
@@ -199,23 +211,32 @@ class Prompter:
             against = [other for other in seen if other.positive != click.positive]
             right = np.array(
                 [
-                    _holds(one, click, scale)
-                    and not any(_holds(one, other, scale) for other in against)
-                    for one in sizes
+                    _holds(size, click, scale)
+                    and not any(_holds(size, other, scale) for other in against)
+                    for size in sizes
                 ]
             )
             if not click.positive:
-                now = self._small(mask) >= 0.5
-                right &= [(now & one).sum() < _WHOLE * now.sum() for one in sizes]
+                now = _small(mask, self._side) >= 0.5
+                right &= [(now & size).sum() < _WHOLE * now.sum() for size in sizes]
             if right.any():
                 rows = np.flatnonzero(right)
-                size = prompts.size if len(clicks) == 1 and prompts.start is None else 0
-                best = rows[_of_size(sizes[rows], quality[number][rows], size)]
-                chosen = self._large(logits[number, best])
+                wanted = prompts.size if len(clicks) == 1 and prompts.start is None else 0
+                best = rows[_of_size(sizes[rows], quality[number][rows], wanted)]
+                chosen = self._large(one, logits[number, best])
             else:
                 chosen = _dab((h, w), click)
             mask = mask | chosen if click.positive else mask & ~chosen
         return mask
+
+
+def _small(mask: np.ndarray, side: int, stretches: bool = False) -> np.ndarray:
+    """A mask, bool (h, w), over a frame: the share of each cell, float32 (side, side)."""
+    h, w = (side, side) if stretches else valid_hw((mask.shape[0], mask.shape[1]), side)
+    full = torch.from_numpy(mask)[None, None].float()
+    small = np.zeros((side, side), np.float32)
+    small[:h, :w] = functional.interpolate(full, (h, w), mode="area")[0, 0].numpy()
+    return small
 
 
 def _of_size(masks: np.ndarray, quality: np.ndarray, size: int) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
+from torch.nn import functional
 
 from usam_core.errors import InputError
 from usam_core.sam.backend import Backend
@@ -70,11 +71,11 @@ class TranslatedSam(Backend):
 
     def resized(self, image: np.ndarray) -> np.ndarray:
         """See `Backend`; as the model's own processor does, to the bit."""
-        from torchvision.transforms.v2 import functional
+        from torchvision.transforms.v2.functional import resize
 
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         sides = [self.side, self.side]
-        return functional.resize(pixels, sides, antialias=True).permute(1, 2, 0).numpy()
+        return resize(pixels, sides, antialias=True).permute(1, 2, 0).numpy()
 
     def frame(self, pixels: Tensor) -> Tensor:
         """See `Backend`."""
@@ -84,6 +85,32 @@ class TranslatedSam(Backend):
         """See `Backend`."""
         fine, middle, embedding = self.model.get_image_embeddings(frames)
         return embedding, embedding, middle, fine
+
+    def prompted(
+        self,
+        encoded: Sequence[Tensor],
+        points_xy: Tensor | None,
+        kinds: Tensor | None,
+        box_xyxy: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        several: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """See `Backend`."""
+        embedding, _, middle, fine = encoded
+        done = self.model(
+            image_embeddings=[fine, middle, embedding],
+            input_points=None if points_xy is None else points_xy[None],
+            input_labels=None if kinds is None else kinds[None],
+            input_boxes=None if box_xyxy is None else box_xyxy[None],
+            input_masks=mask,
+            multimask_output=several,
+        )
+        return done.pred_masks[0], done.iou_scores[0]
+
+    def enlarged(self, logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """See `Backend`."""
+        return functional.interpolate(logits, size_hw, mode="bilinear", align_corners=False)
 
 
 def _prompt_encoder(model: Any) -> PromptEncoder:

@@ -99,8 +99,8 @@ def _small(rgb: np.ndarray, box: Box) -> np.ndarray:
 
 def open_prompter(project: Project) -> Prompter:
     """What answers clicks: the project's SAM."""
-    from usam_core.sam.load import NANO, choose_device, load_sam
+    from usam_core.sam.load import NANO, choose_device, load_backend
 
     config = project.config.sam
-    sam = load_sam(config, project.checkpoint)
+    sam = load_backend(config, project.checkpoint)
     return Prompter(sam, choose_device(config.device), points_alone=config.model == NANO)
