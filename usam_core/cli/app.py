@@ -68,10 +68,10 @@ def init(
 
     word: str | None = recipe
     told: list[str] = []
-    if recipe == "auto":
+    if recipe:
         from usam_core.cli.recipes import tell_choice
 
-        word, told = tell_choice(folder)
+        word, told = tell_choice(recipe, folder)
     written = write_template(
         folder,
         [name.strip() for name in (classes or "").split(",") if name.strip()],
