@@ -135,12 +135,17 @@ def test_what_a_recipe_costs_is_said_before_it_starts():
     assert fault(RECIPES["best"], machine(gpu_gb=80, here=BEST)) == ""
 
 
-def test_init_writes_the_word_and_leaves_the_sam_to_it(tmp_path):
+def test_init_writes_the_word_and_leaves_the_sam_to_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(Machine, "look", lambda folder: machine(gpu_gb=6))
     (tmp_path / "images").mkdir()
     run = ["init", str(tmp_path / "p"), "--classes", "dog,cat", "--images"]
     run += [str(tmp_path / "images"), "--source", "synthetic", "--recipe", "balanced"]
     done = CliRunner().invoke(app, run)
     assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert "recipe balanced: SAM 2.1 base+" in said
+    assert "about 3491 MB" in said
+    assert "here, recipe balanced: wants a GPU of 8 GB" in said
     file = tmp_path / "p" / "project.yaml"
     assert yaml.safe_load(file.read_text())["recipe"] == "balanced"
     project = load_project(file)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from benchmarks.sams import build
 from tests.feature_models import picture
 from tests.sam_models import CLASSES, NAMES, SIDES, random_sam, save_sam, tiny_config
 from usam_core.config.model import SamConfig
@@ -89,11 +90,15 @@ def test_tokens_masks_and_ious_are_those_of_transformers(kind, images):
 
 
 @pytest.mark.slow
-def test_the_real_size_of_sam_2_1_tiny_says_what_transformers_says():
-    from transformers import Sam2Config
-
-    model = random_sam("sam2", Sam2Config())  # the default is the published tiny one
-    points, pixels = grid(1024, 2)[:1], torch.randn(1, 3, 1024, 1024)
+@pytest.mark.parametrize("name", ["sam2.1_tiny", "sam2.1_base_plus", "edgetam"])
+def test_at_the_published_size_it_is_what_transformers_says(name):
+    needs(name)
+    model = build(name)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        for weight in model.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+        points, pixels = grid(1024, 2)[:1], torch.randn(1, 3, 1024, 1024)
     tokens, logits, iou = reference(model, pixels, points)
     found = ours(model, pixels, points)
     assert found.logits.shape == (1, 4, 4, 256, 256)

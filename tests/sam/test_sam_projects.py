@@ -144,3 +144,23 @@ def test_a_sam_of_the_hub_is_known_by_commit_downloaded_once_and_used_offline(tm
     assert unreachable[0] == "TransientError"
     for part in ("sam.checkpoint", "184 MB", "hf download facebook/sam2.1-hiera-small"):
         assert part in unreachable[1]
+
+
+def test_a_head_asks_for_the_commit_of_its_sam(monkeypatch):
+    """Its card says the hub's name and commit: the hub's newest may be another by now."""
+    from usam_core.api import embed
+
+    asked = []
+
+    def spec(sam, checkpoint):
+        asked.append((sam.model, sam.revision, checkpoint))
+        return {"model": sam.model, "checkpoint_sha256": f"a/b@{sam.revision}"}
+
+    def now(rgb, sam, *_):
+        return sam.points_per_side
+
+    monkeypatch.setattr(embed, "encoder_spec", spec)
+    monkeypatch.setattr(embed, "embed_now", now)
+    card = {"model": "sam2.1_tiny", "checkpoint_sha256": "a/b@c0ffee", "points_per_side": 7}
+    assert embed.embedder_of(card)(None) == 7
+    assert asked == [("sam2.1_tiny", "c0ffee", None)]

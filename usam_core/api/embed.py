@@ -34,7 +34,8 @@ def embedder_of(spec: Mapping[str, Any], sam: SamConfig | None = None) -> Embed:
 
     def embed(rgb: np.ndarray) -> MaskSet:
         named = {key: spec[key] for key in ("model", "points_per_side", "dtype") if key in spec}
-        chosen = sam or SamConfig(**named)
+        _, of_the_hub, commit = str(spec.get("checkpoint_sha256")).partition("@")
+        chosen = sam or SamConfig(**named, revision=commit if of_the_hub else None)
         found = encoder_spec(chosen, chosen.checkpoint)
         differs = {key: (spec.get(key), found[key]) for key in found if found[key] != spec.get(key)}
         if differs:

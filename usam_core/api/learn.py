@@ -50,7 +50,8 @@ def fit(
 
     Args:
         pictures: some pictures of each name; 5 at least let the head say "none of these".
-        sam: `nano`, `vit_b`, `vit_l`, `vit_h`, or settings with a checkpoint of your own.
+        sam: a name of docs/sam.md (`nano`, `vit_b`, `sam2.1_small`, ...), or settings with a
+            checkpoint of your own.
         negatives: likewise of names that images also show and nobody wants found.
         head: settings of the head and its training.
         inference: thresholds, suppression and painting of what the head labels.

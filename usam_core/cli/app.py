@@ -69,7 +69,7 @@ add(
     "usam init plates --classes nucleus,debris --images plates --training mine",
     "usam init pets --classes dog,cat --images photos --source synthetic",
     "usam init pets --classes dog,cat --images photos --source web --contact me@lab.example",
-    "usam init voc --preset voc-20 --images photos --training mine",
+    "usam init voc --preset voc-20 --images photos --training mine --recipe auto",
     "usam init plates --classes nucleus --images plates --full --force",
 )(start.init)
 

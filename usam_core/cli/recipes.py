@@ -9,6 +9,7 @@ from usam_core.config.recipes import RECIPES, Part, Recipe
 from usam_core.errors import lacking
 from usam_core.files.hub import hub_answers, is_cached
 
+AUTO = "auto"
 _IMAGES = 1000
 """For how many images the disk should have room."""
 
@@ -98,9 +99,15 @@ def describe(name: str, machine: Machine) -> str:
     )
 
 
-def tell_choice(folder: Path) -> tuple[str | None, list[str]]:
-    """What `--recipe auto` chooses for a project's folder, and the lines that say so."""
+def tell_choice(word: str, folder: Path) -> tuple[str | None, list[str]]:
+    """The recipe that `--recipe` means for a project's folder, and what to say of it."""
+    if word not in (AUTO, *RECIPES):
+        return word, []  # the papers' costs what its SAM does
     machine = Machine.look(folder)
+    if word != AUTO:
+        found = fault(RECIPES[word], machine)
+        told = [f"recipe {word}: {describe(word, machine)}"]
+        return word, [*told, *([f"here, recipe {word}: {found}"] if found else [])]
     name, why = choose(machine)
     if name is None:
         chosen = (

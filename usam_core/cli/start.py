@@ -99,10 +99,10 @@ def init(
         )
     word: str | None = recipe
     chosen: list[str] = []
-    if recipe == "auto":
+    if recipe:
         from usam_core.cli.recipes import tell_choice
 
-        word, chosen = tell_choice(choices.folder)
+        word, chosen = tell_choice(recipe, choices.folder)
     written = write_template(
         choices.folder,
         choices.classes,
@@ -119,8 +119,8 @@ def init(
     )
     todo, command = next_command(choices.folder)
     if json:
-        document = {"project": str(written), "recipe": word, "todo": [*chosen, *todo]}
-        terminal.print_json({**document, "next": command})
+        document = {"project": str(written), "recipe": word, "told": chosen}
+        terminal.print_json({**document, "todo": todo, "next": command})
         return
     for line in chosen:
         print_line(line)
