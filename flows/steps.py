@@ -8,6 +8,7 @@ from flows.parameters import SETTINGS, ProjectSettings
 from tasks.log import tell
 from tasks.report import last_results, report_lineage, report_run, show
 from tasks.steps import do_step
+from usam_core.cli.watch import WATCH
 from usam_core.steps import STEPS, Step, step_folder
 from usam_core.steps.record import check_manifest, read_record
 
@@ -22,8 +23,9 @@ def _run(step: Step, settings: Any) -> list[dict[str, Any]] | dict[str, Any]:
     if not is_report or read_record(parents["annotate"]) is not None:
         more = {"only": settings.only} if step.name == "collect" else {}
         file, changes = settings.project_file, settings.changes
-        results = [do_step(step.name, file, changes, settings.refresh, **more)]
-        tell(results[0])
+        with WATCH.run(project, [step.name]):
+            results = [do_step(step.name, file, changes, settings.refresh, **more)]
+            tell(results[0])
     if is_report:
         results = last_results(project)
     for result in results:

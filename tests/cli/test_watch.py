@@ -8,6 +8,7 @@ import pytest
 from usam_core.cli import watch
 from usam_core.cli.watch import Watch
 from usam_core.config.project import load_project
+from usam_core.errors import MissingStepError
 from usam_core.progress import LOADING, Lines, Pace
 from usam_core.steps import outlook
 
@@ -135,6 +136,18 @@ def test_the_first_line_of_embedding_tells_disk_and_the_end_of_the_run(finished_
     disk, run = course.outlook("Embedding", pace)
     assert re.fullmatch(r"about \d+ [kM]B of disk, [\d.]+ [GT]B free", disk)
     assert run.startswith("the whole run about ")
+
+
+def test_what_cannot_be_told_stops_no_run(seen, finished_project, monkeypatch):
+    def fail(*_):
+        raise MissingStepError("no manifest")
+
+    monkeypatch.setattr(outlook, "seconds_of", fail)
+    monkeypatch.setattr(outlook, "disk", fail)
+    shown = Watch()
+    with shown.run(load_project(finished_project), ["embed", "fit"]) as course:
+        assert course.outlook("Embedding", Pace(3)) == []
+        assert shown.finish("12 images") == "step 1 of 2, embed: 12 images (0 s)"
 
 
 def test_too_little_disk_is_said_before_the_work(finished_project):

@@ -6,7 +6,7 @@ worker runs tell of themselves in Prefect's log (`tasks.report`).
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from usam_core.errors import UsamError
 from usam_core.progress import (
     ITEMS,
     LONG_SECONDS,
@@ -94,7 +95,10 @@ class Course:
         """What a first line says beyond the work itself: disk, and the end of the whole run."""
         from usam_core.steps.outlook import disk
 
-        parts = [disk(self.project, pace.total)] if what == "Embedding" else []
+        parts = []
+        if what == "Embedding":
+            with suppress(UsamError, OSError):  # what cannot be told stops no run
+                parts.append(disk(self.project, pace.total))
         if what == "Embedding" and pace.each:
             self.sam = pace.each
         rest = self._rest(pace.each or 0.0)
@@ -107,7 +111,9 @@ class Course:
         from usam_core.steps.outlook import seconds_of
 
         later = self.steps[self.done + 1 :]
-        return seconds_of(self.project, self.step, later, each) if later else 0.0
+        with suppress(UsamError, OSError):
+            return seconds_of(self.project, self.step, later, each) if later else 0.0
+        return 0.0
 
 
 class Watch:
