@@ -138,7 +138,7 @@ def test_what_changed_since_the_run_before_is_shown(copied):
     changed = results["report"].summary["changed"]
     assert changed == 4
     page = page_of(project)
-    assert "inference.threshold 0.3 0.4" in page.text
+    assert "inference. threshold 0.3 0.4" in page.text
     assert f"{changed} images have other labels, 0 the same" in page.text
     alts = [a["alt"] for tag, a in page.attributes if tag == "img"]
     assert "s0.png: without a label" in alts
