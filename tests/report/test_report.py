@@ -146,7 +146,7 @@ def test_what_changed_since_the_run_before_is_shown(copied):
     # Back to what it was: the run before is now the one with the higher threshold.
     project = change(copied, inference={"threshold": 0.3})
     assert run_all(project)["report"].summary["changed"] == changed
-    assert "inference.threshold 0.4 0.3" in page_of(project).text
+    assert "inference. threshold 0.4 0.3" in page_of(project).text
     assert run_step("report", project).reused
 
 
