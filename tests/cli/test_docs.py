@@ -28,7 +28,6 @@ NOT_RUN = {
     r"^usam bench": "needs official data: test_bench.py runs it on data of the same layout",
     r"^usam (up|down)": "a server: tests/server/test_served.py",
     r"^aws s3 sync": "a bucket",
-    r"scripts/pages\.py": "minutes; its parts are tested in tests/report and tests/review",
     r"^usam review": "a page: test_review_browser.py",
     r"^usam diff": "names runs of one's own: test_difference.py",
     r"scripts/mutate\.py": "minutes, and cosmic-ray is no dependency",

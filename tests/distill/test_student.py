@@ -47,6 +47,16 @@ def test_a_crop_shows_the_same_place_in_picture_and_labels():
         assert (red == (taught == 1))[taught != VOID].all()
 
 
+def test_some_crops_are_mirrored_and_others_not():
+    ramp = np.broadcast_to(np.arange(0, 128, 2, dtype=np.uint8), (3, 64, 64))
+    pair = ramp, np.zeros((64, 64), np.int16)
+    rises = {
+        bool(np.diff(crop_pair(pair, 32, generator(number, "crop"))[0][0].mean(0)).sum() > 0)
+        for number in range(20)
+    }
+    assert rises == {True, False}
+
+
 def test_a_picture_smaller_than_the_crop_has_void_around_it():
     pair = np.zeros((3, 8, 8), np.uint8), np.ones((8, 8), np.int16)
     _, taught = crop_pair(pair, 32, generator(0, "crop"))

@@ -138,7 +138,7 @@ def test_what_changed_since_the_run_before_is_shown(copied):
     changed = results["report"].summary["changed"]
     assert changed == 4
     page = page_of(project)
-    assert "inference.threshold 0.3 0.4" in page.text
+    assert "inference. threshold 0.3 0.4" in page.text
     assert f"{changed} images have other labels, 0 the same" in page.text
     alts = [a["alt"] for tag, a in page.attributes if tag == "img"]
     assert "s0.png: without a label" in alts
@@ -146,7 +146,7 @@ def test_what_changed_since_the_run_before_is_shown(copied):
     # Back to what it was: the run before is now the one with the higher threshold.
     project = change(copied, inference={"threshold": 0.3})
     assert run_all(project)["report"].summary["changed"] == changed
-    assert "inference.threshold 0.4 0.3" in page_of(project).text
+    assert "inference. threshold 0.4 0.3" in page_of(project).text
     assert run_step("report", project).reused
 
 

@@ -196,7 +196,7 @@ def test_odd_names_run_nothing(browser, tmp_path):
     for name in ODD[:5]:
         assert name in shown
     images = browser.execute_script("return [...document.images].map(i => i.src.slice(0, 16))")
-    assert set(images) == {"data:image/webp;"}
+    assert set(images) == {"data:image/webp;", "data:image/svg+x"}
 
 
 def test_the_parts_are_those_of_the_navigation(opened):

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.chromium import emulate, open_chromium, requests
+from tests.chromium import axe_source, emulate, open_chromium, requests, violations
 from usam_core.config.project import load_project
 from usam_core.masks.label_png import read_label_png
 from usam_core.review.decisions import read_all
@@ -222,6 +222,24 @@ def test_the_page_works_with_the_mouse_and_asks_nobody_else(browser, page, wait,
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_nothing_of_wcag_aa_is_broken(browser, page, serve):
+    source, review = axe_source(), serve("--limit", "20")
+    for width, phone in ((1280, False), (390, True)):
+        for scheme in ("light", "dark"):
+            emulate(browser, width, 900, scheme, phone)
+            page.open(review.page)
+            assert violations(browser, source) == []
+            for button in ("help-open", "change"):
+                browser.execute_script(
+                    "document.querySelectorAll('dialog').forEach(d => d.close());"
+                    "document.getElementById(arguments[0]).click()",
+                    button,
+                )
+                assert violations(browser, source) == [], button
+    emulate(browser, 1280, 1000)
+
+
 def test_one_review_at_a_time_and_ctrl_c_prints_what_was_learned(serve, own, page):
     review = serve()
     page.open(review.page)

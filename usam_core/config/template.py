@@ -151,6 +151,8 @@ def _lines(
     yield "# evaluation:\n#   format: voc        # palette PNGs; or coco\n#   path: truth"
     known = ("classes", "objects")
     yield from _defaults(("evaluation",), {}, only=known, indent="#   ", mark="")
+    yield "\n# A small, fast model that learns the labels.\n# distill:"
+    yield from _defaults(("distill",), {}, indent="#   ", mark="")
     yield "\n# Everything random follows from this number.\nseed: 0"
 
 

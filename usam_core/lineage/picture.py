@@ -31,8 +31,12 @@ class _Box(NamedTuple):
     is_origin: bool
 
 
-def svg(chain: Chain) -> str:
-    """Draw a chain: beginnings on the left, steps below each other on the right."""
+def svg(chain: Chain) -> tuple[str, int, int]:
+    """Draw a chain: beginnings on the left, steps below each other on the right.
+
+    Returns:
+        The picture, its width and its height, pixels.
+    """
     boxes, edges = _graph(chain)
     column = _column(boxes, edges)
     right = _EDGE + (_WIDTH + _GAP if any(box.is_origin for box in boxes.values()) else 0)
@@ -55,15 +59,17 @@ def svg(chain: Chain) -> str:
     parts = [f'<rect width="{width}" height="{height}" fill="#fff"/>']
     parts += [_edge(places[above], places[below], boxes[above]) for above, below in edges]
     parts += [_drawn(boxes[name], *places[name]) for name in boxes]
-    return (
+    drawn = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
         f'height="{height}" role="img"><style>{_STYLE}</style>{"".join(parts)}</svg>'
     )
+    return drawn, width, height
 
 
-def data_uri(chain: Chain) -> str:
-    """The picture as an address that holds it itself."""
-    return f"data:image/svg+xml;base64,{b64encode(svg(chain).encode()).decode()}"
+def data_uri(chain: Chain) -> tuple[str, int, int]:
+    """The picture as an address that holds it itself; its width and height, pixels."""
+    drawn, width, height = svg(chain)
+    return f"data:image/svg+xml;base64,{b64encode(drawn.encode()).decode()}", width, height
 
 
 def in_words(chain: Chain) -> str:

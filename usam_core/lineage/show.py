@@ -105,7 +105,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
 
 def markdown(chain: Chain) -> str:
     """The chain as Markdown, a picture and a table; outputs are not checked."""
-    return "\n".join([f"![{escaped(in_words(chain))}]({data_uri(chain)})", "", *_table(chain)])
+    return "\n".join([f"![{escaped(in_words(chain))}]({data_uri(chain)[0]})", "", *_table(chain)])
 
 
 def _table(chain: Chain) -> Iterator[str]:

@@ -30,7 +30,7 @@ from usam_core.report.found import (
     sample_rows,
     samples_a_kind,
 )
-from usam_core.report.page import TEMPLATES, Album, number, percent, render
+from usam_core.report.page import TEMPLATES, Album, Picture, number, percent, render
 from usam_core.report.runs import (
     COLUMNS,
     LabelledRun,
@@ -161,7 +161,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
         about=_about(now),
         settings=own_settings(now.about["config"]),
         chain=chain_steps(chain),
-        lineage={"uri": data_uri(chain), "alt": in_words(chain)},
+        lineage=Picture(*data_uri(chain), in_words(chain)),
         versions=now.about["versions"],
         tiles=_tiles(now, covered, metrics),
         parts=[part for part in _PARTS if part[0] != "metrics" or metrics],
