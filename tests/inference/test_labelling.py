@@ -382,8 +382,9 @@ def test_borders_follow_the_image_where_it_is_given_and_asked_for():
     assert (on_grid.labels[truth] == 1).mean() < 0.92
     for mask in (found.labels == 1, found.instances.masks[0]):
         assert (mask & truth).sum() / (mask | truth).sum() > 0.97
+    asked.clear()
     assert not len(labelled(min_area=0.5).instances)
-    assert len(asked) == 1, "nothing was found, so nothing was read"
+    assert not asked, "nothing was found, so nothing was read"
     with pytest.raises(ValueError, match="rows and columns"):
         label_image(
             Doubling(),
