@@ -69,7 +69,9 @@ def test_embeddings_are_the_stores_or_made_now(project, written):
     assert np.array_equal(stored.tokens, made.tokens)
     assert np.array_equal(stored.features["encoder"], made.features["encoder"])
     check = project.head.predict(stored)
-    assert check.instances == written[0].instances
+    # Without the image, borders lie on SAM's grid.
+    assert [one.score for one in check.instances] == [one.score for one in written[0].instances]
+    assert project.predict(written[0].file).instances == written[0].instances
     with pytest.raises(usam.UsamError, match="its pixels are not known"):
         check.plot()
 

@@ -358,3 +358,52 @@ def test_tokens_alone_give_every_mask_of_a_prompt_the_same_logits():
         head.bias.copy_(torch.tensor([1.0, 0.0]))
     found = candidates(head, some, ["tokens"], InferenceConfig())
     assert found.classes.tolist() == [0, 0]
+
+
+def test_borders_follow_the_image_where_it_is_given_and_asked_for():
+    """The mask lies one cell beside the object: its pixels are brought back by the colors."""
+    masks = np.stack([np.stack([box(4, 5, 8, 8)] * 4)])
+    some = replace(mask_set(masks, np.array([[[4, 0]] * 4]), np.ones((1, 4))), size_hw=(128, 128))
+    rgb = np.full((128, 128, 3), 40, np.uint8)
+    rgb[32:96, 32:96] = (200, 180, 30)
+    asked = []
+
+    def picture():
+        asked.append(1)
+        return rgb
+
+    def labelled(**settings):
+        config = InferenceConfig(threshold=0.5, **settings)
+        return label_image(Doubling(), some, ["encoder"], config, ["a", "b"], rgb=picture)
+
+    truth = (rgb != 40).all(axis=-1)
+    on_grid, found = labelled(edges="grid"), labelled()
+    assert len(asked) == 1, "the grid needs no image"
+    assert (on_grid.labels[truth] == 1).mean() < 0.92
+    for mask in (found.labels == 1, found.instances.masks[0]):
+        assert (mask & truth).sum() / (mask | truth).sum() > 0.97
+    asked.clear()
+    assert not len(labelled(min_area=0.5).instances)
+    assert not asked, "nothing was found, so nothing was read"
+    with pytest.raises(ValueError, match="rows and columns"):
+        label_image(
+            Doubling(),
+            some,
+            ["encoder"],
+            InferenceConfig(threshold=0.5),
+            ["a", "b"],
+            rgb=lambda: rgb[:64],
+        )
+
+
+def test_listed_masks_and_the_label_map_lose_specks():
+    mask = box(2, 2, 20, 20, side=32)
+    mask[10, 10] = False
+    mask[28, 28] = True
+    some = mask_set(np.stack([np.stack([mask] * 4)]), np.array([[[4, 0]] * 4]), np.ones((1, 4)))
+    some = replace(some, size_hw=(32, 32))
+    for change, specks in (({}, False), ({"min_part": 0, "min_area": 0}, True)):
+        config = InferenceConfig(threshold=0.5, **{"min_area": 0.01, **change})
+        found = label_image(Doubling(), some, ["encoder"], config, ["a", "b"])
+        for one in (found.instances.masks[0], found.labels == 1):
+            assert (bool(one[28, 28]), not one[10, 10]) == (specks, specks)

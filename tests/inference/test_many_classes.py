@@ -78,7 +78,8 @@ def project(tmp_path_factory):
     for step in ("collect", "embed"):
         run_step(step, few)
     every = {"nms_iou": 1.0, "edges": "grid", "min_part": 0, "min_area": 0}
-    project = change(file, classes=CLASSES, outputs={"formats": sorted(WRITERS)}, inference=every)
+    outputs = {"formats": sorted(WRITERS), "polygon_tolerance": 0}
+    project = change(file, classes=CLASSES, outputs=outputs, inference=every)
     store = embed.open_store(project)
     images = [file_digest(path) for path in sorted((file.parent / "images").iterdir())]
     tokens = np.concatenate([store.read(sha256).tokens for sha256 in images])

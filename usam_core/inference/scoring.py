@@ -1,5 +1,6 @@
 """From a head and one image's masks to the kept instances (U-SAM, section 3.6)."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -235,12 +236,16 @@ def label_image(
     kept, probability = masks[wanted], every[wanted]
     scores = mask_scores(confidence[wanted], kept.predicted_iou, config)
     stay = suppress(kept.packed, scores, config.nms_iou)
-    edges = None
-    if rgb is not None and config.edges == "image" and len(masks):
-        edges = Edges(_of_size(rgb(), mask_set.size_hw), masks.packed.shape[-2])
+
+    @functools.cache
+    def edges() -> Edges | None:
+        if rgb is None or config.edges == "grid":
+            return None
+        return Edges(_of_size(rgb(), mask_set.size_hw), masks.packed.shape[-2])
 
     def full_size(packed: np.ndarray) -> np.ndarray:
-        full = upscale(packed, mask_set.size_hw) if edges is None else edges.masks(packed)
+        follow = edges() if len(packed) else None
+        full = upscale(packed, mask_set.size_hw) if follow is None else follow.masks(packed)
         for mask in full:
             tidy_mask(mask, config.min_part)
         return full
@@ -248,9 +253,10 @@ def label_image(
     instances, shown = _instances(kept[stay], scores[stay], probability[stay], full_size)
     best = kept.packed[stay[shown]]
     if config.paint == "vote":
-        painted_hw = mask_set.size_hw if edges is None else edges.fine_hw
+        follow = edges() if len(kept) else None
+        painted_hw = mask_set.size_hw if follow is None else follow.fine_hw
         labels = paint_votes(kept.packed, kept.classes, scores, painted_hw, limits / 2)
-        labels = labels if edges is None else edges.labels(labels)
+        labels = labels if follow is None else follow.labels(labels)
     else:
         labels = paint(instances, len(class_names))
     tidy_labels(labels, config.min_area * labels.size)

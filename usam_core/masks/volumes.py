@@ -13,9 +13,9 @@ from scipy.optimize import linear_sum_assignment
 
 from usam_core.masks.seams import Record
 
-SAME_OBJECT = 0.25
-"""Minimum overlap of two masks that are slices of one object, or of two objects that are one object
-at two times: IoU (docs/decisions/0021)."""
+SAME_OBJECT = 0.8
+"""Of two masks that are slices of one object, or two objects that are one at two times, at least
+this share of the smaller lies in the other: slices shrink towards the ends (decision 21)."""
 MISSED = 1
 """Planes in which an object may be missed and still go on behind them."""
 
@@ -46,10 +46,11 @@ class Overlap(NamedTuple):
         return cls(shared, *areas)
 
     def pairs(self) -> list[tuple[int, int]]:
-        """Match one to one, for the largest sum of IoUs; each pair overlaps by `SAME_OBJECT`."""
+        """Match one to one, for the largest sum of IoUs; see `SAME_OBJECT`."""
         union = self.here[:, None] + self.there[None] - self.shared
+        smaller = np.minimum(self.here[:, None], self.there[None])
         iou = self.shared / np.maximum(union, 1)
-        iou[iou < SAME_OBJECT] = 0
+        iou[self.shared < SAME_OBJECT * smaller] = 0
         rows, columns = linear_sum_assignment(iou, maximize=True)
         matched = iou[rows, columns] > 0
         return list(zip(rows[matched].tolist(), columns[matched].tolist(), strict=True))
@@ -65,7 +66,7 @@ def joined_planes(planes: Iterable[Sequence[Record]]) -> list[list[int]]:
         planes: the masks of each plane in the order of z, COCO annotations.
     """
     numbers: list[list[int]] = []
-    # Of each object that may go on: its last mask, its number, and in how many planes it was missed.
+    # Of each object that may go on: its last mask, its number, in how many planes it was missed.
     open_: list[tuple[Record, int, int]] = []
     count = 0
     for records in planes:

@@ -60,7 +60,7 @@ class VolumesWriter(Writer):
         stack = ImageRef(image.ref.file, tuple(places.items()))
         yield {
             "stack": str(stack),
-            "name": stack.output_name(""),
+            "names": [stack.output_name(""), stack.output_name("", keep=True)],
             "file": image.file,
             "size": list(image.size_hw),
             "place": [t, z],
@@ -77,6 +77,7 @@ class VolumesWriter(Writer):
             open(temporary, "w", encoding="utf-8", newline="") as text,
         ):
             stacks: dict[str, Path] = {}
+            taken: set[str] = set()
             for row in rows:
                 place = stacks.setdefault(row["stack"], Path(sorted_, f"{len(stacks)}.jsonl"))
                 with open(place, "a", encoding="utf-8") as lines:
@@ -86,14 +87,18 @@ class VolumesWriter(Writer):
             for stack, place in sorted(stacks.items()):
                 with open(place, encoding="utf-8") as lines:
                     planes = [json.loads(line) for line in lines]
-                for line in self._write(stack, planes, files):
+                # Two that differ in the ending alone keep it.
+                short, long_ = planes[0]["names"]
+                name = long_ if short in taken else short
+                taken.add(name)
+                for line in self._write(stack, name, planes, files):
                     out.writerow({name: as_text(value) for name, value in line.items()})
         if not stacks:
             self.note("volumes: no image is a plane of a stack, so there is nothing to join")
         return [*files, table]
 
     def _write(
-        self, stack: str, rows: list[dict[str, Any]], files: list[Path]
+        self, stack: str, name: str, rows: list[dict[str, Any]], files: list[Path]
     ) -> Iterator[dict[str, Any]]:
         if len({tuple(row["size"]) for row in rows}) > 1:
             self.note(f"volumes: {stack} is left out: its planes differ in size")
@@ -114,10 +119,9 @@ class VolumesWriter(Writer):
                     yield np.ascontiguousarray(flat.reshape(w, h).T)
 
         size = self.to.pixel_size or pixel_size(rows[0]["file"])
-        folder = self.to.folder / Path(rows[0]["name"]).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        name, shape = Path(rows[0]["name"]).name, (times, depth, h, w)
-        tiff, group = folder / f"{name}.ome.tif", folder / f"{name}.zarr"
+        shape = (times, depth, h, w)
+        tiff, group = (self.to.folder / f"{name}{ending}" for ending in (".ome.tif", ".zarr"))
+        tiff.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(tiff) as temporary:
             _write_tiff(temporary, painted(), shape, dtype, size)
         _write_zarr(group, painted(), shape, dtype, size, self._properties(objects))
@@ -210,7 +214,7 @@ def _write_zarr(
 ) -> None:
     """Write a stack plane by plane as OME-Zarr 0.4, in levels of every second row and column."""
     group = zarr.open_group(path, mode="w", zarr_format=2)
-    arrays = []
+    arrays: list[zarr.Array[Any]] = []
     times, depth, h, w = shape
     while True:
         arrays.append(
@@ -241,6 +245,11 @@ def _write_zarr(
         }
         for level in range(len(arrays))
     ]
-    multiscale = {"version": "0.4", "name": "usam", "axes": axes, "datasets": datasets}
+    multiscale: dict[str, Any] = {
+        "version": "0.4",
+        "name": "usam",
+        "axes": axes,
+        "datasets": datasets,
+    }
     # Last: without it the folder is no OME-Zarr.
     group.attrs.update({"multiscales": [multiscale], "image-label": label})
