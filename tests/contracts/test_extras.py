@@ -39,11 +39,15 @@ BY_ITSELF = {"pillow_heif", "supervision"}  # read where it is, not missed where
 PARTS = {"pydantic_core"}  # of pydantic, and installed by it
 HIDE = """
 import sys
-class Hidden:
+class Hidden:  # finds nothing, as where it is not installed: torch asks whether there is an onnx
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in HIDDEN:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Hidden())
+        if name.partition(".")[0] not in HIDDEN:
+            return self.finder.find_spec(name, path, target)
+sys.meta_path[:] = [Hidden(finder) for finder in sys.meta_path]
 """
 IMPORT_ALL = """
 import importlib, pkgutil

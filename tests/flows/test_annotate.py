@@ -82,7 +82,7 @@ def test_the_whole_job_and_what_is_on_its_page(project_file):
     assert len(artifacts["annotation-run"]) < 300_000
     assert "background" in artifacts["metrics-per-class"]
     assert "/out/report/report.html" in artifacts["report"]
-    assert "file:" not in artifacts["report"], "browsers follow no such link from a server's page"
+    assert "file://" not in artifacts["report"], "browsers follow no such link from a server's page"
     assert "What to do next" in artifacts["report"]
     assert {"collect disc", "collect ring", "collect rod"} <= set(tasks)
     assert "| disc | 3 |" in artifacts["training-pictures"]
