@@ -4,12 +4,19 @@ import csv
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import tifffile
+import yaml
 import zarr
 from scipy import ndimage
 
+from tests.conftest import write_tiny_project
 from tests.export_data import CLASSES, image_of, target_in
+from usam_core.config.project import load_project
 from usam_core.outputs.formats import open_writer
+from usam_core.rng import generator
+from usam_core.sources.scenes import TRAINING_LOOK, scene
+from usam_core.steps import annotate, run_step, step_folder
 
 
 def balls(size=(9, 40, 50)):
@@ -132,3 +139,33 @@ def test_planes_of_two_sizes_are_left_out_with_a_note(tmp_path):
     writer, files = written(images, tmp_path)
     assert files == [writer.to.folder / "objects.csv"]
     assert "differ in size" in writer.notes[0]
+
+
+@pytest.mark.slow
+def test_a_project_over_a_stack_exports_its_objects_once(tmp_path):
+    """The same picture in all planes: what is found in one is found in all, and is one object."""
+    file = write_tiny_project(tmp_path)
+    for picture in (tmp_path / "images").iterdir():
+        picture.unlink()
+    drawn = scene(generator(5, 0), ["disc", "ring", "rod"], (48, 64), TRAINING_LOOK, most=2).image
+    values = np.broadcast_to(drawn[..., 1].astype(np.uint16) * 9, (2, 4, 1, 48, 64))
+    tifffile.imwrite(tmp_path / "images/w.ome.tif", values, ome=True, metadata={"axes": "TZCYX"})
+    text = yaml.safe_load(file.read_text())
+    del text["evaluation"]
+    text["outputs"]["formats"] = ["volumes"]
+    file.write_text(yaml.safe_dump(text))
+    project = load_project(file)
+    steps = ("collect", "embed", "compose", "describe", "fit", "calibrate", "annotate", "export")
+    for step in steps:
+        done = run_step(step, project)
+    folder = step_folder(project, "export") / "volumes"
+    found = tifffile.imread(folder / "w.ome.tif")
+    assert found.shape == (2, 4, 48, 64)
+    for image in annotate.labels(project).images():
+        numbers = dict(image.ref.plane)
+        assert np.array_equal(found[numbers["t"], numbers["z"]], found[0, 0])
+        assert len(np.unique(found[found > 0])) <= len(image.instances)
+    group = zarr.open_group(folder / "w.zarr", mode="r")
+    assert np.array_equal(np.asarray(group["0"]), found)
+    assert not done.reused
+    assert run_step("export", load_project(file)).reused

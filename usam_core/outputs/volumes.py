@@ -88,7 +88,7 @@ class VolumesWriter(Writer):
                 with open(place, encoding="utf-8") as lines:
                     planes = [json.loads(line) for line in lines]
                 # Two that differ in the ending alone keep it.
-                short, long_ = planes[0]["names"]
+                short, long_ = (one.removesuffix(".ome") for one in planes[0]["names"])
                 name = long_ if short in taken else short
                 taken.add(name)
                 for line in self._write(stack, name, planes, files):
