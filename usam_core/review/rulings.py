@@ -98,7 +98,7 @@ class Rulings:
         instances = sorted([*drawn, *stays], key=lambda one: -one.score)
         painter = _Painter(labels, instances)
         for one, index in renamed:
-            painter.rename(one, index)
+            painter.relabel(one, index)
         for one in (*rejected, *gone, *given_way):
             painter.clear(one)
         for one in drawn:
@@ -192,7 +192,7 @@ class _Painter:
         here = self._labels[part.top : part.top + rows, part.left : part.left + columns]
         here[part.mask] = LabelMap.id_of(one.class_index)
 
-    def rename(self, one: Instance, index: int) -> None:
+    def relabel(self, one: Instance, index: int) -> None:
         """Give what is painted for a mask to another class."""
         here, mine, _ = self._own(one, LabelMap.id_of(one.class_index))
         here[mine] = LabelMap.id_of(index)
