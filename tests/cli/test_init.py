@@ -49,7 +49,7 @@ def test_started_without_options_on_a_terminal_it_asks(lab):
         ("Training pictures", "mine"),
         (r"Class names, with commas between them \[debris, nucleus\]", "\n"),
         ("cores here", ""),
-        (r"Which SAM \[", "nano"),
+        (r"Which SAM or recipe \[", "nano"),
     ):
         child.expect(question)
         if answer:

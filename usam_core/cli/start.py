@@ -20,6 +20,8 @@ _FOLDER = "my-project"
 _PICTURES = "training"
 _LIST_ENDINGS = (".csv", ".parquet", ".txt", ".json")
 _SHOWN = 4
+Recipe = Literal["auto", "laptop", "fast", "balanced", "best", "papers"]
+_RECIPES: tuple[str, ...] = get_args(Recipe)
 
 _Answer = TypeVar("_Answer")
 
@@ -35,6 +37,7 @@ class Choices:
     source: str = "folder"
     contact: str | None = None
     sam: str = "nano"
+    recipe: str | None = None
 
 
 def init(
@@ -65,7 +68,7 @@ def init(
     contact: Contact = None,
     sam: Annotated[SamName, typer.Option(help="Which SAM.")] = "nano",
     recipe: Annotated[
-        Literal["auto", "laptop", "fast", "balanced", "best", "papers"] | None,
+        Recipe | None,
         typer.Option(
             help="SAM, encoders and head under one word (docs/recipes.md); auto looks at this "
             "machine and says what it chose."
@@ -86,7 +89,7 @@ def init(
 
     told = images or classes or preset
     choices = Choices(folder or Path(_FOLDER), images or "", training=training, source=source)
-    choices.contact, choices.sam = contact, sam
+    choices.contact, choices.sam, choices.recipe = contact, sam, recipe
     choices.classes = [name.strip() for name in (classes or "").split(",") if name.strip()]
     if not told and not json and sys.stdin.isatty() and sys.stdout.isatty():
         if folder is not None:
@@ -97,12 +100,12 @@ def init(
             "--images: missing; expected the folder of the images to be labelled (on a terminal, "
             "`usam init` without options asks for all it needs)"
         )
-    word: str | None = recipe
+    word: str | None = None
     chosen: list[str] = []
-    if recipe:
+    if choices.recipe:
         from usam_core.cli.recipes import tell_choice
 
-        word, chosen = tell_choice(recipe, choices.folder)
+        word, chosen = tell_choice(choices.recipe, choices.folder)
     written = write_template(
         choices.folder,
         choices.classes,
@@ -221,8 +224,10 @@ def _ask(choices: Choices, *, ask_folder: bool, force: bool) -> None:
     choices.classes = _asked("Class names, with commas between them", _names, ", ".join(found))
     gpu = shutil.which("nvidia-smi") is not None
     print_line(f"  {'a GPU' if gpu else 'no NVIDIA GPU'} and {os.cpu_count()} cores here")
-    print_line("  nano: bundled, for any machine; vit_b, vit_l, vit_h: downloaded, want a GPU")
-    choices.sam = _asked("Which SAM", _sam, "vit_b" if gpu else "nano")
+    print_line("  nano: bundled, for a first look on any machine; other names are downloaded")
+    print_line("  auto: the recipe, a SAM with encoders, that fits here (docs/recipes.md)")
+    chosen = _asked("Which SAM or recipe", _model, "auto" if gpu else "nano")
+    choices.sam, choices.recipe = ("nano", chosen) if chosen in _RECIPES else (chosen, None)
 
 
 def _asked(question: str, take: Callable[[str], _Answer], default: str = "") -> _Answer:
@@ -251,8 +256,8 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _sam(text: str) -> str:
-    known: Sequence[str] = get_args(SamName)
+def _model(text: str) -> str:
+    known: Sequence[str] = (*get_args(SamName), *_RECIPES)
     if text not in known:
         raise InputError(f"{text}: expected one of {', '.join(known)}")
     return text
