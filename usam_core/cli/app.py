@@ -107,6 +107,7 @@ app.command(
     "`usam review project.yaml --class dog --order threshold --limit 100`, "
     "`usam review project.yaml --summary`"
 )(steps.review)
+app.command(epilog="Example: `usam crop project.yaml --open`")(steps.crop)
 app.command(epilog="Examples: `usam presets`, `usam presets voc-20`")(bench.presets)
 app.command(
     epilog="Examples: `usam bench voc21 --data VOCdevkit/VOC2012 --seeds 0,1,2`, "
