@@ -102,6 +102,7 @@ add(
     "usam review my-project --class dog --order threshold --limit 100",
     "usam review my-project --summary",
 )(steps.review)
+add("usam crop my-project --open")(steps.crop)
 add("usam presets", "usam presets voc-20")(bench.presets)
 add(
     "usam bench voc21 --data VOCdevkit/VOC2012 --seeds 0,1,2",

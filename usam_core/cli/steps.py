@@ -217,6 +217,27 @@ def review(
         print_line(f"next: usam run {project}")
 
 
+def crop(
+    project: ProjectFile,
+    port: Annotated[
+        int, typer.Option(help="Port on 127.0.0.1; 0 takes any free one.", min=0, max=65535)
+    ] = 0,
+    browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make training pictures: click objects in your own images on a local page, and name them."""
+    need("review", "usam crop")
+    from usam_core.steps.crop import crop_app, load_for_crops
+
+    loaded = load_for_crops(project)
+    token = secrets.token_urlsafe(24)
+    app, count = crop_app(loaded, token, terminal.progress_for_terminal())
+    _serve_page(app, token, port, browser, json, "images", count, "usam crop")
+    if not json:
+        print_line(f"next: usam run {project}")
+
+
 def _serve_page(
     app: Any,
     token: str,

@@ -1,7 +1,7 @@
 """The page of `usam crop`: a person clicks objects in their own images and names them."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -9,7 +9,6 @@ from fastapi import APIRouter, FastAPI, HTTPException, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from usam_core.images.ref import Box
 from usam_core.review.crops import Crop, Crops
 from usam_core.review.drawing import drawn_on, from_runs, grid_hw, on_grid, part_of, rims
 from usam_core.review.web import (
@@ -50,7 +49,6 @@ def make_app(
     colors: np.ndarray,
     names: Mapping[str, str],
     images: Shown,
-    pixels: Callable[[str, Box], np.ndarray],
     prompter: Prompter,
     following: str,
     needed: int,
@@ -65,7 +63,6 @@ def make_app(
         colors: uint8 (c + 1, 3), of background and of each class.
         names: of the images that are offered, by their digests.
         images: those images, as they are shown.
-        pixels: gives a part of an image at its own size, uint8 (h, w, 3).
         prompter: answers clicks.
         following: the command that uses the pictures.
         needed: pictures that a class needs at least.
@@ -95,7 +92,7 @@ def make_app(
         notes = []
         for runs in said.pieces:
             mask = drawn_on(None, from_runs(runs, grid_hw(part)), part, size_hw)
-            _, note = crops.cut(said.image, said.label, mask, lambda box: pixels(said.image, box))
+            _, note = crops.cut(said.image, said.label, mask, lambda box: images.part(said.image, box))
             notes += [note] if note else []
         return {**told(), "note": " ".join(notes)}
 

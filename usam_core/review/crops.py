@@ -28,7 +28,6 @@ from usam_core.review.decisions import append
 LOG = "crops.jsonl"
 _SIDE = 128
 """Least shorter side of a picture, pixels; smaller ones are made larger."""
-_LONGEST = 1024
 _AROUND = 0.25
 """Surroundings on each side, as a share of the object's own side."""
 _MAX_ASPECT = 3.0
@@ -221,9 +220,6 @@ def sized(rgb: np.ndarray, side: int) -> Image.Image:
     """A part of an image as a picture whose shorter side has at least `side` pixels."""
     image = Image.fromarray(rgb)
     scale = max(1.0, side / min(image.size))
-    scale = min(scale, max(1.0, side / min(image.size), _LONGEST / max(image.size)))
-    if scale == 1 and max(image.size) > _LONGEST:
-        scale = max(_LONGEST / max(image.size), side / min(image.size))
     if scale == 1:
         return image
     width, height = (max(1, round(length * scale)) for length in image.size)

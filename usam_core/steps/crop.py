@@ -10,7 +10,6 @@ from fastapi import FastAPI
 from usam_core.config.project import Project, load_project
 from usam_core.config.training import class_colors
 from usam_core.errors import InputError
-from usam_core.images.ref import Box
 from usam_core.progress import SILENT, Progress
 from usam_core.review.crop_server import make_app
 from usam_core.review.crops import Crops
@@ -86,10 +85,6 @@ def crop_app(project: Project, token: str, progress: Progress = SILENT) -> tuple
     images = ProjectImages(project, names)
     chosen = {spec.name: spec.color for spec in project.config.classes}
     colors: np.ndarray = class_colors(crops.classes, chosen)
-
-    def pixels(image: str, box: Box) -> np.ndarray:
-        return images.part(image, box)
-
     app = make_app(
         crops,
         token,
@@ -97,7 +92,6 @@ def crop_app(project: Project, token: str, progress: Progress = SILENT) -> tuple
         colors,
         names,
         images,
-        pixels,
         open_prompter(project),
         f"usam run {project.file}",
         project.config.training.min_per_class,
