@@ -190,7 +190,9 @@ def draw(curves: dict[str, list[dict]], file: Path) -> None:
 
         def at(row: dict, key: str = key, low: float = low, high: float = high, left: int = left):
             x = left + row["decisions"] / MOST * (width - pad)
-            return f"{x:.1f},{height - pad - (row[key] - low) / (high - low) * (height - 2 * pad):.1f}"
+            return (
+                f"{x:.1f},{height - pad - (row[key] - low) / (high - low) * (height - 2 * pad):.1f}"
+            )
 
         parts.append(f'<text x="{left}" y="22" font-weight="600">{title}</text>')
         for value in np.linspace(low, high, 5):

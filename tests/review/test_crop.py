@@ -41,14 +41,19 @@ def test_small_and_thin_objects_pass_the_limits_of_size(crops, height, width):
     assert min(picture.size) >= 64
     assert max(picture.size) <= 4 * min(picture.size)
     left, top, right, bottom = crop.part
-    assert 0 <= left <= 1 and 0 <= top <= 2 and right >= 1 + width and bottom >= 2 + height
+    assert 0 <= left <= 1
+    assert 0 <= top <= 2
+    assert right >= 1 + width
+    assert bottom >= 2 + height
 
 
 def test_what_is_cut_stays_in_the_image():
     for where in [(0, 0, 5, 5), (90, 90, 10, 10), (0, 0, 100, 100), (10, 0, 3, 100)]:
         cut = around(where, (100, 100))
-        assert 0 <= cut.rows[0] < cut.rows[1] <= 100 and 0 <= cut.columns[0] < cut.columns[1] <= 100
-        assert cut.columns[0] <= where[0] and cut.columns[1] >= where[0] + where[2]
+        assert 0 <= cut.rows[0] < cut.rows[1] <= 100
+        assert 0 <= cut.columns[0] < cut.columns[1] <= 100
+        assert cut.columns[0] <= where[0]
+        assert cut.columns[1] >= where[0] + where[2]
 
 
 def test_a_picture_is_logged_found_again_and_taken_back(crops, tmp_path):
@@ -57,9 +62,11 @@ def test_a_picture_is_logged_found_again_and_taken_back(crops, tmp_path):
     second, note = crops.cut("image", "b", mask, lambda b: np.full((*b.size_hw, 3), 9, np.uint8))
     assert "min_contrast" in note
     assert [one.id for one in read_crops(tmp_path / LOG)] == [first.id, second.id]
-    assert first.file_name == "a/one.png" and first.mask == mask
+    assert first.file_name == "a/one.png"
+    assert first.mask == mask
     assert crops.take_back().id == second.id
-    assert not (tmp_path / second.picture).exists() and (tmp_path / first.picture).exists()
+    assert not (tmp_path / second.picture).exists()
+    assert (tmp_path / first.picture).exists()
     assert crops.take_back(first.id).id == first.id
     with pytest.raises(InputError, match="no picture that could be taken back"):
         crops.take_back()
@@ -67,7 +74,7 @@ def test_a_picture_is_logged_found_again_and_taken_back(crops, tmp_path):
 
 def test_a_log_that_names_a_file_elsewhere_removes_nothing(crops, tmp_path):
     (tmp_path.parent / "precious.png").write_bytes(b"x")
-    crop, _ = crops.cut("image", "a", encode(box(1, 1, 9, 9)), textured)
+    _crop, _ = crops.cut("image", "a", encode(box(1, 1, 9, 9)), textured)
     line = json.loads((tmp_path / LOG).read_text()) | {"picture": "../precious.png"}
     (tmp_path / LOG).write_text(json.dumps(line) + "\n")
     with pytest.raises(StoreError, match="stays below it"):
@@ -78,9 +85,7 @@ def test_a_log_that_names_a_file_elsewhere_removes_nothing(crops, tmp_path):
 @pytest.fixture
 def ask(crops):
     colors, names = class_colors(NAMES, {}), {"image": "a/one.png"}
-    app = make_app(
-        crops, TOKEN, "<b>x</b>", colors, names, Grey(), Circles(), "usam run p.yaml", 3
-    )
+    app = make_app(crops, TOKEN, "<b>x</b>", colors, names, Grey(), Circles(), "usam run p.yaml", 3)
     return TestClient(app, base_url="http://127.0.0.1:5000")
 
 
@@ -149,5 +154,5 @@ def test_the_project_uses_the_pictures(tiny_project):
 
 
 def test_a_project_that_draws_its_pictures_is_told_what_to_set(tiny_project):
-    with pytest.raises(InputError, match="got render;.*source: folder"):
+    with pytest.raises(InputError, match=r"got render;.*source: folder"):
         load_for_crops(tiny_project)

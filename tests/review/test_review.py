@@ -21,8 +21,8 @@ from usam_core.review.decisions import (
     read_all,
     standing,
 )
-from usam_core.review.rulings import Rulings
 from usam_core.review.drawing import window
+from usam_core.review.rulings import Rulings
 from usam_core.review.session import Item, Judged, Listed, Session, estimate, interval, queue
 
 NAMES = ["a", "b", "c"]
@@ -159,9 +159,7 @@ def test_a_rejected_mask_takes_along_what_was_painted_for_its_sake():
     masks = [box(0, 0, 20, 20), box(40, 40, 9, 9)]
     rim = box(0, 20, 20, 2)  # a mask that was suppressed for it has voted here
     far = box(0, 60, 5, 4)
-    done, labels = rule(
-        [decision(masks[0], None)], masks, [0, 0], [0.9, 0.7], [(rim, 1), (far, 1)]
-    )
+    done, labels = rule([decision(masks[0], None)], masks, [0, 0], [0.9, 0.7], [(rim, 1), (far, 1)])
     assert [one.prompt for one in done.instances] == [1]
     assert [one.prompt for one in done.rejected] == [0]
     assert not labels[masks[0] | rim].any()
@@ -171,7 +169,7 @@ def test_a_rejected_mask_takes_along_what_was_painted_for_its_sake():
 
 def test_where_others_cover_a_rejected_mask_the_pixels_are_theirs():
     masks = [box(0, 0, 20, 20), box(10, 0, 20, 20)]
-    done, labels = rule([decision(masks[0], None)], masks, [0, 1], [0.9, 0.8])
+    _done, labels = rule([decision(masks[0], None)], masks, [0, 1], [0.9, 0.8])
     assert (labels[masks[1]] == 2).all()
     assert not labels[masks[0] & ~masks[1]].any()
 
@@ -182,7 +180,8 @@ def test_a_renamed_mask_is_painted_in_its_new_name():
         [decision(masks[0], "c"), decision(masks[1], "a", number=2)], masks, [0, 0], [0.9, 0.7]
     )
     assert [one.class_index for one in done.instances] == [2, 0]
-    assert (labels[masks[0]] == 3).all() and (labels[masks[1]] == 1).all()
+    assert (labels[masks[0]] == 3).all()
+    assert (labels[masks[1]] == 1).all()
     records = [one.to_coco() for one in done.instances]
     assert [r["reviewed"] for r in records] == ["changed", "accepted"]
     assert records[0]["category_id"] == 3
@@ -195,7 +194,9 @@ def test_a_mask_that_was_drawn_anew_is_that_and_nothing_of_the_old_is_left():
     said = dataclasses.replace(decision(old, "a"), drawn=encode(new))
     done, labels = rule([said], [old], [0], [0.9])
     (one,) = done.instances
-    assert (one.mask() == new).all() and one.reviewed == "drawn" and one.score == 0.9
+    assert (one.mask() == new).all()
+    assert one.reviewed == "drawn"
+    assert one.score == 0.9
     assert ((labels == 1) == new).all()
 
 
@@ -205,12 +206,16 @@ def test_an_added_object_is_listed_painted_and_what_overlaps_it_gives_way():
     miss = Instance(1, encode(near), 120, (30, 30, 12, 10), 0.2)
     done, labels = rule([said], [near], [0], [0.9], missed=(miss,))
     (one,) = done.instances
-    assert (one.mask() == new).all() and one.reviewed == "added" and one.prompt is None
-    assert ((labels == 2) == new).all() and not (labels == 1).any()
+    assert (one.mask() == new).all()
+    assert one.reviewed == "added"
+    assert one.prompt is None
+    assert ((labels == 2) == new).all()
+    assert not (labels == 1).any()
     assert done.missed == ()
     gone = dataclasses.replace(said, label=None, id="d2")
     done, labels = rule([gone], [], [], [])
-    assert done.instances == () and not labels.any()
+    assert done.instances == ()
+    assert not labels.any()
 
 
 def test_what_was_accepted_stays_when_the_head_lists_it_no_more():
@@ -231,7 +236,8 @@ def test_masks_that_were_merged_are_one():
         for n, mask in enumerate((left, right))
     ]
     done, labels = rule(said, [left, right], [0, 0], [0.9, 0.8])
-    assert len(done.instances) == 1 and (labels[left | right] == 1).all()
+    assert len(done.instances) == 1
+    assert (labels[left | right] == 1).all()
     assert count_objects(said) == 1
 
 
@@ -252,7 +258,8 @@ def test_a_split_act_is_one_line_and_taken_back_whole(tmp_path):
 
 def test_rulings_on_an_image_without_masks_do_nothing():
     done, labels = rule([decision(box(0, 0, 8, 8), None)], [], [], [])
-    assert done.instances == done.rejected == () and not labels.any()
+    assert done.instances == done.rejected == ()
+    assert not labels.any()
 
 
 def test_every_third_mask_is_of_chance_and_classes_take_turns():

@@ -118,7 +118,9 @@ def page(browser, wait):
             """Press, move and release on the stage, at shares of its width and height."""
             stage = self.find("mask")
             size = stage.size
-            offset = [((x - 0.5) * size["width"], (y - 0.5) * size["height"]) for x, y in (start, end)]
+            offset = [
+                ((x - 0.5) * size["width"], (y - 0.5) * size["height"]) for x, y in (start, end)
+            ]
             (x, y), (x1, y1) = offset
             chain = ActionChains(browser, duration=20).move_to_element_with_offset(stage, x, y)
             chain.click_and_hold()
@@ -292,7 +294,8 @@ def test_outlines_are_drawn_split_joined_and_added(browser, page, wait, serve, o
     page.decided(1)
     page.verdict("drawn")
     (drawn,) = read_all(decisions_file(project.out))
-    assert drawn.drawn is not None and drawn.verdict == "drawn"
+    assert drawn.drawn is not None
+    assert drawn.verdict == "drawn"
 
     # A cut through the middle leaves two objects.
     page.press("o")
@@ -317,7 +320,8 @@ def test_outlines_are_drawn_split_joined_and_added(browser, page, wait, serve, o
     page.press("n")
     wait(page.find("editing").is_displayed, "no tools")
     page.idle()
-    assert page.find("save").get_attribute("disabled") and area(page) == 0
+    assert page.find("save").get_attribute("disabled")
+    assert area(page) == 0
     page.press("b")
     page.drag((0.2, 0.2), (0.8, 0.8))
     assert area(page) > 0
@@ -361,8 +365,11 @@ def test_outlines_are_drawn_split_joined_and_added(browser, page, wait, serve, o
     said = sorted(one["reviewed"] for one in coco["annotations"] if "reviewed" in one)
     assert said == ["added", "drawn"]
     by_mask = {one["segmentation"]["counts"] for one in coco["annotations"]}
-    assert drawn.drawn["counts"] in by_mask and drawn.mask["counts"] not in by_mask
-    assert before != next(one["area"] for one in coco["annotations"] if one.get("reviewed") == "drawn")
+    assert drawn.drawn["counts"] in by_mask
+    assert drawn.mask["counts"] not in by_mask
+    assert before != next(
+        one["area"] for one in coco["annotations"] if one.get("reviewed") == "drawn"
+    )
 
 
 @pytest.mark.slow
@@ -380,7 +387,9 @@ def test_the_grid_and_the_filters_work_by_keys(browser, page, wait, serve, own):
     assert page.state("chosen.size") == 2
     page.press("a")
     page.decided(2)
-    assert [one.verdict for one in read_all(decisions_file(load_project(own).out))] == ["accepted"] * 2
+    assert [one.verdict for one in read_all(decisions_file(load_project(own).out))] == [
+        "accepted"
+    ] * 2
     page.press("f")
     browser.execute_script(
         "document.getElementById('by-verdict').value = 'accepted';"
@@ -393,7 +402,9 @@ def test_the_grid_and_the_filters_work_by_keys(browser, page, wait, serve, own):
     )
     wait(page.find("nothing").is_displayed, "nobody says that nothing fits")
     page.find("nothing-reset").click()
-    wait(lambda: len(page.find("tiles").find_elements("tag name", "button")) == len(tiles), "not all")
+    wait(
+        lambda: len(page.find("tiles").find_elements("tag name", "button")) == len(tiles), "not all"
+    )
     browser.execute_script("document.querySelector('#tiles button').focus()")
     page.press(Keys.ENTER)
     wait(page.find("view").is_displayed, "the mask is not opened")
@@ -403,7 +414,9 @@ def test_the_grid_and_the_filters_work_by_keys(browser, page, wait, serve, own):
     page.idle()
     for shown in ("editing", "view"):
         assert page.find(shown).is_displayed()
-    assert page.state("document.documentElement.scrollWidth") <= 390, "a phone would scroll sideways"
+    assert page.state("document.documentElement.scrollWidth") <= 390, (
+        "a phone would scroll sideways"
+    )
     page.find("leave").click()
     page.find("grid-open").click()
     wait(page.find("grid").is_displayed, "no grid")

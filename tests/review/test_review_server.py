@@ -125,7 +125,9 @@ def test_a_mask_is_described_shown_and_decided_on(ask, review):
     outline = ask.get(f"/{TOKEN}/api/items/{name}/outline", params={"box": box}).json()
     mask = from_runs(outline["runs"], outline["grid"])
     # Shown are 40 columns and 48 rows; the mask has 8 x 8 of them.
-    assert mask.shape == (48, 40) and mask[8:16, :8].all() and mask.sum() == 64
+    assert mask.shape == (48, 40)
+    assert mask[8:16, :8].all()
+    assert mask.sum() == 64
     small = ask.get(f"/{TOKEN}/api/items/{name}/thumbnail").content
     assert max(Image.open(io.BytesIO(small)).size) == 256
     others = ask.get(f"/{TOKEN}/api/images/image/others", params={"box": box, "but": name}).content
@@ -210,11 +212,13 @@ def test_an_outline_pieces_and_an_object_are_drawn(ask, review):
     there = ask.get(f"/{TOKEN}/api/images/image/at?x=42&y=42").json()["items"]
     assert [one["id"] for one in there] == [answer["changed"][1]["id"]]
     new = ask.post(f"/{TOKEN}/api/drawn", json={**said, "pieces": [runs((50, 0, 9, 9))]}).json()
-    assert new["changed"][0]["added"] and new["changed"][0]["label"] == "b"
+    assert new["changed"][0]["added"]
+    assert new["changed"][0]["label"] == "b"
     undone = ask.post(f"/{TOKEN}/api/undo").json()
     assert undone["gone"] == [new["changed"][0]["id"]]
     undone = ask.post(f"/{TOKEN}/api/undo").json()
-    assert undone["gone"] == [answer["changed"][1]["id"]] and len(ids(review)) == 3
+    assert undone["gone"] == [answer["changed"][1]["id"]]
+    assert len(ids(review)) == 3
     merged = ask.post(f"/{TOKEN}/api/merged", json={"items": [first, second]}).json()
     assert [one["area"] for one in merged["changed"]] == [128, 128]
     again = {**said, "item": first, "part": part, "pieces": [runs((0, 0, 9, 9))]}
@@ -237,7 +241,8 @@ def test_a_drawing_that_cannot_be_is_refused(ask, review, tmp_path, change, why)
     said = {"image": "image", "item": ids(review)[0], "part": [0, 0, 64, 64], "label": "a"}
     said |= {"pieces": [runs((0, 0, 8, 8))]} | change
     answer = ask.post(f"/{TOKEN}/api/drawn", json=said)
-    assert answer.status_code == 422 and why in answer.text
+    assert answer.status_code == 422
+    assert why in answer.text
     assert not (tmp_path / "log.jsonl").exists()
 
 
@@ -245,5 +250,6 @@ def test_a_click_is_answered_on_the_part_that_is_shown(ask):
     asked = {"image": "image", "part": [16, 16, 48, 32], "clicks": [[10, 5, 1]]}
     answer = ask.post(f"/{TOKEN}/api/prompt", json=asked).json()
     mask = from_runs(answer["runs"], (16, 32))
-    assert mask[5, 10] and mask.sum() == 45
+    assert mask[5, 10]
+    assert mask.sum() == 45
     assert ask.post(f"/{TOKEN}/api/prompt", json={**asked, "image": "x"}).status_code == 422

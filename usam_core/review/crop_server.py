@@ -92,7 +92,9 @@ def make_app(
         notes = []
         for runs in said.pieces:
             mask = drawn_on(None, from_runs(runs, grid_hw(part)), part, size_hw)
-            _, note = crops.cut(said.image, said.label, mask, lambda box: images.part(said.image, box))
+            _, note = crops.cut(
+                said.image, said.label, mask, lambda box: images.part(said.image, box)
+            )
             notes += [note] if note else []
         return {**told(), "note": " ".join(notes)}
 

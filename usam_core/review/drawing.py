@@ -132,9 +132,9 @@ def drawn_on(
     mask = np.zeros(whole.size_hw, bool) if rle is None else inside(rle, *whole.slices)
     here = Image.fromarray(grid.astype(np.uint8) * 255)
     full = np.asarray(here.resize(box.size_hw[::-1], Image.Resampling.BILINEAR)) >= 128
-    mask[
-        box.rows[0] - top : box.rows[1] - top, box.columns[0] - left : box.columns[1] - left
-    ] = full
+    mask[box.rows[0] - top : box.rows[1] - top, box.columns[0] - left : box.columns[1] - left] = (
+        full
+    )
     if not mask.any():
         raise InputError("the outline is empty: expected at least a pixel; to remove it, reject it")
     return shifted(encode(mask), whole, size_hw)

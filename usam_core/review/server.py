@@ -33,7 +33,6 @@ from usam_core.review.web import (
 )
 from usam_core.sam.prompt import Prompter
 
-
 _GREY = (128, 128, 128)
 """Of a class that the review does not know."""
 

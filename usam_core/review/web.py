@@ -125,7 +125,9 @@ def image_routes(images: Shown, prompter: Prompter | None) -> APIRouter:
 
     @routes.get("/api/images/{image}/part")
     def part(image: str, box: str) -> Response:
-        return Response(photograph(pixels(image, box_of(images, image, box))), media_type="image/jpeg")
+        return Response(
+            photograph(pixels(image, box_of(images, image, box))), media_type="image/jpeg"
+        )
 
     @routes.get("/api/images/{image}/size")
     def size(image: str) -> dict[str, Any]:

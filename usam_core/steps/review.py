@@ -202,8 +202,7 @@ class _Largest:
 
 
 def _images(project: Project) -> Iterator[tuple[str, LabelledImage]]:
-    """Yield what was labelled and the part that has it, each image once, some in memory at a time.
-    """
+    """Yield what was labelled and the part that has it, each image once, some in memory at a time."""
     seen = set()
     labels = annotate.labels(project)
     for name, sha256 in labels.files.items():
