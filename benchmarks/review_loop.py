@@ -1,6 +1,6 @@
 """Does review pay? From 0 to 200 decisions of a simulated person, doubt first against random.
 
-    python benchmarks/review_loop.py --data ../shared/data --out out/photographs --picture docs/images
+    python benchmarks/review_loop.py --data ../shared/data --out out/photographs --picture out
     python benchmarks/review_loop.py --data ../shared/data --out out/photographs --head
 
 The photographs of `tune` are labelled by the default head, and their masks decided on in the order

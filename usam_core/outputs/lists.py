@@ -32,8 +32,8 @@ SCHEMA = pa.schema(
     ]
 )
 """Columns; lengths are in pixels, `object` is the number in label TIFF and OME-Zarr, `reviewed`
-what a person decided of the mask ("accepted", "changed", "drawn", "added", or null for nothing), `run` the key of the
-annotate step that the table was made from."""
+what a person decided of the mask ("accepted", "changed", "drawn", "added", or null for nothing),
+`run` the key of the annotate step that the table was made from."""
 
 _ROWS_PER_BATCH = 1024
 """Rows that are Python objects at a time: they take many times the memory of columns."""

@@ -276,10 +276,13 @@ class Session:
             chosen = [self.item(one) for one in ([items] if isinstance(items, str) else items)]
             if label is not None:
                 self._check(label)
-            act = []
-            for item in {one.id: one for one in chosen}.values():
-                act.append(self._decision(item, label, item.decision and item.decision.drawn))
-            return self._record(act)
+            once = {one.id: one for one in chosen}.values()
+            return self._record(
+                [
+                    self._decision(one, label, one.decision.drawn if one.decision else None)
+                    for one in once
+                ]
+            )
 
     def draw(
         self, image: str, item_id: str | None, outlines: Sequence[dict[str, Any]], label: str
@@ -303,8 +306,10 @@ class Session:
                 image = first.sha256
                 act.append(self._decision(first, label, outlines[0]))
             file_name = first.file_name if first else self._name_of(image)
-            for outline in outlines[len(act) :]:
-                act.append(self._decision(self._new(image, file_name, outline, label), label, None))
+            act += [
+                self._decision(self._new(image, file_name, outline, label), label, None)
+                for outline in outlines[len(act) :]
+            ]
             return self._record(act)
 
     def merge(self, items: Sequence[str]) -> list[Item]:
@@ -467,9 +472,9 @@ class Session:
             return []
         named = {mask_id(one.sha256, one.mask) for one in act}
         return [
-            replace(other, id=uuid.uuid4().hex, label=one.label, drawn=one.outline)
+            replace(other, id=uuid.uuid4().hex, label=same.label, drawn=same.outline)
             for other in standing(read_all(self._log))
             if other.drawn is not None
             and mask_id(other.sha256, other.mask) not in named
-            and (one := before.get((other.sha256, other.drawn["counts"]))) is not None
+            and (same := before.get((other.sha256, other.drawn["counts"]))) is not None
         ]

@@ -173,7 +173,7 @@ def _list(
 def _beside(project: Project, part: str | None, sha256: str) -> list[Item]:
     """All masks of one image, of the part of the labels that has it."""
     labels = annotate.labels(project)
-    if part not in labels.files:
+    if part is None or part not in labels.files:
         return []
     parts = replace(labels, files={part: labels.files[part]})
     found = (one for one in parts.images(_COLUMNS) if one.sha256 == sha256)
@@ -202,7 +202,7 @@ class _Largest:
 
 
 def _images(project: Project) -> Iterator[tuple[str, LabelledImage]]:
-    """Yield what was labelled and the part that has it, each image once, some in memory at a time."""
+    """Yield what was labelled and the part that has it, each image once, a few at a time."""
     seen = set()
     labels = annotate.labels(project)
     for name, sha256 in labels.files.items():
@@ -278,10 +278,10 @@ def _items_of(
         place = one.class_index if one.head_said is None else one.head_said
         items.append(Item(image.sha256, image.path, names[place], one, decision=decision))
     # What was added since the labels were made.
-    for one in left:
-        new = one.head_class is None and one.label is not None
-        if new and not any(one is other for other in matched):
-            items.append(_by_hand(image, one, None))
+    for added in left:
+        new = added.head_class is None and added.label is not None
+        if new and not any(added is other for other in matched):
+            items.append(_by_hand(image, added, None))
     return items
 
 
