@@ -114,7 +114,8 @@ def make_app(
         part = box_of(images, image, box)
         here = [one for one in crops.crops() if one.sha256 == image and one.label in crops.classes]
         masks = [on_grid(one.mask, part) for one in here]
-        shown = [tuple(colors[crops.classes.index(one.label) + 1].tolist()) for one in here]
+        ids = [LabelMap.id_of(crops.classes.index(one.label)) for one in here]
+        shown = [tuple(colors[one].tolist()) for one in ids]
         return Response(rims(masks, shown, grid_hw(part)), media_type="image/png")
 
     whole = page_routes("crop.html", title=title, following=following, needed=needed)
