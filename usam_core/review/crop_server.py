@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI, HTTPException, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from usam_core.labels.label_map import LabelMap
 from usam_core.review.crops import Crop, Crops
 from usam_core.review.drawing import drawn_on, from_runs, grid_hw, on_grid, part_of, rims
 from usam_core.review.web import (
