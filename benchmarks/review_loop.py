@@ -32,7 +32,7 @@ from usam_core.labels.image import LabelledImage
 from usam_core.masks.rle import encode, inside
 from usam_core.review.decisions import SAME_MASK, Decision, append_decision
 from usam_core.review.rulings import Rulings
-from usam_core.review.session import Item
+from usam_core.review.sampling import Item
 from usam_core.steps import annotate, run_step
 from usam_core.steps.record import decisions_file
 from usam_core.steps.review import open_review

@@ -23,7 +23,8 @@ from usam_core.review.decisions import (
 )
 from usam_core.review.drawing import window
 from usam_core.review.rulings import Rulings
-from usam_core.review.session import Item, Judged, Listed, Session, estimate, interval, queue
+from usam_core.review.sampling import Item, Judged, estimate, interval, queue
+from usam_core.review.session import Listed, Session
 
 NAMES = ["a", "b", "c"]
 

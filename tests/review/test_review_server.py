@@ -15,8 +15,9 @@ from usam_core.images.read import UnusableImage
 from usam_core.labels import Instance
 from usam_core.masks.rle import encode
 from usam_core.review.drawing import from_runs, to_runs
+from usam_core.review.sampling import Item
 from usam_core.review.server import make_app
-from usam_core.review.session import Item, Listed, Session
+from usam_core.review.session import Listed, Session
 from usam_core.review.web import listen
 
 TOKEN = "kept-secret"

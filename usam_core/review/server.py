@@ -19,7 +19,8 @@ from usam_core.review.drawing import (
     to_runs,
     window,
 )
-from usam_core.review.session import Item, Session
+from usam_core.review.sampling import Item
+from usam_core.review.session import Session
 from usam_core.review.web import (
     Id,
     Label,

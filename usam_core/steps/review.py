@@ -24,7 +24,8 @@ from usam_core.progress import SILENT, Progress
 from usam_core.review import Order
 from usam_core.review.decisions import Decision, judged, match
 from usam_core.review.rulings import BY_HAND
-from usam_core.review.session import LEVEL, Item, Listed, Precision, Session, queue
+from usam_core.review.sampling import LEVEL, Item, Precision, queue
+from usam_core.review.session import Listed, Session
 from usam_core.steps import annotate, embed
 from usam_core.steps.base import step_folder
 from usam_core.steps.blocks import head_blocks
