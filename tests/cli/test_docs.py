@@ -29,6 +29,7 @@ NOT_RUN = {
     r"^usam (up|down)": "a server: tests/server/test_served.py",
     r"^aws s3 sync": "a bucket",
     r"^usam review": "a page: test_review_browser.py",
+    r"^usam crop": "a page: test_crop.py",
     r"^usam diff": "names runs of one's own: test_difference.py",
     r"scripts/mutate\.py": "minutes, and cosmic-ray is no dependency",
     r"deployments/notify\.py": "a server: tests/server/test_gate_notice.py",
