@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from usam_core.review.crop_server import make_app
 from usam_core.review.crops import LOG, Crops, around, read_crops
 from usam_core.review.drawing import to_runs
 from usam_core.steps import run_step
+from usam_core.steps.collect import read_manifest
 from usam_core.steps.crop import crop_app, load_for_crops
 
 
@@ -149,8 +151,26 @@ def test_the_project_uses_the_pictures(tiny_project):
         runs = ask.post(f"/{TOKEN}/api/prompt", json=asked).json()["runs"]
         said = {"image": image, "part": part, "pieces": [runs], "label": name}
         assert ask.post(f"/{TOKEN}/api/crops", json=said).status_code == 200
-    result = run_step("collect", load_project(file))
+    # These cuts are nearly the whole image; a copy of it that nobody cut out is dropped.
+    mine = file.parent / "mine"
+    shutil.copy(file.parent / "images" / state["images"][0]["file_name"], mine / "disc" / "x.png")
+    project = load_project(file)
+    result = run_step("collect", project)
     assert result.summary["pictures"] == 3
+    assert result.summary["rejected"] == {"leak": 1}
+    table = read_manifest(project)
+    assert all(json.loads(one)["cut_from"] == "s0.png" for one in table["provenance"])
+    # The log alone says so: without it, or with another picture in a cut's place, they leak too.
+    log = (mine / LOG).read_text()
+    (mine / LOG).unlink()
+    with pytest.raises(InputError, match="disc .0; dropped: 2 leak., ring .0; dropped: 1 leak"):
+        run_step("collect", project)
+    (mine / LOG).write_text(log)
+    assert run_step("collect", project).summary["pictures"] == 3
+    (cut,) = (mine / "ring").iterdir()
+    shutil.move(mine / "disc" / "x.png", cut)
+    with pytest.raises(InputError, match="pictures for ring .0; dropped: 1 leak"):
+        run_step("collect", project)
 
 
 def test_a_project_that_draws_its_pictures_is_told_what_to_set(tiny_project):

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 
 from usam_core.errors import InputError
 from usam_core.files.atomic import whole_file
+from usam_core.files.digest import file_digest
 from usam_core.files.paths import inside, remove
 from usam_core.images.ref import Box
 from usam_core.masks.rle import measures
@@ -46,6 +47,7 @@ class Crop:
         file_name: the image's name then.
         label: the class name.
         picture: its file, relative to the log's folder.
+        picture_sha256: digest of that file: it says what was cut, wherever the file lies now.
         part: left, top, right, bottom of what was cut, pixels of the image.
         mask: the object, COCO's compressed RLE at the image's size.
     """
@@ -56,6 +58,7 @@ class Crop:
     file_name: str
     label: str
     picture: str
+    picture_sha256: str
     part: tuple[int, int, int, int]
     mask: dict[str, Any]
 
@@ -177,20 +180,22 @@ class Crops:
         rgb = read(box)
         with self._lock:
             name = uuid.uuid4().hex[:16]
+            picture = f"{self._folders[label]}/crop-{name}.png"
+            file = inside(self.folder, picture, self.log)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(file) as temporary:
+                sized(rgb, self._side).save(temporary, format="PNG")
             crop = Crop(
                 name,
                 datetime.now(UTC).isoformat(timespec="microseconds"),
                 image,
                 self._names[image],
                 label,
-                f"{self._folders[label]}/crop-{name}.png",
+                picture,
+                file_digest(file),
                 (box.columns[0], box.rows[0], box.columns[1], box.rows[1]),
                 dict(mask),
             )
-            file = self.file(crop)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(file) as temporary:
-                sized(rgb, self._side).save(temporary, format="PNG")
             append(self.log, asdict(crop))
         deviation = float(np.asarray(Image.fromarray(rgb).convert("L")).std())
         if deviation >= self._contrast:

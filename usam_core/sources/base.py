@@ -18,6 +18,8 @@ from usam_core.files.digest import file_digest, value_digest
 from usam_core.progress import Progress
 
 _LONGEST_NAME = 160  # bytes: file systems take 255, and endings and marks come behind
+CUT_FROM = "cut_from"
+"""In a picture's provenance: the image that a person cut it out of, with `usam crop`."""
 COLUMNS = ["class", "path", "sha256", "bytes", "source", "provenance"]
 
 

@@ -20,7 +20,7 @@ from usam_core.files.atomic import whole_file
 from usam_core.files.parquet import read_frame
 from usam_core.images.read import UnusableImage, read_image
 from usam_core.progress import Progress
-from usam_core.sources.base import Rejected, TrainingPicture
+from usam_core.sources.base import CUT_FROM, Rejected, TrainingPicture
 from usam_core.types import Quarantined
 
 LOOKS_REVISION = 1
@@ -197,6 +197,10 @@ def filter_pictures(
 
     if config.leak_bits is not None and len(labelled):
         for i in left():
+            # The filter keeps a source from bringing images in unasked. What a person cut out
+            # with `usam crop` is meant to teach; a cut of nearly a whole image would look like it.
+            if CUT_FROM in pictures[i].provenance:
+                continue
             distance = nearest_bits(hashes[i], labelled)
             if distance <= config.leak_bits:
                 verdicts[i] = (

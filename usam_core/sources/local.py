@@ -18,8 +18,10 @@ from usam_core.files.text import normalize_name
 from usam_core.images.listing.scan import list_files, list_images
 from usam_core.images.listing.walk import local_path, with_slashes
 from usam_core.progress import SILENT, Progress
+from usam_core.review.crops import LOG, read_crops
 from usam_core.rng import generator
 from usam_core.sources.base import (
+    CUT_FROM,
     Collected,
     PictureSource,
     Rejected,
@@ -90,6 +92,7 @@ def class_table(file: Path, column: str, spec: ClassSpec) -> pd.DataFrame:
 class FolderSource:
     """Reads `<root>/<class name or synonym>/**`, or the rows of a CSV file `class,path`.
 
+    The log of `usam crop`, where the folder has one, says which pictures a person cut out.
     Paths in a CSV file count from its folder. `cache` is a folder for remembered digests, so that
     unchanged files are not read again.
     """
@@ -104,22 +107,31 @@ class FolderSource:
         self._cache = cache
 
     def inputs(self, spec: ClassSpec) -> Any:
-        """Path and digest of each of the class's pictures: the manifest says both."""
+        """Path and digest of each of the class's pictures, and the image it was cut out of."""
         listing = self._listing(spec, SILENT).dropna(subset="sha256")
         folder = self.root.parent if self.root.is_file() else self.root
         paths = [way_to(path, folder) for path in listing["path"]]
-        return sorted(map(list, zip(paths, listing["sha256"], strict=True)))
+        cuts = self._cuts()
+        return sorted(
+            [path, sha256, cuts[sha256]] if sha256 in cuts else [path, sha256]
+            for path, sha256 in zip(paths, listing["sha256"], strict=True)
+        )
 
     def collect(self, spec: ClassSpec, progress: Progress, spare: int = 0) -> Collected:
         """Return the class's pictures, each content once."""
         listing = self._listing(spec, progress)
         usable = listing["status"] == "ok"
         again = usable & listing["sha256"].duplicated()
-        origin = {"given_by": "user"}
-        pictures = [
-            TrainingPicture(spec.name, row.path, row.sha256, int(row.bytes), self.name, origin)
-            for row in listing[usable & ~again].itertuples()
-        ]
+        cuts = self._cuts()
+        pictures = []
+        for row in listing[usable & ~again].itertuples():
+            origin = {"given_by": "user"}
+            if row.sha256 in cuts:
+                origin[CUT_FROM] = cuts[row.sha256]
+            picture = TrainingPicture(
+                spec.name, row.path, row.sha256, int(row.bytes), self.name, origin
+            )
+            pictures.append(picture)
         rejected = [
             Rejected(spec.name, row.path, row.code, row.reason)
             for row in listing[~usable].itertuples()
@@ -132,6 +144,15 @@ class FolderSource:
 
     def forget(self, spec: ClassSpec) -> None:
         """Do nothing: the pictures are the user's."""
+
+    def _cuts(self) -> dict[str, str]:
+        """Name of the image that each picture of the log was cut out of, by the picture's digest.
+
+        By its content: a file that was put in a cut's place is none.
+        """
+        if self.root.is_file():
+            return {}
+        return {one.picture_sha256: one.file_name for one in read_crops(self.root / LOG)}
 
     def _listing(self, spec: ClassSpec, progress: Progress) -> pd.DataFrame:
         if self.root.is_file():
