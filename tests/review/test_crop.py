@@ -163,13 +163,13 @@ def test_the_project_uses_the_pictures(tiny_project):
     # The log alone says so: without it, or with another picture in a cut's place, they leak too.
     log = (mine / LOG).read_text()
     (mine / LOG).unlink()
-    with pytest.raises(InputError, match="disc .0; dropped: 2 leak., ring .0; dropped: 1 leak"):
+    with pytest.raises(InputError, match=r"disc .0; dropped: 2 leak., ring .0; dropped: 1 leak"):
         run_step("collect", project)
     (mine / LOG).write_text(log)
     assert run_step("collect", project).summary["pictures"] == 3
     (cut,) = (mine / "ring").iterdir()
     shutil.move(mine / "disc" / "x.png", cut)
-    with pytest.raises(InputError, match="pictures for ring .0; dropped: 1 leak"):
+    with pytest.raises(InputError, match=r"pictures for ring .0; dropped: 1 leak"):
         run_step("collect", project)
 
 
