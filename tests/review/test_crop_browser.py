@@ -160,6 +160,10 @@ def test_a_class_chosen_by_mouse_leaves_the_keys_alive(browser, address):
     page.told("kept: ring")
     page.press(Keys.ARROW_LEFT)
     assert page.state("chosenClass()") == "ring", "arrows move the cross once something is kept"
+    browser.execute_script("busy = true")
+    page.press(Keys.SPACE)
+    browser.execute_script("busy = false")
+    assert page.state("editor.clicks.length") == 0, "a click that nobody answers is left behind"
 
 
 @pytest.mark.slow
