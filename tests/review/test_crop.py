@@ -3,10 +3,16 @@
 import io
 import json
 import shutil
+import statistics
+import threading
+import time
 
+import httpx
 import numpy as np
 import pytest
+import uvicorn
 import yaml
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -19,6 +25,7 @@ from usam_core.masks.rle import encode
 from usam_core.review.crop_server import make_app
 from usam_core.review.crops import LOG, Crops, around, read_crops
 from usam_core.review.drawing import to_runs
+from usam_core.review.web import listen
 from usam_core.steps import run_step
 from usam_core.steps.collect import read_manifest
 from usam_core.steps.crop import crop_app, load_for_crops
@@ -116,6 +123,30 @@ def test_the_guard_is_that_of_the_review(ask, tmp_path):
     assert not (tmp_path / LOG).exists()
 
 
+def test_answers_do_not_wait_for_the_acknowledgement_of_their_head():
+    """Else each answer on a kept connection takes 40 ms more."""
+    with listen(0) as listening:
+        app = FastAPI()
+
+        @app.post("/")
+        def answer(said: dict[str, str]) -> dict[str, str]:
+            return said
+
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        times = []
+        with httpx.Client(base_url=address) as client:
+            for _ in range(20):
+                began = time.perf_counter()
+                client.post("/", json={"image": "x"})
+                times.append(time.perf_counter() - began)
+        server.should_exit = True
+        thread.join(30)
+    assert statistics.median(times) < 0.03
+
+
 @pytest.mark.parametrize(
     "change", [{"label": "zebra"}, {"image": "x"}, {"pieces": [[64 * 64]]}, {"part": [0, 0, 0, 9]}]
 )
@@ -163,13 +194,13 @@ def test_the_project_uses_the_pictures(tiny_project):
     # The log alone says so: without it, or with another picture in a cut's place, they leak too.
     log = (mine / LOG).read_text()
     (mine / LOG).unlink()
-    with pytest.raises(InputError, match="disc .0; dropped: 2 leak., ring .0; dropped: 1 leak"):
+    with pytest.raises(InputError, match=r"disc .0; dropped: 2 leak., ring .0; dropped: 1 leak"):
         run_step("collect", project)
     (mine / LOG).write_text(log)
     assert run_step("collect", project).summary["pictures"] == 3
     (cut,) = (mine / "ring").iterdir()
     shutil.move(mine / "disc" / "x.png", cut)
-    with pytest.raises(InputError, match="pictures for ring .0; dropped: 1 leak"):
+    with pytest.raises(InputError, match=r"pictures for ring .0; dropped: 1 leak"):
         run_step("collect", project)
 
 

@@ -178,7 +178,9 @@ def listen(port: int, command: str = "usam review") -> socket.socket:
     Raises:
         UserError: the port is taken.
     """
-    listening = socket.socket()
+    # The protocol by its number: only then asyncio sends each answer at once (TCP_NODELAY), where
+    # the kernel else waits some 40 ms for the browser's acknowledgement of the head.
+    listening = socket.socket(proto=socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))

@@ -272,8 +272,13 @@ class Editor {
   }
 
   // Have SAM look at the part before the first click.
-  prepare() {
-    return ask("api/prepare", { image: this.image, part: this.part });
+  async prepare() {
+    this.stage.dataset.waiting = "";
+    try {
+      await ask("api/prepare", { image: this.image, part: this.part });
+    } finally {
+      delete this.stage.dataset.waiting;
+    }
   }
 
   // A part that is `factor` times as long and wide, around a place of the grid.
@@ -331,7 +336,7 @@ class Editor {
       return true;
     }
     if (event.key === " ") {
-      if (event.repeat) return true;
+      if (event.repeat || busy) return true;
       if (this.drag) this.end(this.cross);
       else this.begin(this.cross, event.shiftKey);
       return true;

@@ -36,7 +36,7 @@ function showCounts() {
     image.src = `api/crops/${crop.id}`;
     element("span", crop.label, button).className = "name";
     element("span", "remove", button).className = "said";
-    button.setAttribute("aria-label", `remove the picture of ${crop.label} from ${crop.file_name}`);
+    element("span", `the picture from ${crop.file_name}`, button).className = "unseen";
     button.addEventListener("click", () => takeBack(crop.id));
   }
 }
@@ -83,6 +83,8 @@ function keep() {
     clear();
     editor.others("");
     showCounts();
+    // Not on a class or the button, which is disabled now: arrows move the cross again.
+    $("stack").focus({ preventScroll: true });
   });
 }
 
