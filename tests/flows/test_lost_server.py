@@ -7,7 +7,7 @@ from flows import annotate, cli
 
 
 def test_a_server_that_is_gone_is_a_sentence_and_no_traceback(tiny_project, monkeypatch, capsys):
-    def refused(_):
+    def refused(_, **state):
         raise httpx.ConnectError("All connection attempts failed")
 
     api = "http://127.0.0.1:9/api"

@@ -109,7 +109,7 @@ def test_a_step_alone_touches_nothing_upstream(local, whole_run):
     assert all(upstream.values())
     run = local.run("fit", refresh=True)
     assert run["state"]["type"] == "COMPLETED"
-    assert "flowchart LR" in local.artifacts(run["id"])["lineage"]
+    assert "![fit and the steps it was made from" in local.artifacts(run["id"])["lineage"]
     assert local.tasks(run["id"]) == {"fit": "Completed"}
     assert written(out / "fit") != head
     assert {name: written(out / name) for name in upstream} == upstream

@@ -181,7 +181,7 @@ def test_its_command_has_its_title_and_options(place):
     assert ENTRY["title"] in " ".join(listed.split())
     shown = usam(place, "count", "--help")
     assert shown.returncode == 0, shown.stderr
-    for word in (ENTRY["title"], "--level", "--refresh", "usam count project.yaml"):
+    for word in (ENTRY["title"], "--level", "--refresh", "usam count my-project"):
         assert word in shown.stdout
 
 
@@ -273,7 +273,7 @@ def test_opening_the_store_reads_no_image(project_file, opened, windows):
     on.append(True)
     try:
         if windows == "lost":
-            with pytest.raises(MissingStepError, match="run `usam embed` first"):
+            with pytest.raises(MissingStepError, match="run `usam embed .*project.yaml` first"):
                 open_store(project)
         else:
             assert open_store(project).path == before

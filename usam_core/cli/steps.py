@@ -253,14 +253,14 @@ def _serve_page(
 
     listening = listen(port, command)
     address = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"
-    if as_json:
-        terminal.print_json({"page": address, what: count})
-    else:
-        print_line(f"{count} {what} to look at; Ctrl-C ends this")
-        print_line(address)
-    if browser:
-        webbrowser.open(address)
     with suppress(KeyboardInterrupt):
+        if as_json:
+            terminal.print_json({"page": address, what: count})
+        else:
+            print_line(f"{count} {what} to look at; Ctrl-C ends this")
+            print_line(address)
+        if browser:
+            webbrowser.open(address)
         serve(app, listening)
 
 
