@@ -177,7 +177,7 @@ def test_a_damaged_file_of_windows_is_made_anew(project):
     open_store(one, create=True)
     before = spec(one)
     windows_file(one).write_text('{"windows": [1]}')
-    with pytest.raises(MissingStepError, match="run `usam embed .*project.yaml` first"):
+    with pytest.raises(MissingStepError, match=r"run `usam embed .*project\.yaml` first"):
         spec(one)
     open_store(one, create=True)
     assert spec(one) == before

@@ -273,7 +273,7 @@ def test_opening_the_store_reads_no_image(project_file, opened, windows):
     on.append(True)
     try:
         if windows == "lost":
-            with pytest.raises(MissingStepError, match="run `usam embed .*project.yaml` first"):
+            with pytest.raises(MissingStepError, match=r"run `usam embed .*project\.yaml` first"):
                 open_store(project)
         else:
             assert open_store(project).path == before
