@@ -3,16 +3,11 @@
 import io
 import json
 import shutil
-import statistics
-import threading
-import time
+import socket
 
-import httpx
 import numpy as np
 import pytest
-import uvicorn
 import yaml
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -124,27 +119,9 @@ def test_the_guard_is_that_of_the_review(ask, tmp_path):
 
 
 def test_answers_do_not_wait_for_the_acknowledgement_of_their_head():
-    """Else each answer on a kept connection takes 40 ms more."""
+    """asyncio sets TCP_NODELAY where a socket says that it is TCP; else answers take 40 ms more."""
     with listen(0) as listening:
-        app = FastAPI()
-
-        @app.post("/")
-        def answer(said: dict[str, str]) -> dict[str, str]:
-            return said
-
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        address = f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        times = []
-        with httpx.Client(base_url=address) as client:
-            for _ in range(20):
-                began = time.perf_counter()
-                client.post("/", json={"image": "x"})
-                times.append(time.perf_counter() - began)
-        server.should_exit = True
-        thread.join(30)
-    assert statistics.median(times) < 0.03
+        assert listening.proto == socket.IPPROTO_TCP
 
 
 @pytest.mark.parametrize(
