@@ -39,15 +39,19 @@ SECONDS_TO_LOAD = 2.0
 
 
 @contextlib.contextmanager
-def served(command: str, project: Path) -> Iterator[str]:
-    """Yield the address of a command's page while it serves it."""
+def served(command: str, project: Path) -> Iterator[str | None]:
+    """Yield the address of a command's page while it serves it; None where it says why it cannot."""
     words = [sys.executable, "-m", "flows", command, str(project), "--json"]
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
     )
     try:
-        text = "".join(iter(process.stdout.readline, "}\n")) if process.stdout else ""
-        yield json.loads(text + "}")["page"]
+        lines: list[str] = []
+        for line in process.stdout or ():
+            lines.append(line)
+            if line == "}\n":
+                break
+        yield json.loads("".join(lines))["page"] if lines else None
     finally:
         process.terminate()
         process.wait()
@@ -114,8 +118,11 @@ def main() -> None:
         report = step_folder(load_project(options.project), "report") / "report.html"
         pages = {"report": report.as_uri()}
         for command in SERVED:
+            address = None
             if command in commands:
-                pages[command] = stack.enter_context(served(command, options.project))
+                address = stack.enter_context(served(command, options.project))
+            if address:
+                pages[command] = address
         pages |= dict(page.split("=", 1) for page in options.page)
         for name, address in pages.items():
             broken += look(browser, name, address, options.out, axe)
