@@ -40,7 +40,7 @@ SECONDS_TO_LOAD = 2.0
 
 @contextlib.contextmanager
 def served(command: str, project: Path) -> Iterator[str | None]:
-    """Yield the address of a command's page while it serves it; None where it says why it cannot."""
+    """Yield the address of a command's page while it serves it; None where it cannot."""
     words = [sys.executable, "-m", "flows", command, str(project), "--json"]
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
