@@ -15,6 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def alive(folder: Path, name: str) -> bool:
 
 def marked(folder: Path) -> list[psutil.Process]:
     """Return every live process that `start` began, and those that they began."""
-    return [p for p in psutil.process_iter() if p.pid != os.getpid() and _is_ours(p, folder)]
+    return [p for p in _processes() if p.pid != os.getpid() and _is_ours(p, folder)]
 
 
 def stop(folder: Path, name: str, seconds: float) -> None:
@@ -107,11 +108,19 @@ def mark_own() -> None:
 
 def end_orphans() -> list[int]:
     """End what runs that were killed have left: servers of their own, Dask workers; their pids."""
-    orphans = [process for process in psutil.process_iter() if _owner_is_gone(process)]
+    orphans = [process for process in _processes() if _owner_is_gone(process)]
     for process in orphans:
         with suppress(psutil.Error):
             process.terminate()
     return [process.pid for process in orphans]
+
+
+def _processes() -> Iterator[psutil.Process]:
+    """Yield what runs now. `psutil.process_iter` keeps what it has yielded: where a number was given
+    to another process since, it yields the former one, which takes no signal."""
+    for pid in psutil.pids():
+        with suppress(psutil.Error):
+            yield psutil.Process(pid)
 
 
 def _owner_is_gone(process: psutil.Process) -> bool:
