@@ -116,8 +116,11 @@ def end_orphans() -> list[int]:
 
 
 def _processes() -> Iterator[psutil.Process]:
-    """Yield what runs now. `psutil.process_iter` keeps what it has yielded: where a number was given
-    to another process since, it yields the former one, which takes no signal."""
+    """Yield what runs now.
+
+    `psutil.process_iter` keeps what it has yielded: where a number was given to another process
+    since, it yields the former one, which takes no signal.
+    """
     for pid in psutil.pids():
         with suppress(psutil.Error):
             yield psutil.Process(pid)
