@@ -76,7 +76,7 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "inference.thresholds and inference.presence have no effect "
             "(compose.held_out_scenes, and enough pictures to hold some out)"
         )
-        summary: dict[str, Any] = {"scenes": count, "masks": 0, "notes": [note]}
+        summary: dict[str, Any] = {"scenes": count, "masks": 0, "found": sum(masks), "notes": [note]}
         return StepResult("calibrate", key, False, str(folder), summary)
     fitted = fit_calibration(scenes, names)
     sure, right = crossed(scenes, names)
@@ -102,7 +102,8 @@ def sentence(summary: dict[str, Any]) -> str:
     """Sum up a result."""
     s = summary
     if not s["masks"]:
-        return f"no calibration: {s['scenes']} held-out scenes"
+        found = f"{s['found']} masks in {s['scenes']} held-out scenes"
+        return f"no calibration: {found}, at least {MIN_MASKS} in {MIN_SCENES} are needed"
     return (
         f"ECE {s['ece']:.3f} on held-out scenes, {s['ece_before']:.3f} before; temperature "
         f"{s['temperature']:.2f}; {s['masks']} masks of {s['scenes']} scenes"
