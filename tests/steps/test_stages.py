@@ -11,11 +11,11 @@ import yaml
 from PIL import Image
 from pycocotools.coco import COCO
 
-from tests.conftest import write_tiny_project
+from tests.conftest import change, write_tiny_project
 from tests.usam_process import Started
 from usam_core.config.project import load_project
 from usam_core.errors import ConfigError, InputError, MissingStepError
-from usam_core.steps import STEPS, intact, run_step, step_folder, step_key
+from usam_core.steps import STEPS, annotate, intact, run_step, step_folder, step_key
 from usam_core.steps.annotate import labels
 from usam_core.steps.collect import read_manifest
 from usam_core.steps.embed import open_store
@@ -281,3 +281,27 @@ def test_the_same_project_gives_the_same_labels(finished_project, tmp_path):
     run_all(again)
     name = "out/annotate/coco.json"
     assert (again.parent / name).read_bytes() == (finished_project.parent / name).read_bytes()
+
+
+@pytest.mark.parametrize("lost", ["changed", "gone"])
+def test_masks_follow_no_edges_of_another_image(finished_project, tmp_path, monkeypatch, lost):
+    """An image that another one took the place of, or that went, while its part was labelled."""
+    file = copied(finished_project, tmp_path)
+    project = change(file, inference={"threshold": 0.31}, evaluation=None)
+    image = file.parent / "images" / "s0.png"
+    label = annotate.label_part
+
+    def label_later(*given, **more):
+        if lost == "gone":
+            image.unlink(missing_ok=True)
+        else:
+            Image.new("RGB", Image.open(image).size).save(image)
+        return label(*given, **more)
+
+    monkeypatch.setattr(annotate, "label_part", label_later)
+    with pytest.raises(InputError, match=r"s0\.png: .*masks follow its edges: run again"):
+        run_step("annotate", project)
+    grid = change(file, inference={"edges": "grid"})
+    if lost == "changed":
+        run_step("embed", grid)
+    assert run_step("annotate", grid).summary["labelled"]  # no image is read for it

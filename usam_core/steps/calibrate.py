@@ -76,7 +76,12 @@ def run(project: Project, key: str, progress: Progress) -> StepResult:
             "inference.thresholds and inference.presence have no effect "
             "(compose.held_out_scenes, and enough pictures to hold some out)"
         )
-        summary: dict[str, Any] = {"scenes": count, "masks": 0, "found": sum(masks), "notes": [note]}
+        summary: dict[str, Any] = {
+            "scenes": count,
+            "masks": 0,
+            "found": sum(masks),
+            "notes": [note],
+        }
         return StepResult("calibrate", key, False, str(folder), summary)
     fitted = fit_calibration(scenes, names)
     sure, right = crossed(scenes, names)

@@ -130,11 +130,12 @@ class Labeller:
         single = self._project.config.inference.mask_choice == "single"
         return self._store.read_shard(shard, shas, blocks, tokens=tokens, single=single)
 
-    def label(self, mask_set: MaskSet, ref: ImageRef) -> Labelled:
-        """Label one image.
+    def label(self, mask_set: MaskSet, ref: ImageRef, sha256: str) -> Labelled:
+        """Label one image, or one tile, of this content key.
 
         Raises:
-            InputError: its masks are to follow its edges, and it cannot be read any more.
+            InputError: its masks are to follow its edges, and it cannot be read any more, or is
+                another by now.
         """
         return label_image(
             self._head,
@@ -143,22 +144,22 @@ class Labeller:
             self._project.config.inference,
             self.label_map.names,
             self._calibration,
-            functools.partial(self._read, ref),
+            functools.partial(self._read, ref, sha256),
         )
 
-    def _read(self, ref: ImageRef) -> np.ndarray:
+    def _read(self, ref: ImageRef, sha256: str) -> np.ndarray:
         try:
-            return read_image(ref, **self._how).rgb
+            return read_image(ref, sha256=sha256, **self._how).rgb
         except UnusableImage as error:
             raise InputError(
                 f"{error}; expected the image as it was embedded, because masks follow its edges: "
                 "run again if it has changed, or set inference.edges: grid to label without it"
             ) from error
 
-    def rulings(self, decisions: list[Decision] | None) -> Rulings:
+    def rulings(self, decisions: list[Decision]) -> Rulings:
         """What a person has decided of an image's masks."""
         config = self._project.config
-        return Rulings(decisions or [], config.label_of, config.inference.nms_iou)
+        return Rulings(decisions, config.label_of, config.inference.nms_iou)
 
 
 @functools.lru_cache(maxsize=1)
@@ -216,10 +217,11 @@ def label_part(
     with progress.bar("Labelling", len(part.rows)) as bar:
         for sha256, mask_set in labeller.mask_sets(part.shard, wanted):
             ref = ImageRef.parse(project.image_address(wanted[sha256][0][0]))
-            done = labeller.label(mask_set, ref)
+            done = labeller.label(mask_set, ref, sha256)
             found = labelled_image(done, mask_set, labeller.label_map, path="", sha256=sha256)
-            found = labeller.rulings(part.decisions.get(sha256)).apply(found, done.labels)
-            found = replace(found, pixels=count_labels(done.labels))
+            if decisions := part.decisions.get(sha256):
+                found = labeller.rulings(decisions).apply(found, done.labels)
+                found = replace(found, pixels=count_labels(done.labels))
             save = functools.partial(save_label_png, labels=done.labels, signed=True)
             for path, png in wanted[sha256]:
                 digest = _save_png(
@@ -280,9 +282,11 @@ def label_large(
 
         canvas = LabelCanvas(file, image.size_hw, label_dtype(len(label_map.names)))
         settings, ref = project.config.inference, ImageRef.parse(project.image_address(image.path))
+        key_of = dict(zip(image.tiles, image.keys, strict=True))
 
         def label(mask_set: MaskSet, tile: Tile) -> Labelled:
-            return labeller.label(mask_set, ImageRef(ref.file, ref.plane, tile.box))
+            place = ImageRef(ref.file, ref.plane, tile.box)
+            return labeller.label(mask_set, place, key_of[tile])
 
         labelled = label_tiles(image, mask_sets(), label, label_map, settings, canvas)
         if part.decisions:
