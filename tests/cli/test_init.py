@@ -42,6 +42,7 @@ def test_started_without_options_on_a_terminal_it_asks(lab):
     child = talk(lab)
     for question, answer in (
         ("Folder of the new project", "lab"),
+        (r"Class names, .* \[folders\]", "\n"),
         ("Images to be labelled", "nowhere"),
         ("nowhere: expected a folder", ""),
         ("Images to be labelled", "plates"),
@@ -67,7 +68,7 @@ def test_started_without_options_on_a_terminal_it_asks(lab):
 @pytest.mark.slow
 def test_ctrl_c_at_a_question_writes_nothing(lab):
     child = talk(lab, "lab")
-    child.expect("Images to be labelled")
+    child.expect("Class names")
     child.sendintr()
     child.expect(pexpect.EOF)
     child.close()

@@ -19,6 +19,7 @@ from usam_core.errors import InputError, complaint
 
 _FOLDER = "my-project"
 _SHOWN = 4
+_OF_FOLDERS = "folders"
 Recipe = Literal["auto", RecipeName]
 _RECIPES: tuple[str, ...] = get_args(Recipe)
 
@@ -194,6 +195,11 @@ def _ask(choices: Choices, *, ask_folder: bool, force: bool) -> None:
             return Path(text)
 
         choices.folder = _asked("Folder of the new project", new, _FOLDER)
+    choices.classes = _asked(
+        f"Class names, with commas between them, or {_OF_FOLDERS}: as those of the pictures",
+        lambda text: [] if text == _OF_FOLDERS else _names(text),
+        _OF_FOLDERS,
+    )
 
     def images(text: str) -> str:
         path = Path(text).expanduser()
@@ -226,8 +232,9 @@ def _ask(choices: Choices, *, ask_folder: bool, force: bool) -> None:
     )
     if choices.source == "web":
         choices.contact = _asked("Your e-mail address or page, which a crawl shows", _some)
-    found = _class_folders(choices.training) if choices.training else []
-    choices.classes = _asked("Class names, with commas between them", _names, ", ".join(found))
+    if not choices.classes:
+        found = _class_folders(choices.training) if choices.training else []
+        choices.classes = _asked("Class names, with commas between them", _names, ", ".join(found))
     gpu = shutil.which("nvidia-smi") is not None
     print_line(f"  {'a GPU' if gpu else 'no NVIDIA GPU'} and {os.cpu_count()} cores here")
     print_line("  nano: bundled, for a first look on any machine; other names are downloaded")
