@@ -25,7 +25,6 @@ import pytest
 
 from tests.chromium import axe_source, emulate, open_chromium, screenshot, violations
 from tests.local_server import LocalServer
-from usam_core.cli.app import app
 from usam_core.config.project import load_project
 from usam_core.steps import step_folder
 
@@ -108,9 +107,6 @@ def main() -> None:
     except pytest.skip.Exception as reason:
         axe = None
         print(f"not checked: {reason}")
-    commands = {
-        one.name or getattr(one.callback, "__name__", "") for one in app.registered_commands
-    }
     broken: list[str] = []
     with contextlib.ExitStack() as stack:
         profile, home = (stack.enter_context(tempfile.TemporaryDirectory()) for _ in range(2))
@@ -118,10 +114,7 @@ def main() -> None:
         report = step_folder(load_project(options.project), "report") / "report.html"
         pages = {"report": report.as_uri()}
         for command in SERVED:
-            address = None
-            if command in commands:
-                address = stack.enter_context(served(command, options.project))
-            if address:
+            if address := stack.enter_context(served(command, options.project)):
                 pages[command] = address
         pages |= dict(page.split("=", 1) for page in options.page)
         for name, address in pages.items():

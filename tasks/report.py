@@ -48,8 +48,7 @@ class _RunBar:
         self._what = what
         self._pace = Pace(total)
         course = WATCH.course
-        outlook = [course.outlook] if course else []
-        self._lines = Lines(what, self._pace, log, *outlook)
+        self._lines = Lines(what, self._pace, log, course.outlook if course else None)
         self._artifact = None
         self._written = time.monotonic()
 

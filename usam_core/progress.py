@@ -127,7 +127,7 @@ class Lines:
         what: str,
         pace: Pace,
         say: Callable[[str], None],
-        outlook: Callable[[str, Pace], list[str]] = lambda what, pace: [],
+        outlook: Callable[[str, Pace], list[str]] | None = None,
         *,
         every: bool = True,
     ) -> None:
@@ -164,7 +164,8 @@ class Lines:
             f"{self._what} {pace.total:,} {item}s: {each:.2g} s {article} {item}",
             f"measured on the first {pace.done:,}; done about {clock(left)}, in {duration(left)}",
         ]
-        return "; ".join([", ".join(parts), *self._outlook(self._what, pace)])
+        more = self._outlook(self._what, pace) if self._outlook else []
+        return "; ".join([", ".join(parts), *more])
 
 
 MEASURED_SECONDS = 4.0

@@ -42,6 +42,7 @@ def test_started_without_options_on_a_terminal_it_asks(lab):
     child = talk(lab)
     for question, answer in (
         ("Folder of the new project", "lab"),
+        (r"Class names, .* \[folders\]", "\n"),
         ("Images to be labelled", "nowhere"),
         ("nowhere: expected a folder", ""),
         ("Images to be labelled", "plates"),
@@ -60,14 +61,14 @@ def test_started_without_options_on_a_terminal_it_asks(lab):
     assert child.exitstatus == 0
     project = load_project(lab / "lab" / "project.yaml")
     assert [spec.name for spec in project.config.classes] == ["debris", "nucleus"]
-    assert project.images_path == lab / "plates"
-    assert project.training_path == lab / "mine"
+    assert project.images_path.resolve() == lab / "plates"
+    assert project.training_path.resolve() == lab / "mine"
 
 
 @pytest.mark.slow
 def test_ctrl_c_at_a_question_writes_nothing(lab):
     child = talk(lab, "lab")
-    child.expect("Images to be labelled")
+    child.expect("Class names")
     child.sendintr()
     child.expect(pexpect.EOF)
     child.close()
@@ -92,10 +93,43 @@ def test_what_is_written_has_at_most_30_lines_and_a_title(lab, preset):
         source="web",
         contact="me@lab.example",
         preset=named,
-        papers=True,
+        recipe="papers",
     )
     assert len(file.read_text().splitlines()) <= 30
     assert yaml.safe_load(file.read_text())["name"] == "my plates"
+
+
+def test_what_lies_beside_the_project_is_found_where_both_are_moved(lab, tmp_path_factory):
+    far = tmp_path_factory.mktemp("far")
+    file = write_template(lab / "new", ["nucleus"], lab / "plates", training=lab / "mine")
+    assert yaml.safe_load(file.read_text())["images"]["path"] == "../plates"
+    assert load_project(lab.rename(far / "lab") / "new" / "project.yaml").images.root
+    inside = write_template(far / "p", ["dog"], far / "lab" / "plates", source="synthetic")
+    assert load_project(inside).images_path.samefile(far / "lab" / "plates")
+
+
+def test_what_lies_elsewhere_or_is_reached_by_a_link_is_named_absolutely(lab, tmp_path_factory):
+    far = tmp_path_factory.mktemp("far")
+    (lab / "link").symlink_to(far)
+    for folder in (far / "new", lab / "link" / "other"):
+        file = write_template(folder, ["nucleus"], lab / "plates", source="synthetic")
+        assert yaml.safe_load(file.read_text())["images"]["path"] == str(lab / "plates")
+
+
+def test_one_recipe_at_a_time(lab):
+    words = ("init", "new", "--images", "plates", "--classes", "dog", "--papers", "--recipe")
+    done = usam(*words, "fast", cwd=lab)
+    assert done.returncode == 2
+    assert "--papers: got --recipe fast too" in done.stderr
+    assert usam(*words, "papers", cwd=lab).returncode == 0
+
+
+def test_a_sam_that_was_named_is_written_beside_a_recipe(lab):
+    for sam, written in ((None, None), ("nano", {"model": "nano"})):
+        file = write_template(
+            lab / "new", ["dog"], lab / "plates", recipe="fast", sam=sam, force=True
+        )
+        assert yaml.safe_load(file.read_text()).get("sam") == written
 
 
 def test_the_title_is_the_folders_name_where_the_file_has_none(tiny_project):

@@ -233,8 +233,8 @@ def test_every_commented_line_of_the_template_can_be_switched_on(tmp_path):
     switched = re.sub(rf"^(    |  )# ({known}): ", r"\1\2: ", text, flags=re.MULTILINE)
     assert switched.count("\n  # ") < text.count("\n  # ") - 30
     config = ProjectConfig.model_validate(yaml.safe_load(switched))
-    plain = {"name": tmp_path.name, "classes": ["dog"], "images": {"path": str(photos)}}
-    plain["training"] = {"path": str(tmp_path / "photos")}
+    plain = {"name": tmp_path.name, "classes": ["dog"], "images": {"path": "photos"}}
+    plain["training"] = {"path": "photos"}
     assert config == ProjectConfig.model_validate(plain)
     # The sections inside `training`.
     for part in ("render", "synthetic", "web", "filters"):

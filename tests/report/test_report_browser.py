@@ -153,6 +153,13 @@ def test_a_phone_shows_one_column_and_never_scrolls_sideways(opened, page, width
         screenshot(opened, Path(KEEP) / f"phone-{width}.png")
 
 
+def test_long_words_break_and_no_text_stands_in_a_frame(opened):
+    for kind in ("p", "li", "dd", "figcaption"):
+        styles = "return [...document.querySelectorAll(arguments[0])].map(getComputedStyle)"
+        styles += ".map(s => s.overflowWrap + ' ' + s.borderTopWidth)"
+        assert set(opened.execute_script(styles, kind)) == {"anywhere 0px"}
+
+
 def test_light_and_dark_can_both_be_read(opened, page):
     found = {}
     for scheme in ("light", "dark"):

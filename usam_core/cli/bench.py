@@ -8,6 +8,7 @@ import typer
 
 from usam_core.cli import terminal
 from usam_core.cli.terminal import Contact, Json, Names, Papers, Verbose, print_line
+from usam_core.cli.watch import WATCH
 from usam_core.config import NAMES, SamName, preset_classes, preset_names, preset_summary
 from usam_core.errors import InputError
 from usam_core.steps import STEPS
@@ -85,7 +86,7 @@ def bench(
         line = STEPS[result.step].sentence(result.summary, result.reused)
         print_line(f"{run.head}, seed {run.seed}: {result.step}: {line}", terminal.errors)
 
-    document = write_report(plan, run_plan(plan, terminal.progress_for_terminal(), done))
+    document = write_report(plan, run_plan(plan, WATCH.on, done))
     if json:
         terminal.print_json(document)
         return

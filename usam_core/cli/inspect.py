@@ -1,6 +1,7 @@
 """The commands that look: `check`, `lineage`, `diff` and `doctor`."""
 
 import os
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import typer
 
 from usam_core.cli import terminal
 from usam_core.cli.terminal import Json, MaybeProject, ProjectFile, Verbose, print_line
+from usam_core.cli.watch import WATCH
 from usam_core.errors import EXTRAS, complaint, install, lacking
 
 if TYPE_CHECKING:
@@ -42,8 +44,7 @@ def check(
     from usam_core.config.project import load_project
     from usam_core.steps.check import check_project
 
-    progress = terminal.progress_for_terminal()
-    result = check_project(load_project(project), repair=repair, progress=progress)
+    result = check_project(load_project(project), repair=repair, progress=WATCH.on)
     if json:
         terminal.print_json(result.to_json())
     else:
@@ -69,15 +70,16 @@ def _print_check(result: "ProjectCheck", project: Path) -> None:
         f"{megabytes / max(result.seconds, 1e-3):,.0f} MB/s"
     )
     count = Counter(damage.remade for damage in result.damages)
+    named = shlex.quote(str(project))
     damaged = f"{len(result.damages)} damaged; next: usam"
     if not result.damages:
         print_line("all is whole")
     elif result.repair and not count["no"]:
-        print_line(f"repaired; next: usam run {project}")
+        print_line(f"repaired; next: usam run {named}")
     elif count["repair"] and not result.repair:
-        print_line(f"{damaged} check {project} --repair")
+        print_line(f"{damaged} check {named} --repair")
     else:
-        print_line(f"{damaged} run {project}")
+        print_line(f"{damaged} run {named}")
 
 
 def lineage(
@@ -90,7 +92,7 @@ def lineage(
     from usam_core.steps.lineage_checks import check_chain
 
     chain = read_chain(file)
-    findings = check_chain(chain, terminal.progress_for_terminal())
+    findings = check_chain(chain, WATCH.on)
     if json:
         terminal.print_json(to_json(chain, findings))
     else:

@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +14,13 @@ import typer
 
 from usam_core.cli import terminal
 from usam_core.cli.terminal import Contact, Json, Names, Papers, print_line
-from usam_core.config import PROJECT_FILE, SamName, preset_names
+from usam_core.config import PROJECT_FILE, RecipeName, SamName, preset_names
 from usam_core.errors import InputError, complaint
 
 _FOLDER = "my-project"
-_PICTURES = "training"
-_LIST_ENDINGS = (".csv", ".parquet", ".txt", ".json")
 _SHOWN = 4
-Recipe = Literal["auto", "laptop", "fast", "balanced", "best", "papers"]
+_OF_FOLDERS = "folders"
+Recipe = Literal["auto", RecipeName]
 _RECIPES: tuple[str, ...] = get_args(Recipe)
 
 _Answer = TypeVar("_Answer")
@@ -36,7 +36,7 @@ class Choices:
     training: Path | None = None
     source: str = "folder"
     contact: str | None = None
-    sam: str = "nano"
+    sam: str | None = None
     recipe: str | None = None
 
 
@@ -66,7 +66,9 @@ def init(
         typer.Option(help="Where training pictures come from."),
     ] = "folder",
     contact: Contact = None,
-    sam: Annotated[SamName, typer.Option(help="Which SAM.")] = "nano",
+    sam: Annotated[
+        SamName | None, typer.Option(help="Which SAM; else the recipe's, or nano.")
+    ] = None,
     recipe: Annotated[
         Recipe | None,
         typer.Option(
@@ -87,9 +89,12 @@ def init(
     """
     from usam_core.config.template import check_new, write_template
 
+    if papers and recipe not in (None, "papers"):
+        raise InputError(f"--papers: got --recipe {recipe} too; expected one of them")
     told = images or classes or preset
     choices = Choices(folder or Path(_FOLDER), images or "", training=training, source=source)
-    choices.contact, choices.sam, choices.recipe = contact, sam, recipe
+    choices.contact, choices.sam = contact, sam
+    choices.recipe = "papers" if papers else recipe
     choices.classes = [name.strip() for name in (classes or "").split(",") if name.strip()]
     if not told and not json and sys.stdin.isatty() and sys.stdout.isatty():
         if folder is not None:
@@ -115,7 +120,6 @@ def init(
         contact=choices.contact,
         sam=choices.sam,
         preset={"preset": preset, "names": names} if preset else None,
-        papers=papers,
         recipe=word,
         full=full,
         force=force,
@@ -154,10 +158,12 @@ def next_command(folder: Path) -> tuple[list[str], str]:
     todo = [text for extra, by in needed_extras(project) if (text := complaint(extra, by))]
     images = project.images.root
     if project.images.names is None and not is_url(images) and not count_images(Path(images)):
+        images = os.path.normpath(images)
         todo.append(f"put the images that are to be labelled into {images}: there are none yet")
     place = project.training_path
     if project.config.training.source != "folder" or place is None or not place.is_dir():
         return todo, run
+    place = Path(os.path.normpath(place))
     there = {normalize_name(one.name): one for one in place.iterdir() if one.is_dir()}
     empty = []
     for spec in project.config.classes:
@@ -177,6 +183,7 @@ def next_command(folder: Path) -> tuple[list[str], str]:
 
 def _ask(choices: Choices, *, ask_folder: bool, force: bool) -> None:
     """Ask for what a project needs, and check each answer before the next question."""
+    from usam_core.config.images import LIST_ENDINGS
     from usam_core.config.template import check_new
     from usam_core.files.fsspec_io import is_url
 
@@ -188,6 +195,11 @@ def _ask(choices: Choices, *, ask_folder: bool, force: bool) -> None:
             return Path(text)
 
         choices.folder = _asked("Folder of the new project", new, _FOLDER)
+    choices.classes = _asked(
+        f"Class names, with commas between them, or {_OF_FOLDERS}: as those of the pictures",
+        lambda text: [] if text == _OF_FOLDERS else _names(text),
+        _OF_FOLDERS,
+    )
 
     def images(text: str) -> str:
         path = Path(text).expanduser()
@@ -196,9 +208,9 @@ def _ask(choices: Choices, *, ask_folder: bool, force: bool) -> None:
         if path.is_dir():
             count = count_images(path)
             print_line(f"  {count:,} images" if count else "  no images there yet")
-        elif not (path.is_file() and path.suffix.lower() in _LIST_ENDINGS):
+        elif not (path.is_file() and path.suffix.lower() in LIST_ENDINGS):
             raise InputError(
-                f"{text}: expected a folder, a URL, or a list ending in {', '.join(_LIST_ENDINGS)}"
+                f"{text}: expected a folder, a URL, or a list ending in {', '.join(LIST_ENDINGS)}"
             )
         return str(path)
 
@@ -220,8 +232,9 @@ def _ask(choices: Choices, *, ask_folder: bool, force: bool) -> None:
     )
     if choices.source == "web":
         choices.contact = _asked("Your e-mail address or page, which a crawl shows", _some)
-    found = _class_folders(choices.training) if choices.training else []
-    choices.classes = _asked("Class names, with commas between them", _names, ", ".join(found))
+    if not choices.classes:
+        found = _class_folders(choices.training) if choices.training else []
+        choices.classes = _asked("Class names, with commas between them", _names, ", ".join(found))
     gpu = shutil.which("nvidia-smi") is not None
     print_line(f"  {'a GPU' if gpu else 'no NVIDIA GPU'} and {os.cpu_count()} cores here")
     print_line("  nano: bundled, for a first look on any machine; other names are downloaded")
@@ -268,13 +281,9 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 def count_images(folder: Path) -> int:
-    """Count the images that a folder shows, by their endings; folders of Zarr count as one."""
+    """Count the images of a folder as they will be listed; none is opened."""
     from usam_core.config.images import ImagesConfig
+    from usam_core.images.listing.walk import EVERY_FILE, find_images
 
-    endings = tuple(ImagesConfig(path="images").extensions)
-    count = 0
-    for _, folders, names in os.walk(folder):
-        stores = [name for name in folders if name.lower().endswith(endings)]
-        folders[:] = [name for name in folders if name not in stores]
-        count += len(stores) + sum(name.lower().endswith(endings) for name in names)
-    return count
+    config = ImagesConfig(path=str(folder))
+    return sum(1 for _ in find_images(config, folder, EVERY_FILE, Counter()))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import secrets
+import shlex
 import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +21,13 @@ from usam_core.steps import STEPS, Step, step_folder
 
 if TYPE_CHECKING:
     from usam_core.config.project import Project
+
+
+PlainRefresh = Annotated[bool, typer.Option("--refresh", help=STEPS["export"].refresh)]
+Port = Annotated[
+    int, typer.Option(help="Port on 127.0.0.1; 0 takes any free one.", min=0, max=65535)
+]
+Browser = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
 
 
 def run_one(step: str, project: "Project", refresh: bool, as_json: bool) -> None:
@@ -57,7 +65,10 @@ def command(step: Step) -> Callable[..., None]:
         run_one(step.name, open_project(project, level), refresh, json)
 
     def of_all(
-        project: ProjectFile, refresh: Refresh = False, json: Json = False, verbose: Verbose = False
+        project: ProjectFile,
+        refresh: Refresh = False,
+        json: Json = False,
+        verbose: Verbose = False,
     ) -> None:
         of_level(project, None, refresh, json, verbose)
 
@@ -78,10 +89,9 @@ def collect(
 
     loaded = load_project(project)
     names = only or ([spec.name for spec in loaded.config.collected] if refresh else [])
-    progress = terminal.progress_for_terminal()
     counts = {}
     for name in names:
-        counts[name] = collect_class(loaded, name, refresh=refresh, progress=progress)
+        counts[name] = collect_class(loaded, name, refresh=refresh, progress=WATCH.on)
         line = f"{counts[name]['pictures']} pictures, {counts[name]['rejected']} rejected"
         print_line(f"{name}: {line}", terminal.errors)
     if not only or read_record(step_folder(loaded, "collect")) is not None:
@@ -108,7 +118,7 @@ def export(
     overwrite_edited: Annotated[
         bool, typer.Option("--overwrite-edited", help="Write files changed by hand anew.")
     ] = False,
-    refresh: Annotated[bool, typer.Option("--refresh", help=STEPS["export"].refresh)] = False,
+    refresh: PlainRefresh = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -145,7 +155,7 @@ def export(
 def distill(
     project: ProjectFile,
     level: LabelsLevel = None,
-    refresh: Annotated[bool, typer.Option("--refresh", help=STEPS["distill"].refresh)] = False,
+    refresh: PlainRefresh = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -170,10 +180,8 @@ def review(
     only: Only = None,
     limit: Annotated[int, typer.Option(help="At most so many masks.", min=1, max=100_000)] = 500,
     level: LabelsLevel = None,
-    port: Annotated[
-        int, typer.Option(help="Port on 127.0.0.1; 0 takes any free one.", min=0, max=65535)
-    ] = 0,
-    browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    port: Port = 0,
+    browser: Browser = False,
     summary: Annotated[
         bool, typer.Option("--summary", help="Print each class's precision, and serve nothing.")
     ] = False,
@@ -190,13 +198,14 @@ def review(
         _print_precision(loaded, summed_up(loaded), json)
         return
     need("review", "usam review")
+    run = f"usam run {shlex.quote(str(project))}"
     from usam_core.config.training import class_colors
     from usam_core.review.server import make_app
     from usam_core.steps.pictures import open_prompter
     from usam_core.steps.review import images_shown, only_review
 
     with only_review(loaded):
-        session = open_review(loaded, order, only or (), limit, terminal.progress_for_terminal())
+        session = open_review(loaded, order, only or (), limit, WATCH.on)
         token = secrets.token_urlsafe(24)
         chosen = {spec.name: spec.color for spec in loaded.config.classes}
         app = make_app(
@@ -207,22 +216,20 @@ def review(
             images_shown(loaded, session),
             learned_from_decisions(loaded),
             open_prompter(loaded),
-            f"usam run {project}",
+            run,
         )
         masks = len(session.items)
         _serve_page(app, token, port, browser, json, "masks", masks, "usam review")
         precision = summed_up(loaded)
     if not json:
         _print_precision(loaded, precision, json)
-        print_line(f"next: usam run {project}")
+        print_line(f"next: {run}")
 
 
 def crop(
     project: ProjectFile,
-    port: Annotated[
-        int, typer.Option(help="Port on 127.0.0.1; 0 takes any free one.", min=0, max=65535)
-    ] = 0,
-    browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    port: Port = 0,
+    browser: Browser = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -232,10 +239,10 @@ def crop(
 
     loaded = load_for_crops(project)
     token = secrets.token_urlsafe(24)
-    app, count = crop_app(loaded, token, terminal.progress_for_terminal())
+    app, count = crop_app(loaded, token, WATCH.on)
     _serve_page(app, token, port, browser, json, "images", count, "usam crop")
     if not json:
-        print_line(f"next: usam run {project}")
+        print_line(f"next: usam run {shlex.quote(str(project))}")
 
 
 def _serve_page(
@@ -265,7 +272,6 @@ def _serve_page(
 
 
 def _print_precision(project: Any, precision: list[Any], as_json: bool) -> None:
-    from usam_core.steps.base import step_folder
     from usam_core.steps.review import PRECISION, learned_from_decisions
 
     if as_json:

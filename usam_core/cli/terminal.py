@@ -13,11 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from usam_core.cli.watch import WATCH
 from usam_core.cli.watch import errors as errors
 from usam_core.config import PROJECT_FILE
 from usam_core.errors import InputError
-from usam_core.progress import Progress
 
 
 def project_file(text: str) -> Path:
@@ -90,11 +88,6 @@ def set_logging(verbose: bool) -> bool:
 
 
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the log.", callback=set_logging)]
-
-
-def progress_for_terminal() -> Progress:
-    """Return bars on a terminal, lines elsewhere; silence where no command line is at work."""
-    return WATCH.on
 
 
 def print_json(value: Any) -> None:

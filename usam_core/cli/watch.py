@@ -159,7 +159,7 @@ class Watch:
         """Show a bar, or lines, while the block runs."""
         pace = Pace(total or 0)
         before, self._last = self._last, (what, pace)
-        outlook = self.course.outlook if self.course else _outlook_alone
+        outlook = self.course.outlook if self.course else None
         terminal = errors.is_terminal
         lines = Lines(what, pace, self._say, outlook, every=not terminal)
         if terminal and total != 0:
@@ -192,11 +192,6 @@ class Watch:
 
     def _say(self, line: str) -> None:
         tell(self._title(line))
-
-
-def _outlook_alone(what: str, pace: Pace) -> list[str]:
-    del what, pace
-    return []
 
 
 class _Shown:

@@ -1,6 +1,7 @@
 """Write a `project.yaml`, short or with every setting explained, and its schema for editors."""
 
 import json
+import os
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,9 +17,8 @@ from usam_core.config.yaml_source import section_at
 from usam_core.errors import InputError
 from usam_core.files.atomic import whole_file, write_json
 from usam_core.files.fsspec_io import is_url
+from usam_core.files.paths import way_to
 
-NANO = "nano"
-"""The default of `sam.model`, which a recipe replaces."""
 SCHEMA_FILE = "project.schema.json"
 _WIDTH = 98
 _MOST_LINES = 15
@@ -33,17 +33,17 @@ def write_template(
     training: Path | None = None,
     source: str = "folder",
     contact: str | None = None,
-    sam: str = "nano",
+    sam: str | None = None,
     preset: dict[str, str] | None = None,
-    papers: bool = False,
     recipe: str | None = None,
     force: bool = False,
     full: bool = False,
 ) -> Path:
     """Write `project.yaml` and its schema into a folder, and return the project file.
 
-    Arguments are those of `usam init`; `preset` says of `classes` what the project file may. The
-    file says what was chosen, in at most 30 lines; a `full` one explains every other setting too.
+    Arguments are those of `usam init`; `preset` says of `classes` what the project file may, and
+    without `sam` it is the recipe's, or `nano`. The file says what was chosen, in at most 30 lines;
+    a `full` one explains every other setting too.
 
     Raises:
         InputError: there is a project file already, or what it shall name is missing.
@@ -68,18 +68,22 @@ def write_template(
     except ValidationError as error:
         option = "--preset" if preset else "--classes"
         raise InputError(f"{option}: {error.errors()[0]['msg']}") from error
-    path = "training" if training is None else str(training.absolute())
-    chosen = {"source": source, **({"path": path} if source == "folder" else {})}
-    place = images if is_url(images) else str(Path(images).absolute())
+    chosen: dict[str, dict[str, Any]] = {
+        "images": {"path": _as_written(images, folder)},
+        "training": {"source": source},
+    }
+    if source == "folder":
+        given = "training" if training is None else _as_written(training, folder)
+        chosen["training"]["path"] = given
+    elif source == "web":
+        chosen["training"]["web"] = {"contact": contact}
+    if sam or recipe not in RECIPES:
+        chosen["sam"] = {"model": sam or "nano"}
     title = folder.absolute().name
-    recipe = "papers" if papers else recipe
-    if recipe and recipe != "papers" and sam == NANO:
-        sam = ""  # the recipe's
-    write = _lines if full else _short_lines
-    lines = list(write(preset or classes, place, chosen, contact, sam, title))
+    lines = list((_lines if full else _short_lines)(title, names, chosen))
     if recipe:
         note = "# The method as the papers print it; other settings are refused."
-        if recipe != "papers":
+        if recipe in RECIPES:
             note = f"# {RECIPES[recipe].summary} (docs/recipes.md); every other setting is yours."
         head = [*([""] if full else []), note, f"recipe: {recipe}"]
         lines[2 + (not full) : 2 + (not full)] = head
@@ -104,13 +108,23 @@ def write_schema(path: Path) -> None:
     write_json(path, ProjectConfig.model_json_schema())
 
 
+def _as_written(path: str | Path, folder: Path) -> str:
+    """A path as the project file in a folder has it; a URL as it is.
+
+    It counts from there where it lies beside the project or in it, so that the folder that holds
+    both can be moved; else, and where links make of `..` something else, it is absolute.
+    """
+    if is_url(path):
+        return path
+    place, home = Path(path).absolute(), Path(os.path.abspath(folder))
+    if os.pardir in place.parts:
+        place = place.resolve()
+    beside = place.is_relative_to(home.parent) and home == home.resolve()
+    return way_to(place, home) if beside else str(place)
+
+
 def _lines(
-    classes: Sequence[str] | dict[str, str],
-    images: str | Path,
-    training: dict[str, str],
-    contact: str | None,
-    sam: str,
-    title: str,
+    title: str, classes: Sequence[str] | dict[str, str], chosen: dict[str, dict[str, Any]]
 ) -> Iterator[str]:
     yield f"# yaml-language-server: $schema={SCHEMA_FILE}"
     yield "# A usam project. Commented lines show the defaults. Run it with: usam run project.yaml"
@@ -127,21 +141,21 @@ def _lines(
     yield ""
     yield from _defaults((), {}, only=("negatives", "level"), indent="")
     yield "\n# The images to be labelled.\nimages:"
-    yield from _defaults(("images",), {"path": images})
+    yield from _defaults(("images",), chosen["images"])
     yield "\n# Single-object pictures of every class.\ntraining:"
     nested = ("render", "synthetic", "web", "filters")
+    training = chosen["training"]
     yield from _defaults(("training",), training, leave_out=nested)
     for key in nested:
         if training["source"] == key:
             yield f"  {key}:"
-            chosen = {"contact": contact} if key == "web" else {}
-            yield from _defaults(("training", key), chosen, indent="    ")
+            yield from _defaults(("training", key), training.get(key, {}), indent="    ")
         else:
             yield f"  # {key}:"
             yield from _defaults(("training", key), {}, indent="  #   ", mark="")
     for key in ("sam", "compose", "head", "inference", "outputs", "gate", "report", "compute"):
         yield f"\n{key}:"
-        yield from _defaults((key,), {"model": sam} if key == "sam" and sam else {})
+        yield from _defaults((key,), chosen.get(key, {}))
     yield ""
     yield "# Further feature blocks for head.features, by encoders from transformers; one is shown."
     yield "# features:\n#   dinov2:\n#     model: facebook/dinov2-base"
@@ -157,12 +171,7 @@ def _lines(
 
 
 def _short_lines(
-    classes: Sequence[str] | dict[str, str],
-    images: str | Path,
-    training: dict[str, str],
-    contact: str | None,
-    sam: str,
-    title: str,
+    title: str, classes: Sequence[str] | dict[str, str], chosen: dict[str, dict[str, Any]]
 ) -> Iterator[str]:
     yield f"# yaml-language-server: $schema={SCHEMA_FILE}"
     yield "# A usam project; run it with: usam run project.yaml. Editors that read the schema"
@@ -174,13 +183,7 @@ def _short_lines(
     else:
         yield "classes:"
         yield from (f"  - {_scalar(name)}" for name in classes)
-    is_web = training["source"] == "web"
-    sections: dict[str, dict[str, Any]] = {
-        "images": {"path": str(images)},
-        "training": {**training, **({"web": {"contact": contact}} if is_web else {})},
-        **({"sam": {"model": sam}} if sam else {}),
-    }
-    for key, section in sections.items():
+    for key, section in chosen.items():
         yield f"{key}:"
         yield from (f"  {name}: {_scalar(value)}" for name, value in section.items())
 
