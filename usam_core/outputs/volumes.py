@@ -12,7 +12,8 @@ import numpy as np
 import tifffile
 import zarr
 
-from usam_core.files.atomic import whole_file
+from usam_core.files.atomic import whole_file, whole_folder
+from usam_core.files.paths import remove
 from usam_core.files.spreadsheet import as_text
 from usam_core.images.ref import ImageRef
 from usam_core.labels.image import LabelledImage
@@ -97,6 +98,11 @@ class VolumesWriter(Writer):
             self.note("volumes: no image is a plane of a stack, so there is nothing to join")
         return [*files, table]
 
+    def removed(self, path: Path) -> None:
+        """Remove the rest of a stack's Zarr, of which the index lists `.zattrs`."""
+        if path.name == ".zattrs":
+            remove(self.to.folder, path.parent)
+
     def _write(
         self, stack: str, name: str, rows: list[dict[str, Any]], files: list[Path]
     ) -> Iterator[dict[str, Any]]:
@@ -124,7 +130,9 @@ class VolumesWriter(Writer):
         tiff.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(tiff) as temporary:
             _write_tiff(temporary, painted(), shape, dtype, size)
-        _write_zarr(group, painted(), shape, dtype, size, self._properties(objects))
+        with whole_folder(group) as temporary:
+            _write_zarr(temporary, painted(), shape, dtype, size, self._properties(objects))
+            remove(self.to.folder, group)  # a folder is not renamed over another one
         files += [tiff, group / ".zattrs"]
         for number, one in enumerate(objects, start=1):
             t, z = zip(*one.places, strict=True)
@@ -193,7 +201,15 @@ def _write_tiff(
     dtype: type,
     size: float | None,
 ) -> None:
-    """Write a stack plane by plane as OME-TIFF; `size` is a pixel's width in micrometers."""
+    """Write a stack plane by plane as OME-TIFF.
+
+    Args:
+        path: the file.
+        planes: integers (h, w), all z of one time after the other.
+        shape: times, depth, h, w.
+        dtype: of the planes.
+        size: a pixel's width in micrometers, None where it is not known.
+    """
     metadata: dict[str, Any] = {"axes": "TZYX"}
     if size:
         unit = "\u00b5m"
@@ -212,8 +228,11 @@ def _write_zarr(
     size: float | None,
     label: dict[str, Any],
 ) -> None:
-    """Write a stack plane by plane as OME-Zarr 0.4, in levels of every second row and column."""
-    group = zarr.open_group(path, mode="w", zarr_format=2)
+    """Write a stack plane by plane as OME-Zarr 0.4, in levels of every second row and column.
+
+    `path` is an empty folder, `label` what is said of the objects; the rest as in `_write_tiff`.
+    """
+    group = zarr.open_group(path, mode="w-", zarr_format=2)
     arrays: list[zarr.Array[Any]] = []
     times, depth, h, w = shape
     while True:
@@ -251,5 +270,4 @@ def _write_zarr(
         "axes": axes,
         "datasets": datasets,
     }
-    # Last: without it the folder is no OME-Zarr.
     group.attrs.update({"multiscales": [multiscale], "image-label": label})
