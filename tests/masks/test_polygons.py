@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
+from scipy import ndimage
 
 from usam_core.masks.rle import (
     Crop,
@@ -17,6 +18,7 @@ from usam_core.masks.rle import (
     part_polygons,
     pixels,
     run_lengths,
+    simpler,
 )
 
 sizes = st.tuples(st.integers(1, 23), st.integers(1, 31))
@@ -118,6 +120,54 @@ def test_polygons_with_fewer_corners_stay_within_the_tolerance(tolerance):
     size = (100, 100)
     a, b = fill(exact, size), fill(fewer, size)
     assert (a & b).sum() / (a | b).sum() > 1 - tolerance / 20
+
+
+def sides_that_meet(ring):
+    """Return two sides of a closed line that share more than the corner between them, or None."""
+    sides = [*zip(ring.tolist(), np.roll(ring, -1, axis=0).tolist(), strict=True)]
+
+    def turn(a, b, c):
+        return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+
+    for number, (a, b) in enumerate(sides):
+        for c, d in sides[number + 2 : len(sides) - (number == 0)]:
+            apart = any(max(a[n], b[n]) < min(c[n], d[n]) for n in (0, 1))
+            apart |= any(max(c[n], d[n]) < min(a[n], b[n]) for n in (0, 1))
+            astride = turn(a, b, c) * turn(a, b, d) <= 0 and turn(c, d, a) * turn(c, d, b) <= 0
+            if astride and not apart:
+                return (a, b), (c, d)
+    return None
+
+
+@pytest.mark.parametrize("tolerance", [1.0, 2.0, 4.0])
+def test_an_outline_with_fewer_corners_does_not_cross_itself(tolerance):
+    for seed in range(200):
+        noise = np.random.default_rng(seed).standard_normal((14, 18))
+        blobs = ndimage.binary_fill_holes(ndimage.gaussian_filter(noise, 0.7) > 0)
+        exact, fewer = (part_polygons(Crop(0, 0, blobs), one) for one in (0.0, tolerance))
+        for ring, whole in zip(fewer, exact, strict=True):
+            assert sides_that_meet(ring) is None or np.array_equal(ring, whole)
+
+
+@pytest.mark.parametrize(
+    ("rows", "tolerance"),
+    [
+        (["#....", "###..", "#.#..", "#.#..", "..##.", "..###"], 2.0),
+        (["...#", "...#", "####", "###.", "###."], 1.0),  # a corner comes to lie on a side
+    ],
+)
+def test_a_part_whose_simpler_outline_would_cross_itself_stays_exact(rows, tolerance):
+    part = Crop(0, 0, np.array([[cell == "#" for cell in row] for row in rows]))
+    exact, fewer = part_polygons(part), part_polygons(part, tolerance)
+    assert any(sides_that_meet(simpler(ring, tolerance)) for ring in exact)
+    assert [ring.tolist() for ring in fewer] == [ring.tolist() for ring in exact]
+
+
+def test_an_outline_that_would_cross_a_hole_stays_exact():
+    mask = np.ones((12, 40), bool)
+    mask[8:, :12] = mask[8:, 28:] = mask[4:11, 15:25] = False
+    (exact,), (fewer,) = part_polygons(Crop(0, 0, mask)), part_polygons(Crop(0, 0, mask), 4.0)
+    assert np.array_equal(fewer, exact)
 
 
 def test_a_square_keeps_its_corners_and_a_line_of_pixels_its_area():

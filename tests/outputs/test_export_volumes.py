@@ -13,6 +13,8 @@ from scipy import ndimage
 from tests.conftest import write_tiny_project
 from tests.export_data import CLASSES, image_of, target_in
 from usam_core.config.project import load_project
+from usam_core.masks.rle import pixels
+from usam_core.outputs import volumes
 from usam_core.outputs.formats import open_writer
 from usam_core.rng import generator
 from usam_core.sources.scenes import TRAINING_LOOK, scene
@@ -139,6 +141,36 @@ def test_planes_of_two_sizes_are_left_out_with_a_note(tmp_path):
     writer, files = written(images, tmp_path)
     assert files == [writer.to.folder / "objects.csv"]
     assert "differ in size" in writer.notes[0]
+
+
+def test_a_zarr_is_whole_or_the_one_before_and_goes_whole(tmp_path, monkeypatch):
+    mask = np.zeros((1, 600, 700), bool)
+    mask[0, 5:10, 5:10] = True
+    images = [plane(mask, f"s.tif#z={z}") for z in range(2)]
+    writer, _ = written(images, tmp_path)
+    group = writer.to.folder / "s.zarr"
+    before = {file: file.read_bytes() for file in group.rglob("*") if file.is_file()}
+    calls = []
+
+    def fourth_fails(rle):
+        calls.append(rle)
+        if len(calls) == 4:  # the second plane of the Zarr, behind those of the TIFF
+            raise RuntimeError("no more")
+        return pixels(rle)
+
+    monkeypatch.setattr(volumes, "pixels", fourth_fails)
+    with pytest.raises(RuntimeError, match="no more"):
+        written(images, tmp_path)
+    assert before == {file: file.read_bytes() for file in group.rglob("*") if file.is_file()}
+    assert [path.name for path in group.parent.iterdir() if path.name.startswith(".")] == []
+
+    monkeypatch.undo()
+    small = [plane(mask[:, :90, :90], f"s.tif#z={z}") for z in range(2)]
+    written(small, tmp_path)
+    assert not (group / "1").exists(), "nothing of the former one is left"
+    (group / ".zattrs").unlink()
+    writer.removed(group / ".zattrs")
+    assert not group.exists()
 
 
 @pytest.mark.slow

@@ -167,6 +167,42 @@ def test_a_class_chosen_by_mouse_leaves_the_keys_alive(browser, address):
 
 
 @pytest.mark.slow
+def test_what_is_drawn_stays_when_the_view_moves(browser, address):
+    emulate(browser, 1280, 900)
+    page = Page(browser)
+    page.open(address)
+    area = "editor.mask.reduce((sum, cell) => sum + cell, 0)"
+    browser.execute_script(
+        "const [x, y] = [editor.columns / 2, editor.rows / 2];"
+        "editor.keep(); editor.stroke([x - 3, y], [x + 3, y], 4, 1); editor.changed();"
+    )
+    drawn, before = page.state(area), page.state("[editor.part, editor.mask.join('')]")
+    assert drawn > 0
+    page.press("+")
+    page.until(
+        lambda: page.state(
+            "!busy && editor.part.join() !== '" + ",".join(map(str, before[0])) + "'"
+        ),
+        "no zoom",
+    )
+    assert page.state(area) == drawn
+    page.press("z")
+    page.until(
+        lambda: page.state(f"!busy && editor.part.join() === '{','.join(map(str, before[0]))}'"),
+        "not the whole",
+    )
+    assert page.state("[editor.part, editor.mask.join('')]") == before
+
+    # A view that would leave some of it out is refused, and nothing changes.
+    browser.execute_script("editor.stroke([1, 1], [4, 1], 2, 1)")
+    before = page.state("[editor.part, editor.mask.join('')]")
+    page.press("+")
+    page.until(lambda: page.find("trouble").is_displayed(), "nobody says that it would be lost")
+    assert "would be lost" in page.text("trouble")
+    assert page.state("[editor.part, editor.mask.join('')]") == before
+
+
+@pytest.mark.slow
 def test_nothing_of_wcag_aa_is_broken(browser, address):
     source, page = axe_source(), Page(browser)
     for width, phone in ((1280, False), (390, True)):

@@ -224,7 +224,6 @@ def test_the_page_works_with_the_mouse_and_asks_nobody_else(browser, page, wait,
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_nothing_of_wcag_aa_is_broken(browser, page, serve):
     source, review = axe_source(), serve("--limit", "20")
     for width, phone in ((1280, False), (390, True)):
@@ -242,6 +241,7 @@ def test_nothing_of_wcag_aa_is_broken(browser, page, serve):
     emulate(browser, 1280, 1000)
 
 
+@pytest.mark.slow
 def test_one_review_at_a_time_and_ctrl_c_prints_what_was_learned(serve, own, page):
     review = serve()
     page.open(review.page)
@@ -289,6 +289,13 @@ def test_outlines_are_drawn_split_joined_and_added(browser, page, wait, serve, o
     assert area(page) == brushed
     page.drag((0.05, 0.05), (0.2, 0.05))
     assert area(page) == erased
+    drawn, parts = page.state("editor.mask.join('')"), [page.state("editor.part")]
+    for factor in ("1 / 1.5", "1.5"):
+        browser.execute_script(f"editor.zoom({factor}, [0, 0])")
+        page.idle()
+        parts.append(page.state("editor.part"))
+    assert parts[0] == parts[2] != parts[1]
+    assert page.state("editor.mask.join('')") == drawn, "what is drawn stays when the view moves"
     page.press("p" + Keys.ARROW_RIGHT * 4 + Keys.SPACE)
     wait(lambda: page.state("editor.clicks.length") == 1, "no click by the keyboard")
     page.idle()
@@ -420,6 +427,14 @@ def test_the_grid_and_the_filters_work_by_keys(browser, page, wait, serve, own):
     assert page.state("document.documentElement.scrollWidth") <= 390, (
         "a phone would scroll sideways"
     )
+    page.find("filters-open").click()
+    browser.execute_script(
+        "document.getElementById('filters').requestSubmit(); $('filters').reset()"
+    )
+    wait(lambda: not page.find("editing").is_displayed(), "another mask's outline would be drawn")
+    page.ready()
+    page.find("edit").click()
+    page.idle()
     page.find("leave").click()
     page.find("grid-open").click()
     wait(page.find("grid").is_displayed, "no grid")

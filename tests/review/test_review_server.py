@@ -247,6 +247,13 @@ def test_a_drawing_that_cannot_be_is_refused(ask, review, tmp_path, change, why)
     assert not (tmp_path / "log.jsonl").exists()
 
 
+def test_an_outline_on_another_image_than_the_masks_is_refused(review, tmp_path):
+    mask = review.item(ids(review)[0])
+    with pytest.raises(InputError, match="expected one of image 'other'"):
+        review.draw("other", mask.id, [mask.outline], "a")
+    assert not (tmp_path / "log.jsonl").exists()
+
+
 def test_a_click_is_answered_on_the_part_that_is_shown(ask):
     asked = {"image": "image", "part": [16, 16, 48, 32], "clicks": [[10, 5, 1]]}
     answer = ask.post(f"/{TOKEN}/api/prompt", json=asked).json()

@@ -22,8 +22,8 @@ EPSILON = 1e-3
 """Added to the variance of the colors (0 to 1): below it, a change of color is no edge."""
 FINER = 2
 """Label maps are made at so many times the grid's sides: less blurs where labels meet."""
-_LEAST, _MOST = 0.5, 2.0
-"""A mask whose area changes by more than this has no edges to follow, and stays as it was."""
+_SHRINKS, _GROWS = 0.5, 2.0
+"""A mask whose area is multiplied by less or more had no edges to follow, and stays as it was."""
 _STRIP = 1 << 18
 """Pixels worked on at a time: more do not stay in the cache."""
 
@@ -76,7 +76,7 @@ class Edges:
                     self._apply(fit, strip), 0.5, out=full[number, strip, fit.down.target]
                 )
             expected = mask.sum() * (h * w) / (rows * columns)
-            if not _LEAST * expected <= full[number].sum() <= _MOST * expected:
+            if not _SHRINKS * expected <= full[number].sum() <= _GROWS * expected:
                 full[number] = upscale(packed[number : number + 1], self._size_hw)[0].T
         return full.swapaxes(1, 2)
 

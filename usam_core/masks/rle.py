@@ -11,6 +11,8 @@ _LOW = 5
 _MAX = 7
 """Characters of the longest number that pycocotools counts to."""
 _MORE, _SIGN = 0x20, 0x10
+_PAIRS = 1 << 20
+"""Of sides of polygons, compared at a time."""
 
 
 class Crop(NamedTuple):
@@ -129,7 +131,7 @@ def part_polygons(crop: Crop, tolerance: float = 0.0) -> list[Ring]:
     """Return a polygon, int64, for each part of a mask; pixels that touch at a corner are apart.
 
     `tolerance` is how far, in pixels, the outline may leave the mask's for fewer corners; 0 keeps
-    the mask to the pixel.
+    the mask to the pixel, as does a part whose outline would then cross itself or a hole's.
     """
     mask = crop.mask
     if not mask.any():
@@ -150,7 +152,8 @@ def part_polygons(crop: Crop, tolerance: float = 0.0) -> list[Ring]:
     for ring, inner in zip(outer, holes, strict=True):
         rings = [ring, *inner]
         if tolerance:
-            rings = [simpler(one, tolerance) for one in rings]
+            fewer = [simpler(one, tolerance) for one in rings]
+            rings = rings if _cross(fewer) else fewer
         polygons.append(join(rings) + shift)
     return polygons
 
@@ -195,6 +198,41 @@ def _area(ring: Ring) -> float:
     """Return twice a ring's area, with the sign of its direction."""
     x, y = ring.T
     return float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum())
+
+
+def _cross(rings: list[Ring]) -> bool:
+    """Whether sides of some rings, int64, meet beyond the corner where one ends and one begins."""
+    begin = np.concatenate(rings)
+    end = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings])
+    after = np.concatenate([np.roll(ring, -2, axis=0) for ring in rings])
+    along, onward = end - begin, after - end
+    if ((_turn(begin, end, after) == 0) & ((along * onward).sum(axis=1) < 0)).any():
+        return True  # it goes back on its own way
+    places = np.split(np.arange(len(begin)), np.cumsum([len(ring) for ring in rings])[:-1])
+    following = np.concatenate([np.roll(some, -1) for some in places])
+    low, high = np.minimum(begin, end), np.maximum(begin, end)
+    step = max(1, _PAIRS // len(begin))
+    for start in range(0, len(begin), step):
+        some = slice(start, start + step)
+        near = np.ones((len(begin[some]), len(begin)), bool)
+        for axis in (0, 1):
+            near &= low[some, None, axis] <= high[None, :, axis]
+            near &= high[some, None, axis] >= low[None, :, axis]
+        one, other = np.nonzero(near)
+        one += start
+        apart = (one < other) & (following[one] != other) & (following[other] != one)
+        one, other = one[apart], other[apart]
+        a, b, c, d = begin[one], end[one], begin[other], end[other]
+        meet = _turn(a, b, c) * _turn(a, b, d) <= 0
+        if (meet & (_turn(c, d, a) * _turn(c, d, b) <= 0)).any():
+            return True
+    return False
+
+
+def _turn(start: np.ndarray, stop: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return on which side of a line points (n, 2) lie: -1, 0 (on it) or 1."""
+    (x, y), (x1, y1) = (stop - start).T, (points - start).T
+    return np.sign(x * y1 - y * x1)
 
 
 def join(rings: list[Ring]) -> Ring:

@@ -3,16 +3,17 @@
 import csv
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
 import zarr
 
-from usam_core.files.atomic import whole_file
+from usam_core.files.atomic import whole_file, whole_folder
+from usam_core.files.paths import remove
 from usam_core.files.spreadsheet import as_text
 from usam_core.images.ref import ImageRef
 from usam_core.labels.image import LabelledImage
@@ -40,6 +41,22 @@ class _Object:
     score: float = 0.0
     voxels: int = 0
     places: list[tuple[int, int]] = field(default_factory=list)
+
+
+class _Stack(NamedTuple):
+    """The object's number at each pixel of a stack.
+
+    Attributes:
+        planes: gives integers (h, w), all z of one time after the other.
+        shape: times, depth, h, w.
+        dtype: of the planes.
+        size: a pixel's width in micrometers; None where it is not known.
+    """
+
+    planes: Callable[[], Iterator[np.ndarray]]
+    shape: tuple[int, int, int, int]
+    dtype: type
+    size: float | None
 
 
 class VolumesWriter(Writer):
@@ -97,6 +114,11 @@ class VolumesWriter(Writer):
             self.note("volumes: no image is a plane of a stack, so there is nothing to join")
         return [*files, table]
 
+    def removed(self, path: Path) -> None:
+        """Remove the rest of a stack's Zarr, of which the index lists `.zattrs`."""
+        if path.name == ".zattrs":
+            remove(self.to.folder, path.parent)
+
     def _write(
         self, stack: str, name: str, rows: list[dict[str, Any]], files: list[Path]
     ) -> Iterator[dict[str, Any]]:
@@ -119,12 +141,14 @@ class VolumesWriter(Writer):
                     yield np.ascontiguousarray(flat.reshape(w, h).T)
 
         size = self.to.pixel_size or pixel_size(rows[0]["file"])
-        shape = (times, depth, h, w)
+        whole = _Stack(painted, (times, depth, h, w), dtype, size)
         tiff, group = (self.to.folder / f"{name}{ending}" for ending in (".ome.tif", ".zarr"))
         tiff.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(tiff) as temporary:
-            _write_tiff(temporary, painted(), shape, dtype, size)
-        _write_zarr(group, painted(), shape, dtype, size, self._properties(objects))
+            _write_tiff(temporary, whole)
+        with whole_folder(group) as temporary:
+            _write_zarr(temporary, whole, self._properties(objects))
+            remove(self.to.folder, group)  # a folder is not renamed over another one
         files += [tiff, group / ".zattrs"]
         for number, one in enumerate(objects, start=1):
             t, z = zip(*one.places, strict=True)
@@ -186,42 +210,33 @@ def join_stack(
     return numbers, objects
 
 
-def _write_tiff(
-    path: Path,
-    planes: Iterator[np.ndarray],
-    shape: tuple[int, int, int, int],
-    dtype: type,
-    size: float | None,
-) -> None:
-    """Write a stack plane by plane as OME-TIFF; `size` is a pixel's width in micrometers."""
+def _write_tiff(path: Path, stack: _Stack) -> None:
+    """Write a stack plane by plane as OME-TIFF."""
     metadata: dict[str, Any] = {"axes": "TZYX"}
-    if size:
+    if size := stack.size:
         unit = "\u00b5m"
         metadata |= {"PhysicalSizeX": size, "PhysicalSizeXUnit": unit}
         metadata |= {"PhysicalSizeY": size, "PhysicalSizeYUnit": unit}
+    shape, dtype = stack.shape, stack.dtype
     large = int(np.prod(shape)) * np.dtype(dtype).itemsize >= _LARGE
     with tifffile.TiffWriter(path, ome=True, bigtiff=large) as tiff:
-        tiff.write(planes, shape=shape, dtype=dtype, compression="zlib", metadata=metadata)
+        tiff.write(stack.planes(), shape=shape, dtype=dtype, compression="zlib", metadata=metadata)
 
 
-def _write_zarr(
-    path: Path,
-    planes: Iterator[np.ndarray],
-    shape: tuple[int, int, int, int],
-    dtype: type,
-    size: float | None,
-    label: dict[str, Any],
-) -> None:
-    """Write a stack plane by plane as OME-Zarr 0.4, in levels of every second row and column."""
-    group = zarr.open_group(path, mode="w", zarr_format=2)
+def _write_zarr(path: Path, stack: _Stack, label: dict[str, Any]) -> None:
+    """Write a stack plane by plane as OME-Zarr 0.4, in levels of every second row and column.
+
+    `path` is an empty folder, `label` what is said of the objects.
+    """
+    group = zarr.open_group(path, mode="w-", zarr_format=2)
     arrays: list[zarr.Array[Any]] = []
-    times, depth, h, w = shape
+    times, depth, h, w = stack.shape
     while True:
         arrays.append(
             group.create_array(
                 str(len(arrays)),
                 shape=(times, depth, h, w),
-                dtype=dtype,
+                dtype=stack.dtype,
                 chunks=(1, 1, min(h, _CHUNK), min(w, _CHUNK)),
                 chunk_key_encoding={"name": "v2", "separator": "/"},
             )
@@ -229,18 +244,18 @@ def _write_zarr(
         if max(h, w) <= _SMALLEST:
             break
         h, w = -(-h // 2), -(-w // 2)
-    for number, plane in enumerate(planes):
+    for number, plane in enumerate(stack.planes()):
         t, z = divmod(number, depth)
         for level, array in enumerate(arrays):
             array[t, z] = plane[:: 2**level, :: 2**level]
-    unit = {"unit": "micrometer"} if size else {}
+    unit = {"unit": "micrometer"} if stack.size else {}
     axes: list[dict[str, Any]] = [{"name": "t", "type": "time"}, {"name": "z", "type": "space"}]
     axes += [{"name": name, "type": "space", **unit} for name in ("y", "x")]
     datasets = [
         {
             "path": str(level),
             "coordinateTransformations": [
-                {"type": "scale", "scale": [1.0, 1.0, *[(size or 1.0) * 2.0**level] * 2]}
+                {"type": "scale", "scale": [1.0, 1.0, *[(stack.size or 1.0) * 2.0**level] * 2]}
             ],
         }
         for level in range(len(arrays))
@@ -251,5 +266,4 @@ def _write_zarr(
         "axes": axes,
         "datasets": datasets,
     }
-    # Last: without it the folder is no OME-Zarr.
     group.attrs.update({"multiscales": [multiscale], "image-label": label})

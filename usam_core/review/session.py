@@ -98,14 +98,16 @@ class Session:
             label: what it is.
 
         Raises:
-            InputError: no such mask or image is shown, or no such class is known.
+            InputError: no such mask or image is shown, the mask is of another image, or no such
+                class is known.
         """
         with self._lock:
             self._check(label)
             act = []
             first = None if item_id is None else self.item(item_id)
             if first is not None:
-                image = first.sha256
+                if first.sha256 != image:
+                    raise InputError(f"mask {item_id!r}: expected one of image {image!r}")
                 act.append(self._decision(first, label, outlines[0]))
             file_name = first.file_name if first else self._name_of(image)
             act += [

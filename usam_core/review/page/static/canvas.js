@@ -88,8 +88,10 @@ class Editor {
     return sides.map((side) => Math.max(1, Math.floor(side * scale + 0.5)));
   }
 
-  // Show a part of an image; `read` gives the runs of the mask on it, or nothing.
-  async show(image, size, part, read) {
+  // Show a part of an image; `read` gives the runs of the mask on it, or nothing. With `keep`, what
+  // is drawn now stays drawn.
+  async show(image, size, part, read, keep = false) {
+    const drawn = keep ? this.drawn(part) : null;
     const box = part.join(",");
     const [answer] = await Promise.all([
       read ? read(box) : null,
@@ -103,13 +105,35 @@ class Editor {
     const [rows, columns] = this.grid();
     this.rows = rows;
     this.columns = columns;
-    this.mask = answer ? fromRuns(answer.runs, rows * columns) : new Uint8Array(rows * columns);
+    this.loaded = answer ? fromRuns(answer.runs, rows * columns) : new Uint8Array(rows * columns);
+    this.mask = drawn ? this.loaded.map((cell, at) => drawn(this.centre(at)) ?? cell) : this.loaded.slice();
     this.history = [];
     this.forget();
     this.cross = [columns / 2, rows / 2];
     this.stage.style.aspectRatio = `${columns} / ${rows}`;
     this.stage.style.setProperty("--ratio", columns / rows);
     this.draw();
+  }
+
+  // What was drawn since the mask was loaded, by pixels of the image; nothing where nothing was. A
+  // part that does not show all of it is refused.
+  drawn([left, top, right, bottom]) {
+    const { mask, loaded, rows, columns, part } = this;
+    const changed = mask.map((cell, at) => cell !== loaded[at]);
+    if (!changed.includes(1)) return null;
+    changed.forEach((cell, at) => {
+      const [x, y] = cell ? this.centre(at) : [left, top];
+      if (x < left || x > right || y < top || y > bottom) {
+        throw new Error("That view leaves out some of what you have drawn, which would be lost. Keep the outline first, or take the drawing back.");
+      }
+    });
+    return ([x, y]) => {
+      const column = Math.floor(((x - part[0]) / (part[2] - part[0])) * columns);
+      const row = Math.floor(((y - part[1]) / (part[3] - part[1])) * rows);
+      if (column < 0 || column >= columns || row < 0 || row >= rows) return undefined;
+      const at = row * columns + column;
+      return changed[at] ? mask[at] : undefined;
+    };
   }
 
   forget() {
@@ -166,6 +190,11 @@ class Editor {
       ((event.clientX - box.left) / box.width) * this.columns,
       ((event.clientY - box.top) / box.height) * this.rows,
     ];
+  }
+
+  // The middle of a cell of the grid, pixels of the image.
+  centre(at) {
+    return this.pixel([(at % this.columns) + 0.5, Math.floor(at / this.columns) + 0.5]);
   }
 
   pixel([x, y]) {
@@ -312,7 +341,7 @@ class Editor {
   }
 
   wheel(event) {
-    if (!this.image || this.tool === "look" || event.ctrlKey || busy) return;
+    if (!this.image || this.tool === "look" || event.ctrlKey || busy || this.drag) return;
     event.preventDefault();
     this.zoom(event.deltaY > 0 ? 1.5 : 1 / 1.5, this.at(event));
   }

@@ -5,7 +5,7 @@ let place = 0; // of the image that is shown
 const TOOLS = { p: "plus", i: "minus", b: "box", d: "brush", e: "eraser", h: "hand" };
 
 const editor = new Editor({ changed: showEditing, tapped: () => {} });
-editor.moved = (part) => work(() => look(part));
+editor.moved = (part) => work(() => look(part, true));
 
 const chosenClass = () => document.querySelector("#classes input:checked").value;
 const colourOf = (name) => state.colours[state.classes.indexOf(name)];
@@ -41,10 +41,9 @@ function showCounts() {
   }
 }
 
-async function look(part) {
-  $("view").dataset.ready = "";
+async function look(part, keep) {
   const image = state.images[place];
-  await editor.show(image.image, editor.size, part, null);
+  await editor.show(image.image, editor.size, part, null, keep);
   $("image").alt = image.file_name;
   editor.others("");
   showEditing();
@@ -54,13 +53,14 @@ async function look(part) {
 }
 
 async function show(number) {
+  $("view").dataset.ready = "";
   place = Math.max(0, Math.min(number, state.images.length - 1));
   $("by-image").value = String(place);
   $("back").disabled = place === 0;
   $("next").disabled = place === state.images.length - 1;
   const { size } = await ask(`api/images/${state.images[place].image}/size`);
   editor.size = size;
-  await look([0, 0, size[1], size[0]]);
+  await look([0, 0, size[1], size[0]], false);
 }
 
 const move = (by) => work(() => show(place + by));
@@ -126,7 +126,7 @@ const KEYS = {
   "]": () => brushed(2),
   "+": () => editor.zoom(1 / 1.5),
   "-": () => editor.zoom(1.5),
-  z: () => work(() => look([0, 0, editor.size[1], editor.size[0]])),
+  z: () => editor.look([0, 0, editor.size[1], editor.size[0]]),
   Enter: keep,
   Escape: clear,
   u: () => takeBack(null),

@@ -5,7 +5,7 @@ let list = []; // the masks that the filters let pass
 let place = 0; // of the mask that is shown, in `list`
 let shown = null; // that mask
 let lastClass = null; // of the object that was added last
-let drawing = null; // what an outline is drawn for: an item or null, and the image
+let drawing = null; // what an outline is drawn for: the id of an item, or null for a new object
 let inGrid = false;
 let page = 0;
 const chosen = new Set(); // masks chosen in the grid
@@ -16,7 +16,7 @@ const TOOLS = { p: "plus", i: "minus", b: "box", d: "brush", e: "eraser", k: "cu
 const names = new NameDialog(() => state.classes);
 
 const editor = new Editor({ changed: () => showEditing(), tapped: joinAt });
-editor.moved = (part) => work(() => lookAt(part));
+editor.moved = (part) => work(() => lookAt(part, true));
 
 const percent = (share) => `${(100 * share).toFixed(0)} %`;
 
@@ -80,10 +80,10 @@ function showOthers() {
   editor.others($("show-others").checked || (drawing && !drawing.item) || editor.tool === "pick" ? (shown && (!drawing || drawing.item) ? shown.id : "") : null);
 }
 
-async function lookAt(part) {
+async function lookAt(part, keep = false) {
   const item = drawing ? drawing.item : shown && shown.id;
   const read = item ? (box) => ask(`api/items/${item}/outline?box=${box}`) : null;
-  await editor.show(editor.image || shown.image, editor.size || shown.size, part, read);
+  await editor.show(editor.image || shown.image, editor.size || shown.size, part, read, keep);
   showOthers();
   if (drawing) {
     showEditing();
@@ -316,6 +316,8 @@ function passes(item, limit) {
 }
 
 async function filter() {
+  // What was drawn belongs to a mask that may not be shown any more.
+  if (drawing) endDrawing();
   const share = Number($("by-doubt").value);
   const doubts = state.items.filter((item) => !item.added).map((item) => item.entropy).sort((a, b) => b - a);
   const limit = share && doubts.length ? doubts[Math.max(0, Math.ceil(share * doubts.length) - 1)] : null;
@@ -539,7 +541,7 @@ $("page-back").addEventListener("click", () => { page -= 1; showGrid(); });
 $("page-next").addEventListener("click", () => { page += 1; showGrid(); });
 $("show").addEventListener("change", () => editor.draw());
 $("show-others").addEventListener("change", () => editor.image && showOthers());
-$("whole").addEventListener("change", () => shown && work(() => lookAt($("whole").checked ? [0, 0, shown.size[1], shown.size[0]] : shown.part)));
+$("whole").addEventListener("change", () => shown && editor.look($("whole").checked ? [0, 0, shown.size[1], shown.size[0]] : shown.part));
 $("filters").addEventListener("change", () => work(filter));
 $("filters").addEventListener("submit", (event) => event.preventDefault());
 $("filters").addEventListener("reset", () => setTimeout(() => work(filter)));
