@@ -12,7 +12,7 @@ they differ in stands here: how an image becomes a frame, what the encoder gives
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -21,6 +21,24 @@ from usam_core.sam.composed import fuse_attention
 
 if TYPE_CHECKING:
     from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam
+
+
+class Asked(NamedTuple):
+    """k prompts on one image, in pixels of the frame.
+
+    Attributes:
+        points_xy: float32 (k, n, 2), n points of each; None without.
+        kinds: int32 (k, n), 1 where a point belongs to the object, 0 where it does not.
+        box_xyxy: float32 (k, 4).
+        mask: float32 (k, 1, u, v), logits over the frame to start from.
+        several: three masks for each prompt and not one.
+    """
+
+    points_xy: Tensor | None = None
+    kinds: Tensor | None = None
+    box_xyxy: Tensor | None = None
+    mask: Tensor | None = None
+    several: bool = False
 
 
 class Backend(nn.Module):
@@ -66,25 +84,10 @@ class Backend(nn.Module):
         """
         raise NotImplementedError
 
-    def prompted(
-        self,
-        encoded: Sequence[Tensor],
-        points_xy: Tensor | None,
-        kinds: Tensor | None,
-        box_xyxy: Tensor | None = None,
-        mask: Tensor | None = None,
-        *,
-        several: bool,
-    ) -> tuple[Tensor, Tensor]:
+    def prompted(self, encoded: Sequence[Tensor], asked: Asked) -> tuple[Tensor, Tensor]:
         """Answer the prompts of a person as the model's own code does.
 
-        Args:
-            encoded: what `encode` gave for one image.
-            points_xy: float32 (k, n, 2), n points of each of k prompts, pixels of the frame.
-            kinds: int32 (k, n), 1 where a point belongs to the object, 0 where it does not.
-            box_xyxy: float32 (k, 4), pixels of the frame.
-            mask: float32 (k, 1, u, v), logits over the frame to start from.
-            several: three masks for each prompt and not one.
+        `encoded` is what `encode` gave for one image.
 
         Returns:
             Logits (k, m, u, v) over the frame, and predicted IoUs (k, m).
@@ -130,25 +133,16 @@ class SegmentAnything(Backend):
             return encoder.embed_with_features(frames)
         return (encoder(frames),) * 2
 
-    def prompted(
-        self,
-        encoded: Sequence[Tensor],
-        points_xy: Tensor | None,
-        kinds: Tensor | None,
-        box_xyxy: Tensor | None = None,
-        mask: Tensor | None = None,
-        *,
-        several: bool,
-    ) -> tuple[Tensor, Tensor]:
+    def prompted(self, encoded: Sequence[Tensor], asked: Asked) -> tuple[Tensor, Tensor]:
         """See `Backend`."""
-        points = None if points_xy is None else (points_xy, kinds)
-        sparse, dense = self.prompt_encoder(points=points, boxes=box_xyxy, masks=mask)
+        points = None if asked.points_xy is None else (asked.points_xy, asked.kinds)
+        sparse, dense = self.prompt_encoder(points, asked.box_xyxy, asked.mask)
         return self.mask_decoder(
             image_embeddings=encoded[0],
             image_pe=self.prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
-            multimask_output=several,
+            multimask_output=asked.several,
         )
 
     def enlarged(self, logits: Tensor, size_hw: tuple[int, int]) -> Tensor:

@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from usam_core.masks.bits import valid_hw
+from usam_core.sam.backend import Asked, Backend
 from usam_core.sam.embedder import unstretched, without_padding
-
-if TYPE_CHECKING:
-    from usam_core.sam.backend import Backend
 
 KEPT = 48
 """Embeddings in memory: 0.4 MB each of the nano SAM, 4 MB of the others."""
@@ -81,7 +79,7 @@ class Prompter:
         points_alone: the model has learned single positive points and nothing else (nano).
     """
 
-    def __init__(self, sam: "Backend", device: str = "cpu", points_alone: bool = False) -> None:
+    def __init__(self, sam: Backend, device: str = "cpu", points_alone: bool = False) -> None:
         self._sam = sam.to(device).eval()
         self._device = device
         self._points_alone = points_alone
@@ -124,19 +122,23 @@ class Prompter:
 
     def _native(self, one: _Embedded, prompts: Prompts) -> np.ndarray:
         """What the model itself makes of all prompts together."""
-        points = np.array([[click[:2] for click in prompts.clicks]], np.float32)
-        kinds = torch.tensor([[int(click.positive) for click in prompts.clicks]], dtype=torch.int32)
-        has_points, box = bool(prompts.clicks), prompts.box_xyxy
-        logits, quality = self._sam.prompted(
-            one.encoded,
-            self._in_frame(one, points) if has_points else None,
-            kinds.to(self._device) if has_points else None,
-            None if box is None else self._in_frame(one, np.array(box).reshape(2, 2)).reshape(1, 4),
-            None if prompts.start is None else self._logits_of(prompts.start),
-            several=len(prompts.clicks) == 1 and box is None and prompts.start is None,
+        asked = Asked()
+        if prompts.clicks:
+            points = np.array([[click[:2] for click in prompts.clicks]], np.float32)
+            kinds = torch.tensor([[int(click.positive) for click in prompts.clicks]])
+            asked = Asked(self._in_frame(one, points), kinds.int().to(self._device))
+        if prompts.box_xyxy is not None:
+            corners = np.array(prompts.box_xyxy).reshape(2, 2)
+            asked = asked._replace(box_xyxy=self._in_frame(one, corners).reshape(1, 4))
+        if prompts.start is not None:
+            asked = asked._replace(mask=self._logits_of(prompts.start))
+        alone = asked.box_xyxy is None and asked.mask is None
+        asked = asked._replace(several=alone and len(prompts.clicks) == 1)
+        logits, quality = self._sam.prompted(one.encoded, asked)
+        masks = (
+            (self._sam.enlarged(logits, one.size_hw)[0] > self._sam.mask_threshold).cpu().numpy()
         )
-        masks = (self._sam.enlarged(logits, one.size_hw)[0] > self._sam.mask_threshold).cpu()
-        return masks.numpy()[_of_size(masks.numpy(), quality[0].cpu().numpy(), prompts.size)]
+        return masks[_of_size(masks, quality[0].cpu().numpy(), prompts.size)]
 
     def _in_frame(self, one: _Embedded, points_xy: np.ndarray) -> Tensor:
         """Points (..., 2), pixels of the part, in pixels of the frame."""
@@ -164,7 +166,7 @@ class Prompter:
         """
         points = self._in_frame(one, points_xy)[:, None]
         kinds = torch.ones(len(points), 1, dtype=torch.int32, device=self._device)
-        logits, quality = self._sam.prompted(one.encoded, points, kinds, several=True)
+        logits, quality = self._sam.prompted(one.encoded, Asked(points, kinds, several=True))
         if self._sam.stretches:
             framed = unstretched(logits[None], [one.size_hw])
         else:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from usam_core.errors import InputError
-from usam_core.sam.backend import Backend
+from usam_core.sam.backend import Asked, Backend
 from usam_core.types import MASKS_PER_PROMPT
 
 _LAYERS = 2
@@ -86,25 +86,16 @@ class TranslatedSam(Backend):
         fine, middle, embedding = self.model.get_image_embeddings(frames)
         return embedding, embedding, middle, fine
 
-    def prompted(
-        self,
-        encoded: Sequence[Tensor],
-        points_xy: Tensor | None,
-        kinds: Tensor | None,
-        box_xyxy: Tensor | None = None,
-        mask: Tensor | None = None,
-        *,
-        several: bool,
-    ) -> tuple[Tensor, Tensor]:
+    def prompted(self, encoded: Sequence[Tensor], asked: Asked) -> tuple[Tensor, Tensor]:
         """See `Backend`."""
         embedding, _, middle, fine = encoded
         done = self.model(
             image_embeddings=[fine, middle, embedding],
-            input_points=None if points_xy is None else points_xy[None],
-            input_labels=None if kinds is None else kinds[None],
-            input_boxes=None if box_xyxy is None else box_xyxy[None],
-            input_masks=mask,
-            multimask_output=several,
+            input_points=None if asked.points_xy is None else asked.points_xy[None],
+            input_labels=None if asked.kinds is None else asked.kinds[None],
+            input_boxes=None if asked.box_xyxy is None else asked.box_xyxy[None],
+            input_masks=asked.mask,
+            multimask_output=asked.several,
         )
         return done.pred_masks[0], done.iou_scores[0]
 
